@@ -1,0 +1,32 @@
+# make demo   installs into .venv and packs a small network for a Raspberry Pi
+# make test   installs into .venv, then checks and all tests (what CI runs)
+# make check  the daily round: format, lint, types, fast tests
+# make fix    what a machine can mend
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check lint fix
+demo: .venv/installed
+	$(BIN)/haversack pack examples/digits.py --device raspberry-pi-zero-2w --flash 40kB --latency 2ms --max-drop 1% --out out/digits
+
+test: .venv/installed lint
+	$(BIN)/pytest
+
+check: .venv/installed lint
+	$(BIN)/pytest -m "not slow"
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

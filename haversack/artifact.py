@@ -1,0 +1,42 @@
+"""Artifact and Runtime: exported files, and the two functions that a runtime is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from haversack.measurement import Measurement
+from haversack.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from haversack.model import Model
+
+Files = Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a device runs files with: a row of functions, not a class tree."""
+
+    name: str
+    number_formats: frozenset[str]
+    write: Callable[[Model], Files]
+    load: Callable[[Files], Callable[..., Tensor]]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What ships: files, and how they came to be."""
+
+    runtime: str
+    files: Files
+    recipe: Recipe
+    measurement: Measurement
+
+    @property
+    def flash_bytes(self) -> int:
+        """Bytes of all files together. Code of the runtime is not counted."""
+        return sum(len(content) for content in self.files.values())

@@ -1,0 +1,194 @@
+"""Device and Budget: what the target has, and what the product allows."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from haversack.errors import BudgetError, DeviceError
+
+_FOLDER = Path(__file__).parent / "devices"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Facts about a target. None (or empty) means that no source states it; nothing is guessed."""
+
+    name: str
+    title: str
+    runtime: str
+    why: str = ""
+    """What pays on this device, in a few sentences."""
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
+    cores: int | None = None
+    clock_hz: float | None = None
+    isa: str = ""
+    simd: str = ""
+    number_formats: tuple[str, ...] = ()
+    """Formats that are faster or smaller here than float32, best first."""
+    channel_multiple: int = 1
+    """Channel counts that the kernels fill completely are multiples of this."""
+    macs_per_cycle_float32: float | None = None
+    macs_per_cycle_int8: float | None = None
+    memory_bandwidth: float | None = None
+    """Bytes a second."""
+    active_power_w: float | None = None
+    link: str = ""
+    link_bits_per_second: float | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_host(self) -> bool:
+        """Whether this is the machine that we run on, so that time is measured, not estimated."""
+        return self.name == "host"
+
+    @property
+    def signed_activations(self) -> bool:
+        """S8 on Arm and microcontrollers; U8 on x86, whose byte multiply takes one unsigned operand."""
+        return not self.isa.startswith("x86")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of the product; None means no limit."""
+
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
+    latency_ms: float | None = None
+    latency_ratio: float | None = None
+    """Latency as a share of the float original's, measured in alternation on this host."""
+    energy_mj: float | None = None
+    score_at_least: float | None = None
+    max_drop: float | None = None
+    """How far the score may fall below the original's."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            limit = getattr(self, each.name)
+            may_be_zero = each.name in ("max_drop", "score_at_least")
+            if limit is not None and not (math.isfinite(limit) and (limit > 0 or may_be_zero)):
+                raise BudgetError(f"the limit {each.name} is {limit}.", mend="a limit is a finite number above zero.")
+        if self.max_drop is not None and self.max_drop < 0:
+            raise BudgetError(f"max_drop is {self.max_drop}.", mend="write how far the score may fall, such as 0.01.")
+
+    def score_floor(self, baseline: float | None) -> float | None:
+        """The lowest score that is allowed, or None."""
+        floors = [self.score_at_least] if self.score_at_least is not None else []
+        if self.max_drop is not None and baseline is not None:
+            floors.append(baseline - self.max_drop)
+        return max(floors) if floors else None
+
+    def within(self, device: Device) -> Budget:
+        """This budget with the device's own flash and RAM where it sets no tighter limit."""
+
+        def tighter(ours: int | None, theirs: int | None) -> int | None:
+            return min((limit for limit in (ours, theirs) if limit is not None), default=None)
+
+        if self.energy_mj is not None and device.active_power_w is None:
+            raise BudgetError(
+                f"no source states the power of {device.name}, so an energy limit cannot be judged.",
+                mend="drop --energy, or give a device file with active_power_w.",
+            )
+        limits = {each.name: getattr(self, each.name) for each in fields(self)}
+        limits["flash_bytes"] = tighter(self.flash_bytes, device.flash_bytes)
+        limits["ram_bytes"] = tighter(self.ram_bytes, device.ram_bytes)
+        return Budget(**limits)
+
+
+def device_names() -> tuple[str, ...]:
+    """The devices that come with haversack, and `host`."""
+    return ("host", *sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+def find_device(name: str) -> Device:
+    """The device called `name`, or the one that the TOML file at the path `name` describes."""
+    if name == "host":
+        return _host()
+    if name.endswith(".toml") or os.sep in name:
+        return _read(Path(name))
+    path = _FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise DeviceError(
+            f"unknown device '{name}'.", mend=f"choose one of {', '.join(device_names())}, or give a TOML file."
+        )
+    return _read(path)
+
+
+def _read(path: Path) -> Device:
+    """Every key is either plain text (name, title, runtime, why) or a table {value, source}."""
+    where = str(path)
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DeviceError(f"it cannot be read: {error.strerror}.", where=where) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DeviceError(f"not a TOML document: {error}.", where=where) from error
+    plain = {key: table.pop(key) for key in ("name", "title", "runtime", "why") if key in table}
+    if not {"name", "title", "runtime"} <= plain.keys():
+        raise DeviceError("it needs the keys name, title and runtime.", where=where)
+    facts: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for key, fact in table.items():
+        facts[key], sources[key] = _fact(key, fact, where)
+    return Device(**plain, **facts, sources=sources)
+
+
+_TEXTS = ("isa", "simd", "link")
+_NUMBERS = (
+    *("flash_bytes", "ram_bytes", "cores", "clock_hz", "channel_multiple", "macs_per_cycle_float32"),
+    *("macs_per_cycle_int8", "memory_bandwidth", "active_power_w", "link_bits_per_second"),
+)
+
+
+def _fact(key: str, fact: object, where: str) -> tuple[Any, str]:
+    """The value and the source of one fact, checked."""
+    if key not in (*_TEXTS, *_NUMBERS, "number_formats"):
+        raise DeviceError(f"unknown key '{key}'.", where=where, mend=f"known: {', '.join((*_TEXTS, *_NUMBERS))}.")
+    if not isinstance(fact, dict) or not fact.get("source") or "value" not in fact:
+        raise DeviceError(f"'{key}' states no source.", where=where, mend=f"[{key}] needs value = ... and source = ...")
+    value, source = fact["value"], str(fact["source"])
+    if key == "number_formats":
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise DeviceError(f"'{key}' must be a list of names.", where=where)
+        return tuple(value), source
+    wanted = str if key in _TEXTS else (int, float)
+    if not isinstance(value, wanted) or isinstance(value, bool) or (key in _NUMBERS and not value > 0):
+        raise DeviceError(f"'{key}' is {value!r}.", where=where, mend="write a positive number, or leave it out.")
+    return value, source
+
+
+def _host() -> Device:
+    """This machine, read off itself: its time is measured, so no rates are needed."""
+    import psutil
+
+    flags = _cpu_flags()
+    x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    simd = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimd", "asimddp") if name in flags]
+    return Device(
+        name="host",
+        title=f"this machine ({platform.machine()}, {os.cpu_count()} cores)",
+        runtime="onnx",
+        why="Latency is measured here. int8 pays where the processor multiplies bytes (VNNI, dot product).",
+        ram_bytes=int(psutil.virtual_memory().total),
+        cores=os.cpu_count(),
+        isa="x86-64" if x86 else platform.machine(),
+        simd=" ".join(simd),
+        number_formats=("int8", "float32"),
+        channel_multiple=16 if "avx512f" in flags else 8 if x86 else 4,
+        sources={"ram_bytes": "psutil", "cores": "os.cpu_count", "isa": "platform.machine", "simd": "/proc/cpuinfo"},
+    )
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return frozenset(next(lines, "").split())

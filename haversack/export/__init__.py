@@ -1,0 +1,1 @@
+"""The folder is the list of runtimes that files are written for."""

@@ -1,0 +1,1 @@
+"""What a network is made of: operations, shapes, costs, channel groups, ranges."""

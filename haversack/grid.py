@@ -1,0 +1,107 @@
+"""Grid: how real numbers are rounded to integers, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from haversack.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers `qmin..qmax`, their step and the integer that stands for 0.0.
+
+    `scale` holds one positive step per tensor (`axis` None) or one per slice along `axis`; `zero_point` is as long as
+    `scale`. real = (integer - zero_point) * scale: the affine scheme of Jacob et al. 2018.
+    """
+
+    bits: int
+    signed: bool
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int | None = None
+    qmin: int = 0
+    qmax: int = 0
+
+    def __post_init__(self) -> None:
+        low, high = (-(1 << self.bits - 1), (1 << self.bits - 1) - 1) if self.signed else (0, (1 << self.bits) - 1)
+        if self.qmin == self.qmax == 0:
+            object.__setattr__(self, "qmin", low)
+            object.__setattr__(self, "qmax", high)
+        if not low <= self.qmin < self.qmax <= high:
+            raise RecipeError(f"the integers {self.qmin}..{self.qmax} do not fit into {self.bits} bits.")
+        if len(self.scale) != len(self.zero_point) or (self.axis is None and len(self.scale) != 1):
+            raise RecipeError("a grid needs as many zero points as scales, and exactly one of each without an axis.")
+        if not all(0 < scale < float("inf") for scale in self.scale):
+            raise RecipeError("a grid's scale must be positive and finite.")
+
+    def quantize(self, real: Tensor) -> Tensor:
+        """Nearest integers (ties to even) of `real`, clamped to the grid; int32, same shape."""
+        scale, zero = self._spread(real.dim())
+        return (torch.round(real / scale) + zero).clamp(self.qmin, self.qmax).to(torch.int32)
+
+    def dequantize(self, integers: Tensor) -> Tensor:
+        """Real numbers that the integers stand for; float32, same shape."""
+        scale, zero = self._spread(integers.dim())
+        return (integers.to(torch.float32) - zero) * scale
+
+    def round(self, real: Tensor) -> Tensor:
+        """`real` moved to the nearest points of the grid."""
+        return self.dequantize(self.quantize(real))
+
+    @property
+    def low(self) -> float:
+        """Smallest real number of a per-tensor grid."""
+        return (self.qmin - self.zero_point[0]) * self.scale[0]
+
+    @property
+    def high(self) -> float:
+        """Largest real number of a per-tensor grid."""
+        return (self.qmax - self.zero_point[0]) * self.scale[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The torch type that stores the integers."""
+        narrow = {True: torch.int8, False: torch.uint8}
+        return narrow[self.signed] if self.bits <= 8 else torch.int32
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that `from_json` turns back into an equal grid."""
+        return {**self.__dict__, "scale": list(self.scale), "zero_point": list(self.zero_point)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Grid:
+        """The grid that `to_json` wrote."""
+        return cls(**{**data, "scale": tuple(data["scale"]), "zero_point": tuple(data["zero_point"])})
+
+    def _spread(self, dims: int) -> tuple[Tensor, Tensor]:
+        scale = torch.tensor(self.scale, dtype=torch.float32)
+        zero = torch.tensor(self.zero_point, dtype=torch.float32)
+        if self.axis is None:
+            return scale, zero
+        shape = [-1 if dim == self.axis else 1 for dim in range(dims)]
+        return scale.view(shape), zero.view(shape)
+
+
+def affine(low: float, high: float, *, bits: int = 8, signed: bool = False) -> Grid:
+    """A per-tensor grid that spans [low, high] widened to hold 0.0 exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    levels = (1 << bits) - 1
+    qmin = -(1 << bits - 1) if signed else 0
+    scale = max((high - low) / levels, 1e-8)
+    zero = min(max(round(qmin - low / scale), qmin), qmin + levels)
+    # float32 is what every file stores: round now, so that torch and the file use the same step.
+    scale = float(torch.tensor(scale, dtype=torch.float32))
+    return Grid(bits, signed, (scale,), (int(zero),))
+
+
+def symmetric(limits: Tensor, *, axis: int | None, bits: int = 8) -> Grid:
+    """A signed grid with zero point 0 and integers -(2^(b-1)-1)..2^(b-1)-1, `limits` being the largest magnitudes."""
+    top = (1 << bits - 1) - 1
+    scale = (limits.detach().reshape(-1).to(torch.float32) / top).clamp_min(1e-8)
+    steps = tuple(float(step) for step in scale)
+    return Grid(bits, True, steps, (0,) * len(steps), axis, -top, top)

@@ -1,0 +1,1 @@
+"""How long, how large: figures read off files in their runtime, or estimated and labelled so."""

@@ -1,0 +1,138 @@
+"""Measurement, Candidate, frontier: what was found, and where each figure comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from haversack.device import Budget
+from haversack.quantity import show_bytes, show_ms
+from haversack.recipe import Recipe
+
+Origin = Literal["estimated", "host", "emulator", "board"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number with its origin and, where it has one, its spread (`low` to `high`)."""
+
+    value: float
+    origin: Origin
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def worst(self) -> float:
+        """What a limit is held against: the far end of an estimate, the median of a measurement."""
+        return self.high if self.origin == "estimated" and self.high is not None else self.value
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the exported file is from the torch network it was written from, on the calibration inputs."""
+
+    max_steps: float
+    """Largest output difference: in steps of the output's grid, or relative to the largest output when float."""
+    argmax_agreement: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which circumstances a measurement was made."""
+
+    device: str
+    runtime: str
+    threads: int
+    machine: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A limit that is not met."""
+
+    limit: str
+    allowed: float
+    found: float
+
+    def __str__(self) -> str:
+        show = {"flash": show_bytes, "ram": show_bytes, "latency": show_ms}.get(
+            self.limit, lambda value: f"{value:.4g}"
+        )
+        by = abs(self.found - self.allowed)
+        return f"{self.limit}: {show(self.found)}, allowed {show(self.allowed)} (misses by {show(by)})"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a candidate needs and how well it does; None where it was not measured (a dry run has no score)."""
+
+    flash_bytes: Figure
+    ram_bytes: Figure
+    latency_ms: Figure
+    conditions: Conditions
+    latency_ratio: Figure | None = None
+    """Against the float original on this host, in alternation, in the same runtime."""
+    score: Figure | None = None
+    energy_mj: Figure | None = None
+    parity: Parity | None = None
+
+    def misses(self, budget: Budget, baseline_score: float | None = None) -> tuple[Miss, ...]:
+        """The limits that are not met, worst first. Estimates count with the far end of their spread."""
+        ceilings = (
+            ("flash", budget.flash_bytes, self.flash_bytes),
+            ("ram", budget.ram_bytes, self.ram_bytes),
+            ("latency", budget.latency_ms, self.latency_ms),
+            ("latency ratio", budget.latency_ratio, self.latency_ratio),
+            ("energy (mJ)", budget.energy_mj, self.energy_mj),
+        )
+        missed = [
+            Miss(name, limit, figure.worst)
+            for name, limit, figure in ceilings
+            if limit is not None and figure is not None and figure.worst > limit
+        ]
+        floor = budget.score_floor(baseline_score)
+        if floor is not None and self.score is not None and self.score.value < floor - 1e-12:
+            missed.append(Miss("score", floor, self.score.value))
+        return tuple(sorted(missed, key=lambda miss: -abs(miss.found / miss.allowed - 1)))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary for `measurement.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Measurement:
+        """The measurement that `to_json` wrote."""
+        figures = {
+            name: Figure(**data[name]) if data.get(name) else None
+            for name in ("flash_bytes", "ram_bytes", "latency_ms", "latency_ratio", "score", "energy_mj")
+        }
+        parity = Parity(**data["parity"]) if data.get("parity") else None
+        return cls(conditions=Conditions(**data["conditions"]), parity=parity, **figures)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe and what it was measured at."""
+
+    recipe: Recipe
+    measurement: Measurement
+
+
+def frontier(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """The candidates that no other one beats in flash, latency and score at once."""
+    pool = list(candidates)
+    return tuple(one for one in pool if not any(_beats(other, one) for other in pool))
+
+
+def _beats(one: Candidate, other: Candidate) -> bool:
+    ours, theirs = _merits(one.measurement), _merits(other.measurement)
+    return ours != theirs and all(a >= b for a, b in zip(ours, theirs, strict=True))
+
+
+def _merits(found: Measurement) -> tuple[float, float, float]:
+    latency = found.latency_ratio or found.latency_ms
+    score = found.score.value if found.score else float("-inf")
+    return (-found.flash_bytes.value, -latency.value, score)

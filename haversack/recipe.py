@@ -1,0 +1,136 @@
+"""Stage, Step, Recipe: what to do to a network, as data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+
+from haversack.errors import RecipeError
+
+if TYPE_CHECKING:
+    from haversack.device import Device
+    from haversack.model import Model
+    from haversack.task import Task
+
+
+class Stage(IntEnum):
+    """The order in which steps make sense: structure before numbers."""
+
+    DESIGN = 1
+    STRUCTURE = 2
+    SPARSITY = 3
+    RECOVER = 4
+    NUMERICS = 5
+
+
+@runtime_checkable
+class Step(Protocol):
+    """A technique with its settings: a frozen dataclass in a file of its own, named like the file."""
+
+    stage: ClassVar[Stage]
+
+    def apply(self, model: Model, task: Task) -> Model:
+        """A new model; the one given is untouched."""
+        ...
+
+    @classmethod
+    def options(cls, model: Model, device: Device) -> Iterable[Self]:
+        """Settings worth trying on this device, mildest first."""
+        ...
+
+
+Catalogue = Mapping[str, type[Step]]
+
+
+def technique(step: Step | type[Step]) -> str:
+    """The one name of a step's technique: that of its file."""
+    kind = step if isinstance(step, type) else type(step)
+    return kind.__module__.rpartition(".")[2]
+
+
+def describe(step: Step) -> str:
+    """A step on one line: its technique and the settings that differ from the defaults."""
+    shown = [f"{f.name}={getattr(step, f.name)}" for f in fields(step) if getattr(step, f.name) != f.default]  # type: ignore[arg-type]
+    return f"{technique(step)}({', '.join(shown)})"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Steps in an order that makes sense; compares, prints, hashes and round-trips through TOML."""
+
+    steps: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        for earlier, later in zip(self.steps, self.steps[1:], strict=False):
+            if later.stage < earlier.stage:
+                raise RecipeError(
+                    f"{technique(later)} ({later.stage.name}) comes after {technique(earlier)} ({earlier.stage.name}).",
+                    mend="order the steps DESIGN, STRUCTURE, SPARSITY, RECOVER, NUMERICS.",
+                )
+
+    def then(self, step: Step) -> Recipe:
+        """This recipe with one more step, put in its stage's place."""
+        steps = sorted((*self.steps, step), key=lambda each: each.stage)
+        return Recipe(tuple(steps))
+
+    def apply(self, model: Model, task: Task) -> Model:
+        """The model after all steps."""
+        for step in self.steps:
+            model = step.apply(model, task)
+        return model
+
+    def untrained(self) -> Recipe:
+        """The same structure without any training: what size and speed need, before an hour is spent."""
+        return Recipe(tuple(replace(s, epochs=0) if getattr(s, "epochs", 0) else s for s in self.steps))  # type: ignore[type-var]
+
+    @property
+    def digest(self) -> str:
+        """A short hash: equal for equal recipes, in every process."""
+        text = json.dumps([[technique(step), asdict(step)] for step in self.steps], sort_keys=True)  # type: ignore[call-overload]
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_toml(self) -> str:
+        """The recipe as a TOML document that `recipe_from_toml` reads back."""
+        lines = []
+        for step in self.steps:
+            lines += ["[[step]]", f'technique = "{technique(step)}"']
+            lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(step).items() if value is not None]  # type: ignore[call-overload]
+            lines.append("")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return " -> ".join(describe(step) for step in self.steps) or "the network as it is"
+
+
+def recipe_from_toml(text: str, catalogue: Catalogue) -> Recipe:
+    """The recipe that `text` describes, its steps looked up in `catalogue`."""
+    try:
+        tables: list[dict[str, Any]] = tomllib.loads(text).get("step", [])
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"not a TOML document: {error}.", where="recipe") from error
+    if not isinstance(tables, list) or not tables:
+        raise RecipeError("it holds no steps.", where="recipe", mend='add a [[step]] with technique = "...".')
+    return Recipe(tuple(_step(table, catalogue) for table in tables))
+
+
+def _step(table: dict[str, Any], catalogue: Catalogue) -> Step:
+    settings = dict(table)
+    name = settings.pop("technique", None)
+    if name not in catalogue:
+        raise RecipeError(f"unknown technique {name!r}.", mend=f"choose from: {', '.join(sorted(catalogue))}.")
+    kind = catalogue[name]
+    allowed = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    unknown = set(settings) - allowed
+    if unknown:
+        raise RecipeError(
+            f"{name} has no setting {', '.join(sorted(unknown))}.", mend=f"it knows: {', '.join(sorted(allowed))}."
+        )
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise RecipeError(f"{error}.", where=name) from error

@@ -1,0 +1,179 @@
+"""Task: the user's data and score, and the file they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from haversack.errors import HaversackError, TaskError
+
+Inputs = Tensor | tuple[Tensor, ...]
+Batch = tuple[Inputs, Tensor] | tuple[Inputs]
+Predict = Callable[..., Tensor]
+Kind = Literal["classification", "regression", "reconstruction"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is for.
+
+    `train()` yields one epoch of (inputs, target) batches, in a fresh random order if you like; `calibrate()` yields
+    batches of typical inputs (no labels); `score(predict)` returns one number, more is better, where `predict` takes a
+    batch of inputs and returns the outputs as a tensor: the trained network and every exported file are scored with
+    the same function. Classification scores lie in 0..1. `kind` picks the loss (cross-entropy, or mean squared error)
+    unless `loss(outputs, target)` is given; a reconstruction task's target is its input.
+    """
+
+    train: Callable[[], Iterable[Batch]]
+    calibrate: Callable[[], Iterable[Inputs]]
+    score: Callable[[Predict], float]
+    kind: Kind = "classification"
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("classification", "regression", "reconstruction"):
+            raise TaskError(f"kind is '{self.kind}'.", mend="write 'classification', 'regression' or 'reconstruction'.")
+        for name in ("train", "calibrate", "score"):
+            if not callable(getattr(self, name)):
+                raise TaskError(f"Task.{name} is not a function.", mend=f"pass a function; Task({name}=...).")
+
+    def error(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The loss to be made small: a scalar tensor."""
+        if self.loss is not None:
+            return self.loss(outputs, target)
+        return F.cross_entropy(outputs, target) if self.kind == "classification" else F.mse_loss(outputs, target)
+
+    def calibration(self) -> list[tuple[Tensor, ...]]:
+        """All calibration inputs as tuples of tensors, checked: some, finite, and of one shape."""
+        return list(_checked_inputs(self.calibrate()))
+
+    def scored(self, predict: Predict) -> float:
+        """The score of `predict`, checked to be one finite number."""
+        try:
+            value = float(self.score(predict))
+        except HaversackError:
+            raise
+        except Exception as error:
+            raise TaskError(
+                f"score() raised {_brief(error)}.", mend="make score(predict) run on plain inputs."
+            ) from error
+        if not math.isfinite(value):
+            raise TaskError(f"score() returned {value}.", mend="return one finite number, where more is better.")
+        return value
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """What a user's file holds: a function that returns the trained network, and the task."""
+
+    path: Path
+    network: Callable[[], nn.Module]
+    task: Task
+    digest: str = field(default="", compare=False)
+
+    def fresh_network(self) -> nn.Module:
+        """The trained network in evaluation mode, built anew."""
+        try:
+            module = self.network()
+        except Exception as error:
+            raise TaskError(f"network() raised {_brief(error)}.", where=str(self.path)) from error
+        if not isinstance(module, nn.Module):
+            raise TaskError(
+                f"network() returned {type(module).__name__}, not a torch.nn.Module.",
+                where=str(self.path),
+                mend="return the trained module itself.",
+            )
+        return module.eval()
+
+
+def read_task_file(path: Path) -> TaskFile:
+    """The network and task that the Python file at `path` defines."""
+    module = _run(path)
+    for name in ("network", "task"):
+        if not callable(getattr(module, name, None)):
+            raise TaskError(
+                f"the file defines no function {name}().",
+                where=str(path),
+                mend="define network() -> nn.Module and task() -> haversack.Task; see examples/digits.py.",
+            )
+    try:
+        task = module.task()
+    except HaversackError:
+        raise
+    except Exception as error:
+        raise TaskError(f"task() raised {_brief(error)}.", where=str(path)) from error
+    if not isinstance(task, Task):
+        raise TaskError(f"task() returned {type(task).__name__}.", where=str(path), mend="return a haversack.Task.")
+    return TaskFile(path, module.network, task, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def unpack(batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The inputs and the target of a training batch; a batch of inputs alone is its own target."""
+    if isinstance(batch, Tensor):
+        return (batch,), batch
+    inputs = batch[0] if isinstance(batch[0], tuple) else (batch[0],)
+    return inputs, batch[1] if len(batch) > 1 else inputs[0]
+
+
+def _run(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise TaskError("there is no such file.", where=str(path), mend="give the path of your task's Python file.")
+    spec = importlib.util.spec_from_file_location(f"haversack_task_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise TaskError("this is not a Python file.", where=str(path), mend="give a file that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise TaskError(
+            f"the file raised {_brief(error)}.", where=str(path), mend="run it with python first."
+        ) from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _checked_inputs(batches: Iterable[Inputs]) -> Iterator[tuple[Tensor, ...]]:
+    shapes: tuple[torch.Size, ...] | None = None
+    mend = "let calibrate() yield batches of typical inputs: float tensors, first dimension the batch."
+    for position, batch in enumerate(batches):
+        inputs = batch if isinstance(batch, tuple) else (batch,)
+        where = f"calibrate(), batch {position}"
+        if not all(isinstance(value, Tensor) for value in inputs):
+            raise TaskError("a batch is not a tensor.", where=where, mend=mend)
+        if any(value.dim() == 0 or value.shape[0] == 0 for value in inputs):
+            raise TaskError("a batch is empty.", where=where, mend=mend)
+        if any(value.is_floating_point() and not value.isfinite().all() for value in inputs):
+            raise TaskError("the inputs hold NaN or infinity.", where=where, mend="clean the data first.")
+        found = tuple(value.shape[1:] for value in inputs)
+        if shapes is not None and found != shapes:
+            raise TaskError(f"an input of shape {_show(found)} follows one of {_show(shapes)}.", where=where, mend=mend)
+        shapes = found
+        yield inputs
+    if shapes is None:
+        raise TaskError("it yielded nothing.", where="calibrate()", mend=mend)
+
+
+def _show(shapes: tuple[torch.Size, ...]) -> str:
+    return ", ".join(str(tuple(shape)) for shape in shapes)
+
+
+def _brief(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}{place}"
