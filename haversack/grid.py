@@ -41,8 +41,10 @@ class Grid:
 
     def quantize(self, real: Tensor) -> Tensor:
         """Nearest integers (ties to even) of `real`, clamped to the grid; int32, same shape."""
+        # 32-bit biases need more than the 24 bits that float32 counts exactly.
+        wide = torch.float64 if self.bits > 16 else torch.float32
         scale, zero = self._spread(real.dim())
-        return (torch.round(real / scale) + zero).clamp(self.qmin, self.qmax).to(torch.int32)
+        return (torch.round(real.to(wide) / scale.to(wide)) + zero).clamp(self.qmin, self.qmax).to(torch.int32)
 
     def dequantize(self, integers: Tensor) -> Tensor:
         """Real numbers that the integers stand for; float32, same shape."""

@@ -1,0 +1,131 @@
+"""The one training loop that steps share: a network learns from the data and from its teacher."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from haversack.errors import TrainingError
+from haversack.model import Model
+from haversack.progress import track
+from haversack.task import Batch, Kind, Task, unpack
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how hard to train.
+
+    SGD with Nesterov momentum; the learning rate rises over the first tenth and falls to zero as a cosine
+    (Loshchilov 2017). `distillation` is the share of the loss that comes from the teacher's outputs.
+    """
+
+    epochs: int = 2
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    distillation: float = 0.7
+    temperature: float = 3.0
+    seed: int = 0
+
+
+def finetune(model: Model, task: Task, training: Training) -> nn.Module:
+    """A trained copy of the model's network, in evaluation mode.
+
+    The teacher is `model.teacher`, the network as the user handed it in; without one the data's labels teach alone.
+    Raises TrainingError when there is no data or the loss stops being finite.
+    """
+    torch.manual_seed(training.seed)
+    student = _fast_layout(copy.deepcopy(model.module)).train()
+    teacher = _fast_layout(copy.deepcopy(model.teacher)).eval() if model.teacher is not None else None
+    optimizer = torch.optim.SGD(
+        _weight_groups(student, training.weight_decay),
+        lr=training.learning_rate,
+        momentum=training.momentum,
+        nesterov=True,
+    )
+    batches = _counted(task)
+    steps = max(1, training.epochs * batches)
+    for step, batch in enumerate(track(_epochs(task, training.epochs), "fine-tuning", steps)):
+        _set_rate(optimizer, training.learning_rate * _schedule(step / steps))
+        loss = _loss(student, teacher, batch, task, training)
+        if not math.isfinite(loss.item()):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {step}.", mend="lower learning_rate, or check the data for NaN."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(student.parameters(), 5.0)
+        optimizer.step()
+    return student.to(memory_format=torch.contiguous_format).eval()
+
+
+def _loss(student: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, training: Training) -> Tensor:
+    inputs, target = unpack(batch)
+    with _mixed_precision():
+        outputs = student(*inputs).float()
+    if teacher is None or training.distillation == 0:
+        return task.error(outputs, target)
+    with torch.no_grad(), _mixed_precision():
+        taught = teacher(*inputs).float()
+    ours = training.distillation * _distillation(outputs, taught, task.kind, training.temperature)
+    if training.distillation >= 1:
+        return ours
+    return ours + (1 - training.distillation) * task.error(outputs, target)
+
+
+def _distillation(outputs: Tensor, taught: Tensor, kind: Kind, temperature: float) -> Tensor:
+    """Distance to the teacher: softened class probabilities (Hinton 2015), or the mean squared difference."""
+    if kind != "classification":
+        return F.mse_loss(outputs, taught)
+    soft = F.log_softmax(outputs / temperature, dim=-1)
+    wanted = F.log_softmax(taught / temperature, dim=-1)
+    return F.kl_div(soft, wanted, reduction="batchmean", log_target=True) * temperature**2
+
+
+def _fast_layout(network: nn.Module) -> nn.Module:
+    """The network with channels innermost: convolutions train a quarter faster so on a CPU."""
+    return network.to(memory_format=torch.channels_last)
+
+
+def _mixed_precision() -> torch.autocast:
+    """bfloat16 where the processor multiplies it (ResNet-20 trains twice as fast), float32 elsewhere."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
+
+
+def _epochs(task: Task, epochs: int) -> Iterator[Batch]:
+    for _ in range(epochs):
+        yield from task.train()
+
+
+def _counted(task: Task) -> int:
+    """Batches of one epoch: the schedule and the progress bar need to know."""
+    data = task.train()
+    count = len(data) if hasattr(data, "__len__") else sum(1 for _ in data)
+    if count == 0:
+        raise TrainingError("train() yielded no batches.", mend="let train() yield (inputs, target) batches.")
+    return count
+
+
+def _schedule(share_done: float) -> float:
+    warm_up = 0.1
+    if share_done < warm_up:
+        return (share_done + 0.01) / (warm_up + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (share_done - warm_up) / (1 - warm_up)))
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _weight_groups(network: nn.Module, decay: float) -> list[dict[str, object]]:
+    """Kernels decay; biases and normalisation weights do not."""
+    kernels = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
+    rest = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
+    return [{"params": kernels, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
