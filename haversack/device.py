@@ -129,9 +129,12 @@ def _read(path: Path) -> Device:
         raise DeviceError(f"it cannot be read: {error.strerror}.", where=where) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DeviceError(f"not a TOML document: {error}.", where=where) from error
-    plain = {key: table.pop(key) for key in ("name", "title", "runtime", "why") if key in table}
+    plain = {key: table.pop(key) for key in _PLAIN if key in table}
     if not {"name", "title", "runtime"} <= plain.keys():
         raise DeviceError("it needs the keys name, title and runtime.", where=where)
+    for key, text in plain.items():
+        if not isinstance(text, str) or not text.strip():
+            raise DeviceError(f"'{key}' is {text!r}.", where=where, mend=f'write {key} = "..." without a table.')
     facts: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for key, fact in table.items():
@@ -139,28 +142,45 @@ def _read(path: Path) -> Device:
     return Device(**plain, **facts, sources=sources)
 
 
+_PLAIN = ("name", "title", "runtime", "why")
 _TEXTS = ("isa", "simd", "link")
-_NUMBERS = (
-    *("flash_bytes", "ram_bytes", "cores", "clock_hz", "channel_multiple", "macs_per_cycle_float32"),
-    *("macs_per_cycle_int8", "memory_bandwidth", "active_power_w", "link_bits_per_second"),
+_WHOLE = ("flash_bytes", "ram_bytes", "cores", "channel_multiple")
+_RATES = (
+    *("clock_hz", "macs_per_cycle_float32", "macs_per_cycle_int8", "memory_bandwidth"),
+    *("active_power_w", "link_bits_per_second"),
 )
+_FACTS = (*_TEXTS, *_WHOLE, *_RATES, "number_formats")
 
 
 def _fact(key: str, fact: object, where: str) -> tuple[Any, str]:
     """The value and the source of one fact, checked."""
-    if key not in (*_TEXTS, *_NUMBERS, "number_formats"):
-        raise DeviceError(f"unknown key '{key}'.", where=where, mend=f"known: {', '.join((*_TEXTS, *_NUMBERS))}.")
-    if not isinstance(fact, dict) or not fact.get("source") or "value" not in fact:
+    if key not in _FACTS:
+        known = ", ".join((*_PLAIN, *_FACTS))
+        raise DeviceError(f"unknown key '{key}'.", where=where, mend=f"known: {known}.")
+    table = fact if isinstance(fact, dict) else {}
+    source = table.get("source")
+    if not isinstance(source, str) or not source.strip():
         raise DeviceError(f"'{key}' states no source.", where=where, mend=f"[{key}] needs value = ... and source = ...")
-    value, source = fact["value"], str(fact["source"])
+    if table.keys() != {"value", "source"}:
+        raise DeviceError(f"[{key}] must hold value and source, and nothing else.", where=where)
+    return _value(key, table["value"], where), source
+
+
+def _value(key: str, value: object, where: str) -> object:
+    """`value` when it is what `key` takes; a list becomes a tuple."""
     if key == "number_formats":
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise DeviceError(f"'{key}' must be a list of names.", where=where)
-        return tuple(value), source
-    wanted = str if key in _TEXTS else (int, float)
-    if not isinstance(value, wanted) or isinstance(value, bool) or (key in _NUMBERS and not value > 0):
-        raise DeviceError(f"'{key}' is {value!r}.", where=where, mend="write a positive number, or leave it out.")
-    return value, source
+        if isinstance(value, list) and value and all(isinstance(each, str) and each for each in value):
+            return tuple(value)
+        raise DeviceError(f"'{key}' is {value!r}.", where=where, mend='write a list of names, such as ["int8"].')
+    if key in _TEXTS:
+        if isinstance(value, str) and value.strip():
+            return value
+        raise DeviceError(f"'{key}' is {value!r}.", where=where, mend="write a text, or leave it out.")
+    fits = isinstance(value, int) or key not in _WHOLE
+    if fits and isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
+        return value
+    kind = "whole" if key in _WHOLE else "finite"
+    raise DeviceError(f"'{key}' is {value!r}.", where=where, mend=f"write a {kind} number above zero, or leave it out.")
 
 
 def _host() -> Device:

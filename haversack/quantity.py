@@ -15,7 +15,12 @@ _SHARES = {"%": 0.01, "": 1.0}
 
 def parse_bytes(text: str) -> int:
     """Bytes in `90kB` (1000 bytes a kB), `256KiB` (1024 bytes a KiB) or `2MB`. A bare number is refused."""
-    return round(_parse(text, _BYTES, "a size", "90kB, 256KiB or 2MB"))
+    if re.search(r"[MG]i?b\s*$", text):
+        raise QuantityError(f"'{text}' reads as bits.", mend="write B for bytes, as in 2MB or 256KiB.")
+    count = _parse(text, _BYTES, "a size", "90kB, 256KiB or 2MB")
+    if count < 1:
+        raise QuantityError(f"'{text}' is less than a byte.", mend="write for example 90kB, 256KiB or 2MB.")
+    return round(count)
 
 
 def parse_ms(text: str) -> float:
@@ -30,7 +35,7 @@ def parse_mj(text: str) -> float:
 
 def parse_share(text: str) -> float:
     """A share between 0 and 1 from `1%`, `0.01` or `92.5%`."""
-    share = _parse(text, _SHARES, "a share", "1% or 0.01")
+    share = _parse(text, _SHARES, "a share", "1% or 0.01", may_be_zero=True)
     if share > 1:
         raise QuantityError(f"'{text}' is more than the whole.", mend="write 1% or 0.01 for one hundredth.")
     return share
@@ -45,30 +50,41 @@ def parse_latency(text: str) -> tuple[float | None, float | None]:
 
 def show_bytes(count: float) -> str:
     """`count` bytes as people read them, in units of 1000."""
-    for limit, unit in ((1000**3, "GB"), (1000**2, "MB"), (1000, "kB")):
-        if abs(count) >= limit:
-            return f"{count / limit:.1f} {unit}"
-    return f"{count:.0f} B"
+    return _scaled(count, ("B", "kB", "MB", "GB"), 1)
 
 
 def show_count(count: float) -> str:
-    """A large count with a metric suffix: 40.8 M."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= limit:
-            return f"{count / limit:.2f} {unit}"
-    return f"{count:.0f}"
+    """A large count with a metric suffix: 40.80 M."""
+    return _scaled(count, ("", "k", "M", "G"), 2)
 
 
 def show_ms(milliseconds: float) -> str:
-    """A time with three significant digits."""
-    return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.3g} s"
+    """A time with three significant digits, in seconds from one second on."""
+    value, unit = (milliseconds, "ms") if abs(milliseconds) < 999.5 else (milliseconds / 1000, "s")
+    # From 999.5 on, three significant digits would be written with an exponent.
+    return f"{value:.3g} {unit}" if abs(value) < 999.5 else f"{value:.0f} {unit}"
 
 
-def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, examples: str) -> float:
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-zµ%]*)\s*", text.lower())
+def _scaled(count: float, units: tuple[str, ...], digits: int) -> str:
+    """`count` in the first unit in which it stays below 1000 as rounded, so that no 1000.0 kB is shown."""
+    shown = f"{count:.0f}"
+    power = 0
+    while abs(float(shown)) >= 1000 and power < len(units) - 1:
+        power += 1
+        shown = f"{count / 1000**power:.{digits}f}"
+    return f"{shown} {units[power]}".rstrip()
+
+
+def _parse(
+    text: str, units: dict[str, float] | dict[str, int], what: str, examples: str, *, may_be_zero: bool = False
+) -> float:
+    plain = text.lower().replace("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}")
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-zµ%]*)\s*", plain)
     if match is None or match[2] not in units:
         raise QuantityError(f"'{text}' is not {what}.", mend=f"write for example {examples}.")
     value = float(match[1]) * units[match[2]]
-    if not math.isfinite(value) or value <= 0:
+    if not math.isfinite(value):
+        raise QuantityError(f"'{text}' is too large.", mend=f"write for example {examples}.")
+    if value == 0 and not may_be_zero:
         raise QuantityError(f"'{text}' must be more than zero.", mend=f"write for example {examples}.")
     return value

@@ -1,0 +1,122 @@
+"""CIFAR-10 and its pretrained ResNets, read from the data folder; decoded images are cached beside the results."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut without parameters (He 2015, option A)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.widened, self.stride = (outputs - inputs) // 2, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.widened:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.widened, self.widened))
+        return F.relu(y + x)
+
+
+class ResNet(nn.Module):
+    """A CIFAR ResNet of depth 6 * blocks + 2."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, blocks, 1)
+        self.layer2 = self._stage(16, 32, blocks, 2)
+        self.layer3 = self._stage(32, 64, blocks, 2)
+        self.linear = nn.Linear(64, 10)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+        first = Block(inputs, outputs, stride)
+        return nn.Sequential(first, *(Block(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores."""
+        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        return self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))
+
+
+def pretrained(data: Path, depth: int) -> ResNet:
+    """The trained ResNet of that depth, in evaluation mode."""
+    network = ResNet((depth - 2) // 6)
+    network.load_state_dict(load_file(data / "cifar10-resnets" / f"resnet{depth}.safetensors"))
+    return network.eval()
+
+
+@dataclass(frozen=True)
+class Images:
+    """uint8 images (n, 3, 32, 32) with their labels."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def inputs(self, some: slice | Tensor) -> Tensor:
+        """Normalised float32 inputs."""
+        return (self.pixels[some].float() / 255 - MEAN) / DEVIATION
+
+    def accuracy(self, predict: object) -> float:
+        """Share of all images whose label `predict` gives the highest score."""
+        right = 0
+        for start in range(0, len(self.labels), 500):
+            some = slice(start, start + 500)
+            right += int((predict(self.inputs(some)).argmax(1) == self.labels[some]).sum())  # type: ignore[operator]
+        return right / len(self.labels)
+
+    def augmented(self, batch: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order, each image shifted by up to 4 pixels and half of them mirrored."""
+        for some in torch.randperm(len(self.labels)).split(batch):
+            yield _shifted(self.inputs(some)), self.labels[some]
+
+
+def _shifted(inputs: Tensor) -> Tensor:
+    count, span = len(inputs), torch.arange(32)
+    down, right = torch.randint(0, 9, (2, count))
+    rows, columns = down[:, None] + span, right[:, None] + span
+    columns = torch.where(torch.rand(count)[:, None] < 0.5, columns.flip(1), columns)
+    sample, channel = torch.arange(count)[:, None, None, None], torch.arange(3)[None, :, None, None]
+    return F.pad(inputs, (4, 4, 4, 4))[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def images(data: Path) -> tuple[Images, Images]:
+    """The 50,000 training and the 10,000 test images."""
+    cache = Path(tempfile.gettempdir()) / "haversack-cifar10.npz"
+    if not cache.exists():
+        folder = data / "cifar10"
+        labels = np.load(folder / "labels.npz")
+        train = np.concatenate([_decoded(folder / f"train_{part}.webp") for part in range(5)])
+        unfinished = cache.with_suffix(".unfinished.npz")
+        np.savez(unfinished, train=train, test=_decoded(folder / "test_0.webp"), y=labels["train"], t=labels["test"])
+        unfinished.replace(cache)
+    stored = np.load(cache)
+    tensors = {name: torch.from_numpy(stored[name]) for name in ("train", "test", "y", "t")}
+    return Images(tensors["train"], tensors["y"].long()), Images(tensors["test"], tensors["t"].long())
+
+
+def _decoded(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    mosaic = np.asarray(Image.open(path).convert("RGB"))
+    return mosaic.reshape(100, 32, 100, 32, 3).transpose(0, 2, 4, 1, 3).reshape(10000, 3, 32, 32)

@@ -1,0 +1,120 @@
+"""A process of its own for each measurement: started, asked, waited for, and its end explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from haversack.errors import MeasureError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+File = bytes | Path
+Arrays = Sequence["np.ndarray[Any, Any]"]
+
+TIMEOUT_S = 300.0
+_WORKER = Path(__file__).parent / "worker.py"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def ask(  # noqa: PLR0913 - the request's own fields
+    job: str,
+    files: Sequence[File],
+    threads: int,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    inputs: Arrays | None = None,
+    program: Path = _WORKER,
+    **settings: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """The worker's answer to one request, from a process of its own."""
+    request = {"job": job, "threads": checked_threads(threads), "seed": 0, **settings}
+    with tempfile.TemporaryDirectory() as folder:
+        request["files"] = [_on_disk(file, Path(folder) / f"{index}.onnx") for index, file in enumerate(files)]
+        request["inputs"] = _saved(inputs, Path(folder) / "inputs.npz")
+        answer = _answer(program, request, timeout_s)
+    if "refused" in answer:
+        raise MeasureError(answer["refused"], where=name_of(files[answer["position"]]), mend=answer["mend"])
+    return answer
+
+
+def _answer(program: Path, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """The answer of `program` to `request`. Without `-P` a numpy.py in the user's folder would be imported."""
+    environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(request["threads"]))}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own file
+            [sys.executable, "-P", str(program)],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MeasureError(
+            f"measuring took longer than {timeout_s:g} s and was stopped.", mend="measure a smaller network."
+        ) from error
+    if done.returncode != 0:
+        last = "; ".join(done.stderr.strip().splitlines()[-3:])
+        raise MeasureError(f"the process that measured {_ending(done.returncode)}{': ' if last else '.'}{last}")
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, json.JSONDecodeError) as error:
+        raise MeasureError(f"the process that measured gave no answer, but {done.stdout[-200:]!r}.") from error
+    return answer
+
+
+def _ending(code: int) -> str:
+    """How a process ended: by a signal on POSIX, by its exit code elsewhere."""
+    if code >= 0:
+        return f"ended with code {code:#x}" if code > 255 else f"ended with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was ended by {name}" + (" (is memory short?)" if name == "SIGKILL" else "")
+
+
+def checked_threads(threads: int) -> int:
+    """`threads`, one or more."""
+    if threads < 1:
+        raise MeasureError(f"{threads} threads cannot run anything.", mend="give 1 or more.")
+    return threads
+
+
+def checked_path(path: Path) -> Path:
+    """`path`, which is a file."""
+    if not path.is_file():
+        raise MeasureError("there is no such file.", where=str(path), mend="give the path of an ONNX file.")
+    return path
+
+
+def _on_disk(file: File, path: Path) -> str:
+    """The file's own path, or `path` with the bytes written to it."""
+    if isinstance(file, Path):
+        return str(checked_path(file).resolve())
+    path.write_bytes(file)
+    return str(path)
+
+
+def _saved(arrays: Arrays | None, path: Path) -> str | None:
+    import numpy as np
+
+    if arrays is None:
+        return None
+    np.savez(path, *arrays)
+    return str(path)
+
+
+def name_of(file: File) -> str:
+    """What an error calls the file."""
+    return str(file) if isinstance(file, Path) else f"an ONNX file of {len(file)} bytes"

@@ -1,0 +1,116 @@
+"""Estimates for a device that is not this machine, from the rates that its description states."""
+
+from __future__ import annotations
+
+import math
+
+from haversack.device import Device
+from haversack.errors import DeviceError
+from haversack.graph.cost import Cost
+from haversack.measurement import Conditions, Figure, Measurement
+
+_BITS = {"float32": 32, "float16": 16, "int8": 8}
+
+_MICROCONTROLLER = (0.05, 0.35)
+"""Share of the stated peak that a whole network reaches, lowest and highest.
+
+Cortex-M4 (STM32L4R5, peak 2 MAC a cycle), six engines on the four int8 networks of MLPerf Tiny v1.1: 0.077 (microTVM,
+keyword spotting) to 0.32 (Plumerai, visual wake words). ESP32-S3 (peak 16), ESP-NN's own table: 0.055 for a 1x1
+convolution.
+"""
+_PROCESSOR = (0.15, 0.85)
+"""The same for a processor with caches and wide vectors.
+
+XNNPACK's README, float32: MobileNet v3 Small on a Raspberry Pi 4 0.17, MobileNet v1 on a Pixel 3a 0.40. CIFAR ResNet-20
+and ResNet-56 in ONNX Runtime on one Zen 4 core: 0.74 to 0.85 in float32, 0.5 to 0.6 in int8.
+"""
+_MICROCONTROLLER_RAM_BYTES = 16 * 2**20
+"""Devices with less memory than this have no operating system's runtime, and run a microcontroller's kernels."""
+
+
+def weigh(cost: Cost, device: Device, number_format: str) -> Measurement:
+    """Every figure that can be known before a file is written; None where the device states too little for it.
+
+    `flash_bytes` is the weights alone, all of them in `number_format`.
+    """
+    known = None not in _rates(device, number_format).values()
+    latency = latency_ms(cost, device, number_format) if known else None
+    return Measurement(
+        flash_bytes=Figure(math.ceil(cost.parameters * _bits(number_format) / 8), "estimated"),
+        ram_bytes=ram_bytes(cost, number_format),
+        latency_ms=latency,
+        conditions=Conditions(device.name, device.runtime, threads=1, machine=device.title),
+        energy_mj=energy_mj(latency, device) if latency else None,
+    )
+
+
+def latency_ms(cost: Cost, device: Device, number_format: str) -> Figure:
+    """The time of one sample on one core, as a range; its value is the geometric mean of the two ends.
+
+    A roofline (Williams, Waterman and Patterson 2009): the larger of the time to compute, at the share of the peak that
+    real kernels were seen to reach, and the time to read weights and activations once, where the device states its
+    memory bandwidth. float16 counts as float32. What is not a multiply-accumulate is in that share, so that a network
+    of little else takes longer. Raises DeviceError where the device states no rate; nothing is guessed.
+    """
+    peak = _macs_per_second(device, number_format)
+    memory_ms = 0.0
+    if device.memory_bandwidth is not None:
+        memory_ms = 1e3 * _traffic_bytes(cost, number_format) / device.memory_bandwidth
+    worst, best = _efficiency(device)
+    low = max(memory_ms, 1e3 * cost.macs / (peak * best))
+    high = max(memory_ms, 1e3 * cost.macs / (peak * worst))
+    return Figure(math.sqrt(low * high), "estimated", low, high)
+
+
+def ram_bytes(cost: Cost, number_format: str) -> Figure:
+    """The planned activation peak with every activation in `number_format`; the runtime's own memory is not in it."""
+    return Figure(_activation_bytes(cost, cost.memory.peak_bytes, number_format), "estimated")
+
+
+def energy_mj(latency: Figure, device: Device) -> Figure | None:
+    """The energy at the device's stated active power, with the range of `latency`; None where no power is stated."""
+    power = device.active_power_w
+    if power is None:
+        return None
+    low, high = (None if end is None else end * power for end in (latency.low, latency.high))
+    return Figure(latency.value * power, "estimated", low, high)
+
+
+def _macs_per_second(device: Device, number_format: str) -> float:
+    rates = _rates(device, number_format)
+    missing = [name for name, rate in rates.items() if rate is None]
+    if missing:
+        raise DeviceError(
+            f"it states no {' and no '.join(missing)}, so the time of a {number_format} network cannot be estimated.",
+            where=f"device {device.name}",
+            mend=f"give a device file with {' and '.join(missing)}, or measure on the device.",
+        )
+    return math.prod(rate for rate in rates.values() if rate is not None)
+
+
+def _rates(device: Device, number_format: str) -> dict[str, float | None]:
+    if _bits(number_format) == 8:
+        return {"clock_hz": device.clock_hz, "macs_per_cycle_int8": device.macs_per_cycle_int8}
+    return {"clock_hz": device.clock_hz, "macs_per_cycle_float32": device.macs_per_cycle_float32}
+
+
+def _efficiency(device: Device) -> tuple[float, float]:
+    """The lowest and the highest share of the peak; both kinds' where it is unknown what the device is."""
+    if device.ram_bytes is None:
+        return _MICROCONTROLLER[0], _PROCESSOR[1]
+    return _MICROCONTROLLER if device.ram_bytes < _MICROCONTROLLER_RAM_BYTES else _PROCESSOR
+
+
+def _traffic_bytes(cost: Cost, number_format: str) -> float:
+    activations = sum(buffer.size_bytes for buffer in cost.memory.buffers)
+    return cost.parameters * _bits(number_format) / 8 + _activation_bytes(cost, activations, number_format)
+
+
+def _activation_bytes(cost: Cost, planned_bytes: int, number_format: str) -> int:
+    return math.ceil(planned_bytes / cost.bytes_per_element * _bits(number_format) / 8)
+
+
+def _bits(number_format: str) -> int:
+    if number_format not in _BITS:
+        raise DeviceError(f"unknown number format '{number_format}'.", mend=f"choose one of {', '.join(_BITS)}.")
+    return _BITS[number_format]

@@ -1,0 +1,117 @@
+"""Estimates are held against boards that other people measured."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from haversack.device import Device
+from haversack.errors import DeviceError
+from haversack.graph.cost import Cost
+from haversack.graph.memory import Buffer, plan
+from haversack.measure.estimate import energy_mj, latency_ms, ram_bytes, weigh
+from haversack.measurement import Figure
+
+BOARD = Device(
+    "stm32l4r5", "STM32L4R5", "c", ram_bytes=640 * 1024, clock_hz=120e6, macs_per_cycle_int8=2, active_power_w=0.03
+)
+PI = Device("pi", "a Pi", "onnx", ram_bytes=2**30, clock_hz=1e9, macs_per_cycle_float32=4, macs_per_cycle_int8=8)
+
+
+def network(macs: int, parameters: int = 0, activation_bytes: int = 400) -> Cost:
+    memory = plan([Buffer("x", activation_bytes, 0, 1), Buffer("y", activation_bytes, 1, 2)])
+    return Cost((), parameters, macs, memory, bytes_per_element=4)
+
+
+# Multiply-accumulates, then cycles in millions on the board: MLPerf Tiny v1.1 results, 120e6 / inferences a second.
+MLPERF_TINY = {
+    "keyword spotting": (2_656_768, {"X-CUBE-AI": 7.55, "microTVM+CMSIS-NN": 12.0, "microTVM": 17.3, "Plumerai": 5.73}),
+    "ResNet-8": (12_501_632, {"X-CUBE-AI": 25.7, "microTVM+CMSIS-NN": 46.7, "microTVM": 46.7, "Plumerai": 20.1}),
+    "wake words": (7_489_664, {"X-CUBE-AI": 14.2, "microTVM+CMSIS-NN": 36.1, "microTVM": 40.7, "Plumerai": 11.9}),
+    "autoencoder": (264_192, {"X-CUBE-AI": 0.82, "microTVM+CMSIS-NN": 1.03, "microTVM": 1.41, "Plumerai": 0.49}),
+}
+
+
+@pytest.mark.parametrize("name", MLPERF_TINY)
+def test_the_times_published_for_a_real_board_lie_within_the_estimate(name: str) -> None:
+    macs, cycles = MLPERF_TINY[name]
+    found = latency_ms(network(macs), BOARD, "int8")
+    for engine, millions in cycles.items():
+        assert found.low < millions * 1e6 / 120e6 * 1e3 < found.high, engine
+    assert found.high / found.low < 8
+
+
+# XNNPACK's README, float32: MACs in millions, published ms, clock in GHz, MACs a cycle of all cores that were used.
+@pytest.mark.parametrize(
+    ("macs", "milliseconds", "clock", "rate"),
+    [(569, 75, 1.5, 16), (56.5, 14, 1.5, 16), (569, 88, 2.0, 8), (56.5, 14, 2.0, 8)],
+    ids=["v1 on Pi 4", "v3 small on Pi 4", "v1 on Pixel 3a", "v3 small on Pixel 3a"],
+)
+def test_mobilenets_published_for_arm_processors_lie_within_the_estimate(macs, milliseconds, clock, rate) -> None:
+    device = replace(PI, clock_hz=clock * 1e9, macs_per_cycle_float32=rate)
+    found = latency_ms(network(int(macs * 1e6)), device, "float32")
+    assert found.low < milliseconds < found.high
+
+
+def test_the_value_is_the_geometric_mean_of_the_range_and_its_origin_is_stated() -> None:
+    found = latency_ms(network(10**6), PI, "float32")
+    assert found.origin == "estimated"
+    assert found.value == pytest.approx(math.sqrt(found.low * found.high))
+    assert found.worst == found.high
+
+
+def test_float16_takes_as_long_as_float32_and_int8_half_at_twice_the_rate() -> None:
+    whole = latency_ms(network(10**6), PI, "float32")
+    assert latency_ms(network(10**6), PI, "float16") == whole
+    assert latency_ms(network(10**6), PI, "int8").value == pytest.approx(whole.value / 2)
+
+
+def test_a_slow_memory_sets_the_time_where_the_device_states_it() -> None:
+    slow = replace(PI, memory_bandwidth=1e6)
+    found = latency_ms(network(1000, parameters=10_000), slow, "float32")
+    assert found.low == found.high == pytest.approx((40_000 + 800) / 1e6 * 1e3)
+    assert latency_ms(network(1000, parameters=10_000), slow, "int8").value == pytest.approx(found.value / 4)
+
+
+def test_the_range_is_wider_where_nobody_states_what_kind_of_device_it_is() -> None:
+    unknown = latency_ms(network(10**6), replace(PI, ram_bytes=None), "int8")
+    for known in (PI, replace(PI, ram_bytes=2**16)):
+        found = latency_ms(network(10**6), known, "int8")
+        assert unknown.low <= found.low
+        assert unknown.high >= found.high
+
+
+@pytest.mark.parametrize("fact", ["clock_hz", "macs_per_cycle_int8"])
+def test_a_device_without_a_stated_rate_is_refused_by_the_name_of_the_fact(fact: str) -> None:
+    with pytest.raises(DeviceError, match=f"device file with {fact}"):
+        latency_ms(network(10), replace(BOARD, **{fact: None}), "int8")
+
+
+def test_an_unknown_number_format_is_refused() -> None:
+    with pytest.raises(DeviceError, match="unknown number format 'int7'"):
+        ram_bytes(network(10), "int7")
+
+
+def test_activations_in_int8_take_a_quarter_of_float32() -> None:
+    assert [ram_bytes(network(1), name).value for name in ("float32", "float16", "int8")] == [800, 400, 200]
+
+
+def test_energy_keeps_the_range_and_is_unknown_without_a_stated_power() -> None:
+    found = energy_mj(Figure(20, "estimated", 10, 40), BOARD)
+    assert found == Figure(pytest.approx(0.6), "estimated", pytest.approx(0.3), pytest.approx(1.2))
+    assert energy_mj(Figure(20, "board"), BOARD) == Figure(pytest.approx(0.6), "estimated")
+    assert energy_mj(Figure(20, "estimated"), PI) is None
+
+
+def test_weighing_holds_every_estimate_that_the_device_allows() -> None:
+    needs = network(10**6, parameters=1001)
+    found = weigh(needs, BOARD, "int8")
+    assert found.latency_ms == latency_ms(needs, BOARD, "int8")
+    assert found.energy_mj == energy_mj(found.latency_ms, BOARD)
+    assert (found.flash_bytes.value, found.ram_bytes.value) == (1001, 200)
+    assert {found.flash_bytes.origin, found.ram_bytes.origin} == {"estimated"}
+
+
+def test_weighing_leaves_unknown_what_the_device_does_not_state() -> None:
+    found = weigh(network(10**6, parameters=1000), BOARD, "float32")
+    assert (found.latency_ms, found.energy_mj, found.flash_bytes.value) == (None, None, 4000)
