@@ -10,21 +10,18 @@ from haversack.measurement import Measurement
 from haversack.recipe import Recipe
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from haversack.model import Model
+    from torch import fx
 
 Files = Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a device runs files with: a row of functions, not a class tree."""
+    """What a device runs files with: a row, not a class tree. `write` takes the lowered graph of a model."""
 
     name: str
     number_formats: frozenset[str]
-    write: Callable[[Model], Files]
-    load: Callable[[Files], Callable[..., Tensor]]
+    write: Callable[[fx.GraphModule], Files]
 
 
 @dataclass(frozen=True)

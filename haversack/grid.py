@@ -55,6 +55,14 @@ class Grid:
         """`real` moved to the nearest points of the grid."""
         return self.dequantize(self.quantize(real))
 
+    def unsigned(self) -> Grid:
+        """The grid with the same steps on unsigned integers: every number stays what it is."""
+        if not self.signed:
+            return self
+        shift = 1 << self.bits - 1
+        zeros = tuple(zero + shift for zero in self.zero_point)
+        return Grid(self.bits, False, self.scale, zeros, self.axis, self.qmin + shift, self.qmax + shift)
+
     @property
     def low(self) -> float:
         """Smallest real number of a per-tensor grid."""

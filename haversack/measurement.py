@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -49,6 +49,9 @@ class Conditions:
     versions: dict[str, str] = field(default_factory=dict)
 
 
+_SHOWN: dict[str, Callable[[float], str]] = {"flash": show_bytes, "ram": show_bytes, "latency": show_ms}
+
+
 @dataclass(frozen=True)
 class Miss:
     """A limit that is not met."""
@@ -67,11 +70,11 @@ class Miss:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a candidate needs and how well it does; None where it was not measured (a dry run has no score)."""
+    """What a candidate needs and how well it does; None where it is unknown (a dry run has no score)."""
 
     flash_bytes: Figure
     ram_bytes: Figure
-    latency_ms: Figure
+    latency_ms: Figure | None
     conditions: Conditions
     latency_ratio: Figure | None = None
     """Against the float original on this host, in alternation, in the same runtime."""
@@ -134,5 +137,6 @@ def _beats(one: Candidate, other: Candidate) -> bool:
 
 def _merits(found: Measurement) -> tuple[float, float, float]:
     latency = found.latency_ratio or found.latency_ms
+    milliseconds = latency.value if latency else float("inf")
     score = found.score.value if found.score else float("-inf")
-    return (-found.flash_bytes.value, -latency.value, score)
+    return (-found.flash_bytes.value, -milliseconds, score)

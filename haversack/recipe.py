@@ -54,8 +54,10 @@ def technique(step: Step | type[Step]) -> str:
 
 
 def describe(step: Step) -> str:
-    """A step on one line: its technique and the settings that differ from the defaults."""
-    shown = [f"{f.name}={getattr(step, f.name)}" for f in fields(step) if getattr(step, f.name) != f.default]  # type: ignore[arg-type]
+    """A step on one line: its technique, its first setting and those that differ from the defaults."""
+    first, *rest = fields(step)  # type: ignore[arg-type]
+    shown = [f"{each.name}={getattr(step, each.name)}" for each in rest if getattr(step, each.name) != each.default]
+    shown.insert(0, f"{first.name}={getattr(step, first.name)}")
     return f"{technique(step)}({', '.join(shown)})"
 
 

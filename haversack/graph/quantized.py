@@ -15,7 +15,10 @@ import torch.ao.quantization.fx._decomposed  # noqa: F401 - registers quantized_
 from torch import Tensor, fx
 
 from haversack.errors import RecipeError
+from haversack.graph.fold import fold
+from haversack.graph.trace import trace
 from haversack.grid import Grid
+from haversack.model import Model
 
 aten = torch.ops.aten
 pairs = torch.ops.quantized_decomposed
@@ -36,6 +39,20 @@ _MOVES = {
     *(aten.permute.default, aten.transpose.int, aten.squeeze.dim, aten.squeeze.default, aten.unsqueeze.default),
     *(aten.slice.Tensor, aten.select.int, aten.pad.default, aten.constant_pad_nd.default, aten.expand.default),
 }
+
+
+def lower(model: Model) -> fx.GraphModule:
+    """The graph that a model's files are written from: folded and, where the model has grids, with pairs."""
+    network = fold(trace(model.module, model.example))
+    return insert(network, model.grids) if model.grids else network
+
+
+def output_step(lowered: fx.GraphModule) -> float | None:
+    """The step of the grid that the graph's output lies on; None where it is float."""
+    output = lowered.graph.output_node().args[0]
+    if isinstance(output, fx.Node) and output.target is pairs.dequantize_per_tensor.default:
+        return float(output.args[1])  # type: ignore[arg-type]
+    return None
 
 
 def points(network: fx.GraphModule) -> tuple[str, ...]:

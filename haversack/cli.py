@@ -1,0 +1,307 @@
+"""Words on the command line become calls below. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from haversack import __version__
+from haversack.errors import HaversackError, QuantityError
+from haversack.quantity import parse_bytes, parse_latency, parse_mj, parse_share
+
+if TYPE_CHECKING:
+    from haversack.device import Budget, Device
+    from haversack.graph.cost import Cost
+    from haversack.measurement import Measurement
+    from haversack.model import Model
+    from haversack.pack import Packed, Settings
+    from haversack.task import TaskFile
+
+app = typer.Typer(
+    name="haversack",
+    help="Fits a trained neural network into the device that has to carry it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+devices_app = typer.Typer(help="The devices that haversack knows.", no_args_is_help=True)
+app.add_typer(devices_app, name="devices")
+
+TaskPath = Annotated[Path, typer.Argument(help="Python file with network() and task().", metavar="TASK.py")]
+DeviceName = Annotated[str, typer.Option("--device", help="A name from `haversack devices list`, or a TOML file.")]
+Flash = Annotated[str | None, typer.Option(help="Limit of the file, such as 90kB or 256KiB.")]
+Ram = Annotated[str | None, typer.Option(help="Limit of the memory while running.")]
+Latency = Annotated[str | None, typer.Option(help="Limit of one inference: 5ms, or 0.45x of the float original.")]
+Energy = Annotated[str | None, typer.Option(help="Limit of one inference, such as 3mJ.")]
+MaxDrop = Annotated[str | None, typer.Option(help="How far the score may fall: 1% or 0.01.")]
+Score = Annotated[str | None, typer.Option("--score", help="The lowest score allowed: 90% or 0.9.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Threads = Annotated[int, typer.Option(help="Threads of the runtime when it is timed.", min=1)]
+Out = Annotated[Path, typer.Option(help="Folder for the result.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:  # noqa: FBT002
+    if version:
+        typer.echo(f"haversack {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def weigh(  # noqa: PLR0913 - one argument an option
+    task: TaskPath,
+    device: DeviceName = "host",
+    flash: Flash = None,
+    ram: Ram = None,
+    latency: Latency = None,
+    energy: Energy = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Size, MACs, memory and a per-layer table, without training; whether it fits, and which limit fails."""
+    target, budget = _target(device, _budget(flash, ram, latency, energy))
+    _, found, weighings = _weighed(task, target)
+    if as_json:
+        fits = {name: [asdict(miss) for miss in each.misses(budget)] for name, each in weighings.items()}
+        figures = {name: each.to_json() for name, each in weighings.items()}
+        _print_json({**found.to_json(), "weighings": figures, "misses": fits})
+        return
+    from haversack.report.text import weighed
+
+    typer.echo(weighed(found, list(weighings.items()), target, budget))
+
+
+@app.command()
+def advise(  # noqa: PLR0913 - one argument an option
+    task: TaskPath,
+    device: DeviceName = "host",
+    flash: Flash = None,
+    ram: Ram = None,
+    latency: Latency = None,
+    energy: Energy = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Which techniques suit this network on this device, with reasons in numbers; without training."""
+    target, budget = _target(device, _budget(flash, ram, latency, energy))
+    _, found, weighings = _weighed(task, target)
+    from haversack.plan.advise import advise as ranked
+    from haversack.report.text import advised
+    from haversack.techniques import names
+
+    advice = ranked(found, weighings, target, budget, names())
+    if as_json:
+        _print_json([asdict(each) for each in advice])
+    else:
+        typer.echo(advised(advice, target))
+
+
+@app.command()
+def pack(  # noqa: PLR0913 - one argument an option
+    task: TaskPath,
+    device: DeviceName = "host",
+    flash: Flash = None,
+    ram: Ram = None,
+    latency: Latency = None,
+    energy: Energy = None,
+    max_drop: MaxDrop = None,
+    score: Score = None,
+    techniques: Annotated[str, typer.Option("--try", help="Only these techniques, separated by commas.")] = "",
+    epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning, where a step trains.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same recipe.")] = 0,
+    threads: Threads = 1,
+    out: Out = Path("out"),
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Compress the network until it meets the limits, and prove it on the exported file."""
+    from haversack.pack import pack as run
+
+    target, budget = _target(device, _budget(flash, ram, latency, energy, max_drop, score))
+    names = tuple(word.strip() for word in techniques.split(",") if word.strip())
+    with _loaded(task) as file, _progress(quiet=as_json):
+        settings = _settings(out, threads, file, techniques=names, epochs=epochs, seed=seed)
+        result = run(file.fresh_network, file.task, target, budget, settings)
+    _show(result, out, as_json=as_json)
+
+
+@app.command()
+def apply(  # noqa: PLR0913 - one argument an option
+    recipe: Annotated[Path, typer.Argument(help="recipe.toml, as `pack` writes it.")],
+    task: TaskPath,
+    device: DeviceName = "host",
+    threads: Threads = 1,
+    out: Out = Path("out"),
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Do what a recipe says, and measure the result beside the original."""
+    from haversack.pack import apply as run
+    from haversack.pack import read_recipe
+
+    steps = read_recipe(recipe)
+    target, _ = _target(device, _budget())
+    with _loaded(task) as file, _progress(quiet=as_json):
+        result = run(steps, file.fresh_network, file.task, target, _settings(out, threads, file))
+    _show(result, out, as_json=as_json)
+
+
+@app.command()
+def bench(
+    file: Annotated[Path, typer.Argument(help="Any ONNX file.")],
+    against: Annotated[Path | None, typer.Option(help="Another ONNX file, timed in alternation.")] = None,
+    threads: Threads = 1,
+    seconds: Annotated[float, typer.Option(help="How long to time.", min=0.1)] = 3.0,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Size, peak memory and latency of an ONNX file on this machine."""
+    from haversack.measure.host import bench as run
+    from haversack.report.text import benched
+
+    report = run(file, threads, seconds, against)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        typer.echo(benched(report))
+
+
+@devices_app.command("list")
+def list_devices(*, as_json: AsJson = False) -> None:
+    """All devices with what is known of them."""
+    from haversack.device import device_names, find_device
+    from haversack.report.text import device_table
+
+    found = [find_device(name) for name in device_names()]
+    if as_json:
+        _print_json([asdict(each) for each in found])
+    else:
+        typer.echo(device_table(found))
+
+
+@devices_app.command("show")
+def show_device(name: str, *, as_json: AsJson = False) -> None:
+    """Every fact of a device with its source, and what pays there."""
+    from haversack.device import find_device
+    from haversack.report.text import device_card
+
+    found = find_device(name)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        typer.echo(device_card(found))
+
+
+def main() -> None:
+    """The `haversack` command. A user's mistake ends with its message and exit code 2."""
+    try:
+        app()
+    except HaversackError as error:
+        typer.echo(f"haversack: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("haversack: stopped. Finished work is kept: the same command goes on from here.", err=True)
+        sys.exit(130)
+
+
+def _budget(  # noqa: PLR0913, PLR0917 - one argument a limit
+    flash: str | None = None,
+    ram: str | None = None,
+    latency: str | None = None,
+    energy: str | None = None,
+    max_drop: str | None = None,
+    score: str | None = None,
+) -> Budget:
+    from haversack.device import Budget
+
+    def parsed(option: str, parse: Any, text: str | None) -> Any:  # noqa: ANN401 - a number or a pair
+        try:
+            return None if text is None else parse(text)
+        except QuantityError as error:
+            raise QuantityError(error.what, mend=error.mend, where=f"--{option}") from error
+
+    latency_ms, latency_ratio = parsed("latency", parse_latency, latency) or (None, None)
+    return Budget(
+        flash_bytes=parsed("flash", parse_bytes, flash),
+        ram_bytes=parsed("ram", parse_bytes, ram),
+        latency_ms=latency_ms,
+        latency_ratio=latency_ratio,
+        energy_mj=parsed("energy", parse_mj, energy),
+        max_drop=parsed("max-drop", parse_share, max_drop),
+        score_at_least=parsed("score", parse_share, score),
+    )
+
+
+def _target(name: str, budget: Budget) -> tuple[Device, Budget]:
+    from haversack.device import find_device
+
+    device = find_device(name)
+    return device, budget.within(device)
+
+
+def _weighed(path: Path, device: Device) -> tuple[Model, Cost, dict[str, Measurement]]:
+    from haversack.door import checked_model
+    from haversack.graph.cost import cost
+    from haversack.graph.trace import trace
+    from haversack.measure.estimate import weigh as estimated
+
+    with _loaded(path) as file:
+        model = checked_model(file.fresh_network(), file.task)
+    found = cost(trace(model.module, model.example))
+    return model, found, {name: estimated(found, device, name) for name in ("float32", "int8")}
+
+
+@contextmanager
+def _loaded(path: Path) -> Iterator[TaskFile]:
+    from haversack.task import read_task_file
+
+    yield read_task_file(path)
+
+
+def _settings(out: Path, threads: int, file: TaskFile, **more: Any) -> Settings:  # noqa: ANN401 - as Settings has them
+    from haversack.pack import Settings
+
+    return Settings(out=out, cache=out / "workspace", threads=threads, task_digest=file.digest, **more)
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[None]:
+    """Bars with time left in a terminal; plain lines where the output goes elsewhere; nothing beside JSON."""
+    if quiet:
+        yield
+        return
+    from haversack.progress import shown_by
+    from haversack.report.bars import Bars
+
+    with Bars() as bars, shown_by(bars):
+        yield
+
+
+def _show(result: Packed, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(
+            {
+                "recipe": result.artifact.recipe.to_toml(),
+                "baseline": result.baseline.to_json(),
+                "packed": result.artifact.measurement.to_json(),
+                "files": {name: len(content) for name, content in result.artifact.files.items()},
+                "tried": [
+                    {"recipe": str(each.candidate.recipe), "kept": each.kept, "why": each.why}
+                    for each in result.found.verdicts
+                ],
+            }
+        )
+    else:
+        typer.echo(result.report)
+        typer.echo(f"written to {out}")
+
+
+def _print_json(data: object) -> None:
+    typer.echo(json.dumps(data, indent=1, default=str))

@@ -1,0 +1,63 @@
+"""Door: what the user handed in is checked once, here, before any work."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from haversack.errors import TaskError
+from haversack.model import Model
+from haversack.task import Predict, Task
+
+_SAMPLES = 32
+
+
+def checked_model(module: nn.Module, task: Task) -> Model:
+    """The user's network with an example input, after it ran on the calibration inputs and gave sensible outputs."""
+    module = module.eval()
+    inputs = task.calibration()[0]
+    outputs = _run(module, tuple(value[:_SAMPLES] for value in inputs))
+    if not isinstance(outputs, Tensor):
+        raise TaskError(
+            f"the network returns {type(outputs).__name__}, not one tensor.",
+            where="network()",
+            mend="wrap it in a module whose forward() returns the tensor that is scored.",
+        )
+    if not outputs.isfinite().all():
+        raise TaskError(
+            "the network's outputs hold NaN or infinity.", where="network()", mend="load trained weights, check inputs."
+        )
+    if len(outputs) > 1 and outputs.numel() > 1 and bool((outputs == outputs[:1]).all()):
+        raise TaskError(
+            f"the network gives the same output for {len(outputs)} different inputs.",
+            where="network()",
+            mend="load trained weights; check that calibrate() yields different inputs.",
+        )
+    return Model(module, tuple(value[:1] for value in inputs), teacher=module)
+
+
+def checked_score(task: Task, predict: Predict) -> float:
+    """The score of `predict`, taken twice: a score that is not repeatable cannot judge anything."""
+    first, second = task.scored(predict), task.scored(predict)
+    if not math.isclose(first, second, rel_tol=1e-9, abs_tol=1e-12):
+        raise TaskError(
+            f"the same network scored {first:.6g} and then {second:.6g}.",
+            where="score()",
+            mend="score on the same samples each time: fix the seed, do not shuffle or augment.",
+        )
+    return first
+
+
+def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> object:
+    try:
+        with torch.no_grad():
+            return module(*inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+        raise TaskError(
+            f"the network does not take calibrate()'s inputs of shape {shapes}: {str(error).strip().splitlines()[0]}",
+            where="network()",
+            mend="let calibrate() yield what forward() takes (batch first), or fix the network.",
+        ) from error

@@ -1,0 +1,153 @@
+"""The ONNX graph that is growing: values, nodes, and constants that are stored once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import torch
+from onnx import helper
+from torch import Tensor
+
+# Opset 18 with IR 8 is the oldest pair that expresses everything here, so that runtimes since 2023 load the file.
+OPSET, IR = 18, 8
+
+ELEMENT_TYPES = {
+    torch.float32: onnx.TensorProto.FLOAT,
+    torch.float16: onnx.TensorProto.FLOAT16,
+    torch.float64: onnx.TensorProto.DOUBLE,
+    torch.int8: onnx.TensorProto.INT8,
+    torch.uint8: onnx.TensorProto.UINT8,
+    torch.int16: onnx.TensorProto.INT16,
+    torch.int32: onnx.TensorProto.INT32,
+    torch.int64: onnx.TensorProto.INT64,
+    torch.bool: onnx.TensorProto.BOOL,
+}
+_HALF_MAX = torch.finfo(torch.float16).max
+
+
+@dataclass(frozen=True)
+class FreeDim:
+    """A size that is known when the file runs: its name in the file, and an input's dimension that has it."""
+
+    name: str
+    source: str
+    dim: int
+
+
+@dataclass
+class OnnxGraph:
+    """Nodes and initializers so far. Values are named "a1", constants "w1": names are bytes in the user's flash."""
+
+    float16: bool = False
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    types: dict[str, torch.dtype] = field(default_factory=dict)
+    free: dict[str, FreeDim] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    _constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = field(default_factory=dict)
+
+    def node(self, operation: str, *inputs: str, dtype: torch.dtype | None = None, **attributes: Any) -> str:  # noqa: ANN401
+        """The result of a new node; attributes that are None are left out. It has the first input's type or `dtype`."""
+        return self.split(operation, *inputs, outputs=1, dtype=dtype, **attributes)[0]
+
+    def split(
+        self,
+        operation: str,
+        *inputs: str,
+        outputs: int,
+        dtype: torch.dtype | None = None,
+        **attributes: Any,  # noqa: ANN401
+    ) -> tuple[str, ...]:
+        """The results of a new node that has several."""
+        first = len(self.types) + 1
+        names = tuple(f"a{first + index}" for index in range(outputs))
+        given = {name: value for name, value in attributes.items() if value is not None}
+        self.nodes.append(helper.make_node(operation, _without_trailing_gaps(inputs), names, **given))
+        for name in names:
+            self.types[name] = dtype or self.types[inputs[0]]
+        return names
+
+    def constant(self, value: Tensor, *, exact: bool = False) -> str:
+        """An initializer that holds `value`; the same numbers are stored once.
+
+        A float16 graph keeps its numbers as float16, but for `exact` ones.
+        """
+        stored = value.detach().cpu()
+        stored = stored if exact else _stored(stored, self.stored_type(stored.dtype))
+        stored = stored.contiguous()
+        key = (stored.dtype, tuple(stored.shape), stored.numpy().tobytes())
+        name = self._constants.setdefault(key, f"w{len(self._constants) + 1}")
+        self.types[name], self.tensors[name] = stored.dtype, stored
+        return name
+
+    def integers(self, values: Sequence[int]) -> str:
+        """An int64 initializer: axes, sizes, indices."""
+        return self.constant(torch.tensor(list(values), dtype=torch.int64))
+
+    def sizes(self, sizes: Sequence[int | torch.SymInt]) -> str | None:
+        """A shape as a value; free sizes are read off an input. None where a size is computed from free ones."""
+        parts = []
+        for size in sizes:
+            free = self.free.get(str(size))
+            if isinstance(size, int):
+                parts.append(self.integers([size]))
+            elif free is None:
+                return None
+            else:
+                parts.append(self.node("Shape", free.source, dtype=torch.int64, start=free.dim, end=free.dim + 1))
+        if all(part in self.tensors for part in parts):
+            return self.integers([int(size) for size in sizes])
+        return self.node("Concat", *parts, dtype=torch.int64, axis=0)
+
+    def number(self, value: float, dtype: torch.dtype) -> str:
+        """A scalar initializer."""
+        return self.constant(torch.tensor(value, dtype=dtype))
+
+    def stored_type(self, dtype: torch.dtype) -> torch.dtype:
+        """The type that this file uses for a torch type."""
+        return torch.float16 if self.float16 and dtype in {torch.float32, torch.float64} else dtype
+
+    def cast(self, value: str, dtype: torch.dtype) -> str:
+        """`value` as `dtype`."""
+        if self.types[value] == dtype:
+            return value
+        return self.node("Cast", value, dtype=dtype, to=ELEMENT_TYPES[dtype])
+
+    def initializers(self) -> list[onnx.TensorProto]:
+        """The constants that a node reads, in order of their names."""
+        read = {name for node in self.nodes for name in node.input}
+        return [
+            helper.make_tensor(name, ELEMENT_TYPES[dtype], shape, content, raw=True)
+            for (dtype, shape, content), name in self._constants.items()
+            if name in read
+        ]
+
+    def drop_unread(self, outputs: Sequence[str]) -> None:
+        """Removes nodes whose results nobody reads."""
+        read, kept = set(outputs), []
+        for node in reversed(self.nodes):
+            if read.intersection(node.output):
+                read.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+
+    def rename(self, names: dict[str, str]) -> None:
+        """Renames values wherever a node reads or writes them."""
+        for node in self.nodes:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _without_trailing_gaps(inputs: Sequence[str]) -> list[str]:
+    kept = list(inputs)
+    while kept and not kept[-1]:
+        kept.pop()
+    return kept
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    # An infinite mask stays infinite, a large number stays finite.
+    narrow = dtype == torch.float16 and value.dtype != torch.float16
+    return torch.where(value.isinf(), value, value.clamp(-_HALF_MAX, _HALF_MAX)).to(dtype) if narrow else value

@@ -1,0 +1,24 @@
+"""The table: which function writes which ATen operation. Keys with an overload come before keys without."""
+
+from haversack.export.onnx.call import Table
+from haversack.export.onnx.operators import (
+    activations,
+    arithmetic,
+    layers,
+    normalization,
+    pooling,
+    quantization,
+    reductions,
+    shapes,
+)
+
+TABLE: Table = {
+    **activations.TABLE,
+    **arithmetic.TABLE,
+    **layers.TABLE,
+    **normalization.TABLE,
+    **pooling.TABLE,
+    **quantization.TABLE,
+    **reductions.TABLE,
+    **shapes.TABLE,
+}

@@ -1,0 +1,131 @@
+"""Writer: a folded graph becomes the bytes of an ONNX file in a fraction of a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, cast
+
+import onnx
+import torch
+from onnx import helper
+from torch import Tensor, fx
+
+from haversack.errors import ExportError
+from haversack.export.onnx.call import Call, Dim, Values, constant_of, unsupported
+from haversack.export.onnx.graph import ELEMENT_TYPES, IR, OPSET, FreeDim, OnnxGraph
+from haversack.export.onnx.operators import TABLE
+from haversack.progress import say
+
+
+def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
+    """An ONNX model (opset 18) that computes what the graph computes; free batch dimensions are named "batch".
+
+    The graph comes from `haversack.graph.fold`, with or without `quantized_decomposed` pairs; every operation's
+    `meta["val"]` tells its shape. `float16` stores and computes in half precision between float32 inputs and outputs.
+    Raises ExportError, naming operation and layer, when it does not know one.
+    """
+    graph = OnnxGraph(float16=float16)
+    values: dict[fx.Node, Values] = {}
+    inputs = []
+    for node in graph_module.graph.nodes:
+        if node.op == "placeholder":
+            inputs.append(_input(graph, node, values))
+        elif node.op == "get_attr":
+            values[node] = graph.constant(constant_of(graph_module, node), exact=_is_of_quantization(node))
+        elif node.op == "call_function" and _computes_tensors(node):
+            values[node] = _written(graph, node, values)
+    outputs = _outputs(graph, graph_module.graph.output_node(), values)
+    return _model(graph, inputs, outputs)
+
+
+def write_any(
+    graph_module: fx.GraphModule, program: Callable[[], torch.export.ExportedProgram], *, float16: bool = False
+) -> bytes:
+    """What `write` gives, or, where it does not know an operation, what torch.onnx.export makes of `program()`.
+
+    torch's exporter takes seconds where ours takes milliseconds and needs the package onnxscript; that it is used is
+    said to whoever listens.
+    """
+    try:
+        return write(graph_module, float16=float16)
+    except ExportError as error:
+        if float16 or find_spec("onnxscript") is None:
+            raise
+        say(f"{error.where}: {error.what} torch.onnx.export writes the file instead, which takes many seconds.")
+        return _through_torch(program(), error)
+
+
+def _through_torch(program: torch.export.ExportedProgram, reason: ExportError) -> bytes:
+    from haversack.export.onnx.fallback import through_torch
+
+    return through_torch(program, reason)
+
+
+def _input(graph: OnnxGraph, node: fx.Node, values: dict[fx.Node, Values]) -> onnx.ValueInfoProto:
+    value = node.meta["val"]
+    for index, dim in enumerate(value.shape):
+        if not isinstance(dim, int):
+            name = f"batch{len(graph.free)}" if graph.free else "batch"
+            graph.free.setdefault(str(dim), FreeDim(name, node.name, index))
+    graph.types[node.name] = value.dtype
+    values[node] = graph.cast(node.name, graph.stored_type(value.dtype))
+    return _info(graph, node.name, value)
+
+
+def _info(graph: OnnxGraph, name: str, value: Tensor) -> onnx.ValueInfoProto:
+    shape = [_dim(graph, dim) for dim in value.shape]
+    return helper.make_tensor_value_info(name, ELEMENT_TYPES[value.dtype], shape)
+
+
+def _dim(graph: OnnxGraph, dim: Dim) -> int | str:
+    if isinstance(dim, int):
+        return dim
+    free = graph.free.get(str(dim))
+    return free.name if free else str(dim)
+
+
+def _is_of_quantization(node: fx.Node) -> bool:
+    return any(str(user.target).startswith("quantized_decomposed.") for user in node.users)
+
+
+def _computes_tensors(node: fx.Node) -> bool:
+    """Whether it is more than arithmetic on sizes, which shapes already answer."""
+    return not isinstance(node.meta.get("val"), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
+
+
+def _written(graph: OnnxGraph, node: fx.Node, values: dict[fx.Node, Values]) -> Values:
+    name = str(node.target) if isinstance(node.target, torch._ops.OpOverload) else getattr(node.target, "__name__", "")  # noqa: SLF001
+    write_operation = TABLE.get(name) or TABLE.get(name.rpartition(".")[0])
+    if write_operation is None:
+        raise unsupported(node)
+    return write_operation(Call(node, graph, _arguments(node), values))
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """Arguments by the names of the operation's schema, defaults filled in."""
+    if not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
+        return {str(index): argument for index, argument in enumerate(node.args)}
+    schema = node.target._schema.arguments  # noqa: SLF001
+    given = dict(zip((argument.name for argument in schema), node.args, strict=False)) | node.kwargs
+    return {argument.name: given.get(argument.name, argument.default_value) for argument in schema}
+
+
+def _outputs(graph: OnnxGraph, output: fx.Node, values: dict[fx.Node, Values]) -> list[onnx.ValueInfoProto]:
+    given = output.args[0]
+    nodes = cast("tuple[fx.Node, ...]", given if isinstance(given, tuple | list) else (given,))
+    names: dict[str, str] = {}
+    for index, node in enumerate(nodes):
+        value = graph.cast(cast("str", values[node]), node.meta["val"].dtype)
+        produced = any(value in producer.output for producer in graph.nodes)
+        value = value if produced and value not in names else graph.node("Identity", value)
+        names[value] = f"output{index}" if index else "output"
+    graph.drop_unread(list(names))
+    graph.rename(names)
+    return [_info(graph, name, node.meta["val"]) for name, node in zip(names.values(), nodes, strict=True)]
+
+
+def _model(graph: OnnxGraph, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> bytes:
+    made = helper.make_graph(graph.nodes, "haversack", inputs, outputs, graph.initializers())
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    return bytes(model.SerializeToString())

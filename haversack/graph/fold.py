@@ -1,0 +1,274 @@
+"""Fold: the inference graph, without batch norm and everything else that computes nothing.
+
+Batch norm in evaluation mode is a fixed scale and shift of each channel, so it merges exactly into the convolution or
+linear layer before it (Jacob et al. 2018, section 3.2). Grids are keyed by the names of this graph's nodes, which
+depend on the network alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from haversack.graph.trace import Trace, layer_path
+
+aten = torch.ops.aten
+
+Tensors = dict[str, Tensor]
+
+_CONVOLUTIONS = {
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
+}
+_TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
+_NOTHING = {
+    aten.alias.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+}
+_DROPOUTS = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default}
+_CASTS = {
+    aten.to.device,
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten.to.other,
+    aten._to_copy.default,  # noqa: SLF001
+}
+_CHECKS = {
+    aten._assert_scalar.default,  # noqa: SLF001
+    aten._assert_tensor_metadata.default,  # noqa: SLF001
+    aten.sym_constrain_range_for_size.default,
+}
+_RANDOM = {aten.rand.default, aten.randn.default, aten.rand_like.default, aten.randn_like.default}
+# A folded constant may be a little larger than what it was computed from, and small ones always pay.
+_SMALL_CONSTANT = 1 << 16
+
+
+def fold(trace: Trace) -> fx.GraphModule:
+    """The graph that computes what the traced network computes, in fewer operations.
+
+    It takes the inputs by position and returns what the network returns (a tensor, or a tuple of tensors). Weights are
+    `get_attr` nodes whose target is the entry of the network's state dict ("layer1.0.conv1.weight"); a bias that batch
+    norm brings stands beside its weight ("layer1.0.conv1.bias"). Nodes keep `meta["val"]` and `nn_module_stack`.
+    """
+    graph, tensors = _unlifted(trace)
+    _remove_checks(graph)
+    _remove_identities(graph)
+    _fold_constants(graph, tensors)
+    for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
+        if not node.args[5]:
+            _fold_batch_norm(graph, node, tensors)
+    graph.eliminate_dead_code()
+    used = {node.target: tensors[node.target] for node in graph.find_nodes(op="get_attr")}
+    return fx.GraphModule(used, graph, "Folded")
+
+
+def _unlifted(trace: Trace) -> tuple[fx.Graph, Tensors]:
+    """A graph of its own with weights as attributes, plain inputs and plain outputs."""
+    program = trace.program
+    graph, tensors = _owned(program)
+    if any(_writes_into_a_view(node) for node in graph.nodes):
+        # torch's functionalization traces the network again: slower, needed by few, and it warns of torch's own ways.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph, tensors = _owned(program.run_decompositions({}))
+    for node in graph.nodes:
+        if _is_in_place(node):
+            node.target = _out_of_place(node.target)
+    return graph, tensors
+
+
+def _owned(program: torch.export.ExportedProgram) -> tuple[fx.Graph, Tensors]:
+    module = program.module(check_guards=False)
+    graph = fx.Graph()
+    leaves = tuple(cast("tuple[fx.Node, ...]", graph.graph_copy(module.graph, {})))
+    graph.output(leaves[0] if program.call_spec.out_spec.is_leaf() else leaves)
+    targets = {str(node.target) for node in graph.find_nodes(op="get_attr")}
+    return graph, {target: _attribute(module, target).detach() for target in targets}
+
+
+def _attribute(module: nn.Module, target: str) -> Tensor:
+    parent, _, name = target.rpartition(".")
+    tensor: Tensor = getattr(module.get_submodule(parent), name)
+    return tensor
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable  # noqa: SLF001
+
+
+def _writes_into_a_view(node: fx.Node) -> bool:
+    if not _is_in_place(node) or node.target in _CHECKS:
+        return False
+    written = node.args[0]
+    return isinstance(written, fx.Node) and (_is_view(written) or any(_is_view(user) for user in written.users))
+
+
+def _is_view(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.is_view  # noqa: SLF001
+
+
+def _out_of_place(target: Any) -> Callable[..., Any]:  # noqa: ANN401
+    name, overload = target._schema.name.split("::")[1].removesuffix("_"), target._overloadname  # noqa: SLF001
+    operation: Callable[..., Any] = getattr(getattr(aten, name), overload)
+    return operation
+
+
+def _remove_checks(graph: fx.Graph) -> None:
+    for target in _CHECKS:
+        for node in graph.find_nodes(op="call_function", target=target):
+            graph.erase_node(node)
+
+
+def _remove_identities(graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        if _is_identity(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def _is_identity(node: fx.Node) -> bool:
+    if node.target in _DROPOUTS:
+        return not node.args[2]
+    if node.target in _CASTS:
+        ours, before = node.meta["val"], cast("fx.Node", node.args[0]).meta["val"]
+        return bool(ours.dtype == before.dtype and ours.device == before.device)
+    return node.target in _NOTHING
+
+
+def _fold_constants(graph: fx.Graph, tensors: Tensors) -> None:
+    """Computes now whatever depends on weights alone, for instance a weight behind a parametrization."""
+    known: dict[fx.Node, Any] = {node: tensors[_target(node)] for node in graph.find_nodes(op="get_attr")}
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target in _RANDOM or any(n not in known for n in node.all_input_nodes):
+            continue
+        value = _computed(node, known)
+        if value is None:
+            continue
+        known[node] = value
+        if isinstance(value, Tensor):
+            constant = _constant(graph, node, _free_name(node.name, tensors), value, tensors)
+            node.replace_all_uses_with(constant)
+            known[constant] = value
+
+
+def _target(node: fx.Node) -> str:
+    return str(node.target)
+
+
+def _computed(node: fx.Node, known: dict[fx.Node, Any]) -> Any:  # noqa: ANN401
+    """The value of a node that depends on constants alone; None where it is larger than what it is made of."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: known[argument])
+    with torch.no_grad():
+        value = cast("Callable[..., Any]", node.target)(*args, **kwargs)
+    before = sum(known[n].numel() for n in node.all_input_nodes if isinstance(known[n], Tensor))
+    too_large = isinstance(value, Tensor) and value.numel() > max(_SMALL_CONSTANT, 2 * before)
+    return None if too_large else value
+
+
+def _constant(graph: fx.Graph, before: fx.Node, name: str, value: Tensor, tensors: Tensors) -> fx.Node:
+    """A `get_attr` node for a new tensor, which follows `before`."""
+    tensors[name] = value
+    with graph.inserting_after(before):
+        node = graph.get_attr(name)
+    node.meta["val"] = value.to("meta")
+    node.meta["nn_module_stack"] = before.meta.get("nn_module_stack", {})
+    return node
+
+
+def _free_name(name: str, tensors: Tensors) -> str:
+    candidates: Iterator[str] = (f"{name}_{count}" if count else name for count in range(len(tensors) + 1))
+    return next(candidate for candidate in candidates if candidate not in tensors)
+
+
+def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, tensors: Tensors) -> None:
+    scale, shift = _scale_and_shift(norm, tensors)
+    layer = norm.args[0]
+    if isinstance(layer, fx.Node) and _absorbs(layer):
+        _absorb(graph, layer, scale, shift, tensors)
+        norm.replace_all_uses_with(layer)
+    else:
+        norm.replace_all_uses_with(_multiply_add(graph, norm, scale, shift, tensors))
+    graph.erase_node(norm)
+
+
+def _scale_and_shift(norm: fx.Node, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    """Batch norm in float64 as channel * scale + shift."""
+    _, weight, bias, mean, variance, _, _, epsilon, _ = cast("tuple[Any, ...]", norm.args)
+    scale = torch.rsqrt(tensors[variance.target].double() + epsilon)
+    if weight is not None:
+        scale = scale * tensors[weight.target].double()
+    shift = -tensors[mean.target].double() * scale
+    return scale, shift if bias is None else shift + tensors[bias.target].double()
+
+
+def _absorbs(layer: fx.Node) -> bool:
+    """Whether batch norm can go into this operation: channels are its output dimension and nobody else reads it."""
+    if len(layer.users) != 1 or not all(argument is None or argument.op == "get_attr" for argument in _weights(layer)):
+        return False
+    if layer.target is aten.linear.default:
+        return len(layer.meta["val"].shape) == 2
+    return layer.target in _CONVOLUTIONS or layer.target in _TRANSPOSED
+
+
+def _weights(layer: fx.Node) -> list[Any]:
+    bias = layer.args[2] if len(layer.args) > 2 else layer.kwargs.get("bias")
+    return [layer.args[1] if len(layer.args) > 1 else layer, bias]
+
+
+def _absorb(graph: fx.Graph, layer: fx.Node, scale: Tensor, shift: Tensor, tensors: Tensors) -> None:
+    weight_node, bias_node = _weights(layer)
+    weight = tensors[weight_node.target]
+    bias = shift if bias_node is None else tensors[bias_node.target].double() * scale + shift
+    scaled = (weight.double() * _along_outputs(layer, weight, scale)).to(weight.dtype)
+    new_weight = _rewritten(graph, layer, weight_node, scaled, tensors)
+    if bias_node is None:
+        stem = weight_node.target.removesuffix("weight")
+        name = f"{stem}bias" if stem != weight_node.target else f"{stem}_bias"
+        new_bias = _constant(graph, weight_node, _free_name(name, tensors), bias.to(weight.dtype), tensors)
+    else:
+        new_bias = _rewritten(graph, layer, bias_node, bias.to(weight.dtype), tensors)
+    layer.args = (layer.args[0], new_weight, new_bias, *layer.args[3:])
+    layer.kwargs = {name: value for name, value in layer.kwargs.items() if name != "bias"}
+
+
+def _along_outputs(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
+    """`scale`, one number an output channel, shaped so that it multiplies the layer's weight."""
+    if layer.target not in _TRANSPOSED:
+        return scale.view(-1, *[1] * (weight.dim() - 1))
+    # A transposed convolution keeps (in, out / groups, ...); inputs come group by group.
+    per_group = weight.shape[1]
+    spread = scale.view(-1, 1, per_group).expand(-1, weight.shape[0] * per_group // len(scale), per_group)
+    return spread.reshape(weight.shape[0], per_group, *[1] * (weight.dim() - 2))
+
+
+def _rewritten(graph: fx.Graph, layer: fx.Node, node: fx.Node, value: Tensor, tensors: Tensors) -> fx.Node:
+    """The node for `value`: the old one where only `layer` reads it, a new one where others do."""
+    readers = sum(len(n.users) for n in graph.find_nodes(op="get_attr") if n.target == node.target)
+    if readers == 1:
+        tensors[str(node.target)] = value
+        return node
+    return _constant(graph, node, _free_name(f"{node.target}_{layer.name}", tensors), value, tensors)
+
+
+def _multiply_add(graph: fx.Graph, norm: fx.Node, scale: Tensor, shift: Tensor, tensors: Tensors) -> fx.Node:
+    """Batch norm that no layer absorbs, as x * scale + shift."""
+    value, stem = norm.meta["val"], layer_path(norm) or norm.name
+    result = cast("fx.Node", norm.args[0])
+    for target, name, tensor in ((aten.mul.Tensor, "scale", scale), (aten.add.Tensor, "shift", shift)):
+        per_channel = tensor.view(-1, *[1] * (len(value.shape) - 2)).to(value.dtype)
+        constant = _constant(graph, norm.prev, _free_name(f"{stem}.{name}", tensors), per_channel, tensors)
+        with graph.inserting_before(norm):
+            result = graph.call_function(target, (result, constant))
+        result.meta = {**norm.meta}
+    return result

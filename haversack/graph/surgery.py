@@ -1,0 +1,272 @@
+"""Surgery: the only file that rewrites networks. Edits are data, so that a pruned network is saved without pickle."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as bytes_from_tensors
+from torch import Tensor, nn
+
+from haversack.errors import SurgeryError, WorkspaceError
+from haversack.graph.groups import ChannelGroup
+from haversack.graph.trace import trace
+from haversack.grid import Grid
+from haversack.model import Edits, Kept, Model
+
+WEIGHTS_FILE, NETWORK_FILE = "weights.safetensors", "network.json"
+_FORMAT = 1
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_FEATURES = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+
+
+def edit(module: nn.Module, edits: Edits) -> nn.Module:
+    """A copy of `module` that keeps only the slices that `edits` name, in working order; `module` is untouched.
+
+    Attributes of torch's own layers follow the new shapes; a layer of one's own needs nothing, provided that its code
+    reads shapes off its tensors. Weights shared between layers stay shared. Raises SurgeryError where the edits name a
+    tensor, dimension or index that is not there.
+    """
+    module = copy.deepcopy(module)
+    tensors = _named_tensors(module)
+    cut: dict[int, tuple[str, Tensor]] = {}
+    for name, kept in edits.kept.items():
+        if name not in tensors:
+            raise SurgeryError(f"the network has no tensor '{name}'.", mend="load the edits onto their own network().")
+        old, new = tensors[name], _sliced(tensors[name], name, kept)
+        other, earlier = cut.setdefault(id(old), (name, new))
+        if not torch.equal(earlier, new):
+            raise SurgeryError(f"'{name}' and '{other}' are one shared tensor, but their edits differ.")
+    for path, layer in module.named_modules():
+        _replace(layer, path, {key: tensor for key, (_, tensor) in cut.items()})
+    return module
+
+
+def edits_for(module: nn.Module, groups: Sequence[ChannelGroup], kept: Sequence[Sequence[int]]) -> Edits:
+    """The edits that leave of each group the channels `kept` at its place; tensors that stay whole are not named."""
+    tensors = _named_tensors(module)
+    gone: dict[tuple[str, int], set[int]] = {}
+    for group, stay in zip(groups, kept, strict=True):
+        _check_kept(group, stay)
+        for member in group.members:
+            lost = (slices for channel, slices in enumerate(member.indices) if channel not in set(stay))
+            gone.setdefault((member.tensor, member.dim), set()).update(*lost)
+    edits: dict[str, dict[int, tuple[int, ...]]] = {}
+    for (name, dim), lost_slices in gone.items():
+        if lost_slices:
+            whole = range(tensors[name].shape[dim])
+            edits.setdefault(name, {})[dim] = tuple(index for index in whole if index not in lost_slices)
+    return Edits(edits)
+
+
+def save(model: Model, folder: Path) -> None:
+    """`model` in two files that `load` reads: its weights (safetensors) and its edits and grids (readable JSON)."""
+    state: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in model.module.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            raise SurgeryError(
+                f"'{name}' is {type(tensor).__name__}, not a tensor.", mend="keep extra state elsewhere."
+            )
+        state.setdefault(id(tensor), (name, tensor.detach().clone().contiguous()))
+    document = {
+        "format": _FORMAT,
+        "edits": {
+            name: {str(dim): _ranges(kept) for dim, kept in dims.items()} for name, dims in model.edits.kept.items()
+        },
+        "grids": {name: grid.to_json() for name, grid in model.grids.items()},
+    }
+    _write(folder / WEIGHTS_FILE, bytes_from_tensors(dict(state.values())))
+    _write(folder / NETWORK_FILE, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def load(network: nn.Module, folder: Path, example: tuple[Tensor, ...]) -> Model:
+    """The model that `save` wrote, rebuilt from a freshly built `network`, which is left as it is.
+
+    Raises SurgeryError, naming the tensor and both shapes, where the files belong to another network.
+    """
+    edits, grids = _parsed(folder / NETWORK_FILE)
+    module = edit(network, edits)
+    try:
+        found = tensors_from_bytes(_read(folder / WEIGHTS_FILE))
+    except SafetensorError as error:
+        raise SurgeryError(f"not a whole safetensors file: {error}.", where=str(folder / WEIGHTS_FILE)) from error
+    _fill(module, found, folder / WEIGHTS_FILE)
+    return Model(module.eval(), example, edits, grids)
+
+
+def export_pt2(model: Model, path: Path) -> None:
+    """The float network as a torch.export program in a `.pt2` file, to be run with torch alone."""
+    stream = io.BytesIO()
+    torch.export.save(trace(model.module, model.example).program, stream)
+    _write(path, stream.getvalue())
+
+
+def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _sliced(tensor: Tensor, name: str, kept: Kept) -> Tensor:
+    new = tensor.detach()
+    for dim, indices in kept.items():
+        if not 0 <= dim < tensor.dim():
+            raise SurgeryError(f"it has no dimension {dim}: its shape is {tuple(tensor.shape)}.", where=name)
+        ascending = all(low < high for low, high in zip(indices, indices[1:], strict=False))
+        if not indices or not ascending or indices[0] < 0 or indices[-1] >= tensor.shape[dim]:
+            raise SurgeryError(
+                f"dimension {dim} of shape {tuple(tensor.shape)} cannot keep [{_ranges(indices)}].",
+                where=name,
+                mend="name some indices within the dimension, ascending and each once.",
+            )
+        new = new.index_select(dim, torch.tensor(indices, device=tensor.device))
+    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+def _check_kept(group: ChannelGroup, stay: Sequence[int]) -> None:
+    if len(stay) < group.least or not set(stay) <= set(range(group.size)):
+        raise SurgeryError(
+            f"channels [{_ranges(sorted(stay))}] cannot be what is left of {group.size}.",
+            where=f"channels of layer {group.name}",
+            mend=f"keep {group.least} or more of 0..{group.size - 1}.",
+        )
+
+
+def _replace(layer: nn.Module, path: str, cut: Mapping[int, Tensor]) -> None:
+    """Puts the new tensors of one layer in their places and lets its attributes follow."""
+    touched = False
+    for store in (layer._parameters, layer._buffers):  # noqa: SLF001 - assigning by name would drop shared ones
+        for key, tensor in store.items():
+            if tensor is not None and id(tensor) in cut:
+                store[key] = cut[id(tensor)]  # type: ignore[assignment]
+                touched = True
+    if touched:
+        _refresh(layer, path)
+
+
+def _refresh(layer: nn.Module, path: str) -> None:
+    if isinstance(layer, _CONVOLUTIONS):
+        _refresh_convolution(layer, path)
+    elif isinstance(layer, _TRANSPOSED):
+        if layer.groups == layer.in_channels:
+            layer.groups = layer.weight.shape[0]
+        layer.in_channels = layer.weight.shape[0]
+        layer.out_channels = layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, _FEATURES):
+        layer.num_features = next(t for t in (layer.weight, layer.running_mean) if t is not None).shape[0]
+    elif isinstance(layer, nn.GroupNorm):
+        layer.num_channels = layer.weight.shape[0]
+    elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        layer.normalized_shape = tuple(layer.weight.shape)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = layer.weight.shape[0]
+    elif isinstance(layer, nn.Embedding):
+        layer.num_embeddings, layer.embedding_dim = layer.weight.shape
+
+
+def _refresh_convolution(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, path: str) -> None:
+    out = layer.weight.shape[0]
+    if layer.groups == layer.in_channels and layer.groups > 1:
+        times = layer.out_channels // layer.in_channels
+        if out % times:
+            raise SurgeryError(f"{out} filters do not spread evenly over its inputs.", where=f"layer {path}")
+        layer.groups = out // times
+    layer.out_channels, layer.in_channels = out, layer.weight.shape[1] * layer.groups
+
+
+def _fill(module: nn.Module, found: Mapping[str, Tensor], path: Path) -> None:
+    state = module.state_dict(keep_vars=True)
+    saved_as = {id(tensor): name for name, tensor in reversed(state.items())}
+    wanted = {saved_as[id(tensor)] for tensor in state.values()}
+    for name in sorted(wanted ^ found.keys()):
+        holder = "the file" if name in found else "the network"
+        raise SurgeryError(f"only {holder} holds the tensor '{name}'.", where=str(path), mend=_MEND)
+    with torch.no_grad():
+        for name in wanted:
+            ours, theirs = state[name], found[name]
+            if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+                raise SurgeryError(
+                    f"'{name}' is {tuple(theirs.shape)} {theirs.dtype} in the file, "
+                    f"but {tuple(ours.shape)} {ours.dtype} in the network.",
+                    where=str(path),
+                    mend=_MEND,
+                )
+            ours.copy_(theirs)
+
+
+_MEND = "load it onto the network() that it was saved from."
+
+
+def _parsed(path: Path) -> tuple[Edits, dict[str, Grid]]:
+    try:
+        document: dict[str, Any] = json.loads(_read(path))
+        if document["format"] != _FORMAT:
+            raise SurgeryError(f"its format is {document['format']}, not {_FORMAT}.", where=str(path))
+        edits = {
+            name: {int(dim): tuple(_indices(kept)) for dim, kept in dims.items()}
+            for name, dims in document["edits"].items()
+        }
+        grids = {name: Grid.from_json(data) for name, data in document["grids"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SurgeryError(
+            f"not what save() writes: {type(error).__name__}: {error}.", where=str(path), mend="save the model again."
+        ) from error
+    return Edits(edits), grids
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """Ascending indices as people read them: `0-15 18 20-31`."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return " ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def _indices(text: str) -> Iterator[int]:
+    for run in text.split():
+        low, _, high = run.partition("-")
+        yield from range(int(low), int(high or low) + 1)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SurgeryError(f"it cannot be read: {error.strerror}.", where=str(path)) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The whole content under `path`, or nothing: a file of a killed process is never half there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(handle)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise WorkspaceError(f"it cannot be written: {error.strerror}.", where=str(path)) from error

@@ -1,0 +1,269 @@
+"""The whole job: weigh the network, try recipes, keep what pays, prove it in the runtime, write the result."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+
+from haversack.artifact import Artifact
+from haversack.device import Budget, Device, find_device
+from haversack.door import checked_model, checked_score
+from haversack.errors import InfeasibleError, NothingChangedError, RecipeError
+from haversack.export import find_runtime
+from haversack.graph.cost import cost
+from haversack.graph.quantized import lower, output_step
+from haversack.graph.trace import trace
+from haversack.measure import estimate, host, parity
+from haversack.measurement import Candidate, Conditions, Figure, Measurement
+from haversack.model import Model
+from haversack.plan.search import Found, Trial, greedy
+from haversack.progress import say
+from haversack.recipe import Recipe, Step, recipe_from_toml
+from haversack.report.text import packed
+from haversack.task import Task
+from haversack.techniques import catalogue
+from haversack.workspace import Workspace, open_workspace, write_result
+
+Network = nn.Module | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack` found: the files, the network to go on with, what was tried, and the report."""
+
+    artifact: Artifact
+    baseline: Measurement
+    model: Model
+    found: Found
+    report: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to work: `out` for the result, `cache` for finished candidates, threads to time with, what to try.
+
+    `techniques` narrows what is tried (all when empty); `epochs` overrides how long steps train.
+    """
+
+    out: Path | None = None
+    cache: Path | None = None
+    threads: int = 1
+    techniques: tuple[str, ...] = ()
+    epochs: int | None = None
+    seed: int = 0
+    task_digest: str = ""
+
+
+def pack(
+    network: Network, task: Task, device: Device | str, budget: Budget, settings: Settings | None = None
+) -> Packed:
+    """The mildest compression of `network` that meets `budget` on `device`, measured on the exported file.
+
+    Finished candidates are kept in `settings.cache`: a run that was killed goes on where it was. Raises
+    InfeasibleError, naming the limit and the nearest candidate, when nothing fits.
+    """
+    settings = settings or Settings()
+    device = find_device(device) if isinstance(device, str) else device
+    budget = budget.within(device)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench.set_up(network, task, device, settings, Path(scratch))
+        found = _search(bench, budget, settings)
+        if found.misses:
+            raise _infeasible(found)
+        if not found.best.recipe.steps:
+            _refuse_idle(found, budget)
+        artifact, model = bench.artifact(Trial(found.best.recipe)), bench.model(found.best.recipe)
+        baseline = bench.artifact(Trial(Recipe())).measurement
+        report = packed(found, baseline, device, budget)
+        result = Packed(artifact, baseline, model, found, report)
+    if settings.out is not None:
+        save(result, settings.out)
+    return result
+
+
+def apply(recipe: Recipe, network: Network, task: Task, device: Device, settings: Settings) -> Packed:
+    """What `recipe` makes of `network`, measured beside the original."""
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench.set_up(network, task, device, settings, Path(scratch))
+        baseline, artifact = bench.artifact(Trial(Recipe())), bench.artifact(Trial(recipe))
+        found = Found(Candidate(recipe, artifact.measurement), (), ())
+        report = packed(found, baseline.measurement, device, Budget())
+        result = Packed(artifact, baseline.measurement, bench.model(recipe), found, report)
+    if settings.out is not None:
+        save(result, settings.out)
+    return result
+
+
+def save(result: Packed, folder: Path) -> None:
+    """The result folder: files, `recipe.toml`, `measurement.json`, `report.txt` and the network to reload."""
+    import json
+
+    measured = {"baseline": result.baseline.to_json(), "packed": result.artifact.measurement.to_json()}
+    texts = {
+        "recipe.toml": result.artifact.recipe.to_toml(),
+        "measurement.json": json.dumps(measured, indent=1),
+        "report.txt": result.report,
+    }
+    write_result(folder, texts, result.artifact, result.model)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Makes candidates and measures them, each once."""
+
+    network: nn.Module
+    original: Model
+    task: Task
+    device: Device
+    workspace: Workspace
+    threads: int
+
+    @classmethod
+    def set_up(cls, network: Network, task: Task, device: Device, settings: Settings, scratch: Path) -> Bench:
+        """A bench with everything checked that the user handed in."""
+        module = network if isinstance(network, nn.Module) else network()
+        module = module.eval()
+        find_runtime(device)
+        original = checked_model(module, task)
+        workspace = open_workspace(settings.cache or scratch, module, task, device, settings.task_digest)
+        return cls(module, original, task, device, workspace, settings.threads)
+
+    def candidate(self, trial: Trial) -> Candidate:
+        """The measured candidate of a trial."""
+        return Candidate(trial.recipe, self.artifact(trial).measurement)
+
+    def model(self, recipe: Recipe) -> Model:
+        """What `recipe` makes, each step done once."""
+        if not recipe.steps:
+            return self.original
+        kept = self.workspace.model(recipe, self.network, self.original)
+        if kept is None:
+            before = self.model(Recipe(recipe.steps[:-1]))
+            say(f"applying {Recipe(recipe.steps[-1:])}")
+            kept = recipe.steps[-1].apply(before, self.task)
+            self.workspace.keep_model(recipe, kept)
+        return kept
+
+    def artifact(self, trial: Trial) -> Artifact:
+        """The measured files of a trial, from the workspace where it was measured before."""
+        kept = self.workspace.artifact(trial.recipe, scored=trial.scored)
+        if kept is None:
+            kept = self._measured(trial)
+            self.workspace.keep_artifact(kept, scored=trial.scored)
+        return kept
+
+    def _measured(self, trial: Trial) -> Artifact:
+        model, runtime = self.model(trial.recipe), find_runtime(self.device)
+        lowered = lower(model)
+        files = runtime.write(lowered)
+        content = next(iter(files.values()))
+        step = output_step(lowered)
+        agreed = parity.compare(_torch_predict(lowered), host.load(content), self.task.calibration(), step)
+        parity.require(agreed, quantized=bool(model.grids), step=step)
+        measurement = self._figures(model, content, trial)
+        return Artifact(runtime.name, files, trial.recipe, replace(measurement, parity=agreed))
+
+    def _figures(self, model: Model, content: bytes, trial: Trial) -> Measurement:
+        number_format = "int8" if model.grids else "float32"
+        weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, number_format)
+        timed = self._timed(model, content, trial)
+        score = self._score(content, trial)
+        ram = host.peak_ram(content, self.threads) if self.device.is_host else weighed.ram_bytes
+        return replace(
+            weighed,
+            flash_bytes=Figure(len(content), "host"),
+            ram_bytes=ram,
+            latency_ms=timed.latency_ms if self.device.is_host else weighed.latency_ms,
+            latency_ratio=timed.ratio,
+            score=score,
+            conditions=Conditions(self.device.name, "onnx", self.threads, host.machine(), host.versions()),
+        )
+
+    def _timed(self, model: Model, content: bytes, trial: Trial) -> host.Timing:
+        """Latency on this host, in alternation with the float original."""
+        if not trial.recipe.steps:
+            return host.time_files([content, content], threads=self.threads)[1]
+        original = next(iter(self.artifact(Trial(Recipe())).files.values()))
+        twin = self._host_twin(model, content)
+        return host.time_files([original, twin], threads=self.threads)[1]
+
+    def _host_twin(self, model: Model, content: bytes) -> bytes:
+        """The file with unsigned activations where this host multiplies those only: same steps, same results."""
+        if not model.grids or find_device("host").signed_activations or not self.device.signed_activations:
+            return content
+        grids = {name: grid.unsigned() if grid.axis is None else grid for name, grid in model.grids.items()}
+        return next(iter(find_runtime(self.device).write(lower(replace(model, grids=grids))).values()))
+
+    def _score(self, content: bytes, trial: Trial) -> Figure | None:
+        if not trial.scored:
+            return None
+        predict = host.load(content)
+        if trial.recipe.steps:
+            return Figure(self.task.scored(predict), "host")
+        return Figure(checked_score(self.task, predict), "host")
+
+
+def _search(bench: Bench, budget: Budget, settings: Settings) -> Found:
+    """Runs the planner: it asks for trials, and is told what was measured."""
+    search = greedy(_options(bench, settings), budget, bench.candidate(Trial(Recipe())))
+    try:
+        trial = next(search)
+        while True:
+            trial = search.send(bench.candidate(trial))
+    except StopIteration as finished:
+        found: Found = finished.value
+        return found
+
+
+def _options(bench: Bench, settings: Settings) -> list[list[Step]]:
+    known = catalogue()
+    unknown = set(settings.techniques) - known.keys()
+    if unknown:
+        raise RecipeError(f"unknown technique {', '.join(sorted(unknown))}.", mend=f"choose from {', '.join(known)}.")
+    chosen = [step for name, step in known.items() if name in (settings.techniques or known)]
+    return [[_adjusted(one, settings) for one in step.options(bench.original, bench.device)] for step in chosen]
+
+
+def _adjusted(step: Step, settings: Settings) -> Step:
+    """The step with the run's seed and training length, where it has such settings."""
+    wanted = {"seed": settings.seed, "epochs": settings.epochs}
+    changes = {name: value for name, value in wanted.items() if value is not None and hasattr(step, name)}
+    adjusted: Step = replace(step, **changes)  # type: ignore[type-var]
+    return adjusted
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in the TOML file at `path`."""
+    try:
+        return recipe_from_toml(path.read_text(encoding="utf-8"), catalogue())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"it cannot be read: {error}.", where=str(path)) from error
+
+
+def _infeasible(found: Found) -> InfeasibleError:
+    missed = "; ".join(str(miss) for miss in found.misses)
+    return InfeasibleError(
+        f"no candidate meets the budget. The nearest ({found.best.recipe}) misses {missed}.",
+        mend="raise that limit, allow a larger score drop, or start from a smaller network.",
+    )
+
+
+def _refuse_idle(found: Found, budget: Budget) -> None:
+    if found.verdicts:
+        tried = "; ".join(f"{each.candidate.recipe}: {each.why}" for each in found.verdicts)
+        raise NothingChangedError(f"nothing that was tried pays: {tried}.", mend="set a tighter limit, or ship the network as it is.")
+    raise NothingChangedError("there is nothing to try.", mend=f"the device states no format that pays ({budget}).")
+
+
+def _torch_predict(lowered: fx.GraphModule) -> Callable[..., Tensor]:
+    def predict(*inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            outputs: Tensor = lowered(*inputs)
+        return outputs
+
+    return predict

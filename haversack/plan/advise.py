@@ -1,0 +1,265 @@
+"""Advice: which ways of compression suit a network on a device, from counts alone; nothing is run or trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from haversack.device import Budget, Device
+from haversack.graph.cost import Cost
+from haversack.measurement import Measurement
+from haversack.plan.case import CONVOLUTIONS, LARGE_SIDE, STRONGEST_PRUNING, Case, Effect, channels, pruned, shown
+from haversack.quantity import show_bytes, show_count
+
+_SEPARABLE = 1 / 8
+"""A depthwise and a pointwise convolution for a 3x3 one cost 8 to 9 times less (Howard et al. 2017)."""
+_STUDENT = 0.1
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One way to compress: how well it suits (0 to 1), why, and what it may be expected to give."""
+
+    family: str
+    techniques: tuple[str, ...]
+    """In the order in which they work."""
+    suits: float
+    reason: str
+    expect: str
+    not_built: tuple[str, ...]
+    """Those of `techniques` that this version cannot do yet."""
+
+    @property
+    def built(self) -> bool:
+        """Whether `pack` can try it."""
+        return not self.not_built
+
+
+def advise(
+    cost: Cost, weighings: Mapping[str, Measurement], device: Device, budget: Budget, techniques: Collection[str]
+) -> tuple[Advice, ...]:
+    """The families of techniques, those that suit best first; the very first says so where nothing needs to be done.
+
+    `weighings` holds the estimates for `float32` and `int8`; `techniques` names what is built. How well a technique
+    suits is the share of the gaps to the limits that it closes (on a logarithmic scale, so that halving twice counts
+    twice as much as halving), less for conditions that are not met and for training. Without a gap, what it saves
+    counts. These are rules of thumb: only a measurement says whether a step pays.
+    """
+    case = Case(cost, weighings["float32"], weighings["int8"], device, budget)
+    single = [_quantization(case), _pruning(case), _low_rank(case)]
+    combined = _combination(case, single)
+    ways = [*single, _compact(case), _distillation(case), combined, *_compact_combination(case)]
+    ranked = sorted(ways, key=lambda way: -way.suits)
+    return (*_nothing_needed(case), *(_advice(case, way, techniques) for way in ranked))
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A proposal and how well it suits."""
+
+    family: str
+    techniques: tuple[str, ...]
+    effect: Effect
+    suits: float
+    reason: str
+
+
+def _quantization(case: Case) -> _Way:
+    whole, integer = case.whole, case.integer
+    pays = "int8" in case.device.number_formats
+    weights = f"weights fall from {show_bytes(whole.flash_bytes.value)} to {show_bytes(integer.flash_bytes.value)}"
+    peak = f"the activation peak from {show_bytes(whole.ram_bytes.value)} to {show_bytes(integer.ram_bytes.value)}"
+    saved = f"{weights}, {peak}" if pays else weights
+    # Without faster kernels the saved bytes alone must pay.
+    condition = 1.0 if pays or case.memory_binds else 0.7
+    reason = f"{saved}; {_integer_speed(case.device)}; {case.bound}"
+    suits = case.suits(case.quantized, condition, effort=1.0)
+    return _Way("quantization", (_numbers(case.device),), case.quantized, suits, reason)
+
+
+def _numbers(device: Device) -> str:
+    return "quantize_static" if "int8" in device.number_formats else "quantize_weights"
+
+
+def _integer_speed(device: Device) -> str:
+    if "int8" not in device.number_formats:
+        return "no source says that int8 is faster here, so only the weights shrink"
+    integer, whole = device.macs_per_cycle_int8, device.macs_per_cycle_float32
+    if integer and whole and integer == whole:
+        return f"the device multiplies both at {whole:g} MACs a cycle, so only bytes are saved"
+    if integer and whole:
+        return (
+            f"the device multiplies int8 {integer / whole:.3g}x as fast as float32 "
+            f"({integer:g} against {whole:g} MACs a cycle)"
+        )
+    if integer:
+        return f"the device states {integer:g} int8 MACs a cycle and no rate for float32"
+    return "int8 pays here, by how much only a measurement tells"
+
+
+def _pruning(case: Case) -> _Way:
+    keep = _keep(case, Effect())
+    effect, wide = pruned(keep), _prunable(case)
+    multiple = case.device.channel_multiple
+    tight = [name for name, *_ in case.misses(effect) if name in ("flash", "RAM")]
+    condition = wide * (0.7 if tight or _weights_are_matrices(case) else 1.0)
+    size = f"{case.cost.parameters:,} parameters and {show_count(case.cost.macs)} MACs"
+    parts = [f"{size}; pruning to {keep:.2f}x the MACs is what a network of this size usually stands"]
+    if wide < 0.995:
+        parts.append(f"{wide:.0%} of the MACs are in layers wider than the {multiple} channels that the kernels fill")
+    if _memory_limits(case):
+        fits = f"is still over the limit of {' and '.join(tight)}" if tight else "is within the memory limits"
+        parts.append(f"pruned, in float32, it {fits}")
+    return _Way("pruning", ("prune_channels",), effect, case.suits(effect, condition, effort=0.9), "; ".join(parts))
+
+
+def _memory_limits(case: Case) -> bool:
+    return any(name in ("flash", "RAM") for name, *_ in case.limits)
+
+
+def _keep(case: Case, other: Effect) -> float:
+    """The mildest pruning that closes the gaps beside another step, but none stronger than the network stands.
+
+    That is 0.8x of the multiply-accumulates at 10,000 parameters and 0.45x at a million, on a logarithmic scale:
+    ResNet-56 (853,018) loses nothing at 0.47x (Fang et al. 2023).
+    """
+    stands = min(0.9, max(0.4, 0.8 - 0.175 * (math.log10(max(1, case.cost.parameters)) - 4)))
+    wanted = [
+        (need / getattr(other, part)) ** (2 if part == "ram" else 1)
+        for part, need in case.gaps.items()
+        if need < getattr(other, part)
+    ]
+    return max(stands, min(wanted, default=stands))
+
+
+def _prunable(case: Case) -> float:
+    """The share of multiply-accumulates in layers wide enough to lose a whole multiple of channels."""
+    multiple = case.device.channel_multiple
+    return case.share_of_macs(layer for layer in case.cost.layers if channels(layer) > multiple)
+
+
+def _low_rank(case: Case) -> _Way:
+    total = max(1, case.cost.parameters)
+    linear = [each for each in case.matrices if each.layer.operation not in CONVOLUTIONS]
+    # Factorized convolutions often lose on a processor what they save in products: only linear layers count as faster.
+    flash = 1 - sum((1 - each.kept) * each.layer.parameters for each in case.matrices) / total
+    time = 1 - sum((1 - each.kept) * each.layer.macs for each in linear) / max(1, case.cost.macs)
+    effect = Effect(flash, 1.0, time)
+    suits = case.suits(effect, 1.0 if case.memory_binds else 0.5, effort=0.85)
+    return _Way("low-rank factorization", ("factorize",), effect, suits, _ranks(case))
+
+
+def _weights_are_matrices(case: Case) -> bool:
+    """Whether large linear layers hold most of the weight and memory binds: factors then beat fewer channels."""
+    linear = sum(each.layer.parameters for each in case.matrices if each.layer.operation not in CONVOLUTIONS)
+    return case.memory_binds and linear > 0.5 * case.cost.parameters
+
+
+def _ranks(case: Case) -> str:
+    if not case.matrices:
+        return f"no weight matrix is {LARGE_SIDE} or more wide both ways; {case.bound}"
+    total, largest = max(1, case.cost.parameters), case.matrices[0]
+    share = sum(each.layer.parameters for each in case.matrices) / total
+    return (
+        f"{len(case.matrices)} large layers hold {share:.0%} of the weights; the largest, '{largest.layer.path}' "
+        f"({largest.inner} x {largest.outer}, {largest.layer.parameters / total:.0%}), keeps {largest.kept:.2f} of its "
+        f"weights at rank {largest.rank}; {case.bound}"
+    )
+
+
+def _distillation(case: Case) -> _Way:
+    """What it recovers is worth as much as the gap that untrained int8 leaves open; it shrinks nothing itself."""
+    open_gap = 1 - case.closed(case.quantized) if case.gaps else 0.0
+    score = case.whole.score
+    known = f"scores {score.value:.4g}" if score else "has a score that is unknown until it is measured"
+    reason = (
+        "makes nothing smaller, but wins back what a cut costs; the network itself is the teacher and "
+        f"{known}; it needs the batches of train()"
+    )
+    return _Way("distillation", ("distill",), Effect(), 0.1 + 0.2 * open_gap, reason)
+
+
+def _compact(case: Case) -> _Way:
+    separable = case.convolved >= 0.5 and "ram" not in case.gaps
+    share = _SEPARABLE if separable else _STUDENT
+    effect = Effect(share, 1.0 if separable else math.sqrt(share), share)
+    suits = case.suits(effect, 1.0 if case.out_of_reach else 0.25, effort=0.7)
+    name = "replace_blocks" if separable else "adopt_student"
+    return _Way("compact architecture", (name,), effect, suits, f"{_reach(case)}; {_design(case, separable=separable)}")
+
+
+def _reach(case: Case) -> str:
+    """How far this architecture can be taken, which is when another one is wanted."""
+    if not case.gaps:
+        return "no limit asks for it"
+    left = ", ".join(name for name, *_ in case.misses(pruned(STRONGEST_PRUNING).then(case.quantized)))
+    return f"pruning to {STRONGEST_PRUNING}x with int8 on top {f'still misses {left}' if left else 'is enough'}"
+
+
+def _design(case: Case, *, separable: bool) -> str:
+    macs = show_count(case.cost.macs)
+    if separable:
+        return f"convolutions do {case.convolved:.0%} of the {macs} MACs, separable ones need about an eighth"
+    return f"a student may be designed for the limits; figures are for one of a tenth of the {macs} MACs"
+
+
+def _combination(case: Case, single: list[_Way]) -> _Way:
+    """Structure, then recovery, then numbers: quantized weights cannot be pruned or trained afterwards."""
+    structure = max(single[1:], key=lambda way: way.suits)
+    effect, condition = structure.effect, 1.0
+    if structure.techniques == ("prune_channels",):
+        effect, condition = pruned(_keep(case, case.quantized)), _prunable(case)
+    both = effect.then(case.quantized)
+    enough = case.closes(case.quantized)
+    names = (*structure.techniques, "distill", _numbers(case.device))
+    left = ", ".join(f"{name} at {shown(name, found)}" for name, _, found in case.misses(case.quantized))
+    reason = (
+        f"{structure.family} to {effect.flash:.2f}x the weights, training to win back the score, then int8: "
+        f"{both.flash:.2f}x in all; {'int8 alone is enough for the limits' if enough else f'int8 alone leaves {left}'}"
+    )
+    suits = case.suits(both, condition * (0.5 if enough else 1.0), effort=0.85)
+    return _Way("combination", names, both, suits, reason)
+
+
+def _compact_combination(case: Case) -> Iterator[_Way]:
+    """A compact architecture with int8 on top, where it takes both."""
+    alone = _compact(case)
+    if not case.out_of_reach or case.closes(alone.effect):
+        return
+    names, both = (*alone.techniques, "distill", _numbers(case.device)), alone.effect.then(case.quantized)
+    reason = "the limits are so far away that it takes a new architecture, this network as its teacher, and int8"
+    yield _Way("combination", names, both, case.suits(both, 1.0, effort=0.8), reason)
+
+
+def _nothing_needed(case: Case) -> Iterator[Advice]:
+    if case.gaps or not case.limits:
+        return
+    held = ", ".join(
+        f"{name} {shown(name, found)} of {shown(name, allowed)}" for name, _, allowed, found in case.limits
+    )
+    rest = f"; {' and '.join(case.unknown)}: unknown until measured" if case.unknown else ""
+    expect = "measure it before doing more" if case.unknown else "ship it as it is, unless smaller pays"
+    yield Advice("nothing needed", (), 1.0, f"the float32 network is within {held}{rest}", expect, ())
+
+
+def _advice(case: Case, way: _Way, built: Collection[str]) -> Advice:
+    missing = tuple(name for name in way.techniques if name not in built)
+    return Advice(way.family, way.techniques, round(way.suits, 3), way.reason, _expected(case, way), missing)
+
+
+def _expected(case: Case, way: _Way) -> str:
+    if way.family == "distillation":
+        return "the same size and speed, a better score after a cut"
+    flash, ram = case.whole.flash_bytes.value, case.whole.ram_bytes.value
+    figures = (
+        f"flash {show_bytes(flash)} -> {show_bytes(flash * way.effect.flash)}, "
+        f"RAM {show_bytes(ram)} -> {show_bytes(ram * way.effect.ram)}, time x{way.effect.time:.2f}"
+    )
+    if not case.limits:
+        return figures
+    left = [f"{name} by {shown(name, found - allowed)}" for name, allowed, found in case.misses(way.effect)]
+    judged = ", ".join(name for name, *_ in case.limits)
+    unknown = f"; {' and '.join(case.unknown)} unknown until measured" if case.unknown else ""
+    verdict = f"then misses {', '.join(left)}" if left else f"then within the limits of {judged}"
+    return f"{figures}; {verdict}{unknown}"

@@ -1,0 +1,90 @@
+"""Plain text at a fixed width: tables, paragraphs, and figures that never lose their origin."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Collection, Sequence
+from io import StringIO
+
+from rich.box import Box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from haversack.measurement import Figure, Miss
+from haversack.quantity import show_bytes, show_ms
+
+WIDTH = 100
+UNKNOWN = "unknown"
+_RULED = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+"""A line under the head and above the foot, in ASCII, so that every terminal and log can show it."""
+
+Show = Callable[[float], str]
+
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = (), foot: bool = False
+) -> str:
+    """The rows under their heads; columns in `right` are aligned right; with `foot` the last row is a sum."""
+    grid = Table(box=_RULED, show_edge=False, pad_edge=False, show_footer=foot)
+    last = rows[-1] if foot else [""] * len(head)
+    for title, end in zip(head, last, strict=True):
+        grid.add_column(title, Text(end), justify="right" if title in right else "left", overflow="fold")
+    for row in rows[:-1] if foot else rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    out = StringIO()
+    Console(file=out, width=WIDTH, color_system=None, force_terminal=False, highlight=False).print(grid)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip())
+
+
+def paragraph(text: str, first: str = "", rest: str | None = None) -> str:
+    """The text wrapped to the width, its first line after `first`, the others after `rest` (blanks as wide)."""
+    later = " " * len(first) if rest is None else rest
+    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
+
+
+def document(*blocks: str) -> str:
+    """The blocks that hold something, an empty line between them."""
+    return "\n\n".join(block for block in blocks if block)
+
+
+def figure(found: Figure | None, show: Show) -> str:
+    """A figure with its spread and its origin: `31.2 ms (estimated, 12.1 to 80 ms)`."""
+    if found is None:
+        return UNKNOWN
+    if found.low is None or found.high is None or found.low == found.high:
+        return f"{show(found.value)} ({found.origin})"
+    low, high = show(found.low), show(found.high)
+    unit = high.partition(" ")[2]
+    return f"{show(found.value)} ({found.origin}, {low.removesuffix(f' {unit}')} to {high})"
+
+
+def show_ratio(ratio: float) -> str:
+    """A ratio: 0.45x."""
+    return f"{ratio:.3g}x"
+
+
+def show_score(score: float) -> str:
+    """A score with enough digits to see one sample of ten thousand."""
+    return f"{score:.4f}"
+
+
+def show_mj(millijoules: float) -> str:
+    """An energy with three significant digits."""
+    return f"{millijoules:.3g} mJ"
+
+
+SHOWN: dict[str, Show] = {
+    "flash": show_bytes,
+    "ram": show_bytes,
+    "latency": show_ms,
+    "latency ratio": show_ratio,
+    "energy (mJ)": show_mj,
+    "score": show_score,
+}
+"""How each limit of a budget is written, under the name that Miss gives it."""
+
+
+def missed(miss: Miss) -> str:
+    """By how much a limit is missed: `misses by 78.9 kB`."""
+    return f"misses by {SHOWN[miss.limit](abs(miss.found - miss.allowed))}"

@@ -1,0 +1,310 @@
+"""Reports as plain text: what was weighed, advised, packed and timed. Every figure says where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from haversack.device import Budget, Device
+from haversack.graph.cost import Cost, LayerCost
+from haversack.measurement import Conditions, Figure, Measurement
+from haversack.plan.advise import Advice
+from haversack.plan.search import Found, Verdict
+from haversack.quantity import show_bytes, show_count, show_ms
+from haversack.recipe import Recipe, describe
+from haversack.report.tables import (
+    SHOWN,
+    UNKNOWN,
+    document,
+    figure,
+    missed,
+    paragraph,
+    show_mj,
+    show_ratio,
+    show_score,
+    table,
+)
+
+if TYPE_CHECKING:
+    from haversack.measure.host import BenchReport
+
+
+def weighed(cost: Cost, weighings: Sequence[tuple[str, Measurement]], device: Device, budget: Budget) -> str:
+    """What a network needs: layer by layer, then in each number format, and which limits it is over."""
+    memory = cost.memory
+    totals = (
+        f"{cost.parameters:,} parameters, {show_count(cost.macs)} MACs for one sample. Activations at "
+        f"{8 * cost.bytes_per_element} bits: {show_bytes(memory.peak_bytes)} at the peak as planned, and no plan needs "
+        f"less than {show_bytes(memory.bound_bytes)}."
+    )
+    held = [paragraph(line, f"{name}: ") for name, each in weighings for line in _verdicts(each, budget)]
+    note = paragraph(
+        "Nothing was run: every figure is an estimate. Flash counts the weights alone, RAM the planned activations; "
+        "limits are held against the slow end of a range."
+    )
+    fits = "\n".join(held) or "No limit is set."
+    return document(paragraph(totals), _layers(cost), f"On {device.title}:", _formats(weighings), fits, note)
+
+
+def _layers(cost: Cost) -> str:
+    head = ("layer", "operation", "output", "parameters", "MACs", "share")
+    rows = [_layer(each, cost.macs) for each in cost.layers]
+    held = sum(each.parameters for each in cost.layers)
+    total = ("total", "", "", f"{held:,}", f"{cost.macs:,}", _share(cost.macs, cost.macs))
+    return table(head, [*rows, total], right=("parameters", "MACs", "share"), foot=True)
+
+
+def _layer(layer: LayerCost, macs: int) -> tuple[str, ...]:
+    shape = "x".join(str(size) for size in layer.output_shape)
+    counts = (f"{layer.parameters:,}", f"{layer.macs:,}", _share(layer.macs, macs))
+    return (layer.path or "(network)", layer.operation, shape, *counts)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "0 %"
+
+
+def _formats(weighings: Sequence[tuple[str, Measurement]]) -> str:
+    rows = [
+        (
+            name,
+            figure(each.flash_bytes, show_bytes),
+            figure(each.ram_bytes, show_bytes),
+            figure(each.latency_ms, show_ms),
+            figure(each.energy_mj, show_mj),
+        )
+        for name, each in weighings
+    ]
+    return table(("format", "flash", "RAM", "latency", "energy"), rows)
+
+
+def _verdicts(found: Measurement, budget: Budget) -> Iterator[str]:
+    """`fits`, or each limit that is missed or that nothing is known about."""
+    limits = _limits(found, budget, None)
+    bad = [f"{name}: {state}" for name, _, _, state in limits if state != "met"]
+    if bad:
+        yield from bad
+    elif limits:
+        yield "fits: " + ", ".join(f"{name} {value} of {allowed}" for name, allowed, value, _ in limits)
+
+
+def _limits(found: Measurement, budget: Budget, baseline_score: float | None) -> list[tuple[str, str, str, str]]:
+    """Each limit: (name, allowed, found, `met` or by how much it is missed or why that is unknown)."""
+    misses = {miss.limit: miss for miss in found.misses(budget, baseline_score)}
+    rows = []
+    for name, (allowed, value) in _judged(found, budget, baseline_score).items():
+        if allowed is None:
+            continue
+        show = SHOWN[name]
+        state = "unknown until it is measured" if value is None else "met"
+        if name in misses:
+            state = f"{missed(misses[name])} ({show(misses[name].found)}, allowed {show(allowed)})"
+        rows.append(
+            (name.replace("ram", "RAM"), show(allowed), UNKNOWN if value is None else show(_held(name, value)), state)
+        )
+    return rows
+
+
+def _judged(
+    found: Measurement, budget: Budget, baseline_score: float | None
+) -> dict[str, tuple[float | None, Figure | None]]:
+    """What each limit allows and what was found, under the names that Miss uses."""
+    return {
+        "flash": (budget.flash_bytes, found.flash_bytes),
+        "ram": (budget.ram_bytes, found.ram_bytes),
+        "latency": (budget.latency_ms, found.latency_ms),
+        "latency ratio": (budget.latency_ratio, found.latency_ratio),
+        "energy (mJ)": (budget.energy_mj, found.energy_mj),
+        "score": (budget.score_floor(baseline_score), found.score),
+    }
+
+
+def _held(limit: str, value: Figure) -> float:
+    """The figure that the limit is held against."""
+    return value.value if limit == "score" else value.worst
+
+
+def advised(advice: Sequence[Advice], device: Device) -> str:
+    """The ranked advice, each with its reasons, what it may give, and whether it can be tried."""
+    items = [_advice_item(place, each) for place, each in enumerate(advice, start=1)]
+    note = paragraph(
+        "Estimates and rules of thumb, from counts alone: nothing was trained or run, and flash counts the weights "
+        "alone. `haversack pack` measures what pays."
+    )
+    why = paragraph(device.why) if device.why else ""
+    return document(f"Advice for {device.title}, best first.", why, *items, note)
+
+
+def _advice_item(place: int, advice: Advice) -> str:
+    names = " -> ".join(name + (" (not built yet)" if name in advice.not_built else "") for name in advice.techniques)
+    title = f"{advice.family}: {names}" if names else advice.family
+    lines = [paragraph(title, f"{place:2}. ")]
+    if names:
+        lines.append(paragraph(f"{advice.suits:.2f} of 1", "    suits: "))
+    lines.append(paragraph(advice.reason, "    why: "))
+    lines.append(paragraph(advice.expect, "    expect: "))
+    return "\n".join(lines)
+
+
+def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) -> str:
+    """Before and after, the limits, the recipe, and every recipe that was tried with what became of it."""
+    best = found.best.measurement
+    score = baseline.score.value if baseline.score else None
+    limits = _limits(best, budget, score)
+    tried = [_tried(each) for each in found.verdicts]
+    return document(
+        f"Packed for {device.title}.",
+        _before_and_after(baseline, best),
+        table(("limit", "allowed", "found", "state"), limits) if limits else "No limit is set.",
+        _recipe(found.best.recipe),
+        "\n".join(["Tried, in this order:", *tried]) if tried else "",
+        _conditions(best.conditions),
+    )
+
+
+def _before_and_after(before: Measurement, after: Measurement) -> str:
+    on_device = f"latency on {after.conditions.device}"
+    rows = [
+        ("flash", *_pair(before.flash_bytes, after.flash_bytes, "flash")),
+        ("RAM", *_pair(before.ram_bytes, after.ram_bytes, "ram")),
+        (on_device, *_pair(before.latency_ms, after.latency_ms, "latency")),
+        ("energy", *_pair(before.energy_mj, after.energy_mj, "energy (mJ)")),
+        ("score", *_scores(before.score, after.score)),
+        ("parity", _parity(before), _parity(after), ""),
+    ]
+    ratio = figure(after.latency_ratio, show_ratio)
+    beside = (
+        f"Latency on this host, over that of the float original in alternation: {ratio}. Parity: how far the file is "
+        "off the torch network, in steps of the output's grid, or relative to the largest output where it has none."
+    )
+    return f"{table(('measure', 'before', 'after', 'after / before'), rows)}\n{paragraph(beside)}"
+
+
+def _pair(before: Figure | None, after: Figure | None, limit: str) -> tuple[str, str, str]:
+    show = SHOWN[limit]
+    share = show_ratio(after.value / before.value) if before and after and before.value else UNKNOWN
+    return figure(before, show), figure(after, show), share
+
+
+def _scores(before: Figure | None, after: Figure | None) -> tuple[str, str, str]:
+    change = f"{after.value - before.value:+.4f}" if before and after else UNKNOWN
+    return figure(before, show_score), figure(after, show_score), change
+
+
+def _parity(found: Measurement) -> str:
+    parity = found.parity
+    if parity is None:
+        return UNKNOWN
+    return f"off by {parity.max_steps:.3g}, same class {parity.argmax_agreement:.2%} of {parity.samples}"
+
+
+def _recipe(recipe: Recipe) -> str:
+    steps = [paragraph(describe(step), f"{place:2}. ") for place, step in enumerate(recipe.steps, start=1)]
+    return "\n".join(["Recipe:", *(steps or ["    the network as it is"])])
+
+
+def _tried(verdict: Verdict) -> str:
+    found = verdict.candidate.measurement
+    figures = (
+        f"flash {figure(found.flash_bytes, show_bytes)}, latency ratio {figure(found.latency_ratio, show_ratio)}, "
+        f"score {figure(found.score, show_score)}"
+    )
+    word = "kept" if verdict.kept else "dropped"
+    lines = (
+        paragraph(str(verdict.candidate.recipe), f"  {word:<8}"),
+        paragraph(figures, " " * 10),
+        paragraph(f"because: {verdict.why}", " " * 10),
+    )
+    return "\n".join(lines)
+
+
+def _conditions(conditions: Conditions) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in conditions.versions.items())
+    text = (
+        f"device {conditions.device}; measured in {conditions.runtime} with {conditions.threads} "
+        f"{_counted(conditions.threads, 'thread')} on {conditions.machine}; {versions or 'versions unknown'}."
+    )
+    return paragraph(text, "Conditions: ", "  ")
+
+
+def _counted(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+def benched(report: BenchReport) -> str:
+    """What a file needs on this machine, the operators that ran, and what is odd about them."""
+    rows = [
+        ("bytes on disk", f"{show_bytes(report.disk_bytes)} (host)"),
+        ("peak RAM over an empty session", figure(report.ram_bytes, show_bytes)),
+        ("latency, batch of 1", figure(report.latency_ms, show_ms)),
+    ]
+    if report.against is not None:
+        rows.append((f"latency over {report.against}", figure(report.ratio, show_ratio)))
+    warnings = [paragraph(each, "Note: ") for each in report.warnings]
+    return document(
+        report.file,
+        table(("measure", "found"), rows),
+        paragraph(_operators(report.operators), "Operators in the file: ", "  "),
+        paragraph(_operators(report.operators_as_run), "Operators as run: ", "  "),
+        f"Operators that compute on integers: {report.integer_operators}",
+        "\n".join(warnings),
+        _conditions(Conditions("host", "onnxruntime", report.threads, report.machine, dict(report.versions))),
+    )
+
+
+def _operators(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+_FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "flash_bytes": ("flash", show_bytes),
+    "ram_bytes": ("RAM", show_bytes),
+    "cores": ("cores", str),
+    "clock_hz": ("clock", lambda hertz: f"{hertz / 1e6:,.0f} MHz"),
+    "isa": ("instruction set", str),
+    "simd": ("SIMD", str),
+    "number_formats": ("number formats", ", ".join),
+    "channel_multiple": ("channel multiple", str),
+    "macs_per_cycle_float32": ("float32 MACs a cycle", "{:g}".format),
+    "macs_per_cycle_int8": ("int8 MACs a cycle", "{:g}".format),
+    "memory_bandwidth": ("memory bandwidth", lambda rate: f"{rate / 1e9:.3g} GB/s"),
+    "active_power_w": ("active power", lambda watts: f"{watts:.3g} W"),
+    "link": ("link", str),
+    "link_bits_per_second": ("link rate", lambda rate: f"{rate / 1e6:.3g} Mbit/s"),
+}
+"""The facts of a device: what each is called and how it is written."""
+_NOT_STATED = "not stated"
+
+
+def device_card(device: Device) -> str:
+    """Every fact of a device with its source, what nobody states, and what pays there."""
+    told = {name: _fact(device, name) for name in _FACTS}
+    facts = [
+        f"{_FACTS[name][0]}: {value}\n{paragraph(device.sources.get(name, 'no source is given'), '    ')}"
+        for name, value in told.items()
+        if value
+    ]
+    missing = ", ".join(_FACTS[name][0] for name, value in told.items() if not value)
+    return document(
+        f"{device.name}: {device.title}",
+        f"runtime: {device.runtime}",
+        paragraph(device.why),
+        "\n".join(facts),
+        paragraph(missing, f"{_NOT_STATED}: ", "  ") if missing else "",
+    )
+
+
+def device_table(devices: Sequence[Device]) -> str:
+    """The devices, one a line."""
+    names = ("flash_bytes", "ram_bytes", "cores", "clock_hz", "number_formats")
+    rows = [(each.name, *(_fact(each, name) or _NOT_STATED for name in names), each.runtime) for each in devices]
+    head = ("device", *(_FACTS[name][0] for name in names), "runtime")
+    return table(head, rows, right=("flash", "RAM", "cores", "clock"))
+
+
+def _fact(device: Device, name: str) -> str:
+    """A fact as people write it; empty where it is not stated."""
+    value = getattr(device, name)
+    # One is also what an unknown multiple is taken for.
+    assumed = name == "channel_multiple" and value == 1 and name not in device.sources
+    return "" if value in (None, "", ()) or assumed else _FACTS[name][1](value)

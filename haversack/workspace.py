@@ -1,0 +1,147 @@
+"""Workspace: finished candidates on disk, found again by what made them. A killed run goes on where it was."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from haversack.artifact import Artifact
+from haversack.device import Device
+from haversack.errors import HaversackError, WorkspaceError
+from haversack.graph.surgery import load, save
+from haversack.measurement import Measurement
+from haversack.model import Model
+from haversack.recipe import Recipe
+from haversack.task import Task
+
+_VERSIONED = ("torch", "onnx", "onnxruntime", "haversack")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder of finished work. Entries are written aside and moved into place, so each is whole or absent."""
+
+    folder: Path
+    run: str
+    """What all entries of this run share: network, task, device, versions."""
+
+    def model(self, recipe: Recipe, network: nn.Module, original: Model) -> Model | None:
+        """The model that `recipe` made earlier, or None."""
+        place = self._place("model", recipe)
+        if not place.is_dir():
+            return None
+        try:
+            found = load(network, place, original.example)
+        except HaversackError:
+            return None  # damaged or of another version: made again
+        return Model(found.module, found.example, found.edits, found.grids, original.teacher)
+
+    def keep_model(self, recipe: Recipe, model: Model) -> None:
+        """Stores what `recipe` made."""
+        with self._aside(self._place("model", recipe)) as folder:
+            save(model, folder)
+
+    def artifact(self, recipe: Recipe, *, scored: bool) -> Artifact | None:
+        """The measured files of `recipe`, or None where they were not measured (or not scored) yet."""
+        place = self._place("scored" if scored else "unscored", recipe)
+        try:
+            data = json.loads((place / "measurement.json").read_text(encoding="utf-8"))
+            files = {path.name: path.read_bytes() for path in sorted((place / "files").iterdir())}
+            return Artifact(data["runtime"], files, recipe, Measurement.from_json(data["measurement"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep_artifact(self, artifact: Artifact, *, scored: bool) -> None:
+        """Stores measured files."""
+        with self._aside(self._place("scored" if scored else "unscored", artifact.recipe)) as folder:
+            (folder / "files").mkdir()
+            for name, content in artifact.files.items():
+                (folder / "files" / name).write_bytes(content)
+            data = {"runtime": artifact.runtime, "measurement": artifact.measurement.to_json()}
+            (folder / "measurement.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+    def _place(self, kind: str, recipe: Recipe) -> Path:
+        return self.folder / self.run / f"{recipe.digest}.{kind}"
+
+    @contextmanager
+    def _aside(self, place: Path) -> Iterator[Path]:
+        with _disk_errors(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=place.parent))
+            try:
+                yield folder
+                if place.exists():
+                    shutil.rmtree(place)
+                os.replace(folder, place)  # noqa: PTH105 - Path.replace is the same call
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_workspace(folder: Path, network: nn.Module, task: Task, device: Device, task_digest: str = "") -> Workspace:
+    """The workspace in `folder` for this network, task and device with the installed versions."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    digest.update(str(network).encode())
+    digest.update((task_digest or _of_calibration(task)).encode())
+    digest.update(repr(device).encode())
+    digest.update(" ".join(f"{name}={_version(name)}" for name in _VERSIONED).encode())
+    return Workspace(folder, digest.hexdigest()[:16])
+
+
+def write_result(folder: Path, texts: dict[str, str], artifact: Artifact, model: Model) -> None:
+    """The result folder: the artifact's files, texts such as `report.txt`, and the network to reload."""
+    with _disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in artifact.files.items():
+            _replace(folder / name, content)
+        for name, text in texts.items():
+            _replace(folder / name, text.encode())
+        (folder / "network").mkdir(exist_ok=True)
+        save(model, folder / "network")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+@contextmanager
+def _disk_errors(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise WorkspaceError(
+            "the disk is full." if full else f"it cannot be written: {error.strerror}.",
+            where=str(place),
+            mend="free some space (or choose another folder) and run the same command again: finished work is kept.",
+        ) from error
+
+
+def _of_calibration(task: Task) -> str:
+    digest = hashlib.sha256(task.kind.encode())
+    for inputs in task.calibration():
+        for value in inputs:
+            digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,214 @@
+"""Advice is held against the rules it ranks by, on networks that want different things."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from haversack.device import Budget, Device, find_device
+from haversack.graph.cost import Cost, cost
+from haversack.graph.trace import trace
+from haversack.measure.estimate import weigh
+from haversack.plan.advise import Advice, advise
+
+BUILT = ("prune_channels", "quantize_static")
+KNOWN = {
+    *("prune_layers", "factorize", "prune_weights", "distill", "adopt_student", "replace_blocks", "quantize_weights"),
+    *("quantize_training", "cluster_weights", *BUILT),
+}
+FAMILIES = {"pruning", "quantization", "low-rank factorization", "distillation", "compact architecture", "combination"}
+PI5, PI4, MICRO, PICO = (find_device(n) for n in ("raspberry-pi-5", "raspberry-pi-4", "stm32f405", "rp2040"))
+
+
+def counted(network: nn.Module, *shape: int) -> Cost:
+    return cost(trace(network.eval(), (torch.zeros(1, *shape),)))
+
+
+def block(width: int) -> list[nn.Module]:
+    return [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+
+
+CONVOLUTIONS = counted(
+    nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), *block(64), *block(64), *block(64), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(64, 10),
+    ),
+    *(3, 32, 32),
+)  # fmt: skip
+LINEAR = counted(
+    nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)), 784
+)
+TINY = counted(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)), 16)
+
+
+def advice(needs: Cost, device: Device, budget: Budget | None = None, built: tuple[str, ...] = BUILT) -> list[Advice]:
+    weighings = {name: weigh(needs, device, name) for name in ("float32", "int8")}
+    return list(advise(needs, weighings, device, (budget or Budget()).within(device), built))
+
+
+def families(found: list[Advice]) -> list[str]:
+    return [each.family for each in found]
+
+
+def of(found: list[Advice], family: str) -> Advice:
+    return next(each for each in found if each.family == family)
+
+
+def test_three_networks_are_told_three_different_things() -> None:
+    tiny = advice(TINY, MICRO)
+    convolutions = advice(CONVOLUTIONS, PI5, Budget(flash_bytes=80_000))
+    linear = advice(LINEAR, PI5, Budget(flash_bytes=1_000_000))
+    assert tiny[0].family == "nothing needed"
+    assert convolutions[0].techniques == ("prune_channels", "distill", "quantize_static")
+    assert linear[0].techniques == ("factorize", "distill", "quantize_static")
+
+
+def test_low_rank_comes_before_pruning_where_large_linear_layers_wait_for_memory() -> None:
+    linear, convolutions = families(advice(LINEAR, PI5)), families(advice(CONVOLUTIONS, PI5))
+    assert linear.index("low-rank factorization") < linear.index("pruning")
+    assert convolutions.index("pruning") < convolutions.index("low-rank factorization")
+
+
+def test_every_family_is_judged_and_the_best_comes_first() -> None:
+    for device in (PI5, PI4, MICRO, PICO, find_device("host")):
+        found = advice(CONVOLUTIONS, device, Budget(flash_bytes=60_000))
+        assert set(families(found)) == FAMILIES
+        assert [each.suits for each in found] == sorted((each.suits for each in found), reverse=True)
+
+
+def test_a_network_that_fits_is_told_so_first_with_what_it_needs_and_what_is_allowed() -> None:
+    first = advice(TINY, MICRO)[0]
+    assert "flash 2.7 kB of 1.0 MB" in first.reason
+    assert first.built
+
+
+def test_without_a_limit_nothing_is_said_to_fit() -> None:
+    unlimited = replace(PI5, ram_bytes=None)
+    assert "nothing needed" not in families(advice(TINY, unlimited))
+
+
+def test_a_limit_that_no_estimate_can_judge_is_named_and_not_called_met() -> None:
+    first = advice(TINY, find_device("host"), Budget(latency_ms=1.0))[0]
+    assert "latency: unknown until measured" in first.reason
+    assert "latency" not in first.reason.partition(";")[0]
+
+
+def test_int8_comes_first_where_it_alone_is_enough() -> None:
+    found = advice(CONVOLUTIONS, PI5, Budget(flash_bytes=200_000))
+    assert found[0].techniques == ("quantize_static",)
+    assert "4x as fast as float32 (32 against 8 MACs a cycle)" in found[0].reason
+
+
+def test_what_closes_every_gap_comes_before_what_closes_most_of_them() -> None:
+    found = advice(CONVOLUTIONS, PI5, Budget(flash_bytes=100_000))
+    assert "then misses flash by" in of(found, "quantization").expect
+    assert "then within the limits" in found[0].expect
+    assert found[0].family == "combination"
+
+
+def test_int8_suits_less_where_no_source_says_that_it_is_faster() -> None:
+    limit = Budget(flash_bytes=200_000)
+    slow = replace(PI5, number_formats=("float32",))
+    quantized = of(advice(CONVOLUTIONS, slow, limit), "quantization")
+    assert quantized.techniques == ("quantize_weights",)
+    assert quantized.suits < of(advice(CONVOLUTIONS, PI5, limit), "quantization").suits
+
+
+def test_a_device_that_states_no_float_rate_is_quoted_with_its_integer_rate() -> None:
+    found = of(advice(CONVOLUTIONS, PICO, Budget(latency_ms=60_000)), "quantization")
+    assert "0.5 int8 MACs a cycle and no rate for float32" in found.reason
+
+
+def test_the_roofline_is_told_in_times_where_the_bandwidth_is_stated_and_else_in_macs_a_byte() -> None:
+    assert "memory binds (moving its bytes takes" in of(advice(LINEAR, PI5), "quantization").reason
+    assert "memory binds (0.25 MACs for each byte" in of(advice(LINEAR, PI4), "quantization").reason
+    assert "arithmetic binds" in of(advice(CONVOLUTIONS, PI4), "quantization").reason
+
+
+def test_the_largest_matrix_is_named_with_its_shape_its_share_and_a_rank_that_holds_the_weights_said() -> None:
+    reason = of(advice(LINEAR, PI5), "low-rank factorization").reason
+    assert "'2' (1024 x 1024, 56%), keeps 0.33 of its weights at rank 171" in reason
+    assert 171 * (1024 + 1024) == pytest.approx(1024 * 1024 / 3, rel=0.01)
+
+
+def test_a_network_without_large_layers_is_not_factorized() -> None:
+    found = of(advice(TINY, MICRO), "low-rank factorization")
+    assert found.suits == 0
+    assert "no weight matrix is 64 or more wide both ways" in found.reason
+
+
+def test_pruning_says_whether_the_float_network_then_fits() -> None:
+    limit = Budget(flash_bytes=300_000)
+    assert "is within the memory limits" in of(advice(CONVOLUTIONS, PI5, limit), "pruning").reason
+    assert (
+        "still over the limit of flash" in of(advice(CONVOLUTIONS, PI5, Budget(flash_bytes=90_000)), "pruning").reason
+    )
+
+
+def test_pruning_suits_less_where_most_layers_are_no_wider_than_the_kernels() -> None:
+    wide = replace(PI5, channel_multiple=64)
+    found = of(advice(CONVOLUTIONS, wide), "pruning")
+    assert "0% of the MACs are in layers wider than the 64 channels" in found.reason
+    assert found.suits == 0
+
+
+def test_a_small_network_is_said_to_stand_less_pruning_than_a_large_one() -> None:
+    assert "pruning to 0.90x" in of(advice(TINY, MICRO), "pruning").reason
+    assert "pruning to 0.42x" in of(advice(LINEAR, PI5), "pruning").reason
+
+
+def test_a_limit_out_of_reach_of_pruning_and_int8_asks_for_another_architecture() -> None:
+    found = advice(LINEAR, PI5, Budget(flash_bytes=50_000))
+    assert found[0].techniques[0] == "adopt_student"
+    assert "still misses flash" in of(found, "compact architecture").reason
+    assert of(advice(LINEAR, PI5, Budget(flash_bytes=3_000_000)), "compact architecture").suits < 0.2
+
+
+def test_only_a_network_of_convolutions_gets_its_blocks_replaced() -> None:
+    assert of(advice(CONVOLUTIONS, PI5), "compact architecture").techniques == ("replace_blocks",)
+    assert of(advice(LINEAR, PI5), "compact architecture").techniques == ("adopt_student",)
+
+
+def test_distillation_names_its_teacher_and_its_score_only_where_it_is_known() -> None:
+    assert "unknown until it is measured" in of(advice(TINY, MICRO), "distillation").reason
+
+
+@pytest.mark.parametrize("needs", [CONVOLUTIONS, LINEAR, TINY])
+def test_combinations_change_the_structure_then_recover_then_change_the_numbers(needs: Cost) -> None:
+    for each in advice(needs, MICRO, Budget(flash_bytes=2000)):
+        if each.family == "combination":
+            assert each.techniques[0] in {"prune_channels", "factorize", "adopt_student", "replace_blocks"}
+            assert each.techniques[1:] == ("distill", "quantize_static")
+
+
+def test_what_is_not_built_is_advised_all_the_same_and_marked_by_the_names_handed_in() -> None:
+    some, every = advice(LINEAR, PI5), advice(LINEAR, PI5, built=tuple(KNOWN))
+    assert of(some, "low-rank factorization").not_built == ("factorize",)
+    assert not of(some, "low-rank factorization").built
+    assert all(each.built for each in every)
+    assert families(some) == families(every)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    flash=st.one_of(st.none(), st.integers(1, 10**8)),
+    latency=st.one_of(st.none(), st.floats(1e-3, 1e4)),
+    ratio=st.one_of(st.none(), st.floats(0.01, 2)),
+    needs=st.sampled_from([CONVOLUTIONS, LINEAR, TINY]),
+    device=st.sampled_from([PI5, PI4, MICRO, PICO]),
+)
+def test_advice_for_any_limits_stays_between_0_and_1_names_known_techniques_and_repeats(
+    flash, latency, ratio, needs, device
+) -> None:
+    budget = Budget(flash_bytes=flash, latency_ms=latency, latency_ratio=ratio)
+    found = advice(needs, device, budget)
+    assert found == advice(needs, device, budget)
+    assert all(0 <= each.suits <= 1 and set(each.techniques) <= KNOWN for each in found)
+
+
+def test_a_network_without_products_gets_advice_too() -> None:
+    found = advice(counted(nn.Sequential(nn.ReLU(), nn.Flatten()), 4), PI5)
+    assert set(families(found)) > FAMILIES - {"nothing needed"}
