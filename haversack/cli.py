@@ -71,7 +71,7 @@ def weigh(  # noqa: PLR0913 - one argument an option
     if as_json:
         fits = {name: [asdict(miss) for miss in each.misses(budget)] for name, each in weighings.items()}
         figures = {name: each.to_json() for name, each in weighings.items()}
-        _print_json({**found.to_json(), "weighings": figures, "misses": fits})
+        _print_json({**asdict(found), "weighings": figures, "misses": fits})
         return
     from haversack.report.text import weighed
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from haversack.errors import TaskError
 from haversack.model import Model
-from haversack.task import Predict, Task
+from haversack.task import Predict, Task, brief
 
 _SAMPLES = 32
 
@@ -24,6 +24,12 @@ def checked_model(module: nn.Module, task: Task) -> Model:
             f"the network returns {type(outputs).__name__}, not one tensor.",
             where="network()",
             mend="wrap it in a module whose forward() returns the tensor that is scored.",
+        )
+    if outputs.dim() == 0:
+        raise TaskError(
+            "the network returns a single number for a whole batch.",
+            where="network()",
+            mend="return one output a sample, before any loss or average.",
         )
     if not outputs.isfinite().all():
         raise TaskError(
@@ -57,7 +63,7 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> object:
     except Exception as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
         raise TaskError(
-            f"the network does not take calibrate()'s inputs of shape {shapes}: {str(error).strip().splitlines()[0]}",
+            f"the network does not take calibrate()'s inputs of shape {shapes}: {brief(error)}.",
             where="network()",
             mend="let calibrate() yield what forward() takes (batch first), or fix the network.",
         ) from error

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from haversack.errors import TrainingError
 from haversack.model import Model
 from haversack.progress import track
-from haversack.task import Batch, Kind, Task, unpack
+from haversack.task import Batch, Kind, Task, has_target, unpack
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,14 @@ def finetune(model: Model, task: Task, training: Training) -> nn.Module:
     """A trained copy of the model's network, in evaluation mode.
 
     The teacher is `model.teacher`, the network as the user handed it in; without one the data's labels teach alone.
-    Raises TrainingError when there is no data or the loss stops being finite.
+    Raises TrainingError when there is no data, nothing to train, or the loss stops being finite.
     """
-    torch.manual_seed(training.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        return _trained(model, task, training)
+
+
+def _trained(model: Model, task: Task, training: Training) -> nn.Module:
     student = _fast_layout(copy.deepcopy(model.module)).train()
     teacher = _fast_layout(copy.deepcopy(model.teacher)).eval() if model.teacher is not None else None
     optimizer = torch.optim.SGD(
@@ -67,16 +72,18 @@ def finetune(model: Model, task: Task, training: Training) -> nn.Module:
 
 def _loss(student: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, training: Training) -> Tensor:
     inputs, target = unpack(batch)
+    labelled = has_target(batch) or task.kind == "reconstruction"
+    share = training.distillation if labelled else 1.0
+    if teacher is None and not labelled:
+        raise TrainingError("there is neither a target nor a teacher.", mend="let train() yield (inputs, target).")
     with _mixed_precision():
         outputs = student(*inputs).float()
-    if teacher is None or training.distillation == 0:
+    if teacher is None or share == 0:
         return task.error(outputs, target)
     with torch.no_grad(), _mixed_precision():
         taught = teacher(*inputs).float()
-    ours = training.distillation * _distillation(outputs, taught, task.kind, training.temperature)
-    if training.distillation >= 1:
-        return ours
-    return ours + (1 - training.distillation) * task.error(outputs, target)
+    distance = _distillation(outputs, taught, task.kind, training.temperature)
+    return distance if share >= 1 else share * distance + (1 - share) * task.error(outputs, target)
 
 
 def _distillation(outputs: Tensor, taught: Tensor, kind: Kind, temperature: float) -> Tensor:
@@ -90,7 +97,10 @@ def _distillation(outputs: Tensor, taught: Tensor, kind: Kind, temperature: floa
 
 def _fast_layout(network: nn.Module) -> nn.Module:
     """The network with channels innermost: convolutions train a quarter faster so on a CPU."""
-    return network.to(memory_format=torch.channels_last)
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def _mixed_precision() -> torch.autocast:
@@ -99,14 +109,22 @@ def _mixed_precision() -> torch.autocast:
 
 
 def _epochs(task: Task, epochs: int) -> Iterator[Batch]:
-    for _ in range(epochs):
-        yield from task.train()
+    for epoch in range(epochs):
+        count = 0
+        for count, batch in enumerate(task.epoch(), 1):  # noqa: B007 - counted for what follows
+            yield batch
+        if count == 0:
+            raise TrainingError(
+                f"train() yielded no batches in epoch {epoch}.", mend="let each call of train() start a new epoch."
+            )
 
 
 def _counted(task: Task) -> int:
     """Batches of one epoch: the schedule and the progress bar need to know."""
-    data = task.train()
-    count = len(data) if hasattr(data, "__len__") else sum(1 for _ in data)
+    try:
+        count = len(task.train())  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - it has no length, or it fails: then going through it says how
+        count = sum(1 for _ in task.epoch())
     if count == 0:
         raise TrainingError("train() yielded no batches.", mend="let train() yield (inputs, target) batches.")
     return count
@@ -128,4 +146,8 @@ def _weight_groups(network: nn.Module, decay: float) -> list[dict[str, object]]:
     """Kernels decay; biases and normalisation weights do not."""
     kernels = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
     rest = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
+    if not kernels and not rest:
+        raise TrainingError(
+            "no parameter of the network requires a gradient.", mend="call network.requires_grad_(True) in network()."
+        )
     return [{"params": kernels, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]

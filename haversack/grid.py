@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ class Grid:
     qmax: int = 0
 
     def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 32:
+            raise RecipeError(f"a grid of {self.bits} bits.", mend="write 2 to 32 bits.")
         low, high = (-(1 << self.bits - 1), (1 << self.bits - 1) - 1) if self.signed else (0, (1 << self.bits) - 1)
         if self.qmin == self.qmax == 0:
             object.__setattr__(self, "qmin", low)
@@ -36,20 +39,22 @@ class Grid:
             raise RecipeError(f"the integers {self.qmin}..{self.qmax} do not fit into {self.bits} bits.")
         if len(self.scale) != len(self.zero_point) or (self.axis is None and len(self.scale) != 1):
             raise RecipeError("a grid needs as many zero points as scales, and exactly one of each without an axis.")
-        if not all(0 < scale < float("inf") for scale in self.scale):
+        if self.axis is not None and self.axis < 0:
+            raise RecipeError(f"a grid's axis is {self.axis}.", mend="count dimensions from the front, from 0 on.")
+        if not all(0 < scale < math.inf for scale in self.scale):
             raise RecipeError("a grid's scale must be positive and finite.")
+        if not all(self.qmin <= zero <= self.qmax for zero in self.zero_point):
+            raise RecipeError("a grid's zero point must be one of its integers, or 0.0 would not be exact.")
 
     def quantize(self, real: Tensor) -> Tensor:
         """Nearest integers (ties to even) of `real`, clamped to the grid; int32, same shape."""
-        # 32-bit biases need more than the 24 bits that float32 counts exactly.
-        wide = torch.float64 if self.bits > 16 else torch.float32
         scale, zero = self._spread(real.dim())
-        return (torch.round(real.to(wide) / scale.to(wide)) + zero).clamp(self.qmin, self.qmax).to(torch.int32)
+        return (torch.round(real.to(scale.dtype) / scale) + zero).clamp(self.qmin, self.qmax).to(torch.int32)
 
     def dequantize(self, integers: Tensor) -> Tensor:
         """Real numbers that the integers stand for; float32, same shape."""
         scale, zero = self._spread(integers.dim())
-        return (integers.to(torch.float32) - zero) * scale
+        return ((integers.to(scale.dtype) - zero) * scale).to(torch.float32)
 
     def round(self, real: Tensor) -> Tensor:
         """`real` moved to the nearest points of the grid."""
@@ -89,8 +94,10 @@ class Grid:
         return cls(**{**data, "scale": tuple(data["scale"]), "zero_point": tuple(data["zero_point"])})
 
     def _spread(self, dims: int) -> tuple[Tensor, Tensor]:
-        scale = torch.tensor(self.scale, dtype=torch.float32)
-        zero = torch.tensor(self.zero_point, dtype=torch.float32)
+        # 32-bit biases need more than the 24 bits that float32 counts exactly; steps are float32 in every file.
+        wide = torch.float64 if self.bits > 16 else torch.float32
+        scale = torch.tensor(self.scale, dtype=torch.float32).to(wide)
+        zero = torch.tensor(self.zero_point, dtype=wide)
         if self.axis is None:
             return scale, zero
         shape = [-1 if dim == self.axis else 1 for dim in range(dims)]
@@ -99,6 +106,8 @@ class Grid:
 
 def affine(low: float, high: float, *, bits: int = 8, signed: bool = False) -> Grid:
     """A per-tensor grid that spans [low, high] widened to hold 0.0 exactly."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise RecipeError(f"no grid spans {low} to {high}.", mend="look for NaN or infinity in inputs and weights.")
     low, high = min(low, 0.0), max(high, 0.0)
     levels = (1 << bits) - 1
     qmin = -(1 << bits - 1) if signed else 0

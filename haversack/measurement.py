@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -60,10 +60,14 @@ class Miss:
     allowed: float
     found: float
 
+    @property
+    def share(self) -> float:
+        """How far off it is, as a share of what is allowed; as it is where the limit is a score of zero."""
+        gap = abs(self.found - self.allowed)
+        return gap / abs(self.allowed) if self.allowed else gap
+
     def __str__(self) -> str:
-        show = {"flash": show_bytes, "ram": show_bytes, "latency": show_ms}.get(
-            self.limit, lambda value: f"{value:.4g}"
-        )
+        show = _SHOWN.get(self.limit, lambda value: f"{value:.4g}")
         by = abs(self.found - self.allowed)
         return f"{self.limit}: {show(self.found)}, allowed {show(self.allowed)} (misses by {show(by)})"
 
@@ -99,7 +103,7 @@ class Measurement:
         floor = budget.score_floor(baseline_score)
         if floor is not None and self.score is not None and self.score.value < floor - 1e-12:
             missed.append(Miss("score", floor, self.score.value))
-        return tuple(sorted(missed, key=lambda miss: -abs(miss.found / miss.allowed - 1)))
+        return tuple(sorted(missed, key=lambda miss: -miss.share))
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary for `measurement.json`."""
@@ -108,12 +112,42 @@ class Measurement:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Measurement:
         """The measurement that `to_json` wrote."""
-        figures = {
-            name: Figure(**data[name]) if data.get(name) else None
-            for name in ("flash_bytes", "ram_bytes", "latency_ms", "latency_ratio", "score", "energy_mj")
-        }
-        parity = Parity(**data["parity"]) if data.get("parity") else None
-        return cls(conditions=Conditions(**data["conditions"]), parity=parity, **figures)  # type: ignore[arg-type]
+        optional = ("latency_ms", "latency_ratio", "score", "energy_mj")
+        return cls(
+            flash_bytes=Figure(**data["flash_bytes"]),
+            ram_bytes=Figure(**data["ram_bytes"]),
+            conditions=Conditions(**data["conditions"]),
+            parity=Parity(**data["parity"]) if data["parity"] else None,
+            **{name: Figure(**data[name]) if data[name] else None for name in optional},
+        )
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What one ONNX file needs on this machine."""
+
+    file: str
+    against: str | None
+    threads: int
+    disk_bytes: int
+    """The file and the external data that it names."""
+    ram_bytes: Figure
+    latency_ms: Figure
+    ratio: Figure | None
+    """Its latency over that of the file `against`, timed in alternation."""
+    operators: Mapping[str, int]
+    """How often each operator stands in the file."""
+    operators_as_run: Mapping[str, int]
+    """The same after the runtime's own rewriting: a pair of quantize and dequantize that it fused is gone here."""
+    integer_operators: int
+    """Operators as run that compute on integers (conversions are not counted)."""
+    warnings: tuple[str, ...]
+    machine: str
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -101,7 +101,7 @@ class Recipe:
         lines = []
         for step in self.steps:
             lines += ["[[step]]", f'technique = "{technique(step)}"']
-            lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(step).items() if value is not None]  # type: ignore[call-overload]
+            lines += [f"{key} = {_toml(value)}" for key, value in asdict(step).items() if value is not None]  # type: ignore[call-overload]
             lines.append("")
         return "\n".join(lines)
 
@@ -114,25 +114,42 @@ def recipe_from_toml(text: str, catalogue: Catalogue) -> Recipe:
     try:
         tables: list[dict[str, Any]] = tomllib.loads(text).get("step", [])
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"not a TOML document: {error}.", where="recipe") from error
-    if not isinstance(tables, list) or not tables:
-        raise RecipeError("it holds no steps.", where="recipe", mend='add a [[step]] with technique = "...".')
+        raise RecipeError(f"not a TOML document: {error}.", where="recipe", mend=_MEND) from error
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise RecipeError("it holds no steps.", where="recipe", mend=_MEND)
     return Recipe(tuple(_step(table, catalogue) for table in tables))
 
 
+_MEND = 'write a [[step]] with technique = "..." for each step, as `haversack pack` does.'
+
+
+def _toml(value: object) -> str:
+    """JSON is TOML but for two escapes: TOML knows no surrogate pairs, and wants the delete character escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _step(table: dict[str, Any], catalogue: Catalogue) -> Step:
-    settings = dict(table)
-    name = settings.pop("technique", None)
-    if name not in catalogue:
+    name = table.get("technique")
+    if not isinstance(name, str) or name not in catalogue:
         raise RecipeError(f"unknown technique {name!r}.", mend=f"choose from: {', '.join(sorted(catalogue))}.")
     kind = catalogue[name]
-    allowed = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-    unknown = set(settings) - allowed
+    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
+    unknown = table.keys() - known.keys() - {"technique"}
     if unknown:
         raise RecipeError(
-            f"{name} has no setting {', '.join(sorted(unknown))}.", mend=f"it knows: {', '.join(sorted(allowed))}."
+            f"{name} has no setting {', '.join(sorted(unknown))}.", mend=f"it knows: {', '.join(sorted(known))}."
         )
     try:
-        return kind(**settings)
-    except TypeError as error:
-        raise RecipeError(f"{error}.", where=name) from error
+        return kind(**{key: _setting(known[key], value) for key, value in table.items() if key != "technique"})
+    except RecipeError as error:
+        raise RecipeError(error.what, mend=error.mend, where=name) from error
+
+
+def _setting(known: Field[Any], value: object) -> object:
+    """`value`, which has the type of the setting's default; a whole number may stand for a real one."""
+    wanted = type(known.default)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if known.default is MISSING or known.default is None or type(value) is wanted:
+        return value
+    raise RecipeError(f"{known.name} is {value!r}.", mend=f"write it like its default, {_toml(known.default)}.")

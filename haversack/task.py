@@ -6,12 +6,13 @@ import hashlib
 import importlib.util
 import math
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from haversack.errors import HaversackError, TaskError
 
+T = TypeVar("T")
 Inputs = Tensor | tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor] | tuple[Inputs]
 Predict = Callable[..., Tensor]
@@ -51,13 +53,24 @@ class Task:
 
     def error(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The loss to be made small: a scalar tensor."""
-        if self.loss is not None:
-            return self.loss(outputs, target)
-        return F.cross_entropy(outputs, target) if self.kind == "classification" else F.mse_loss(outputs, target)
+        loss = self.loss or (F.cross_entropy if self.kind == "classification" else F.mse_loss)
+        try:
+            return loss(outputs, target)
+        except Exception as error:
+            raise TaskError(
+                f"the loss of outputs {tuple(outputs.shape)} and a target {tuple(target.shape)} of {target.dtype} "
+                f"raised {brief(error)}.",
+                where="train()",
+                mend="yield (inputs, target) batches whose target fits the loss: class numbers, or values like outputs.",
+            ) from error
 
     def calibration(self) -> list[tuple[Tensor, ...]]:
         """All calibration inputs as tuples of tensors, checked: some, finite, and of one shape."""
-        return list(_checked_inputs(self.calibrate()))
+        return list(_checked_inputs(_guarded("calibrate()", self.calibrate)))
+
+    def epoch(self) -> Iterator[Batch]:
+        """One epoch of training batches. What goes wrong in the user's function is a TaskError."""
+        return _guarded("train()", self.train)
 
     def scored(self, predict: Predict) -> float:
         """The score of `predict`, checked to be one finite number."""
@@ -67,10 +80,14 @@ class Task:
             raise
         except Exception as error:
             raise TaskError(
-                f"score() raised {_brief(error)}.", mend="make score(predict) run on plain inputs."
+                f"score() raised {brief(error)}.",
+                where="score()",
+                mend="make score(predict) run: predict takes a batch of inputs and returns a tensor.",
             ) from error
         if not math.isfinite(value):
-            raise TaskError(f"score() returned {value}.", mend="return one finite number, where more is better.")
+            raise TaskError(
+                f"it returned {value}.", where="score()", mend="return one finite number, where more is better."
+            )
         return value
 
 
@@ -88,7 +105,9 @@ class TaskFile:
         try:
             module = self.network()
         except Exception as error:
-            raise TaskError(f"network() raised {_brief(error)}.", where=str(self.path)) from error
+            raise TaskError(
+                f"network() raised {brief(error)}.", where=str(self.path), mend="call network() in Python first."
+            ) from error
         if not isinstance(module, nn.Module):
             raise TaskError(
                 f"network() returned {type(module).__name__}, not a torch.nn.Module.",
@@ -113,18 +132,51 @@ def read_task_file(path: Path) -> TaskFile:
     except HaversackError:
         raise
     except Exception as error:
-        raise TaskError(f"task() raised {_brief(error)}.", where=str(path)) from error
+        raise TaskError(
+            f"task() raised {brief(error)}.", where=str(path), mend="call task() in Python first."
+        ) from error
     if not isinstance(task, Task):
         raise TaskError(f"task() returned {type(task).__name__}.", where=str(path), mend="return a haversack.Task.")
-    return TaskFile(path, module.network, task, hashlib.sha256(path.read_bytes()).hexdigest())
+    return TaskFile(path, module.network, task, _digest(path))
 
 
 def unpack(batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
     """The inputs and the target of a training batch; a batch of inputs alone is its own target."""
     if isinstance(batch, Tensor):
         return (batch,), batch
-    inputs = batch[0] if isinstance(batch[0], tuple) else (batch[0],)
+    inputs = tuple(batch[0]) if isinstance(batch[0], tuple | list) else (batch[0],)
     return inputs, batch[1] if len(batch) > 1 else inputs[0]
+
+
+def has_target(batch: Batch) -> bool:
+    """Whether a training batch says what the outputs should be."""
+    return not isinstance(batch, Tensor) and len(batch) > 1
+
+
+def brief(error: BaseException) -> str:
+    """An exception on one line, with the place in the user's code that it came from."""
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not _is_installed(each.filename)]
+    place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{': ' if lines else ''}{lines[0] if lines else ''}{place}"
+
+
+def _is_installed(filename: str) -> bool:
+    """Whether the code is a library's or our own, where the user will look last."""
+    libraries = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    return filename.startswith("<") or any(
+        Path(filename).is_relative_to(folder) for folder in (Path(__file__).parent, *libraries)
+    )
+
+
+def _digest(path: Path) -> str:
+    """A hash of the file and of the neighbours that it imported: any of them may hold the data or the score."""
+    folder = path.resolve().parent
+    sources = {
+        Path(origin).resolve() for each in list(sys.modules.values()) if (origin := getattr(each, "__file__", None))
+    }
+    neighbours = sorted(each for each in sources if each.parent == folder and each.is_file())
+    return hashlib.sha256(b"".join(each.read_bytes() for each in (path, *neighbours))).hexdigest()
 
 
 def _run(path: Path) -> ModuleType:
@@ -135,23 +187,37 @@ def _run(path: Path) -> ModuleType:
         raise TaskError("this is not a Python file.", where=str(path), mend="give a file that ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    sys.path.insert(0, str(path.parent.resolve()))
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskError(
-            f"the file raised {_brief(error)}.", where=str(path), mend="run it with python first."
+            f"the file raised {brief(error)}.", where=str(path), mend="run it with python first."
         ) from error
     finally:
-        sys.path.pop(0)
+        # Its functions may import their neighbours later, but must not hide the packages that we import ourselves.
+        sys.path[:] = [*(each for each in sys.path if each != folder), folder]
     return module
+
+
+def _guarded(where: str, function: Callable[[], Iterable[T]]) -> Iterator[T]:
+    """What the user's function yields."""
+    try:
+        yield from function()
+    except HaversackError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"it raised {brief(error)}.", where=where, mend=f"make {where} return an iterable of batches."
+        ) from error
 
 
 def _checked_inputs(batches: Iterable[Inputs]) -> Iterator[tuple[Tensor, ...]]:
     shapes: tuple[torch.Size, ...] | None = None
     mend = "let calibrate() yield batches of typical inputs: float tensors, first dimension the batch."
     for position, batch in enumerate(batches):
-        inputs = batch if isinstance(batch, tuple) else (batch,)
+        inputs = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         where = f"calibrate(), batch {position}"
         if not all(isinstance(value, Tensor) for value in inputs):
             raise TaskError("a batch is not a tensor.", where=where, mend=mend)
@@ -170,10 +236,3 @@ def _checked_inputs(batches: Iterable[Inputs]) -> Iterator[tuple[Tensor, ...]]:
 
 def _show(shapes: tuple[torch.Size, ...]) -> str:
     return ", ".join(str(tuple(shape)) for shape in shapes)
-
-
-def _brief(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}{place}"

@@ -10,13 +10,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from haversack.artifact import Artifact
+from haversack.artifact import Artifact, Files
 from haversack.device import Device
 from haversack.errors import HaversackError, WorkspaceError
 from haversack.graph.surgery import load, save
@@ -57,10 +58,12 @@ class Workspace:
         place = self._place("scored" if scored else "unscored", recipe)
         try:
             data = json.loads((place / "measurement.json").read_text(encoding="utf-8"))
-            files = {path.name: path.read_bytes() for path in sorted((place / "files").iterdir())}
+            files = {name: (place / "files" / name).read_bytes() for name in data["files"]}
+            if data["files"] != _digests(files):
+                return None
             return Artifact(data["runtime"], files, recipe, Measurement.from_json(data["measurement"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # absent or damaged: measured again
 
     def keep_artifact(self, artifact: Artifact, *, scored: bool) -> None:
         """Stores measured files."""
@@ -68,7 +71,11 @@ class Workspace:
             (folder / "files").mkdir()
             for name, content in artifact.files.items():
                 (folder / "files" / name).write_bytes(content)
-            data = {"runtime": artifact.runtime, "measurement": artifact.measurement.to_json()}
+            data = {
+                "runtime": artifact.runtime,
+                "files": _digests(artifact.files),
+                "measurement": artifact.measurement.to_json(),
+            }
             (folder / "measurement.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
 
     def _place(self, kind: str, recipe: Recipe) -> Path:
@@ -81,9 +88,7 @@ class Workspace:
             folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=place.parent))
             try:
                 yield folder
-                if place.exists():
-                    shutil.rmtree(place)
-                os.replace(folder, place)  # noqa: PTH105 - Path.replace is the same call
+                _move(folder, place)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -91,11 +96,11 @@ class Workspace:
 def open_workspace(folder: Path, network: nn.Module, task: Task, device: Device, task_digest: str = "") -> Workspace:
     """The workspace in `folder` for this network, task and device with the installed versions."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode() if isinstance(value, Tensor) else b"")
+        digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
     digest.update(str(network).encode())
-    digest.update((task_digest or _of_calibration(task)).encode())
+    digest.update(f"{task_digest}{_of_calibration(task)}".encode())
     digest.update(repr(device).encode())
     digest.update(" ".join(f"{name}={_version(name)}" for name in _VERSIONED).encode())
     return Workspace(folder, digest.hexdigest()[:16])
@@ -111,6 +116,20 @@ def write_result(folder: Path, texts: dict[str, str], artifact: Artifact, model:
             _replace(folder / name, text.encode())
         (folder / "network").mkdir(exist_ok=True)
         save(model, folder / "network")
+
+
+def _move(folder: Path, place: Path) -> None:
+    """Puts `folder` in its place. An entry that is there already leaves whole: another process may write it too."""
+    while True:
+        try:
+            os.replace(folder, place)  # noqa: PTH105 - Path.replace is the same call
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+        with suppress(FileNotFoundError), tempfile.TemporaryDirectory(prefix=".replaced-", dir=place.parent) as old:
+            os.replace(place, Path(old) / place.name)  # noqa: PTH105
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -136,8 +155,17 @@ def _of_calibration(task: Task) -> str:
     digest = hashlib.sha256(task.kind.encode())
     for inputs in task.calibration():
         for value in inputs:
-            digest.update(value.contiguous().numpy().tobytes())
+            digest.update(_bytes(value))
     return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """The tensor's memory: numpy knows no bfloat16."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _digests(files: Files) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def _version(name: str) -> str:

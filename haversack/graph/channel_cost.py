@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from haversack.graph.channel_rules import operation_name, sizes
+from haversack.graph.channel_book import operation_name, sizes
 from haversack.graph.cost import cost
 from haversack.graph.groups import ChannelGroup
 from haversack.graph.trace import Trace

@@ -7,8 +7,9 @@ depend on the network alone.
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -68,6 +69,8 @@ def fold(trace: Trace) -> fx.GraphModule:
     for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
         if not node.args[5]:
             _fold_batch_norm(graph, node, tensors)
+    for node in graph.find_nodes(op="call_function", target=aten.mean.dim):
+        _split_pooling_mean(graph, node)
     graph.eliminate_dead_code()
     used = {node.target: tensors[node.target] for node in graph.find_nodes(op="get_attr")}
     return fx.GraphModule(used, graph, "Folded")
@@ -187,8 +190,27 @@ def _constant(graph: fx.Graph, before: fx.Node, name: str, value: Tensor, tensor
 
 
 def _free_name(name: str, tensors: Tensors) -> str:
-    candidates: Iterator[str] = (f"{name}_{count}" if count else name for count in range(len(tensors) + 1))
-    return next(candidate for candidate in candidates if candidate not in tensors)
+    """`name`, or `name` with a number where a tensor or a layer is called so."""
+    taken = set(tensors) | {key[:end] for key in tensors for end, letter in enumerate(key) if letter == "."}
+    candidates = (f"{name}_{count}" if count else name for count in itertools.count())
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _split_pooling_mean(graph: fx.Graph, mean: fx.Node) -> None:
+    """A mean over whole maps that drops their dimensions becomes one that keeps them, and a flatten.
+
+    So it is global average pooling for every runtime, and what drops dimensions can carry integers.
+    """
+    source, dims, keeps = (*cast("tuple[Any, ...]", mean.args), False)[:3]
+    rank = len(source.meta["val"].shape)
+    if keeps or mean.kwargs or rank < 3 or {dim % rank for dim in dims or ()} != set(range(2, rank)):
+        return
+    with graph.inserting_after(mean):
+        flat = graph.call_function(aten.flatten.using_ints, (mean, 1))
+    mean.replace_all_uses_with(flat, delete_user_cb=lambda user: user is not flat)
+    flat.meta = {**mean.meta}
+    mean.args = (source, dims, True)
+    mean.meta["val"] = mean.meta["val"][(..., *[None] * (rank - 2))]
 
 
 def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, tensors: Tensors) -> None:

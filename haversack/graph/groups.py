@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, fx, nn
 
-from haversack.graph.channel_rules import Atoms, Book, Dims, Operation, Value, follow
+from haversack.graph.channel_book import Atoms, Book, Dims, Operation, Value
+from haversack.graph.channel_rules import follow
 from haversack.graph.trace import Trace
 
 

@@ -60,9 +60,9 @@ def taylor(module: nn.Module, groups: Sequence[ChannelGroup], task: Task, seed: 
     members = [[member for member in found if member.tensor in tensors] for found in members]
     totals = [torch.zeros(group.size, dtype=torch.float64) for group in groups]
     for gradients in _gradients(module, task, seed):
-        for total, found in zip(totals, members, strict=True):
+        for place, found in enumerate(members):
             change = [_along(tensors[member.tensor].detach() * gradients[member.tensor], member) for member in found]
-            total += torch.stack(change).sum(0).double() ** 2
+            totals[place] += torch.stack(change).sum(0).double() ** 2
     return [_array(total) for total in totals]
 
 

@@ -1,4 +1,4 @@
-"""Batch norm statistics, measured again after surgery."""
+"""Batch norm statistics, corrected after surgery."""
 
 from __future__ import annotations
 
@@ -8,36 +8,66 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from haversack.model import Edits
+
 # Fewer samples than this estimate worse than what training left behind; more than the limit change nothing.
-_FEWEST, _MOST, _BATCH = 64, 1024, 128
+_FEWEST, _MOST, _BATCH = 64, 512, 128
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def with_fresh_statistics(module: nn.Module, inputs: Sequence[tuple[Tensor, ...]]) -> nn.Module:
-    """A copy of `module` whose batch norms hold the means and variances that they see on `inputs`.
+def with_corrected_statistics(
+    small: nn.Module, original: nn.Module, edits: Edits, inputs: Sequence[tuple[Tensor, ...]]
+) -> nn.Module:
+    """A copy of `small` whose batch norms expect what surgery made of the values before them.
 
-    What earlier layers lost shifts the values of later ones; measuring them anew needs no labels and no gradients
-    (EagleEye, Li et al. 2020). With few inputs the statistics stay as they are.
+    What earlier layers lost shifts the values of later ones; measuring statistics again needs no labels and no
+    gradients (EagleEye, Li et al. 2020). Calibration inputs are not the training data with its augmentation, though, so
+    only the change is taken from them: means move by the difference between `small` and `original`, variances by their
+    ratio. With few inputs, nothing is changed.
     """
+    small = copy.deepcopy(small).eval()
+    batches = list(_batches(inputs))
+    if not batches:
+        return small
+    before, after = _measured(original, batches), _measured(small, batches)
+    tensors = dict(small.named_buffers())
+    for name, found in after.items():
+        kept = edits.kept.get(name, {}).get(0)
+        was = before[name] if kept is None else before[name][list(kept)]
+        if name.endswith("running_mean"):
+            tensors[name] += found - was
+        else:
+            tensors[name] *= (found + _TINY) / (was + _TINY)
+    return small
+
+
+_TINY = 1e-5
+
+
+def _measured(module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> dict[str, Tensor]:
+    """The means and variances that the batch norms see, by the name of the buffer that would hold them."""
     module = copy.deepcopy(module).eval()
-    norms = [each for each in module.modules() if isinstance(each, _BATCH_NORMS) and each.track_running_stats]
-    if not norms or sum(len(batch[0]) for batch in inputs) < _FEWEST:
-        return module
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
+    norms = {
+        path: each
+        for path, each in module.named_modules()
+        if isinstance(each, _BATCH_NORMS) and each.running_mean is not None
+    }
+    for norm in norms.values():
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over all batches
         norm.train()
     with torch.no_grad():
-        for batch in _batches(inputs):
+        for batch in batches:
             module(*batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return module.eval()
+    found: dict[str, Tensor | None] = {}
+    for path, norm in norms.items():
+        found |= {f"{path}.running_mean": norm.running_mean, f"{path}.running_var": norm.running_var}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def _batches(inputs: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
     """Equal batches, whatever the task's are: a batch of one sample has no variance."""
     joined = tuple(torch.cat(each)[:_MOST] for each in zip(*inputs, strict=True))
-    count = max(1, len(joined[0]) // _BATCH)
-    yield from zip(*(each.tensor_split(count) for each in joined), strict=True)
+    if len(joined[0]) >= _FEWEST:
+        count = max(1, len(joined[0]) // _BATCH)
+        yield from zip(*(each.tensor_split(count) for each in joined), strict=True)

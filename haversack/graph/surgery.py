@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def _sliced(tensor: Tensor, name: str, kept: Kept) -> Tensor:
     for dim, indices in kept.items():
         if not 0 <= dim < tensor.dim():
             raise SurgeryError(f"it has no dimension {dim}: its shape is {tuple(tensor.shape)}.", where=name)
-        ascending = all(low < high for low, high in zip(indices, indices[1:], strict=False))
+        ascending = all(low < high for low, high in pairwise(indices))
         if not indices or not ascending or indices[0] < 0 or indices[-1] >= tensor.shape[dim]:
             raise SurgeryError(
                 f"dimension {dim} of shape {tuple(tensor.shape)} cannot keep [{_ranges(indices)}].",

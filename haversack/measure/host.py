@@ -14,14 +14,14 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import haversack
 from haversack.errors import MeasureError
 from haversack.measure.child import TIMEOUT_S, Arrays, File, ask, checked_path, checked_threads, name_of
-from haversack.measurement import Figure
+from haversack.measurement import BenchReport, Figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,34 +45,6 @@ class Timing:
     """Median over the rounds of each round's median; `low` to `high` are the rounds' 10th to 90th percentiles."""
     ratio: Figure
     """Median over the rounds of (this file / the first file) within one round, spread likewise."""
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """What one ONNX file needs on this machine."""
-
-    file: str
-    against: str | None
-    threads: int
-    disk_bytes: int
-    """The file and the external data that it names."""
-    ram_bytes: Figure
-    latency_ms: Figure
-    ratio: Figure | None
-    """Its latency over that of the file `against`, timed in alternation."""
-    operators: Mapping[str, int]
-    """How often each operator stands in the file."""
-    operators_as_run: Mapping[str, int]
-    """The same after the runtime's own rewriting: a pair of quantize and dequantize that it fused is gone here."""
-    integer_operators: int
-    """Operators as run that compute on integers (conversions are not counted)."""
-    warnings: tuple[str, ...]
-    machine: str
-    versions: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        return asdict(self)
 
 
 def time_files(  # noqa: PLR0913 - all but the files have defaults

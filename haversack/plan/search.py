@@ -6,6 +6,7 @@ stage, settings and, where they train, `epochs`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
 
@@ -50,20 +51,20 @@ def greedy(options: Sequence[Sequence[Step]], budget: Budget, baseline: Candidat
     """The mildest recipe that meets the budget: first what needs no training, then the least of what does.
 
     `options` holds one sequence of steps a technique, mildest first. Training is spent only on a recipe whose size and
-    speed were measured to fit.
+    speed were measured to fit. When nothing meets the budget, the candidate that misses least is found.
     """
     run = _Run(budget, baseline)
     for steps in _by_cost(options, trains=False):
         yield from run.best_of(steps)
     for steps in _by_cost(options, trains=True):
-        if not run.misses(run.best):
-            break
-        yield from run.least_of(steps)
-    return Found(run.best, run.misses(run.best), tuple(run.verdicts))
+        for start in run.starts():
+            if run.misses(run.best):
+                yield from run.least_of(steps, start)
+    return run.found()
 
 
 class _Run:
-    """What a search knows so far."""
+    """What a search knows so far. `best` was scored, so that further steps may build on it."""
 
     def __init__(self, budget: Budget, baseline: Candidate) -> None:
         self.budget, self.baseline, self.best = budget, baseline, baseline
@@ -73,47 +74,53 @@ class _Run:
         score = self.baseline.measurement.score
         return candidate.measurement.misses(self.budget, score.value if score else None)
 
+    def starts(self) -> tuple[Candidate, ...]:
+        """What to train from: the best so far, but first the original where the best has lost too much score."""
+        if self.best is not self.baseline and self._misses_score(self.best):
+            return (self.baseline, self.best)
+        return (self.best,)
+
+    def found(self) -> Found:
+        """The best candidate, or the nearest one; steps that it lacks were not kept."""
+        best = self.best
+        if self.misses(best):
+            # A dry run that misses nothing is no answer: nobody knows its score.
+            dry = [verdict.candidate for verdict in self.verdicts if self.misses(verdict.candidate)]
+            best = min((best, *dry), key=self._rank)
+        verdicts = tuple(self._final(verdict, best) for verdict in self.verdicts)
+        return Found(best, self.misses(best), verdicts)
+
     def best_of(self, steps: Sequence[Step]) -> Generator[Trial, Candidate, None]:
         """Tries every setting of a step that needs no training; keeps the best one that pays."""
         if self.best is not self.baseline and not self.misses(self.best):
             return
-        tried = []
+        before, tried = self.best, []
         for step in steps:
-            tried.append((yield Trial(self.best.recipe.then(step))))
-        paying = [
-            each
-            for each in tried
-            if moved(self.best, each, self.budget) and self._distance(each) <= self._distance(self.best)
-        ]
+            tried.append((yield Trial(before.recipe.then(step))))  # noqa: PERF401 - a list cannot ask
+        paying = [each for each in tried if self._pays(before, each)]
         winner = min(paying, key=self._rank, default=None)
         for each in tried:
-            self.verdicts.append(Verdict(each, each is winner, self._reason(each, winner)))
-        self.best = winner or self.best
+            self.verdicts.append(Verdict(each, each is winner, self._reason(before, each, winner)))
+        self.best = winner or before
 
-    def least_of(self, steps: Sequence[Step]) -> Generator[Trial, Candidate, None]:
-        """Finds the mildest setting of each ladder whose size and speed fit; trains the one that scores best untrained,
-        and stronger ones where it still misses.
-        """  # noqa: D205 - one sentence
-        before, starts = self.best, []
+    def least_of(self, steps: Sequence[Step], before: Candidate) -> Generator[Trial, Candidate, None]:
+        """Trains the mildest setting whose size and speed fit, and stronger ones where it still misses either."""
+        starts = []
         for ladder in _ladders(steps):
             fitting = yield from self._mildest(ladder, before)
             if fitting is not None:
-                dry = yield Trial(before.recipe.then(ladder[fitting]).untrained())
-                starts.append((self._rank(dry), ladder[fitting:]))
-        if not starts:
-            self._nearest(before)
-            return
-        _, chosen = min(starts, key=lambda start: start[0])
-        for step in chosen:
+                starts.append(ladder[fitting:])
+        for step in (yield from self._most_promising(starts, before)):
             trained = yield Trial(before.recipe.then(step))
             misses = self.misses(trained)
-            self.best = trained
-            self.verdicts.append(Verdict(trained, not misses, f"misses {misses[0]}" if misses else _gain(before, trained)))
-            if not misses or any(miss.limit == "score" for miss in misses):
+            why = f"misses {misses[0]}" if misses else _gain(before, trained)
+            self.verdicts.append(Verdict(trained, not misses, why))
+            self.best = min(self.best, trained, key=self._rank)
+            if not misses or self._misses_score(trained):
                 return
 
     def _mildest(self, ladder: Sequence[Step], before: Candidate) -> Generator[Trial, Candidate, int | None]:
-        """The place of the mildest step whose size and speed fit, by bisection; None where even the strongest misses."""
+        """The place of the mildest step whose size and speed fit, by bisection; None where the strongest misses too."""
         fitting, first, last = None, 0, len(ladder) - 1
         while first <= last:
             middle = (first + last) // 2
@@ -127,24 +134,45 @@ class _Run:
                 fitting, last = middle, middle - 1
         return fitting
 
-    def _nearest(self, before: Candidate) -> None:
-        """Nothing fits: the candidate that misses least is what the error will name."""
-        pool = [before, *(verdict.candidate for verdict in self.verdicts)]
-        self.best = min(pool, key=self._distance)
+    def _most_promising(
+        self, starts: Sequence[Sequence[Step]], before: Candidate
+    ) -> Generator[Trial, Candidate, Sequence[Step]]:
+        """The ladder whose mildest fitting step scores best before training; no steps where nothing fits."""
+        if len(starts) < 2:
+            return starts[0] if starts else ()
+        dry = []
+        for ladder in starts:
+            candidate = yield Trial(before.recipe.then(ladder[0]).untrained())
+            self.verdicts.append(Verdict(candidate, False, "before training, to choose a setting"))
+            dry.append(candidate)
+        best = min(range(len(starts)), key=lambda place: self._rank(dry[place]))
+        return starts[best]
+
+    def _misses_score(self, candidate: Candidate) -> bool:
+        return any(miss.limit == "score" for miss in self.misses(candidate))
+
+    def _pays(self, before: Candidate, after: Candidate) -> bool:
+        return moved(before, after, self.budget) and self._distance(after) <= self._distance(before)
 
     def _distance(self, candidate: Candidate) -> float:
-        return sum(abs(miss.found / miss.allowed - 1) for miss in self.misses(candidate))
+        return sum(miss.share for miss in self.misses(candidate))
 
     def _rank(self, candidate: Candidate) -> tuple[float, float]:
         score = candidate.measurement.score
-        return self._distance(candidate), -(score.value if score else 0.0)
+        return self._distance(candidate), -(score.value if score else -math.inf)
 
-    def _reason(self, candidate: Candidate, winner: Candidate | None) -> str:
+    def _reason(self, before: Candidate, candidate: Candidate, winner: Candidate | None) -> str:
         if candidate is winner:
-            return _gain(self.best, candidate)
-        if not moved(self.best, candidate, self.budget):
+            return _gain(before, candidate)
+        if not moved(before, candidate, self.budget):
             return "no measure moved"
-        return "another setting scored better" if winner else "misses more"
+        return "another setting does better" if self._pays(before, candidate) else "misses more"
+
+    def _final(self, verdict: Verdict, best: Candidate) -> Verdict:
+        misses = self.misses(verdict.candidate)
+        if not verdict.kept or not misses or all(step in best.recipe.steps for step in verdict.candidate.recipe.steps):
+            return verdict
+        return Verdict(verdict.candidate, False, f"undone: misses {misses[0]}")
 
 
 def moved(before: Candidate, after: Candidate, budget: Budget) -> bool:
@@ -175,18 +203,19 @@ def _gain(before: Candidate, after: Candidate) -> str:
 
 
 def _ladders(steps: Sequence[Step]) -> list[Sequence[Step]]:
-    """Runs of steps that differ from one to the next in one setting, its strength."""
+    """Runs of steps that differ in their first setting only, which is their strength."""
     ladders: list[list[Step]] = []
     for step in steps:
-        if ladders and _differences(ladders[-1][-1], step) <= 1:
+        if ladders and _same_but_strength(ladders[-1][-1], step):
             ladders[-1].append(step)
         else:
             ladders.append([step])
     return list(ladders)
 
 
-def _differences(one: Step, other: Step) -> int:
-    return sum(getattr(one, each.name) != getattr(other, each.name) for each in fields(one))  # type: ignore[arg-type]
+def _same_but_strength(one: Step, other: Step) -> bool:
+    _, *rest = fields(one)  # type: ignore[arg-type]
+    return all(getattr(one, each.name) == getattr(other, each.name) for each in rest)
 
 
 def _by_cost(options: Sequence[Sequence[Step]], *, trains: bool) -> list[Sequence[Step]]:

@@ -16,10 +16,13 @@ class Bars:
     """A listener for `haversack.progress` that writes to standard error."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, emoji=False)
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._progress = Progress(
-            TextColumn("{task.description}"), *columns, console=self._console, transient=True,
+            TextColumn("{task.description}"),
+            *columns,
+            console=self._console,
+            transient=True,
             disable=not self._console.is_terminal,
         )
 
@@ -35,11 +38,13 @@ class Bars:
 
     def say(self, line: str) -> None:
         """The line, above the bars."""
-        self._console.print(line, markup=False)
+        self._console.print(line, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()

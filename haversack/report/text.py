@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from haversack.device import Budget, Device
 from haversack.graph.cost import Cost, LayerCost
-from haversack.measurement import Conditions, Figure, Measurement
+from haversack.measurement import BenchReport, Conditions, Figure, Measurement
 from haversack.plan.advise import Advice
 from haversack.plan.search import Found, Verdict
 from haversack.quantity import show_bytes, show_count, show_ms
@@ -24,9 +24,6 @@ from haversack.report.tables import (
     show_score,
     table,
 )
-
-if TYPE_CHECKING:
-    from haversack.measure.host import BenchReport
 
 
 def weighed(cost: Cost, weighings: Sequence[tuple[str, Measurement]], device: Device, budget: Budget) -> str:
@@ -81,7 +78,7 @@ def _formats(weighings: Sequence[tuple[str, Measurement]]) -> str:
 def _verdicts(found: Measurement, budget: Budget) -> Iterator[str]:
     """`fits`, or each limit that is missed or that nothing is known about."""
     limits = _limits(found, budget, None)
-    bad = [f"{name}: {state}" for name, _, _, state in limits if state != "met"]
+    bad = [f"{name}: {value} of {allowed}, {state}" for name, allowed, value, state in limits if state != "met"]
     if bad:
         yield from bad
     elif limits:
@@ -96,9 +93,9 @@ def _limits(found: Measurement, budget: Budget, baseline_score: float | None) ->
         if allowed is None:
             continue
         show = SHOWN[name]
-        state = "unknown until it is measured" if value is None else "met"
+        state = "not measured" if value is None else "met"
         if name in misses:
-            state = f"{missed(misses[name])} ({show(misses[name].found)}, allowed {show(allowed)})"
+            state = missed(misses[name])
         rows.append(
             (name.replace("ram", "RAM"), show(allowed), UNKNOWN if value is None else show(_held(name, value)), state)
         )
@@ -155,19 +152,25 @@ def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) 
     return document(
         f"Packed for {device.title}.",
         _before_and_after(baseline, best),
-        table(("limit", "allowed", "found", "state"), limits) if limits else "No limit is set.",
+        _limit_table(limits),
         _recipe(found.best.recipe),
         "\n".join(["Tried, in this order:", *tried]) if tried else "",
         _conditions(best.conditions),
     )
 
 
+def _limit_table(limits: Sequence[tuple[str, str, str, str]]) -> str:
+    if not limits:
+        return "No limit is set."
+    note = "An estimate is held against its limit with the far end of its range, a measurement with its median."
+    return f"{table(('limit', 'allowed', 'found', 'state'), limits)}\n{note}"
+
+
 def _before_and_after(before: Measurement, after: Measurement) -> str:
-    on_device = f"latency on {after.conditions.device}"
     rows = [
         ("flash", *_pair(before.flash_bytes, after.flash_bytes, "flash")),
         ("RAM", *_pair(before.ram_bytes, after.ram_bytes, "ram")),
-        (on_device, *_pair(before.latency_ms, after.latency_ms, "latency")),
+        ("latency", *_pair(before.latency_ms, after.latency_ms, "latency")),
         ("energy", *_pair(before.energy_mj, after.energy_mj, "energy (mJ)")),
         ("score", *_scores(before.score, after.score)),
         ("parity", _parity(before), _parity(after), ""),

@@ -16,9 +16,9 @@ from haversack.finetune import Training, finetune
 from haversack.graph.channel_cost import ChannelCost, Counts, Measure, channel_cost
 from haversack.graph.groups import ChannelGroup, Groups, channel_groups
 from haversack.graph.importance import Importance, Scores, bn_scale, l2, taylor
-from haversack.graph.statistics import with_fresh_statistics
+from haversack.graph.statistics import with_corrected_statistics
 from haversack.graph.surgery import edit, edits_for
-from haversack.graph.trace import Trace, trace
+from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.recipe import Stage
 from haversack.task import Task
@@ -78,16 +78,18 @@ class PruneChannels:
         small = replace(model.with_module(edit(model.module, edits), edits), teacher=model.teacher or model.module)
         _check_runs(small, model)
         if not self.epochs:
-            return small.with_module(with_fresh_statistics(small.module, task.calibration()))
+            return small.with_module(with_corrected_statistics(small.module, model.module, edits, task.calibration()))
         training = Training(epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
         return small.with_module(finetune(small, task, training))
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """Fractions of the multiply-accumulates that this network can reach on this device, mildest first."""
+        if model.grids:
+            return ()
         mildest = cls(multiple=device.channel_multiple)
         try:
-            smallest = mildest._ladder(model).smallest  # noqa: SLF001 - our own
+            smallest = mildest._ladder(model).smallest
         except NothingChangedError:
             return ()
         return tuple(

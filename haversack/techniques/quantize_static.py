@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, fx
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.fold import fold
 from haversack.graph.observe import Observed, Ranges, observe
-from haversack.graph.quantized import layers, points, tensor_of
-from haversack.graph.trace import trace
+from haversack.graph.quantized import inference, layers, left_float, points, read_by, tensor_of
 from haversack.grid import Grid, symmetric
 from haversack.model import Model
 from haversack.progress import say
@@ -33,13 +32,13 @@ class QuantizeStatic:
     """
 
     ranges: Ranges = "mse"
-    activations: str = "uint8"
+    activations: Literal["uint8", "int8"] = "uint8"
     weight_bits: int = 8
 
     stage: ClassVar[Stage] = Stage.NUMERICS
 
     def __post_init__(self) -> None:
-        if self.ranges not in ("min_max", "percentile", "mse"):
+        if self.ranges not in get_args(Ranges):
             raise RecipeError(f"ranges is '{self.ranges}'.", mend="write min_max, percentile or mse.")
         if self.activations not in ("uint8", "int8"):
             raise RecipeError(f"activations is '{self.activations}'.", mend="write uint8 (x86) or int8 (Arm).")
@@ -50,47 +49,57 @@ class QuantizeStatic:
         """The model with a grid for every weight and value that has an integer form."""
         if model.grids:
             raise NothingChangedError("the network is quantized already.", mend="quantize the float network.")
-        network = fold(trace(model.module, model.example))
+        network = inference(model)
         values = points(network)
         if not values:
             raise NothingChangedError(
                 "no operation of this network has an integer form.", mend="see `haversack weigh` for its operations."
             )
-        seen = observe(network, values, task.calibration())
-        _warn_of_constants(seen)
-        grids = {name: each.grid(self.ranges, bits=8, signed=self.activations == "int8") for name, each in seen.items()}
-        return replace(model, grids={**grids, **self._weight_grids(network, grids)})
+        seen = observe(network, values, task.calibration(), counted=self.ranges != "min_max")
+        grids = {name: each.grid(self.ranges, signed=self.activations == "int8") for name, each in seen.items()}
+        weights = _weight_grids(network, grids, self.weight_bits)
+        _tell(network, seen)
+        return replace(model, grids={**grids, **weights})
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """Each way to set the ranges, where integers pay on the device."""
         if model.grids or "int8" not in device.number_formats:
             return ()
-        activations = "int8" if device.signed_activations else "uint8"
-        return tuple(cls(ranges, activations) for ranges in ("mse", "percentile", "min_max"))
-
-    def _weight_grids(self, network: fx.GraphModule, values: dict[str, Grid]) -> dict[str, Grid]:
-        grids = {}
-        for layer, name in layers(network):
-            weight = tensor_of(network, name)
-            if not weight.isfinite().all():
-                raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
-            limits = weight.abs().flatten(1).amax(1)
-            grids[name] = symmetric(_wide_enough(limits, layer, network, values), axis=0, bits=self.weight_bits)
-        return grids
+        activations: Literal["uint8", "int8"] = "int8" if device.signed_activations else "uint8"
+        orders: tuple[Ranges, ...] = ("mse", "percentile", "min_max")
+        return tuple(cls(ranges, activations) for ranges in orders)
 
 
-def _wide_enough(limits: Tensor, layer: fx.Node, network: fx.GraphModule, values: dict[str, Grid]) -> Tensor:
-    """`limits`, raised where a channel of nearly zero weights would push its bias out of 32 bits."""
+def _weight_grids(network: fx.GraphModule, values: Mapping[str, Grid], bits: int) -> dict[str, Grid]:
+    """One grid a weight, with one step an output channel; layers that share a weight share it."""
+    limits: dict[str, Tensor] = {}
+    for layer, name in layers(network):
+        weight = tensor_of(network, name)
+        if not weight.isfinite().all():
+            raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
+        least = weight.abs().flatten(1).amax(1)
+        wide = torch.maximum(least, _limits_for_bias(network, layer, values[read_by(layer)], bits))
+        limits[name] = torch.maximum(limits.get(name, wide), wide)
+    return {name: symmetric(limit, axis=0, bits=bits) for name, limit in limits.items()}
+
+
+def _limits_for_bias(network: fx.GraphModule, layer: fx.Node, inputs: Grid, bits: int) -> Tensor:
+    """The least weight limits with which the bias, in steps of input step x weight step, leaves 32 bits half free.
+
+    A channel of nearly zero weights (batch norm switched it off) would otherwise lose its bias.
+    """
     bias = layer.args[2] if len(layer.args) > 2 else None
     if not isinstance(bias, fx.Node):
-        return limits
-    step = min(grid.scale[0] for grid in values.values())
-    needed = tensor_of(network, str(bias.target)).abs() / (step * 2**30) * 127
-    return torch.maximum(limits, needed)
+        return torch.zeros(())
+    largest = (1 << bits - 1) - 1
+    return tensor_of(network, str(bias.target)).abs() / (inputs.scale[0] * 2**30) * largest
 
 
-def _warn_of_constants(seen: dict[str, Observed]) -> None:
-    constant = [name for name, each in seen.items() if each.low == each.high]
+def _tell(network: fx.GraphModule, seen: Mapping[str, Observed]) -> None:
+    constant = [name for name, each in seen.items() if each.is_constant]
     if constant:
         say(f"constant on all calibration inputs: {', '.join(constant)}. Are the inputs typical?")
+    floats = Counter(left_float(network))
+    if floats:
+        say(f"these stay float32: {', '.join(f'{count} {name}' for name, count in floats.items())}.")

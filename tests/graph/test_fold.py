@@ -196,3 +196,41 @@ def test_node_names_are_the_same_in_another_process():
     )
     other = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert other.stdout.split() == names
+
+
+class PoolsByMean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean((-1, 2)))
+
+
+@torch.no_grad()
+def test_a_mean_over_maps_keeps_its_dimensions_until_a_flatten():
+    network, x = PoolsByMean().eval(), torch.randn(2, *IMAGE)
+    graph = graph_of(network, IMAGE)
+    torch.testing.assert_close(graph(x), network(x))
+    (mean,) = graph.graph.find_nodes(op="call_function", target=aten.mean.dim)
+    (flat,) = mean.users
+    assert flat.target is aten.flatten.using_ints
+    assert mean.meta["val"].shape[1:] == (4, 1, 1)
+    assert flat.meta["val"].shape[1:] == (4,)
+
+
+class NameTaken(nn.Module):
+    """A constant that is computed by an operation with the name of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.mul, self.step = nn.Linear(6, 6), nn.Parameter(torch.ones(6))
+
+    def forward(self, x):
+        return self.mul(x) * torch.mul(self.step, 2)
+
+
+@torch.no_grad()
+def test_a_constant_and_a_layer_of_one_name_do_not_collide():
+    network, x = NameTaken().eval(), torch.randn(2, *ROW)
+    torch.testing.assert_close(graph_of(network, ROW)(x), network(x))

@@ -65,6 +65,13 @@ class Call:
             raise self.unsupported(f"with {argument} as an argument")
         return value
 
+    def tensor(self, argument: fx.Node) -> Tensor:
+        """The numbers of an argument that must be a constant."""
+        tensor = self.graph.tensors.get(self.value(argument))
+        if tensor is None:
+            raise self.unsupported(f"with {argument.name} computed by the network")
+        return tensor
+
     def spatial(self, name: str, dims: int) -> list[int]:
         """An argument that is one number for all dimensions or one for each."""
         value = self[name]
@@ -113,7 +120,13 @@ def shape_of(node: fx.Node) -> tuple[Dim, ...]:
     """A node's shape. Operations without one (quantize, dequantize) leave the shape of what they read."""
     while "val" not in node.meta:
         node = cast("fx.Node", node.args[0])
-    return tuple(node.meta["val"].shape)
+    return sizes_of(node.meta["val"])
+
+
+def sizes_of(value: Tensor) -> tuple[Dim, ...]:
+    """A tensor's sizes; those that the trace found to be one number are that number."""
+    known = (dim.node.maybe_as_int() if isinstance(dim, torch.SymInt) else dim for dim in value.shape)
+    return tuple(dim if number is None else number for dim, number in zip(value.shape, known, strict=True))
 
 
 def constant_of(graph: fx.GraphModule, node: fx.Node) -> Tensor:

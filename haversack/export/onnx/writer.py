@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -12,7 +11,8 @@ from onnx import helper
 from torch import Tensor, fx
 
 from haversack.errors import ExportError
-from haversack.export.onnx.call import Call, Dim, Values, constant_of, unsupported
+from haversack.export.onnx.call import Call, Dim, Values, constant_of, sizes_of, unsupported
+from haversack.export.onnx.fallback import through_torch
 from haversack.export.onnx.graph import ELEMENT_TYPES, IR, OPSET, FreeDim, OnnxGraph
 from haversack.export.onnx.operators import TABLE
 from haversack.progress import say
@@ -39,32 +39,26 @@ def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
     return _model(graph, inputs, outputs)
 
 
-def write_any(
-    graph_module: fx.GraphModule, program: Callable[[], torch.export.ExportedProgram], *, float16: bool = False
-) -> bytes:
-    """What `write` gives, or, where it does not know an operation, what torch.onnx.export makes of `program()`.
+def write_any(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
+    """What `write` gives, or, where it does not know an operation, what torch.onnx.export makes of the graph.
 
-    torch's exporter takes seconds where ours takes milliseconds and needs the package onnxscript; that it is used is
-    said to whoever listens.
+    torch's exporter takes seconds where ours takes milliseconds, needs the package onnxscript and writes no float16;
+    that it is used is said to whoever listens. Raises ExportError where it cannot be used.
     """
     try:
         return write(graph_module, float16=float16)
     except ExportError as error:
-        if float16 or find_spec("onnxscript") is None:
+        if float16:
+            raise ExportError(error.what, where=error.where, mend="keep this network in float32.") from error
+        if find_spec("onnxscript") is None:
             raise
         say(f"{error.where}: {error.what} torch.onnx.export writes the file instead, which takes many seconds.")
-        return _through_torch(program(), error)
-
-
-def _through_torch(program: torch.export.ExportedProgram, reason: ExportError) -> bytes:
-    from haversack.export.onnx.fallback import through_torch
-
-    return through_torch(program, reason)
+        return through_torch(graph_module, error)
 
 
 def _input(graph: OnnxGraph, node: fx.Node, values: dict[fx.Node, Values]) -> onnx.ValueInfoProto:
     value = node.meta["val"]
-    for index, dim in enumerate(value.shape):
+    for index, dim in enumerate(sizes_of(value)):
         if not isinstance(dim, int):
             name = f"batch{len(graph.free)}" if graph.free else "batch"
             graph.free.setdefault(str(dim), FreeDim(name, node.name, index))
@@ -74,7 +68,7 @@ def _input(graph: OnnxGraph, node: fx.Node, values: dict[fx.Node, Values]) -> on
 
 
 def _info(graph: OnnxGraph, name: str, value: Tensor) -> onnx.ValueInfoProto:
-    shape = [_dim(graph, dim) for dim in value.shape]
+    shape = [_dim(graph, dim) for dim in sizes_of(value)]
     return helper.make_tensor_value_info(name, ELEMENT_TYPES[value.dtype], shape)
 
 

@@ -8,6 +8,7 @@ from haversack.export.onnx.operators import (
     normalization,
     pooling,
     quantization,
+    recurrent,
     reductions,
     shapes,
 )
@@ -19,6 +20,7 @@ TABLE: Table = {
     **normalization.TABLE,
     **pooling.TABLE,
     **quantization.TABLE,
+    **recurrent.TABLE,
     **reductions.TABLE,
     **shapes.TABLE,
 }

@@ -63,11 +63,9 @@ def softplus(call: Call) -> str:
 
 def prelu(call: Call) -> str:
     """Leaky ReLU with one slope a channel, spread over the dimensions that follow."""
-    slope, x = call.value(call["weight"]), call.x
-    rank = len(call.shape)
-    if rank > 2:
-        slope = call.graph.constant(call.graph.tensors[slope].view(-1, *[1] * (rank - 2)))
-    return call.graph.node("PRelu", x, slope)
+    slopes = call.tensor(call["weight"])
+    spread = slopes.view(-1, *[1] * max(0, len(call.shape) - 2))
+    return call.graph.node("PRelu", call.x, call.graph.constant(spread))
 
 
 def silu(call: Call) -> str:

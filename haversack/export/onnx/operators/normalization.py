@@ -52,7 +52,7 @@ def group_norm(call: Call) -> str:
     result = reshaped(call, normal, (call.shape[0], groups, inner), call.shape)
     for operation, argument in (("Mul", call["weight"]), ("Add", call["bias"])):
         if argument is not None:
-            factors = graph.tensors[call.value(argument)].view(channels, *[1] * len(rest))
+            factors = call.tensor(argument).view(channels, *[1] * len(rest))
             result = graph.node(operation, result, graph.constant(factors))
     return result
 

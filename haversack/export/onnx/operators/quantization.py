@@ -40,7 +40,7 @@ def _typed(call: Call, zero_point: fx.Node | int | None) -> str:
     if zero_point is None:
         return ""
     if isinstance(zero_point, fx.Node):
-        zeros = call.graph.tensors[call.value(zero_point)]
+        zeros = call.tensor(zero_point)
         # A bias in 32 bits needs none. Weights do: without one, ONNX Runtime does not fuse a linear layer.
         unneeded = call["dtype"] == torch.int32 and not zeros.any()
         return "" if unneeded else call.graph.constant(zeros.to(call["dtype"]), exact=True)

@@ -1,0 +1,103 @@
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx_files import SEQUENCE, Does, folded, run
+from torch import fx, nn
+from torch.nn import functional as F
+
+from haversack.export.onnx import write
+from haversack.graph.quantized import insert, layers, points, tensor_of
+from haversack.grid import affine, symmetric
+
+
+class Convolutional(nn.Module):
+    """One of each that ONNX Runtime has an integer kernel for."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.conv3 = nn.Conv2d(8, 8, 1, bias=False)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(x + self.conv3(F.relu6(self.conv2(x))))
+        x = F.pad(F.max_pool2d(x, 2)[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        return self.head(x.mean((2, 3)))
+
+
+class Ranges(fx.Interpreter):
+    def __init__(self, graph):
+        super().__init__(graph)
+        self.seen = {}
+
+    def run_node(self, n):
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            self.seen[n.name] = (float(value.min()), float(value.max()))
+        return value
+
+
+def quantized(network: nn.Module, x, *, signed=False):
+    graph = folded(network.eval(), x[:1])
+    ranges = Ranges(graph)
+    ranges.run(x)
+    grids = {name: affine(*ranges.seen[name], signed=signed) for name in points(graph)}
+    for _, name in layers(graph):
+        grids[name] = symmetric(tensor_of(graph, name).abs().flatten(1).amax(1), axis=0)
+    return insert(graph, grids)
+
+
+def optimized_types(content: bytes, folder) -> list[str]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+
+
+@torch.no_grad()
+def test_onnx_runtime_runs_a_quantized_network_in_integers_from_end_to_end(tmp_path):
+    x = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    content = write(quantized(Convolutional(), x))
+    assert optimized_types(content, tmp_path) == [
+        "QuantizeLinear",
+        *["QLinearConv"] * 3,
+        "QLinearAdd",
+        "MaxPool",
+        "Slice",
+        "Pad",
+        "QLinearGlobalAveragePool",
+        "Flatten",
+        "QGemm",
+        "DequantizeLinear",
+    ]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@torch.no_grad()
+def test_a_quantized_file_and_its_graph_are_at_most_one_step_apart(signed):
+    x = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    graph = quantized(Convolutional(), x, signed=signed)
+    (result,), expected = run(write(graph), x), graph(x)
+    step = (expected.max() - expected.min()) / 200
+    assert (result - expected).abs().max() <= step
+
+
+@torch.no_grad()
+def test_a_quantized_linear_layer_over_a_sequence_agrees_with_its_graph():
+    x = torch.randn(16, *SEQUENCE, generator=torch.Generator().manual_seed(0))
+    graph = quantized(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)), x)
+    (result,), expected = run(write(graph), x), graph(x)
+    assert (result - expected).abs().max() <= (expected.max() - expected.min()) / 200
+
+
+@torch.no_grad()
+def test_integers_are_padded_with_the_integer_of_zero():
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) + 1
+    graph = quantized(Does(lambda x, layer: F.pad(layer(x), (1, 1), value=0.0), nn.Conv2d(3, 3, 1)), x)
+    (result,) = run(write(graph), x)
+    assert result[..., 0].abs().max() == result[..., -1].abs().max() == 0
+    torch.testing.assert_close(result, graph(x))

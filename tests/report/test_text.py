@@ -1,0 +1,280 @@
+"""Reports say where each figure comes from, by how much a limit is missed, and what is not known."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from haversack.device import Budget, Device, device_names, find_device
+from haversack.graph.cost import cost
+from haversack.graph.trace import trace
+from haversack.measure.estimate import weigh
+from haversack.measure.host import BenchReport
+from haversack.measurement import Candidate, Conditions, Figure, Measurement, Parity
+from haversack.model import Model
+from haversack.plan.advise import advise
+from haversack.plan.search import Found, Verdict
+from haversack.recipe import Recipe, Stage
+from haversack.report.tables import figure, paragraph, table
+from haversack.report.text import advised, benched, device_card, device_table, packed, weighed
+from haversack.task import Task
+
+PI = find_device("raspberry-pi-zero-2w")
+HERE = Conditions("raspberry-pi-zero-2w", "onnx", 1, "a Zen 4, 2 cores", {"torch": "2.13.0", "onnxruntime": "1.27"})
+BEFORE = Measurement(
+    Figure(1_100_000, "host"),
+    Figure(196_608, "estimated"),
+    Figure(40.0, "estimated", 20.0, 80.0),
+    HERE,
+    latency_ratio=Figure(1.0, "host", 0.98, 1.02),
+    score=Figure(0.9173, "host"),
+    parity=Parity(1e-6, 1.0, 256),
+)
+AFTER = Measurement(
+    Figure(190_000, "host"),
+    Figure(49_152, "estimated"),
+    Figure(10.0, "estimated", 5.0, 20.0),
+    HERE,
+    latency_ratio=Figure(0.43, "host", 0.41, 0.46),
+    score=Figure(0.9021, "host"),
+    parity=Parity(1.0, 0.996, 256),
+)
+
+
+@dataclass(frozen=True)
+class Halve:
+    """A step that does nothing, to be printed."""
+
+    keep: float = 0.7
+
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def apply(self, model: Model, task: Task) -> Model:
+        return model
+
+    @classmethod
+    def options(cls, model: Model, device: Device) -> tuple["Halve", ...]:
+        return (cls(),)
+
+
+def found(*verdicts: Verdict) -> Found:
+    return Found(Candidate(Recipe((Halve(0.6),)), AFTER), (), verdicts)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)).eval()
+
+
+COST = cost(trace(network(), (torch.zeros(1, 3, 8, 8),)))
+
+
+def weighing(device: Device, budget: Budget) -> str:
+    return weighed(COST, [(name, weigh(COST, device, name)) for name in ("float32", "int8")], device, budget)
+
+
+def lines_with(text: str, word: str) -> list[str]:
+    return [line for line in text.splitlines() if word in line]
+
+
+def flat(text: str) -> str:
+    """The text as one line, however it was wrapped."""
+    return " ".join(text.split())
+
+
+def test_weighing_shows_every_layer_and_sums_that_agree_with_the_network() -> None:
+    text = weighing(PI, Budget())
+    assert lines_with(text, "linear")[0].split() == ["3", "linear", "1x10", "2,890", "2,880", "27.0", "%"]
+    parameters = sum(each.numel() for each in network().parameters())
+    assert lines_with(text, "total")[0].split()[1:] == [f"{parameters:,}", f"{COST.macs:,}", "100.0", "%"]
+    assert f"{parameters:,} parameters" in text
+
+
+def test_every_weighed_figure_is_called_estimated() -> None:
+    rows = [line for name in ("float32", "int8") for line in lines_with(weighing(PI, Budget()), f"{name}   ")]
+    assert [row.count("(estimated") for row in rows] == [4, 4]
+
+
+def test_weighing_names_the_limit_that_fails_and_by_how_much() -> None:
+    text = weighing(PI, Budget(flash_bytes=5000))
+    assert "float32: flash: 12.5 kB of 5.0 kB, misses by 7.5 kB" in text
+    assert "int8: fits: flash 3.1 kB of 5.0 kB" in text
+
+
+def test_a_limit_that_nothing_is_known_about_is_neither_met_nor_missed() -> None:
+    text = weighing(replace(PI, clock_hz=None), Budget(latency_ms=5.0))
+    assert "float32: latency: unknown of 5 ms, not measured" in text
+    assert "fits" not in text
+    assert lines_with(text, "float32   ")[0].split()[-2:] == ["unknown", "unknown"]
+
+
+def test_without_limits_weighing_says_so() -> None:
+    assert "No limit is set." in weighing(replace(PI, ram_bytes=None), Budget())
+
+
+def test_packing_shows_each_figure_before_and_after_with_its_origin_and_spread() -> None:
+    text = packed(found(), BEFORE, PI, Budget())
+    assert lines_with(text, "flash  ")[0].split("  ")[0] == "flash"
+    assert "1.1 MB (host)" in text
+    assert "190.0 kB (host)" in text
+    assert "10 ms (estimated, 5 to 20 ms)" in text
+    assert "in alternation: 0.43x (host, 0.41x to 0.46x)" in flat(text)
+    assert "-0.0152" in text
+    assert "same class 99.60% of 256" in text
+
+
+def test_packing_names_each_limit_and_whether_it_is_met() -> None:
+    budget = Budget(flash_bytes=200_000, latency_ms=15.0, latency_ratio=0.45, max_drop=0.01)
+    text = packed(found(), BEFORE, PI, budget)
+    assert lines_with(text, "flash ")[1].split() == ["flash", "200.0", "kB", "190.0", "kB", "met"]
+    assert "15 ms      20 ms      misses by 5 ms" in text
+    assert lines_with(text, "latency ratio")[0].split() == ["latency", "ratio", "0.45x", "0.43x", "met"]
+    assert lines_with(text, "score")[1].split() == ["score", "0.9073", "0.9021", "misses", "by", "0.0052"]
+
+
+def test_what_is_unknown_is_called_unknown_and_never_shown_as_zero() -> None:
+    dry = replace(AFTER, score=None, latency_ms=None, latency_ratio=None, parity=None)
+    text = packed(Found(Candidate(Recipe(), dry), (), ()), replace(BEFORE, latency_ms=None), PI, Budget(latency_ms=1))
+    assert lines_with(text, "latency  ")[0].split()[-3:] == ["unknown"] * 3
+    assert lines_with(text, "energy")[0].split()[-3:] == ["unknown"] * 3
+    assert lines_with(text, "score")[0].split()[-2:] == ["unknown", "unknown"]
+    assert lines_with(text, "latency  ")[1].split() == ["latency", "1", "ms", "unknown", "not", "measured"]
+    assert "the network as it is" in text
+
+
+def test_packing_tells_of_every_recipe_that_was_tried_and_why_it_was_kept_or_dropped() -> None:
+    dry = Candidate(Recipe((Halve(0.9),)), replace(AFTER, score=None))
+    text = packed(
+        found(
+            Verdict(dry, False, "size and speed only: misses flash: 210.0 kB"),
+            Verdict(found().best, True, "flash x0.17, latency x0.43"),
+        ),
+        BEFORE,
+        PI,
+        Budget(),
+    )
+    dropped, kept = text.index("dropped test_text(keep=0.9)"), text.index("kept    test_text(keep=0.6)")
+    assert dropped < text.index("because: size and speed only: misses flash: 210.0 kB") < kept
+    assert kept < text.index("because: flash x0.17, latency x0.43")
+    assert "score unknown" in text[dropped:kept]
+    assert " 1. test_text(keep=0.6)" in text
+
+
+def test_the_last_line_of_packing_says_under_which_conditions() -> None:
+    last = flat(packed(found(), BEFORE, PI, Budget()).split("\n\n")[-1])
+    assert last == (
+        "Conditions: device raspberry-pi-zero-2w; measured in onnx with 1 thread on a Zen 4, 2 cores; "
+        "torch 2.13.0, onnxruntime 1.27."
+    )
+
+
+def test_advice_marks_what_is_not_built_and_says_why_the_device_wants_it() -> None:
+    weighings = {name: weigh(COST, PI, name) for name in ("float32", "int8")}
+    text = advised(advise(COST, weighings, PI, Budget().within(PI), ("quantize_static", "prune_channels")), PI)
+    assert text.index("nothing needed") < text.index("quantization: quantize_static\n")
+    assert "prune_channels -> distill (not built yet) -> quantize_static" in text
+    assert flat(PI.why) in flat(text)
+
+
+BENCH = BenchReport(
+    file="out/model.onnx",
+    against=None,
+    threads=2,
+    disk_bytes=331_000,
+    ram_bytes=Figure(2_000_000, "host", 1_900_000, 2_100_000),
+    latency_ms=Figure(1.234, "host", 1.2, 1.4),
+    ratio=None,
+    operators={"QuantizeLinear": 30, "Conv": 20},
+    operators_as_run={"QLinearConv": 20},
+    integer_operators=20,
+    warnings=("the runtime still computes in float: 1 Gemm.",),
+    machine="a Zen 4, 2 cores",
+    versions={"onnxruntime": "1.27"},
+)
+
+
+def test_a_bench_shows_bytes_memory_and_time_of_this_host_and_the_operators_that_ran() -> None:
+    text = benched(BENCH)
+    assert "331.0 kB (host)" in text
+    assert "2.0 MB (host, 1.9 to 2.1 MB)" in text
+    assert "1.23 ms (host, 1.2 to 1.4 ms)" in text
+    assert "Operators as run: 20 QLinearConv" in text
+    assert "Note: the runtime still computes in float: 1 Gemm." in text
+    assert "with 2 threads on a Zen 4" in text
+    assert "latency over" not in text
+
+
+def test_a_bench_against_another_file_shows_the_ratio_to_it() -> None:
+    text = benched(replace(BENCH, against="float.onnx", ratio=Figure(0.47, "host", 0.45, 0.5)))
+    assert "0.47x (host, 0.45x to 0.5x)" in lines_with(text, "latency over float.onnx")[0]
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_a_device_card_holds_every_fact_with_its_source_and_names_what_nobody_states(name: str) -> None:
+    device = find_device(name)
+    text = flat(device_card(device))
+    assert flat(device.why) in text
+    # A source longer than a line is broken, so blanks are left out of both.
+    packed_text = text.replace(" ", "")
+    for source in device.sources.values():
+        assert source.replace(" ", "") in packed_text
+    for fact, word in (("flash_bytes", "flash"), ("memory_bandwidth", "memory bandwidth"), ("active_power_w", "power")):
+        missing = text.partition("not stated: ")[2]
+        assert (word in missing) == (getattr(device, fact) is None)
+
+
+def test_a_fact_that_nobody_states_is_not_shown_as_a_number_in_the_table() -> None:
+    row = lines_with(device_table([replace(PI, flash_bytes=None)]), PI.name)[0]
+    assert row.split()[1:5] == ["not", "stated", "536.9", "MB"]
+
+
+def test_every_known_device_has_a_line_in_the_table() -> None:
+    text = device_table([find_device(name) for name in device_names()])
+    assert all(lines_with(text, name) for name in device_names())
+
+
+def long_texts() -> dict[str, Callable[[], str]]:
+    name = "backbone.blocks.17.a_very_long_layer_name_that_somebody_wrote.and_another_one.conv_depthwise"
+    layers = tuple(replace(each, path=name) for each in COST.layers)
+    budget = Budget(1000, 1000, 0.001, 0.1, max_drop=0.001)
+    weighings = [(each, weigh(COST, PI, each)) for each in ("float32", "int8")]
+    stacked = Recipe(tuple(Halve(0.1 * step) for step in range(1, 9)))
+    verdict = Verdict(Candidate(stacked, AFTER), False, "misses flash: 210.0 kB, allowed 200.0 kB " * 4)
+    bench = replace(BENCH, file="x" * 90, against="y" * 150, ratio=BENCH.latency_ms, warnings=("many words " * 30,))
+    return {
+        "weighed": lambda: weighed(replace(COST, layers=layers), weighings, PI, budget),
+        "advised": lambda: advised(advise(COST, dict(weighings), PI, budget, ()), PI),
+        "packed": lambda: packed(found(verdict), BEFORE, PI, budget),
+        "benched": lambda: benched(bench),
+        "table": lambda: device_table([find_device(each) for each in device_names()]),
+        **{each: lambda each=each: device_card(find_device(each)) for each in device_names()},
+    }
+
+
+@pytest.mark.parametrize("which", long_texts())
+def test_no_report_is_wider_than_100_columns_or_holds_colour_codes(which: str) -> None:
+    text = long_texts()[which]()
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "\x1b" not in text
+    assert text == text.rstrip()
+
+
+def test_square_brackets_in_a_name_are_shown_as_they_are() -> None:
+    assert "layers[0] [bold]" in table(("layer",), [("layers[0] [bold]",)])
+
+
+def test_a_figure_without_a_spread_shows_its_origin_alone() -> None:
+    assert figure(Figure(12, "board"), str) == "12 (board)"
+    assert figure(None, str) == "unknown"
+
+
+def test_a_range_that_crosses_units_names_both() -> None:
+    from haversack.quantity import show_bytes
+
+    assert figure(Figure(1e6, "host", 9e5, 2e6), show_bytes) == "1.0 MB (host, 900.0 kB to 2.0 MB)"
+
+
+def test_later_lines_of_a_paragraph_stand_under_the_first() -> None:
+    assert all(line.startswith(("why: ", "     ")) for line in paragraph("word " * 40, "why: ").splitlines())

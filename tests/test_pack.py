@@ -1,0 +1,144 @@
+"""The whole job on real digits: what comes out was measured, and a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from haversack.device import Budget
+from haversack.errors import InfeasibleError, RecipeError
+from haversack.graph.surgery import load
+from haversack.measure import host
+from haversack.pack import Packed, Settings, apply, pack, read_recipe
+from haversack.task import TaskFile, read_task_file
+
+TASK = Path(__file__).parent / "tasks" / "digits_small.py"
+FLASH = 14_000
+
+
+@pytest.fixture(scope="module")
+def file() -> TaskFile:
+    return read_task_file(TASK)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("packed")
+
+
+@pytest.fixture(scope="module")
+def packed(file: TaskFile, out: Path) -> Packed:
+    budget = Budget(flash_bytes=FLASH, max_drop=0.03)
+    settings = Settings(out=out, cache=out / "workspace", epochs=2, task_digest=file.digest)
+    return pack(file.network, file.task, "host", budget, settings)
+
+
+def test_the_file_on_disk_meets_the_limits_it_was_packed_for(packed: Packed, out: Path, file: TaskFile) -> None:
+    content = (out / "model.onnx").read_bytes()
+    measured = packed.artifact.measurement
+    assert len(content) == measured.flash_bytes.value <= FLASH
+    assert measured.score is not None
+    assert file.task.scored(host.load(content)) == measured.score.value
+    assert packed.baseline.score is not None
+    assert measured.score.value >= packed.baseline.score.value - 0.03
+
+
+def test_both_steps_were_needed_and_are_in_the_recipe(packed: Packed, out: Path) -> None:
+    names = [type(step).__name__ for step in packed.artifact.recipe.steps]
+    assert names == ["PruneChannels", "QuantizeStatic"]
+    assert read_recipe(out / "recipe.toml") == packed.artifact.recipe
+
+
+def test_the_result_folder_tells_how_everything_was_measured(out: Path, packed: Packed) -> None:
+    written = json.loads((out / "measurement.json").read_text())
+    conditions = written["packed"]["conditions"]
+    assert conditions["threads"] == 1
+    assert conditions["versions"]["onnxruntime"]
+    assert written["packed"]["flash_bytes"]["origin"] == "host"
+    assert written["packed"]["latency_ms"]["low"] <= written["packed"]["latency_ms"]["value"]
+    report = (out / "report.txt").read_text()
+    assert report == packed.report
+    assert "quantize_static" in report
+    assert "dropped" in report
+
+
+def test_the_network_reloads_onto_a_fresh_one(packed: Packed, out: Path, file: TaskFile) -> None:
+    import torch
+
+    model = load(file.fresh_network(), out / "network", packed.model.example)
+    inputs = file.task.calibration()[0]
+    with torch.no_grad():
+        assert torch.equal(model.module(*inputs), packed.model.module(*inputs))
+    assert dict(model.grids) == dict(packed.model.grids)
+
+
+def test_applying_the_recipe_again_gives_the_same_bytes(packed: Packed, file: TaskFile, out: Path) -> None:
+    from haversack.device import find_device
+
+    again = apply(read_recipe(out / "recipe.toml"), file.network, file.task, find_device("host"), Settings())
+    assert again.artifact.files == packed.artifact.files
+
+
+def test_a_device_that_takes_signed_activations_gets_them_and_the_ratio_of_their_unsigned_twin(
+    file: TaskFile,
+) -> None:
+    found = pack(file.network, file.task, "raspberry-pi-4", Budget(), Settings(techniques=("quantize_static",)))
+    activations = [grid for grid in found.model.grids.values() if grid.axis is None]
+    assert all(grid.signed for grid in activations)
+    assert found.artifact.measurement.latency_ms is not None
+    assert found.artifact.measurement.latency_ms.origin == "estimated"
+    assert found.artifact.measurement.latency_ratio is not None
+    assert found.artifact.measurement.latency_ratio.origin == "host"
+
+
+def test_an_impossible_limit_is_named_with_the_nearest_candidate(file: TaskFile) -> None:
+    with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB"):
+        pack(file.network, file.task, "host", Budget(flash_bytes=1000), Settings(epochs=1))
+
+
+def test_an_unknown_technique_is_refused(file: TaskFile) -> None:
+    with pytest.raises(RecipeError, match="choose from"):
+        pack(file.network, file.task, "host", Budget(), Settings(techniques=("magic",)))
+
+
+def _start(out: Path) -> subprocess.Popen[bytes]:
+    words = ["pack", TASK, "--flash", f"{FLASH}B", "--epochs", "2", "--out", out]
+    command = [sys.executable, "-c", "from haversack.cli import main; main()", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def _finished(out: Path) -> dict[Path, tuple[int, int]]:
+    """Finished entries of the workspace, with what changes when they are made again."""
+    entries = out.glob("workspace/*/*.*scored/measurement.json")
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in entries}
+
+
+@pytest.mark.slow
+def test_a_killed_pack_goes_on_where_it_was_and_ends_the_same(tmp_path: Path) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    run = _start(killed)
+    deadline = time.monotonic() + 120
+    while len(_finished(killed)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate()
+    before = _finished(killed)
+    assert len(before) >= 3
+    assert not (killed / "model.onnx").exists()
+
+    for folder in (killed, whole):
+        again = _start(folder)
+        _, errors = again.communicate(timeout=300)
+        assert again.returncode == 0, errors.decode()
+    after = _finished(killed)
+    assert before.items() <= after.items()
+    assert len(after) > len(before)
+    for name in ("model.onnx", "recipe.toml"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
