@@ -199,10 +199,10 @@ def show_device(name: str, *, as_json: AsJson = False) -> None:
         typer.echo(device_card(found))
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """The `haversack` command. A user's mistake ends with its message and exit code 2."""
     try:
-        app()
+        app(words)
     except HaversackError as error:
         typer.echo(f"haversack: {error}", err=True)
         sys.exit(2)
@@ -211,7 +211,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def _budget(  # noqa: PLR0913, PLR0917 - one argument a limit
+def _budget(  # noqa: PLR0913 - one argument a limit
     flash: str | None = None,
     ram: str | None = None,
     latency: str | None = None,

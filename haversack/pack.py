@@ -256,7 +256,9 @@ def _infeasible(found: Found) -> InfeasibleError:
 def _refuse_idle(found: Found, budget: Budget) -> None:
     if found.verdicts:
         tried = "; ".join(f"{each.candidate.recipe}: {each.why}" for each in found.verdicts)
-        raise NothingChangedError(f"nothing that was tried pays: {tried}.", mend="set a tighter limit, or ship the network as it is.")
+        raise NothingChangedError(
+            f"nothing that was tried pays: {tried}.", mend="set a tighter limit, or ship the network as it is."
+        )
     raise NothingChangedError("there is nothing to try.", mend=f"the device states no format that pays ({budget}).")
 
 

@@ -61,7 +61,7 @@ class Task:
                 f"the loss of outputs {tuple(outputs.shape)} and a target {tuple(target.shape)} of {target.dtype} "
                 f"raised {brief(error)}.",
                 where="train()",
-                mend="yield (inputs, target) batches whose target fits the loss: class numbers, or values like outputs.",
+                mend="yield (inputs, target) batches whose target fits the loss: class numbers, or values.",
             ) from error
 
     def calibration(self) -> list[tuple[Tensor, ...]]:

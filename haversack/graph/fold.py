@@ -138,6 +138,9 @@ def _remove_identities(graph: fx.Graph) -> None:
         if _is_identity(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+    # Without the copies that made values contiguous, a view may not do: a reshape copies where it must.
+    for node in graph.find_nodes(op="call_function", target=aten.view.default):
+        node.target = aten.reshape.default
 
 
 def _is_identity(node: fx.Node) -> bool:

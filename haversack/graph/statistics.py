@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from haversack.model import Edits
 
 # Fewer samples than this estimate worse than what training left behind; more than the limit change nothing.
-_FEWEST, _MOST, _BATCH = 64, 512, 128
+_FEWEST, _MOST, _BATCH = 64, 256, 128
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 

@@ -199,7 +199,7 @@ def _fill(module: nn.Module, found: Mapping[str, Tensor], path: Path) -> None:
         holder = "the file" if name in found else "the network"
         raise SurgeryError(f"only {holder} holds the tensor '{name}'.", where=str(path), mend=_MEND)
     with torch.no_grad():
-        for name in wanted:
+        for name in sorted(wanted):
             ours, theirs = state[name], found[name]
             if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
                 raise SurgeryError(

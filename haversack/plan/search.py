@@ -85,8 +85,8 @@ class _Run:
         best = self.best
         if self.misses(best):
             # A dry run that misses nothing is no answer: nobody knows its score.
-            dry = [verdict.candidate for verdict in self.verdicts if self.misses(verdict.candidate)]
-            best = min((best, *dry), key=self._rank)
+            tried = (verdict.candidate for verdict in self.verdicts if self.misses(verdict.candidate))
+            best = min((best, *(each for each in tried if moved(best, each, self.budget))), key=self._rank)
         verdicts = tuple(self._final(verdict, best) for verdict in self.verdicts)
         return Found(best, self.misses(best), verdicts)
 

@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Bars:
-    """A listener for `haversack.progress` that writes to standard error."""
+    """A listener for `haversack.progress` that writes to `console`: standard error, unless another is given."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, emoji=False)
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -38,7 +38,7 @@ class Bars:
 
     def say(self, line: str) -> None:
         """The line, above the bars."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -84,17 +84,19 @@ class PruneChannels:
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
-        """Fractions of the multiply-accumulates that this network can reach on this device, mildest first."""
+        """Fractions of the parameters, then of the estimated latency, that are in reach here; each mildest first."""
         if model.grids:
             return ()
-        mildest = cls(multiple=device.channel_multiple)
         try:
-            smallest = mildest._ladder(model).smallest
+            return tuple(step for of in ("parameters", "latency") for step in cls._reachable(of, model, device))
         except NothingChangedError:
             return ()
-        return tuple(
-            replace(mildest, keep=keep) for keep in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2) if keep >= smallest
-        )
+
+    @classmethod
+    def _reachable(cls, of: Measure, model: Model, device: Device) -> Iterable[Self]:
+        mildest = cls(of=of, multiple=device.channel_multiple)
+        smallest = mildest._ladder(model).smallest
+        return (replace(mildest, keep=keep / 100) for keep in range(95, 15, -5) if keep / 100 >= smallest)
 
     def _ladder(self, model: Model) -> _Ladder:
         read = trace(model.module, model.example)
@@ -125,7 +127,8 @@ class PruneChannels:
         """What a group's next step down costs, given what it saves.
 
         Taylor scores are changes of the loss, so they may be held against savings; norms only rank channels (ResNet-20
-        at 0.8 of its MACs without training: Taylor 86.0 % so and 85.3 % otherwise, l2 76.6 % so and 84.1 % otherwise).
+        at 0.8 of its MACs, not trained, batch statistics measured again, 1,000 test images: Taylor 86.0 % so and 85.3 %
+        otherwise, l2 76.6 % so and 84.1 % otherwise).
         """
         losses = [ladder.losses(place, each) for place, each in enumerate(scores)]
         if self.scope == "layer":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from prunable_networks import NETWORKS as PRUNABLE
 from prunable_networks import conv, settled
@@ -42,7 +44,9 @@ class UNet(nn.Module):
         high = self.outer(x)
         low = self.inner(F.max_pool2d(high, 2))
         deep = F.interpolate(self.deep(F.max_pool2d(low, 2)), scale_factor=2)
-        return self.end(torch.cat([high, F.interpolate(self.mid(torch.cat([low, self.up_of(deep)], 1)), scale_factor=2)], 1))
+        return self.end(
+            torch.cat([high, F.interpolate(self.mid(torch.cat([low, self.up_of(deep)], 1)), scale_factor=2)], 1)
+        )
 
     def up_of(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(self.up(x), 2)
@@ -85,7 +89,7 @@ def vgg() -> nn.Module:
 
 def autoencoder() -> nn.Module:
     widths = [20, 16, 4, 16, 20]
-    layers = [each for pair in zip(widths, widths[1:], strict=False) for each in (nn.Linear(*pair), nn.ReLU())]
+    layers = [each for pair in pairwise(widths) for each in (nn.Linear(*pair), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
 
@@ -97,7 +101,9 @@ def group_normed() -> nn.Module:
 
 
 def flat() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Hardtanh(-0.5, 0.5), nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten())
+    return nn.Sequential(
+        nn.Conv2d(3, 2, 3), nn.Hardtanh(-0.5, 0.5), nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten()
+    )
 
 
 IMAGE = torch.Size((2, 3, 8, 8))

@@ -1,0 +1,324 @@
+"""The search with fakes: candidates are made up by a formula, so that every way through it is cheap to walk."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from haversack.device import Budget
+from haversack.measurement import Candidate, Conditions, Figure, Measurement
+from haversack.plan.search import Found, Trial, greedy, moved
+from haversack.recipe import Recipe, Stage
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Trains; leaves `keep` of size and time, and loses score as it likes."""
+
+    keep: float = 0.5
+    kind: str = "even"
+    lost: float = 0.0
+    epochs: int = 2
+
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def apply(self, model, task):
+        return model
+
+    @classmethod
+    def options(cls, model, device):
+        return ()
+
+
+@dataclass(frozen=True)
+class Round:
+    """Needs no training; leaves `size` of the flash and `time` of the latency, and loses `lost` of the score."""
+
+    name: str = "a"
+    size: float = 0.25
+    time: float = 0.5
+    lost: float = 0.0
+
+    stage: ClassVar[Stage] = Stage.NUMERICS
+
+    def apply(self, model, task):
+        return model
+
+    @classmethod
+    def options(cls, model, device):
+        return ()
+
+
+class World:
+    """Measures recipes by formula and writes down what was asked."""
+
+    def __init__(self, noise=None):
+        self.asked: list[Trial] = []
+        self._noise = noise or {}
+
+    def measure(self, trial: Trial) -> Candidate:
+        self.asked.append(trial)
+        flash, ratio, score = 1000.0, 1.0, 0.9
+        for step in trial.recipe.steps:
+            size, time = (step.keep, step.keep) if isinstance(step, Shrink) else (step.size, step.time)
+            flash, ratio, score = flash * size, ratio * time, score - step.lost
+            if isinstance(step, Shrink) and not step.epochs:
+                score -= 0.3 * (1 - step.keep) + (0.2 if step.kind == "odd" else 0.0)
+        ratio *= self._noise.get(trial.recipe, 1.0)
+        return Candidate(trial.recipe, measured(flash, ratio, score if trial.scored else None))
+
+    @property
+    def trained(self) -> list[Recipe]:
+        return [each.recipe for each in self.asked if any(getattr(step, "epochs", 0) for step in each.recipe.steps)]
+
+    def search(self, options, **limits) -> Found:
+        baseline = self.measure(Trial(Recipe()))
+        asking = greedy(options, Budget(**limits), baseline)
+        answer = None
+        while True:
+            try:
+                answer = self.measure(asking.send(answer))
+            except StopIteration as end:
+                return end.value
+
+
+def measured(flash: float, ratio: float, score: float | None) -> Measurement:
+    return Measurement(
+        flash_bytes=Figure(flash, "host"),
+        ram_bytes=Figure(5000, "host"),
+        latency_ms=Figure(10 * ratio, "host"),
+        latency_ratio=Figure(ratio, "host"),
+        score=None if score is None else Figure(score, "host"),
+        conditions=Conditions("board", "onnx", 1, "here"),
+    )
+
+
+LADDER = [Shrink(keep) for keep in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)]
+
+
+def test_the_mildest_setting_that_fits_is_found_and_trained_once():
+    world = World()
+    found = world.search([LADDER], flash_bytes=650, max_drop=0.01)
+    assert found.best.recipe == Recipe((Shrink(0.6),))
+    assert found.misses == ()
+    assert world.trained == [Recipe((Shrink(0.6),))]
+
+
+@pytest.mark.parametrize("limit", [950, 850, 750, 650, 550, 450, 350, 250])
+def test_bisection_finds_the_same_setting_as_trying_all(limit):
+    world = World()
+    found = world.search([LADDER], flash_bytes=limit)
+    assert found.best.recipe.steps[0].keep == max(step.keep for step in LADDER if 1000 * step.keep <= limit)
+    assert len(world.asked) <= 1 + 4 + 1  # the baseline, half of half of half of eight, the trained one
+
+
+def test_what_needs_no_training_comes_first_and_training_is_left_out_when_it_is_enough():
+    world = World()
+    found = world.search([LADDER, [Round()]], flash_bytes=300)
+    assert found.best.recipe == Recipe((Round(),))
+    assert not world.trained
+    assert not any(isinstance(step, Shrink) for each in world.asked for step in each.recipe.steps)
+
+
+def test_training_is_put_before_the_numbers_that_were_kept():
+    found = World().search([LADDER, [Round()]], flash_bytes=150)
+    assert found.best.recipe == Recipe((Shrink(0.6), Round()))
+
+
+def test_of_several_settings_without_training_the_best_scoring_one_that_fits_is_kept():
+    rounds = [Round("a", lost=0.02), Round("b", lost=0.001), Round("c", size=0.5)]
+    found = World().search([rounds], flash_bytes=300)
+    assert found.best.recipe == Recipe((rounds[1],))
+    assert [verdict.kept for verdict in found.verdicts] == [False, True, False]
+    assert [verdict.why for verdict in found.verdicts] == [
+        "another setting does better", "flash x0.25, latency x0.50", "another setting does better",
+    ]  # fmt: skip
+
+
+def test_a_step_that_moves_no_limited_measure_is_dropped():
+    found = World().search([[Round(size=0.99, time=0.1)]], flash_bytes=500)
+    assert found.best.recipe == Recipe()
+    assert [(verdict.kept, verdict.why) for verdict in found.verdicts] == [(False, "no measure moved")]
+
+
+def test_with_no_limits_a_step_pays_that_makes_the_file_smaller_or_faster():
+    assert World().search([[Round(size=0.5, time=2.0)]]).best.recipe.steps
+    assert World().search([[Round(size=1.5, time=0.5)]]).best.recipe.steps
+    assert not World().search([[Round(size=1.0, time=1.0)]]).best.recipe.steps
+
+
+def test_a_budget_that_the_original_meets_costs_no_training_and_no_score():
+    world = World()
+    found = world.search([LADDER, [Round(lost=0.2)]], flash_bytes=2000, max_drop=0.01)
+    assert found.best.recipe == Recipe()
+    assert found.misses == ()
+    assert not world.trained
+    assert found.verdicts[0].why == "misses more"
+
+
+def test_a_budget_that_the_original_meets_still_takes_what_is_free():
+    assert World().search([LADDER, [Round()]], flash_bytes=2000, max_drop=0.01).best.recipe == Recipe((Round(),))
+
+
+def test_nothing_is_trained_when_nothing_fits_and_the_nearest_is_named():
+    world = World()
+    found = world.search([LADDER], flash_bytes=100, latency_ratio=0.9)
+    assert not world.trained
+    assert found.best.recipe == Recipe((Shrink(0.2, epochs=0),))
+    assert [(miss.limit, miss.found) for miss in found.misses] == [("flash", 200.0)]
+
+
+def test_a_dry_run_that_fits_is_never_the_answer_when_training_loses_the_score():
+    ladder = [Shrink(keep, lost=0.5) for keep in (0.8, 0.4)]
+    world = World()
+    found = world.search([ladder, [Other(0.9)]], flash_bytes=500, max_drop=0.01)
+    assert found.misses
+    assert found.best.measurement.score is not None
+    assert world.trained[0] == Recipe((ladder[1],))
+
+
+@dataclass(frozen=True)
+class Other(Shrink):
+    """A second technique that trains."""
+
+
+def test_the_nearest_is_the_one_that_misses_least_and_not_the_last():
+    ladder = [Shrink(0.5, lost=0.89)]
+    found = World().search([ladder, [Round("a", 0.52)]], flash_bytes=500, max_drop=0.01)
+    assert found.best.recipe == Recipe((Round("a", 0.52),))
+    assert [miss.limit for miss in found.misses] == ["flash"]
+
+
+def test_a_score_that_is_missed_is_not_answered_with_a_stronger_step():
+    world = World()
+    world.search([[Shrink(keep, lost=0.5) for keep in (0.6, 0.5, 0.4)]], flash_bytes=600, max_drop=0.01)
+    assert [recipe.steps[0].keep for recipe in world.trained] == [0.6]
+
+
+def test_numbers_that_lose_the_score_are_kept_only_where_the_distance_shrinks():
+    closer = World().search([[Round(lost=0.02)]], flash_bytes=500, max_drop=0.01)
+    assert closer.best.recipe.steps
+    farther = World().search([[Round(size=0.9, lost=0.8)]], flash_bytes=500, max_drop=0.01)
+    assert farther.best.recipe == Recipe()
+    assert farther.verdicts[0].why == "misses more"
+
+
+def test_numbers_that_lost_the_score_are_undone_where_the_structure_alone_is_enough():
+    world = World()
+    found = world.search([LADDER, [Round(lost=0.05)]], flash_bytes=600, max_drop=0.01)
+    assert found.best.recipe == Recipe((Shrink(0.6),))
+    assert found.misses == ()
+    undone = next(verdict for verdict in found.verdicts if verdict.candidate.recipe == Recipe((Round(lost=0.05),)))
+    assert not undone.kept
+    assert undone.why.startswith("undone: misses score")
+
+
+def test_where_the_structure_alone_is_not_enough_both_are_tried_together():
+    world = World()
+    found = world.search([LADDER, [Round(lost=0.05)]], flash_bytes=100, max_drop=0.01)
+    assert world.trained == [Recipe((Shrink(0.4), Round(lost=0.05)))]
+    assert [miss.limit for miss in found.misses] == ["score"]
+
+
+def test_a_final_measurement_that_misses_by_noise_leads_to_the_next_stronger_step():
+    ladder = [*LADDER]
+    world = World(noise={Recipe((Shrink(0.6), Round())): 1.05, Recipe((Shrink(0.5), Round())): 1.3})
+    found = world.search([ladder, [Round()]], latency_ratio=0.305)
+    assert [recipe.steps[0].keep for recipe in world.trained] == [0.6, 0.5, 0.4]
+    assert found.best.recipe == Recipe((Shrink(0.4), Round()))
+    assert found.misses == ()
+
+
+def test_noise_in_dry_measurements_never_ends_in_an_answer_that_misses():
+    for noise in (0.9, 1.1):
+        for keep in (0.7, 0.6, 0.5):
+            world = World(noise={Recipe((Shrink(keep, epochs=0),)): noise})
+            found = world.search([LADDER], latency_ratio=0.62)
+            assert found.misses == ()
+            assert found.best.measurement.latency_ratio.value <= 0.62
+
+
+def test_of_several_ladders_the_one_that_scores_best_before_training_is_trained():
+    ladders = [Shrink(keep, kind) for kind in ("odd", "even") for keep in (0.8, 0.6, 0.4)]
+    world = World()
+    found = world.search([ladders], flash_bytes=600)
+    assert found.best.recipe == Recipe((Shrink(0.6, "even"),))
+    assert len(world.trained) == 1
+
+
+def test_ladders_of_one_step_each_stay_apart():
+    world = World()
+    found = world.search([[Shrink(0.5, "odd"), Shrink(0.5, "even"), Shrink(0.5, "third")]], flash_bytes=600)
+    assert found.best.recipe.steps[0].kind == "even"
+    assert len(world.trained) == 1
+
+
+def test_a_single_ladder_spends_no_score_before_training():
+    world = World()
+    world.search([LADDER], flash_bytes=600)
+    assert [each for each in world.asked if each.scored] == [Trial(Recipe()), Trial(Recipe((Shrink(0.6),)))]
+
+
+def test_a_second_technique_builds_on_the_best_scored_candidate():
+    firsts, seconds = [Shrink(0.5)], [Other(0.5)]
+    world = World(noise={Recipe((firsts[0],)): 1.2})
+    found = world.search([firsts, seconds], latency_ratio=0.5)
+    assert found.misses == ()
+    assert all(step.epochs for step in found.best.recipe.steps)
+
+
+@pytest.mark.parametrize("options", [[], [[]], [[], ()]])
+def test_nothing_to_try_gives_the_original(options):
+    found = World().search(options, flash_bytes=500)
+    assert found.best.recipe == Recipe()
+    assert [miss.limit for miss in found.misses] == ["flash"]
+    assert found.verdicts == ()
+
+
+def test_the_verdicts_tell_every_trial_once():
+    ladders = [Shrink(keep, kind) for kind in ("odd", "even") for keep in (0.8, 0.6, 0.4)]
+    world = World()
+    found = world.search([ladders, [Round(size=0.9), Round("b", size=0.95)]], flash_bytes=400, max_drop=0.01)
+    asked = [each.recipe for each in world.asked[1:]]
+    told = [verdict.candidate.recipe for verdict in found.verdicts]
+    assert sorted(map(str, told)) == sorted(map(str, asked))
+    assert all(verdict.why for verdict in found.verdicts)
+
+
+def test_the_kept_verdicts_are_steps_of_the_answer():
+    found = World().search([LADDER, [Round(), Round("b")]], flash_bytes=150)
+    kept = [verdict.candidate.recipe for verdict in found.verdicts if verdict.kept]
+    assert kept[-1] == found.best.recipe
+    assert all(set(recipe.steps) <= set(found.best.recipe.steps) for recipe in kept)
+
+
+def test_the_same_answers_give_the_same_questions():
+    worlds = [World(), World()]
+    options = [LADDER, [Round(size=0.9), Round("b", size=0.8)]]
+    founds = [world.search(options, flash_bytes=300, max_drop=0.01) for world in worlds]
+    assert worlds[0].asked == worlds[1].asked
+    assert founds[0] == founds[1]
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.9])
+def test_a_score_at_its_floor_is_no_obstacle(floor):
+    assert World().search([LADDER], flash_bytes=600, score_at_least=floor).misses == ()
+
+
+@pytest.mark.parametrize(
+    ("limits", "flash", "ratio", "wanted"),
+    [
+        ({"flash_bytes": 1}, 970, 1.0, True),
+        ({"flash_bytes": 1}, 985, 0.1, False),
+        ({"latency_ratio": 0.1}, 100, 0.99, False),
+        ({"latency_ms": 0.1}, 1000, 0.9, True),
+        ({"latency_ms": 0.1, "flash_bytes": 1}, 900, 1.2, True),
+        ({"ram_bytes": 1}, 100, 0.1, False),
+        ({}, 900, 1.0, True),
+        ({}, 1000, 0.9, True),
+        ({}, 990, 0.99, False),
+    ],
+)
+def test_a_measure_has_moved_when_a_limited_one_fell_noticeably(limits, flash, ratio, wanted):
+    before, after = (Candidate(Recipe(), measured(*each, 0.9)) for each in ((1000, 1.0), (flash, ratio)))
+    assert moved(before, after, Budget(**limits)) is wanted

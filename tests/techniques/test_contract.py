@@ -1,0 +1,140 @@
+"""What every technique keeps. A new file in haversack/techniques is tested here without a line being added."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from haversack import techniques
+from haversack.device import find_device
+from haversack.errors import NothingChangedError
+from haversack.model import Edits, Model
+from haversack.recipe import Recipe, Stage, recipe_from_toml, technique
+from haversack.task import Task
+
+NAMES = techniques.names()
+DEVICES = ("host", "raspberry-pi-zero-2w", "stm32f405")
+
+
+class Small(nn.Module):
+    """A residual network for images of 8 x 8, such as scikit-learn's digits."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.inner, self.outer = nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 16, 3, padding=1)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = F.max_pool2d(F.relu(x + self.outer(F.relu(self.inner(x)))), 2)
+        return self.head(x.mean((2, 3)))
+
+
+def task() -> Task:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 1, 8, 8, generator=generator)
+    y = x.mean((2, 3)).squeeze(1).argsort().argsort() // 16
+
+    def score(predict):
+        with torch.no_grad():
+            return float((predict(x).argmax(1) == y).float().mean())
+
+    return Task(train=lambda: [(x[:32], y[:32]), (x[32:], y[32:])], calibrate=lambda: list(x.split(32)), score=score)
+
+
+def fresh() -> Model:
+    torch.manual_seed(0)
+    return Model(Small().eval(), (torch.randn(1, 1, 8, 8),))
+
+
+def first_option(name: str):
+    """The mildest setting for this machine."""
+    return next(iter(techniques.catalogue()[name].options(fresh(), find_device("host"))))
+
+
+@functools.cache
+def applied(name: str) -> Model:
+    return first_option(name).apply(fresh(), task())
+
+
+def state(model: Model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_step_is_named_like_its_file_and_has_a_stage(name):
+    kind = techniques.catalogue()[name]
+    assert technique(kind) == name
+    assert kind.stage in Stage
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_input_model_is_left_as_it_was(name):
+    model = fresh()
+    before, structure = state(model), repr(model.module)
+    first_option(name).apply(model, task())
+    assert same(before, state(model))
+    assert repr(model.module) == structure
+    assert not model.module.training
+    assert (model.edits, dict(model.grids), model.teacher) == (Edits(), {}, None)
+    assert all(tensor.grad is None and tensor.requires_grad for tensor in model.module.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_the_result_runs_on_the_example_and_is_another_model(name):
+    model, result = fresh(), applied(name)
+    assert result.module(*result.example).shape == model.module(*model.example).shape
+    assert result.module(*result.example).isfinite().all()
+    assert not result.module.training
+    assert not same(state(model), state(result)) or result.grids
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_settings_give_the_same_result(name):
+    first = applied(name)
+    torch.manual_seed(1234)
+    again = first_option(name).apply(fresh(), task())
+    assert same(state(first), state(again))
+    assert first.edits == again.edits
+    assert first.grids == again.grids
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_is_legal_for_its_device_and_survives_toml(name, device):
+    target = find_device(device)
+    options = list(techniques.catalogue()[name].options(fresh(), target))
+    assert options
+    assert len(set(options)) == len(options)
+    for step in options:
+        recipe = Recipe((step,))
+        assert recipe_from_toml(recipe.to_toml(), techniques.catalogue()) == recipe
+        if hasattr(step, "multiple"):
+            assert step.multiple % target.channel_multiple == 0
+        if hasattr(step, "activations"):
+            assert step.activations == ("int8" if target.signed_activations else "uint8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_teacher_survives(name):
+    model = fresh()
+    teacher = Small().eval()
+    result = first_option(name).apply(Model(model.module, model.example, teacher=teacher), task())
+    assert result.teacher is teacher
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if techniques.catalogue()[name].stage is Stage.NUMERICS])
+def test_numbers_are_not_rounded_twice(name):
+    model = applied(name)
+    assert not list(techniques.catalogue()[name].options(model, find_device("host")))
+    with pytest.raises(NothingChangedError) as caught:
+        first_option(name).apply(model, task())
+    assert caught.value.mend

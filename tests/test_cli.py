@@ -1,0 +1,207 @@
+"""The command line: what it prints, and what it says to bad input. Never a traceback, always exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from haversack.cli import main
+
+TASK = Path(__file__).parent / "tasks" / "digits_small.py"
+Run = Callable[..., tuple[int, str, str]]
+
+GOOD = """
+import torch
+from torch import nn
+from haversack import Task
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+inputs = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+def task():
+    return Task(
+        train=lambda: [(inputs, torch.zeros(20, dtype=torch.long))],
+        calibrate=lambda: [inputs],
+        score=lambda predict: predict(inputs).mean().item(),
+    )
+"""
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "task.py"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_weigh_counts_what_torch_counts(run: Run) -> None:
+    code, out, _ = run("weigh", TASK, "--device", "stm32f405", "--json")
+    found = json.loads(out)
+    assert code == 0
+    # 3x3 convolutions to 8x8x16, 4x4x32, 2x2x32; batch norms; a linear layer of 128 x 10.
+    assert found["macs"] == 9 * (64 * 16 + 16 * 16 * 32 + 4 * 32 * 32) + 1280
+    assert found["parameters"] == 9 * (16 + 16 * 32 + 32 * 32) + 2 * (16 + 32 + 32) + 1290
+    assert found["weighings"]["int8"]["flash_bytes"]["origin"] == "estimated"
+
+
+def test_weigh_names_the_limit_that_fails_and_by_how_much(run: Run) -> None:
+    code, out, _ = run("weigh", TASK, "--device", "stm32f405", "--flash", "10kB")
+    assert code == 0
+    assert "flash: misses by" in out
+    assert "allowed 10.0 kB" in out
+
+
+def test_advise_ranks_all_five_families(run: Run) -> None:
+    code, out, _ = run("advise", TASK, "--device", "nrf52840", "--flash", "10kB", "--json")
+    assert code == 0
+    assert {"pruning", "quantization", "distillation"} <= {each["family"] for each in json.loads(out)}
+
+
+def test_devices_are_listed_and_shown_with_sources(run: Run) -> None:
+    code, out, _ = run("devices", "list")
+    assert code == 0
+    assert "raspberry-pi-zero-2w" in out
+    code, out, _ = run("devices", "show", "stm32f405")
+    assert code == 0
+    assert "1.0 MB" in out
+    assert "http" in out or "DS" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--device", "toaster"], "unknown device 'toaster'"),
+        (["--device", "missing.toml"], "cannot be read"),
+        (["--flash", "90"], "--flash: '90'"),
+        (["--flash", "90parsecs"], "--flash"),
+        (["--latency", "-5ms"], "--latency"),
+        (["--ram", "0kB"], "--ram"),
+        (["--latency", "fast"], "--latency"),
+        (["--energy", "1mJ"], "power"),
+    ],
+)
+def test_a_bad_limit_or_device_is_named(run: Run, options: list[str], said: str) -> None:
+    code, out, err = run("weigh", TASK, *options)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("def network", "def net"), "no function network()"),
+        (("def task", "def job"), "no function task()"),
+        (("import torch\n", "import torch\n1 / 0\n"), "ZeroDivisionError"),
+        (("import torch\n", "import torch\nthis is (not python\n"), "SyntaxError"),
+        (("import torch\n", "import torch\nraise SystemExit(3)\n"), "SystemExit"),
+        (("return nn.Sequential", "return 3\n    nn.Sequential"), "not a torch.nn.Module"),
+        (("nn.Linear(144, 3)", "nn.Linear(99, 3)"), "does not take calibrate()'s inputs"),
+        (("lambda: [inputs]", "lambda: []"), "yielded nothing"),
+        (("lambda: [inputs]", "lambda: [inputs / 0]"), "NaN or infinity"),
+        (("lambda: [inputs]", "lambda: [inputs, inputs[:, :, :5]]"), "follows one of"),
+        (("lambda: [inputs]", "lambda: None"), "calibrate()"),
+        (("nn.ReLU()", "nn.Threshold(1e9, 0.0)"), "same output"),
+        (("nn.Flatten()", "nn.Flatten(), nn.Threshold(1e9, float('nan'))"), "NaN"),
+        (("return Task(", "return dict("), "task() returned dict"),
+    ],
+)
+def test_a_bad_task_file_is_explained(
+    run: Run, task_file: Callable[[str], Path], change: tuple[str, str], said: str
+) -> None:
+    path = task_file(GOOD.replace(*change))
+    code, _, err = run("weigh", path)
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        ("float('nan')", "returned nan"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("torch.rand(()).item()", "and then"),
+        ("'good'", "score()"),
+    ],
+)
+def test_a_score_that_cannot_judge_is_refused(
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path, score: str, said: str
+) -> None:
+    path = task_file(GOOD.replace("predict(inputs).mean().item()", score))
+    code, _, err = run("pack", path, "--out", tmp_path / "out")
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_a_network_that_cannot_be_traced_names_the_layer(run: Run, task_file: Callable[[str], Path]) -> None:
+    picky = "class Picky(nn.Module):\n    def forward(self, x):\n        return x if x.sum() > 0 else -x\n\ndef network"
+    path = task_file(GOOD.replace("def network", picky, 1).replace("nn.ReLU()", "Picky()"))
+    code, _, err = run("weigh", path)
+    assert code == 2
+    assert "layer 1" in err
+
+
+def test_a_microcontroller_cannot_be_packed_for_yet(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("pack", TASK, "--device", "stm32f405", "--out", tmp_path)
+    assert code == 2
+    assert "no writer" in err
+
+
+def test_a_recipe_that_is_none_is_refused(run: Run, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[step]]\ntechnique = "prune_channels"\nkeep = 7.0\n')
+    code, _, err = run("apply", recipe, TASK, "--out", tmp_path / "out")
+    assert code == 2
+    assert "keep" in err
+    code, _, err = run("apply", tmp_path / "none.toml", TASK)
+    assert code == 2
+    assert "none.toml" in err
+
+
+def test_bench_refuses_what_is_no_onnx_file(run: Run, tmp_path: Path) -> None:
+    for content in (b"", b"hello", bytes(1000)):
+        (tmp_path / "model.onnx").write_bytes(content)
+        code, _, err = run("bench", tmp_path / "model.onnx")
+        assert code == 2
+        assert "model.onnx" in err
+
+
+def test_a_result_folder_that_is_a_file_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way")
+    code, _, err = run("pack", TASK, "--try", "quantize_static", "--out", tmp_path / "out")
+    assert code == 2
+    assert "out" in err
+
+
+def test_a_toml_device_of_ones_own_works_by_path(run: Run, tmp_path: Path) -> None:
+    import haversack
+
+    shipped = Path(haversack.__file__).parent / "devices" / "raspberry-pi-4.toml"
+    own = tmp_path / "mine.toml"
+    shutil.copy(shipped, own)
+    code, out, _ = run("devices", "show", own)
+    assert code == 0
+    assert "Raspberry Pi 4" in out

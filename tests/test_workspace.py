@@ -1,0 +1,322 @@
+"""Finished work on disk: whole or absent, whoever writes, is killed or runs out of space."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from haversack import workspace as workspace_module
+from haversack.artifact import Artifact
+from haversack.device import Device
+from haversack.errors import WorkspaceError
+from haversack.grid import symmetric
+from haversack.measurement import Conditions, Figure, Measurement
+from haversack.model import Edits, Model
+from haversack.recipe import Recipe, Stage
+from haversack.task import Task
+from haversack.workspace import Workspace, open_workspace, write_result
+
+ROOT = Path(__file__).parent.parent
+BOARD = Device("board", "A board", "onnx")
+CONDITIONS = Conditions("board", "onnx", 1, "here", {"torch": "2"})
+MEASURED = Measurement(Figure(10, "host"), Figure(20, "host"), None, CONDITIONS, score=Figure(0.5, "host"))
+
+
+@dataclass(frozen=True)
+class Halve:
+    """A step that does nothing."""
+
+    keep: float = 0.5
+
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def apply(self, model, task):
+        return model
+
+    @classmethod
+    def options(cls, model, device):
+        return ()
+
+
+RECIPE = Recipe((Halve(),))
+
+
+def artifact(content: bytes = b"x" * 2000, recipe: Recipe = RECIPE) -> Artifact:
+    return Artifact("onnx", {"model.onnx": content, "model.data": content[::-1]}, recipe, MEASURED)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+
+
+def original() -> Model:
+    return Model(network(), (torch.ones(1, 4),), teacher=network())
+
+
+def pruned() -> Model:
+    edits = Edits({"0.weight": {0: (0, 2)}, "0.bias": {0: (0, 2)}, "2.weight": {1: (0, 2)}})
+    small = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
+    return replace(original(), module=small, edits=edits, grids={"0.weight": symmetric(torch.ones(2), axis=0)})
+
+
+def task(inputs: torch.Tensor | None = None) -> Task:
+    return Task(list, lambda: [torch.ones(2, 4) if inputs is None else inputs], lambda predict: 0.5)
+
+
+@pytest.fixture
+def space(tmp_path) -> Workspace:
+    return open_workspace(tmp_path / "cache", network(), task(), BOARD)
+
+
+def leftovers(space: Workspace) -> list[str]:
+    return [path.name for path in space.folder.rglob(".*")]
+
+
+def test_what_was_never_kept_is_absent(space):
+    assert space.artifact(RECIPE, scored=True) is None
+    assert space.model(RECIPE, network(), original()) is None
+
+
+def test_an_artifact_comes_back_as_it_was_kept_and_scored_and_dry_ones_stay_apart(space):
+    space.keep_artifact(artifact(), scored=False)
+    assert space.artifact(RECIPE, scored=True) is None
+    assert space.artifact(RECIPE, scored=False) == artifact()
+    assert space.artifact(Recipe((Halve(0.25),)), scored=False) is None
+    assert leftovers(space) == []
+
+
+def test_a_later_artifact_replaces_an_earlier_one_whole(space):
+    space.keep_artifact(artifact(b"first"), scored=True)
+    second = Artifact("onnx", {"other.onnx": b"second"}, RECIPE, MEASURED)
+    space.keep_artifact(second, scored=True)
+    assert space.artifact(RECIPE, scored=True) == second
+    assert leftovers(space) == []
+
+
+def test_a_model_comes_back_with_its_edits_grids_weights_and_teacher(space):
+    kept, start = pruned(), original()
+    space.keep_model(RECIPE, kept)
+    found = space.model(RECIPE, network(), start)
+    assert found.edits == kept.edits
+    assert found.grids == kept.grids
+    assert found.teacher is start.teacher
+    assert torch.equal(found.module(torch.ones(3, 4)), kept.module(torch.ones(3, 4)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "null", "[]", "3", '"text"', "{}", '{"measurement": 3}', "\x00\x01", "[" * 50,
+        '{"runtime": "onnx", "files": [], "measurement": {}}',
+        '{"runtime": "onnx", "files": {}, "measurement": "text"}',
+        '{"runtime": "onnx", "files": {}, "measurement": {"flash_bytes": null}}',
+        '{"runtime": "onnx", "files": {"absent.onnx": "00"}, "measurement": {}}',
+    ],
+)  # fmt: skip
+def test_a_damaged_measurement_is_made_again(space, text):
+    space.keep_artifact(artifact(), scored=True)
+    (path,) = space.folder.rglob("measurement.json")
+    path.write_text(text)
+    assert space.artifact(RECIPE, scored=True) is None
+    space.keep_artifact(artifact(), scored=True)
+    assert space.artifact(RECIPE, scored=True) == artifact()
+
+
+def test_each_part_of_a_measurement_that_is_cut_off_is_noticed(space):
+    space.keep_artifact(artifact(), scored=True)
+    (path,) = space.folder.rglob("measurement.json")
+    text = path.read_text()
+    for end in range(0, len(text) - 1, 7):
+        path.write_text(text[:end])
+        assert space.artifact(RECIPE, scored=True) is None
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b"y" + b[1:]])
+@pytest.mark.parametrize("name", ["model.onnx", "model.data"])
+def test_a_file_that_is_not_what_was_measured_is_made_again(space, damage, name):
+    space.keep_artifact(artifact(), scored=True)
+    (path,) = space.folder.rglob(name)
+    path.write_bytes(damage(path.read_bytes()))
+    assert space.artifact(RECIPE, scored=True) is None
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "network.json"])
+@pytest.mark.parametrize("text", ["", "{", "null", '{"format": 99}', '{"format": 1, "edits": 3, "grids": {}}'])
+def test_a_damaged_model_is_made_again(space, name, text):
+    space.keep_model(RECIPE, pruned())
+    (path,) = space.folder.rglob(name)
+    path.write_text(text)
+    assert space.model(RECIPE, network(), original()) is None
+    space.keep_model(RECIPE, pruned())
+    assert space.model(RECIPE, network(), original()) is not None
+
+
+def test_the_same_things_share_a_run_and_others_do_not(tmp_path, monkeypatch):
+    def run(net=None, of=None, device=BOARD, digest=""):
+        return open_workspace(tmp_path, net or network(), of or task(), device, digest).run
+
+    class Renamed(nn.Sequential):
+        """The same weights in other code."""
+
+    wider = nn.Sequential(*network(), nn.Identity())
+    halves = network().to(torch.bfloat16)
+    base = run()
+    assert base == run()
+    others = [
+        run(network(1)),
+        run(wider),
+        run(halves),
+        run(Renamed(*network())),
+        run(device=replace(BOARD, ram_bytes=1)),
+        run(device=replace(BOARD, name="other")),
+        run(of=task(torch.zeros(2, 4))),
+        run(of=replace(task(), kind="regression")),
+        run(digest="another file"),
+        run(of=task(torch.zeros(2, 4)), digest="another file"),
+    ]
+    monkeypatch.setattr(workspace_module, "_version", lambda name: f"{name} of tomorrow")
+    others.append(run())
+    assert len({base, *others}) == len(others) + 1
+
+
+def in_process(body: str, folder: Path) -> subprocess.Popen:
+    program = f"""
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
+from pathlib import Path
+from test_workspace import *
+space = Workspace(Path(sys.argv[1]), "run")
+print("ready", flush=True)
+{body}
+"""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+FOREVER = """
+import itertools
+for turn in itertools.count():
+    space.keep_artifact(artifact(bytes([turn % 256]) * 100_000), scored=True)
+    space.keep_model(RECIPE, pruned())
+"""
+
+
+def test_an_entry_is_whole_or_absent_however_its_writer_is_killed(tmp_path):
+    chance = random.Random(0)
+    writers = [in_process(FOREVER, tmp_path / str(turn)) for turn in range(4)]
+    found = 0
+    for turn, writer in enumerate(writers):
+        writer.stdout.readline()
+        time.sleep(chance.uniform(0.005, 0.25))
+        writer.send_signal(signal.SIGKILL)
+        writer.communicate()
+        space = Workspace(tmp_path / str(turn), "run")
+        places = [path for path in (tmp_path / str(turn)).glob("run/*") if not path.name.startswith(".")]
+        for place in places:
+            kept = space.artifact(RECIPE, scored=True) if place.suffix == ".scored" else True
+            model = space.model(RECIPE, network(), original()) if place.suffix == ".model" else True
+            assert kept is not None
+            assert model is not None
+            found += 1
+        space.keep_artifact(artifact(), scored=True)
+        assert space.artifact(RECIPE, scored=True) == artifact()
+    assert found
+
+
+def test_a_reader_beside_two_writers_of_the_same_entry_sees_whole_entries(tmp_path):
+    body = """
+for turn in range(150):
+    space.keep_artifact(artifact(bytes([turn]) * 20_000), scored=True)
+    if turn % 10 == 0:
+        space.keep_model(RECIPE, pruned())
+"""
+    writers = [in_process(body, tmp_path) for _ in range(2)]
+    for writer in writers:
+        writer.stdout.readline()
+    space, seen = Workspace(tmp_path, "run"), set()
+    while any(writer.poll() is None for writer in writers):
+        found = space.artifact(RECIPE, scored=True)
+        if found is not None:
+            assert found.files["model.onnx"] == found.files["model.onnx"][:1] * 20_000
+            seen.add(found.files["model.onnx"][:1])
+    for writer in writers:
+        _, err = writer.communicate()
+        assert writer.returncode == 0, err
+    assert space.artifact(RECIPE, scored=True).files["model.onnx"] == bytes([149]) * 20_000
+    assert space.model(RECIPE, network(), original()) is not None
+    assert len(seen) > 1
+    assert leftovers(space) == []
+
+
+def test_a_disk_that_takes_no_more_is_told_with_the_way_out_and_leaves_no_half_entry(tmp_path):
+    body = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+space.keep_artifact(artifact(), scored=False)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+for keep in (
+    lambda: space.keep_artifact(artifact(b"x" * 100_000), scored=True),
+    lambda: write_result(space.folder / "out", {"report.txt": "r" * 100_000}, artifact(), pruned()),
+):
+    try:
+        keep()
+    except WorkspaceError as error:
+        print(error, "|", error.mend)
+"""
+    out, err = in_process(body, tmp_path).communicate()
+    assert out.count("it cannot be written: File too large") == 2, err
+    assert out.count("| free some space") == 2
+    space = Workspace(tmp_path, "run")
+    assert space.artifact(RECIPE, scored=True) is None
+    assert space.artifact(RECIPE, scored=False) == artifact()
+    assert not (tmp_path / "out" / "report.txt").exists()
+    assert not [name for name in leftovers(space) if (space.folder / "run" / name).exists()]
+
+
+def test_a_full_disk_is_called_full():
+    with pytest.raises(WorkspaceError, match=r"/dev/full: the disk is full.*\n.*free some space"):
+        with workspace_module._disk_errors(Path("/dev/full")), Path("/dev/full").open("wb", buffering=0) as full:
+            full.write(b"x")
+
+
+def test_a_file_where_the_folder_should_be_is_told(tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    space = Workspace(tmp_path / "cache", "run")
+    with pytest.raises(WorkspaceError) as caught:
+        space.keep_artifact(artifact(), scored=True)
+    assert caught.value.mend
+    with pytest.raises(WorkspaceError):
+        write_result(tmp_path / "cache", {}, artifact(), pruned())
+
+
+def test_a_result_folder_holds_the_files_the_texts_and_the_network(tmp_path):
+    write_result(tmp_path / "out", {"report.txt": "small\n"}, artifact(b"abc"), pruned())
+    write_result(tmp_path / "out", {"report.txt": "smaller µ\n"}, artifact(b"abcd"), pruned())
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    texts = {"model.onnx", "model.data", "report.txt"}
+    assert found == texts | {"network/weights.safetensors", "network/network.json"}
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == b"abcd"
+    assert (tmp_path / "out" / "report.txt").read_text(encoding="utf-8") == "smaller µ\n"
+
+
+def test_a_measurement_on_disk_can_be_read_by_people(space):
+    space.keep_artifact(artifact(), scored=True)
+    (path,) = space.folder.rglob("measurement.json")
+    assert json.loads(path.read_text())["measurement"]["score"]["value"] == 0.5
+    assert "\n" in path.read_text()
