@@ -73,6 +73,14 @@ class Images:
     pixels: Tensor
     labels: Tensor
 
+    def first(self, count: int) -> Images:
+        """The first `count` images."""
+        return Images(self.pixels[:count], self.labels[:count])
+
+    def last(self, count: int) -> Images:
+        """The last `count` images."""
+        return Images(self.pixels[-count:], self.labels[-count:])
+
     def inputs(self, some: slice | Tensor) -> Tensor:
         """Normalised float32 inputs."""
         return (self.pixels[some].float() / 255 - MEAN) / DEVIATION
@@ -101,18 +109,21 @@ def _shifted(inputs: Tensor) -> Tensor:
 
 
 def images(data: Path) -> tuple[Images, Images]:
-    """The 50,000 training and the 10,000 test images."""
-    cache = Path(tempfile.gettempdir()) / "haversack-cifar10.npz"
+    """The 50,000 training and the 10,000 test images, decoded once and then mapped from a file."""
+    labels = np.load(data / "cifar10" / "labels.npz")
+    return tuple(
+        Images(torch.from_numpy(_pixels(data / "cifar10", part)), torch.from_numpy(labels[part]).long())
+        for part in ("train", "test")
+    )
+
+
+def _pixels(folder: Path, part: str) -> np.ndarray:
+    cache = Path(tempfile.gettempdir()) / f"haversack-cifar10-{part}.npy"
     if not cache.exists():
-        folder = data / "cifar10"
-        labels = np.load(folder / "labels.npz")
-        train = np.concatenate([_decoded(folder / f"train_{part}.webp") for part in range(5)])
-        unfinished = cache.with_suffix(".unfinished.npz")
-        np.savez(unfinished, train=train, test=_decoded(folder / "test_0.webp"), y=labels["train"], t=labels["test"])
+        unfinished = cache.with_suffix(".unfinished.npy")
+        np.save(unfinished, np.concatenate([_decoded(file) for file in sorted(folder.glob(f"{part}_*.webp"))]))
         unfinished.replace(cache)
-    stored = np.load(cache)
-    tensors = {name: torch.from_numpy(stored[name]) for name in ("train", "test", "y", "t")}
-    return Images(tensors["train"], tensors["y"].long()), Images(tensors["test"], tensors["t"].long())
+    return np.load(cache, mmap_mode="c")
 
 
 def _decoded(path: Path) -> np.ndarray:

@@ -11,7 +11,7 @@ from haversack.errors import TaskError
 from haversack.model import Model
 from haversack.task import Predict, Task, brief
 
-_SAMPLES = 32
+_SAMPLES = 8
 
 
 def checked_model(module: nn.Module, task: Task) -> Model:

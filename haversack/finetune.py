@@ -46,8 +46,10 @@ def finetune(model: Model, task: Task, training: Training) -> nn.Module:
 
 
 def _trained(model: Model, task: Task, training: Training) -> nn.Module:
-    student = _fast_layout(copy.deepcopy(model.module)).train()
-    teacher = _fast_layout(copy.deepcopy(model.teacher)).eval() if model.teacher is not None else None
+    student = _laid_out(copy.deepcopy(model.module), torch.channels_last).train()
+    teacher = None
+    if model.teacher is not None:
+        teacher = _laid_out(copy.deepcopy(model.teacher), torch.channels_last).eval()
     optimizer = torch.optim.SGD(
         _weight_groups(student, training.weight_decay),
         lr=training.learning_rate,
@@ -64,10 +66,10 @@ def _trained(model: Model, task: Task, training: Training) -> nn.Module:
                 f"the loss is {loss.item()} at step {step}.", mend="lower learning_rate, or check the data for NaN."
             )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 5.0)
         optimizer.step()
-    return student.to(memory_format=torch.contiguous_format).eval()
+    return _laid_out(student, torch.contiguous_format).eval()
 
 
 def _loss(student: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, training: Training) -> Tensor:
@@ -95,11 +97,11 @@ def _distillation(outputs: Tensor, taught: Tensor, kind: Kind, temperature: floa
     return F.kl_div(soft, wanted, reduction="batchmean", log_target=True) * temperature**2
 
 
-def _fast_layout(network: nn.Module) -> nn.Module:
-    """The network with channels innermost: convolutions train a quarter faster so on a CPU."""
+def _laid_out(network: nn.Module, layout: torch.memory_format) -> nn.Module:
+    """The network with its kernels in `layout`: with channels innermost, CPUs train convolutions a quarter faster."""
     for parameter in network.parameters():
         if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            parameter.data = parameter.data.contiguous(memory_format=layout)
     return network
 
 

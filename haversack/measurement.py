@@ -67,7 +67,7 @@ class Miss:
         return gap / abs(self.allowed) if self.allowed else gap
 
     def __str__(self) -> str:
-        show = _SHOWN.get(self.limit, lambda value: f"{value:.4g}")
+        show = _SHOWN.get(self.limit, "{:.4g}".format)
         by = abs(self.found - self.allowed)
         return f"{self.limit}: {show(self.found)}, allowed {show(self.allowed)} (misses by {show(by)})"
 

@@ -163,10 +163,8 @@ def brief(error: BaseException) -> str:
 
 def _is_installed(filename: str) -> bool:
     """Whether the code is a library's or our own, where the user will look last."""
-    libraries = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-    return filename.startswith("<") or any(
-        Path(filename).is_relative_to(folder) for folder in (Path(__file__).parent, *libraries)
-    )
+    folders = (str(Path(__file__).parent), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
+    return filename.startswith("<") or any(Path(filename).is_relative_to(folder) for folder in folders)
 
 
 def _digest(path: Path) -> str:

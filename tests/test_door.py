@@ -81,7 +81,7 @@ def test_one_sample_alone_is_never_called_constant():
 
 def test_a_score_that_changes_from_run_to_run_is_refused():
     counter = itertools.count()
-    with pytest.raises(TaskError, match="scored 0.1 and then 1.1") as caught:
+    with pytest.raises(TaskError, match=r"scored 0\.1 and then 1\.1") as caught:
         checked_score(task(lambda predict: next(counter) + 0.1), nn.Identity())
     assert "seed" in caught.value.mend
 

@@ -50,7 +50,7 @@ def test_an_inner_listener_gives_way_to_the_outer_one_also_after_an_error():
 
 
 def test_where_the_output_is_no_terminal_a_line_stays_one_line_as_it_is(capsys):
-    line = "kept prune_channels(keep=0.5) [0-15 18] :warning: see https://example.org " + "x" * 200
+    line = "kept prune_channels(keep=0.5) [0-15 18] [bold] :warning: see https://example.org " + "x" * 200
     with Bars() as bars, shown_by(bars):
         say(line)
         assert list(track(range(3), "steps", 3)) == [0, 1, 2]

@@ -105,7 +105,7 @@ def test_a_whole_number_may_be_written_for_a_real_one_and_gives_the_same_digest(
 
 
 def test_steps_in_an_order_that_makes_no_sense_are_refused():
-    with pytest.raises(RecipeError, match="STRUCTURE.*comes after.*NUMERICS") as caught:
+    with pytest.raises(RecipeError, match=r"STRUCTURE.*comes after.*NUMERICS") as caught:
         Recipe((Numbers(), Trained()))
     assert caught.value.mend
 

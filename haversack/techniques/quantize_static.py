@@ -27,8 +27,9 @@ class QuantizeStatic:
 
     Batch norm is folded first. Weights: symmetric, one step an output channel. Activations: one affine grid a value,
     `uint8` for x86 and `int8` for Arm; `ranges` sets how outliers are treated: `min_max`, `percentile` (99.999 %) or
-    `mse`. Operations without an integer form stay float32 and are named. `weight_bits=7` is for x86 processors without
-    VNNI, whose 16-bit sums of two products saturate at 8.
+    `mse`, whose outputs stay closest to float (ResNet-20 and -56: 30.3 and 30.1 dB, min_max 29.9 and 28.8, on 4,000
+    images that calibrated nothing). Operations without an integer form stay float32 and are named. `weight_bits=7` is
+    for x86 processors without VNNI, whose 16-bit sums of two products saturate at 8.
     """
 
     ranges: Ranges = "mse"

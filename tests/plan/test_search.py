@@ -120,6 +120,20 @@ def test_what_needs_no_training_comes_first_and_training_is_left_out_when_it_is_
     assert not any(isinstance(step, Shrink) for each in world.asked for step in each.recipe.steps)
 
 
+@dataclass(frozen=True)
+class Drop(Round):
+    """Needs no training either, but changes the structure."""
+
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+
+def test_what_keeps_the_structure_is_tried_before_what_changes_it():
+    world = World()
+    found = world.search([[Drop()], [Round()]], flash_bytes=300)
+    assert found.best.recipe == Recipe((Round(),))
+    assert len(world.asked) == 2
+
+
 def test_training_is_put_before_the_numbers_that_were_kept():
     found = World().search([LADDER, [Round()]], flash_bytes=150)
     assert found.best.recipe == Recipe((Shrink(0.6), Round()))

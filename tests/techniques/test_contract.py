@@ -88,11 +88,12 @@ def test_the_input_model_is_left_as_it_was(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@torch.no_grad()
 def test_the_result_runs_on_the_example_and_is_another_model(name):
     model, result = fresh(), applied(name)
-    assert result.module(*result.example).shape == model.module(*model.example).shape
-    assert result.module(*result.example).isfinite().all()
+    with torch.no_grad():
+        outputs = result.module(*result.example)
+    assert outputs.shape == model.module(*model.example).shape
+    assert outputs.isfinite().all()
     assert not result.module.training
     assert not same(state(model), state(result)) or result.grids
 
@@ -138,3 +139,9 @@ def test_numbers_are_not_rounded_twice(name):
     with pytest.raises(NothingChangedError) as caught:
         first_option(name).apply(model, task())
     assert caught.value.mend
+
+
+def test_a_new_file_in_the_folder_is_a_technique_without_further_ado(tmp_path, monkeypatch):
+    (tmp_path / "leave_alone.py").write_text("class LeaveAlone: ...\n", encoding="utf-8")
+    monkeypatch.setattr(techniques, "__path__", [*techniques.__path__, str(tmp_path)])
+    assert techniques.catalogue()["leave_alone"].__name__ == "LeaveAlone"

@@ -120,15 +120,25 @@ def resize(call: Call) -> str:
             "coordinate_transformation_mode": "align_corners" if call["align_corners"] else "half_pixel",
             "cubic_coeff_a": -0.75 if "cubic" in name else None,
         }
-    scales, sizes = _scales_and_sizes(call, rank)
-    return call.graph.node("Resize", call.x, "", scales, sizes, axes=list(range(2, rank)), **how)
+    factors = _factors(call, rank)
+    if factors is None:
+        sizes = call.graph.integers([int(call.result[dim]) for dim in range(2, rank)])
+        return call.graph.node("Resize", call.x, "", "", sizes, axes=list(range(2, rank)), **how)
+    # All dimensions are spelled out: ONNX Runtime's layout optimizer miscounts a Resize with axes (1.32).
+    return call.graph.node(
+        "Resize", call.x, "", call.graph.constant(torch.tensor([1.0, 1.0, *factors]), exact=True), **how
+    )
 
 
-def _scales_and_sizes(call: Call, rank: int) -> tuple[str, str]:
-    factors = call.arguments.get("scale_factors")
-    if factors:
-        return call.graph.constant(torch.tensor([float(factor) for factor in factors]), exact=True), ""
-    return "", call.graph.integers([int(call.result[dim]) for dim in range(2, rank)])
+def _factors(call: Call, rank: int) -> list[float] | None:
+    """How much larger each dimension becomes, where torch was told so or where it is a whole number."""
+    given = call.arguments.get("scale_factors")
+    if given:
+        return [float(factor) for factor in given]
+    sizes = [(call.shape[dim], call.result[dim]) for dim in range(2, rank)]
+    if all(isinstance(old, int) and isinstance(new, int) and new % old == 0 for old, new in sizes):
+        return [float(new // old) for old, new in sizes]
+    return None
 
 
 TABLE: Table = {

@@ -1,0 +1,61 @@
+"""ResNet-20 on CIFAR-10 as a task for haversack; no test image is in it.
+
+HAVERSACK_DATA=../shared/data haversack weigh benchmarks/resnet20_task.py --device raspberry-pi-4
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from cifar10 import Images, ResNet, images, pretrained
+from torch import Tensor
+
+from haversack.task import Task
+
+DATA = Path(os.environ.get("HAVERSACK_DATA", "../shared/data"))
+HELD_BACK = 5_000
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of augmented batches; its length is known."""
+
+    images: Images
+    batch: int = 128
+
+    def __len__(self) -> int:
+        return -(-len(self.images.labels) // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.images.augmented(self.batch)
+
+
+def network(data: Path = DATA) -> ResNet:
+    """The pretrained network: 91.73 % of the test images."""
+    return pretrained(data, 20)
+
+
+def task(data: Path = DATA, *, learn: int = 50_000 - HELD_BACK) -> Task:
+    """500 training images calibrate, 5,000 are held back to score candidates, `learn` of the others train."""
+
+    @cache
+    def train() -> Images:
+        return images(data)[0]
+
+    def learned() -> Images:
+        return train().first(learn)
+
+    def calibrate() -> Iterator[Tensor]:
+        some = torch.randperm(learn, generator=torch.Generator().manual_seed(0))[:500]
+        return (train().inputs(batch) for batch in some.split(100))
+
+    return Task(
+        train=lambda: Epoch(learned()),
+        calibrate=calibrate,
+        score=lambda predict: train().last(HELD_BACK).accuracy(predict),
+    )

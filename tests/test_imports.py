@@ -1,0 +1,160 @@
+"""Which way the files lean. Read off the source, so that an import under TYPE_CHECKING or in a function counts too."""
+
+import ast
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "haversack").rglob("*.py"))
+LAYERS = (
+    "errors",
+    "quantity progress task",
+    "grid device",
+    "model",
+    "graph recipe finetune",
+    "techniques measurement",
+    "plan artifact",
+    "report",
+    "door export update measure workspace",
+    "pack",
+    "__init__ cli",
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
+HEAVY = {
+    "onnxruntime": {"measure/worker.py"},
+    "onnx": {"export/onnx/graph.py", "export/onnx/writer.py", "export/onnx/fallback.py", "measure/host.py"},
+    "onnxscript": {"export/onnx/fallback.py"},
+    "psutil": {"device.py", "measure/worker.py"},
+    "rich": {"report/bars.py", "report/tables.py"},
+    "typer": {"cli.py"},
+    "safetensors": {"graph/surgery.py"},
+    "sklearn": set(),
+    "scipy": set(),
+    "PIL": set(),
+    "pickle": set(),
+}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT / "haversack").as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a file imports, however deep inside it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)}: a relative import"
+            yield node.module
+            yield from (f"{node.module}.{each.name}" for each in node.names if node.module.startswith("haversack"))
+
+
+def ours(path: Path) -> Iterator[tuple[str, ...]]:
+    """Our own modules among them, in parts: ("graph", "trace"); names within modules do not count."""
+    for each in imports(path):
+        parts = tuple(each.split("."))[1:]
+        place = ROOT.joinpath("haversack", *parts)
+        if each.startswith("haversack.") and (place.is_dir() or place.with_suffix(".py").is_file()):
+            yield parts
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_go_down(path):
+    home = name(path).removesuffix(".py").split("/")[0]
+    for parts in ours(path):
+        down = RANK[parts[0]] < RANK[home]
+        within = parts[0] == home or (RANK[home] == RANK[parts[0]] == RANK["task"])
+        assert down or within or home == "__init__", f"{name(path)} imports {'.'.join(parts)}"
+
+
+@pytest.mark.parametrize("folder", ["techniques", "export", "update"])
+def test_siblings_do_not_import_each_other(folder):
+    for path in FILES:
+        below = name(path).removesuffix(".py").split("/")
+        if below[0] == folder and below[1] != "__init__":
+            others = {parts[1] for parts in ours(path) if parts[0] == folder and len(parts) > 1}
+            assert others <= {below[1]}, name(path)
+
+
+def test_plans_are_handed_what_they_use():
+    for path in FILES:
+        if name(path).startswith("plan/"):
+            assert not {parts[0] for parts in ours(path)} & {"techniques", "export", "measure"}, name(path)
+
+
+def test_writers_do_not_know_the_techniques():
+    users = {name(path) for path in FILES if any(parts[0] == "techniques" for parts in ours(path))}
+    assert {each for each in users if not each.startswith("techniques/")} <= {"pack.py", "cli.py"}
+
+
+@pytest.mark.parametrize("package", sorted(HEAVY))
+def test_a_heavy_package_is_imported_only_where_it_is_needed(package):
+    users = {name(path) for path in FILES if any(each.split(".")[0] == package for each in imports(path))}
+    assert users <= HEAVY[package]
+
+
+@pytest.mark.parametrize("word", ["utils", "common", "helpers", "manager", "base"])
+def test_no_file_is_named_after_nothing(word):
+    assert not [path for path in FILES if word in path.relative_to(ROOT).parts or path.stem == word]
+
+
+def python(program: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+LIGHT = [
+    "haversack",
+    "haversack.cli",
+    "haversack.device",
+    "haversack.errors",
+    "haversack.quantity",
+    "haversack.measurement",
+]
+UNWANTED = {"torch", "onnx", "onnxruntime", "numpy", "safetensors"}
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_is_needed_at_once_imports_nothing_heavy(module):
+    loaded = set(python(f"import sys, {module}; print(*sys.modules)").split())
+    assert not loaded & UNWANTED
+
+
+def test_the_measuring_process_holds_neither_torch_nor_onnx_nor_us():
+    """The peak memory that it reports would hold them too."""
+    worker = ROOT / "haversack" / "measure" / "worker.py"
+    program = f"import runpy, sys; runpy.run_path({str(worker)!r}, run_name='worker'); print(*sys.modules)"
+    assert not set(python(program).split()) & {"torch", "onnx", "haversack", "safetensors", "rich"}
+
+
+def test_every_public_name_is_found_when_it_is_asked_for():
+    import haversack
+
+    assert all(getattr(haversack, each) is not None for each in haversack.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'packs'"):
+        haversack.packs  # noqa: B018
+
+
+def test_help_comes_quickly():
+    def seconds() -> float:
+        begin = time.perf_counter()
+        assert "pack" in python("from haversack.cli import main; main()", "--help")
+        return time.perf_counter() - begin
+
+    assert statistics.median(seconds() for _ in range(5)) < 0.6
