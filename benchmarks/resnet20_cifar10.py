@@ -24,7 +24,7 @@ from rich.table import Table
 from haversack.device import Budget, find_device
 from haversack.errors import HaversackError
 from haversack.measure import host
-from haversack.pack import Packed, Settings, apply, pack
+from haversack.packing import Packed, Settings, apply, pack
 from haversack.progress import shown_by
 from haversack.recipe import Recipe
 from haversack.report.bars import Bars

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from haversack.graph.cost import Cost
     from haversack.measurement import Measurement
     from haversack.model import Model
-    from haversack.pack import Packed, Settings
+    from haversack.packing import Packed, Settings
     from haversack.task import TaskFile
 
 app = typer.Typer(
@@ -122,7 +122,7 @@ def pack(  # noqa: PLR0913 - one argument an option
     as_json: AsJson = False,
 ) -> None:
     """Compress the network until it meets the limits, and prove it on the exported file."""
-    from haversack.pack import pack as run
+    from haversack.packing import pack as run
 
     target, budget = _target(device, _budget(flash, ram, latency, energy, max_drop, score))
     names = tuple(word.strip() for word in techniques.split(",") if word.strip())
@@ -143,8 +143,8 @@ def apply(  # noqa: PLR0913 - one argument an option
     as_json: AsJson = False,
 ) -> None:
     """Do what a recipe says, and measure the result beside the original."""
-    from haversack.pack import apply as run
-    from haversack.pack import read_recipe
+    from haversack.packing import apply as run
+    from haversack.packing import read_recipe
 
     steps = read_recipe(recipe)
     target, _ = _target(device, _budget())
@@ -206,9 +206,6 @@ def main(words: list[str] | None = None) -> None:
     except HaversackError as error:
         typer.echo(f"haversack: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("haversack: stopped. Finished work is kept: the same command goes on from here.", err=True)
-        sys.exit(130)
 
 
 def _budget(  # noqa: PLR0913 - one argument a limit
@@ -266,7 +263,7 @@ def _loaded(path: Path) -> Iterator[TaskFile]:
 
 
 def _settings(out: Path, threads: int, file: TaskFile, **more: Any) -> Settings:  # noqa: ANN401 - as Settings has them
-    from haversack.pack import Settings
+    from haversack.packing import Settings
 
     return Settings(out=out, cache=out / "workspace", threads=threads, task_digest=file.digest, **more)
 
@@ -274,14 +271,17 @@ def _settings(out: Path, threads: int, file: TaskFile, **more: Any) -> Settings:
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[None]:
     """Bars with time left in a terminal; plain lines where the output goes elsewhere; nothing beside JSON."""
-    if quiet:
-        yield
-        return
     from haversack.progress import shown_by
     from haversack.report.bars import Bars
 
-    with Bars() as bars, shown_by(bars):
-        yield
+    try:
+        if quiet:
+            yield
+            return
+        with Bars() as bars, shown_by(bars):
+            yield
+    except KeyboardInterrupt:
+        raise HaversackError("stopped.", mend="repeat the command: what was finished is kept.") from None
 
 
 def _show(result: Packed, out: Path, *, as_json: bool) -> None:

@@ -39,15 +39,15 @@ def raises(message=""):
 @pytest.mark.parametrize(
     ("forward", "said"),
     [
-        (lambda x: torch.ones(len(x), 3), "the same output for 32 different inputs"),
+        (lambda x: torch.ones(len(x), 3), "the same output for 8 different inputs"),
         (lambda x: x * math.nan, "NaN or infinity"),
         (lambda x: x / 0, "NaN or infinity"),
         (lambda x: (x, x), "returns tuple"),
         (lambda x: {"logits": x}, "returns dict"),
         (lambda x: None, "returns NoneType"),
         (lambda x: x.mean(), "a single number for a whole batch"),
-        (lambda x: x @ torch.ones(5, 2), "does not take calibrate()'s inputs of shape (32, 4)"),
-        (raises(), "does not take calibrate()'s inputs of shape (32, 4): ValueError (line"),
+        (lambda x: x @ torch.ones(5, 2), "does not take calibrate()'s inputs of shape (8, 4)"),
+        (raises(), "does not take calibrate()'s inputs of shape (8, 4): ValueError (line"),
         (raises("\n  \nsecond line"), "ValueError: second line"),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_good_network_becomes_a_model_with_one_sample_and_itself_as_teacher():
 def test_the_check_needs_only_a_few_samples():
     seen = []
     checked_model(Calls(lambda x: seen.append(len(x)) or x), task())
-    assert seen == [32]
+    assert seen == [8]
 
 
 def test_one_sample_alone_is_never_called_constant():

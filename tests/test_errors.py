@@ -33,7 +33,7 @@ def test_every_kind_of_error_is_made_somewhere():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
-    assert KINDS - made == {"HaversackError"}
+    assert KINDS - made <= {"HaversackError"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -232,8 +232,9 @@ def end_at(step: int) -> None:
 def killed_at_every_step(space: Workspace) -> int:
     """How many steps writing an entry over another takes; between any two, the disk holds a whole one or none."""
     space.keep_artifact(artifact(b"old"), scored=True)
-    status = -1
-    for step in itertools.takewhile(lambda _: status, itertools.count()):
+    step, status = -1, -1
+    while status != 0:
+        step += 1
         child = os.fork()
         if not child:
             end_at(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from haversack.errors import InfeasibleError, NothingChangedError, RecipeError
 from haversack.export import find_runtime
 from haversack.graph.cost import cost
 from haversack.graph.quantized import lower, output_step
+from haversack.graph.surgery import export_pt2
 from haversack.graph.trace import trace
 from haversack.measure import estimate, host, parity
 from haversack.measurement import Candidate, Conditions, Figure, Measurement
@@ -100,9 +102,10 @@ def apply(recipe: Recipe, network: Network, task: Task, device: Device, settings
 
 
 def save(result: Packed, folder: Path) -> None:
-    """The result folder: files, `recipe.toml`, `measurement.json`, `report.txt` and the network to reload."""
-    import json
+    """The result folder: files, `recipe.toml`, `measurement.json`, `report.txt` and the network to reload.
 
+    `network/` holds what `graph.surgery.load` reads, and the float network as a `.pt2` that needs torch alone.
+    """
     measured = {"baseline": result.baseline.to_json(), "packed": result.artifact.measurement.to_json()}
     texts = {
         "recipe.toml": result.artifact.recipe.to_toml(),
@@ -110,6 +113,7 @@ def save(result: Packed, folder: Path) -> None:
         "report.txt": result.report,
     }
     write_result(folder, texts, result.artifact, result.model)
+    export_pt2(result.model, folder / "network" / "network.pt2")
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from haversack.device import Budget
+import haversack
+from haversack.device import Budget, find_device
 from haversack.errors import InfeasibleError, RecipeError
 from haversack.graph.surgery import load
 from haversack.measure import host
-from haversack.pack import Packed, Settings, apply, pack, read_recipe
+from haversack.packing import Packed, Settings, apply, pack, read_recipe
 from haversack.task import TaskFile, read_task_file
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
@@ -70,8 +73,6 @@ def test_the_result_folder_tells_how_everything_was_measured(out: Path, packed: 
 
 
 def test_the_network_reloads_onto_a_fresh_one(packed: Packed, out: Path, file: TaskFile) -> None:
-    import torch
-
     model = load(file.fresh_network(), out / "network", packed.model.example)
     inputs = file.task.calibration()[0]
     with torch.no_grad():
@@ -80,8 +81,6 @@ def test_the_network_reloads_onto_a_fresh_one(packed: Packed, out: Path, file: T
 
 
 def test_applying_the_recipe_again_gives_the_same_bytes(packed: Packed, file: TaskFile, out: Path) -> None:
-    from haversack.device import find_device
-
     again = apply(read_recipe(out / "recipe.toml"), file.network, file.task, find_device("host"), Settings())
     assert again.artifact.files == packed.artifact.files
 
@@ -101,6 +100,34 @@ def test_a_device_that_takes_signed_activations_gets_them_and_the_ratio_of_their
 def test_an_impossible_limit_is_named_with_the_nearest_candidate(file: TaskFile) -> None:
     with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB"):
         pack(file.network, file.task, "host", Budget(flash_bytes=1000), Settings(epochs=1))
+
+
+def test_the_public_face_stays_a_function_after_its_module_was_imported() -> None:
+    assert haversack.pack is pack
+    assert haversack.Settings is Settings
+
+
+def test_a_network_for_torch_alone_lies_in_the_result(packed: Packed, out: Path, file: TaskFile) -> None:
+    program = torch.export.load(out / "network" / "network.pt2")
+    inputs = file.task.calibration()[0]
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(*inputs), packed.model.module(*inputs))
+
+
+def test_a_reconstruction_task_is_packed_by_its_own_score() -> None:
+    torch.manual_seed(0)
+    samples = torch.randn(64, 8) @ torch.randn(8, 32)
+    network = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32)).eval()
+    task = haversack.Task(
+        train=lambda: [(samples,)] * 20,
+        calibrate=lambda: [samples],
+        score=lambda predict: -float((predict(samples) - samples).pow(2).mean()),
+        kind="reconstruction",
+    )
+    found = haversack.pack(network, task, "host", Budget(flash_bytes=7_000), Settings(epochs=2))
+    assert found.artifact.flash_bytes <= 7_000
+    assert found.artifact.measurement.parity is not None
+    assert found.artifact.measurement.parity.argmax_agreement > 0.9
 
 
 def test_an_unknown_technique_is_refused(file: TaskFile) -> None:
