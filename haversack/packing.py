@@ -134,7 +134,8 @@ class Bench:
         module = module.eval()
         find_runtime(device)
         original = checked_model(module, task)
-        workspace = open_workspace(settings.cache or scratch, module, task, device, settings.task_digest)
+        circumstances = f"{settings.task_digest} threads={settings.threads}"
+        workspace = open_workspace(settings.cache or scratch, module, task, device, circumstances)
         return cls(module, original, task, device, workspace, settings.threads)
 
     def candidate(self, trial: Trial) -> Candidate:

@@ -93,14 +93,17 @@ class Workspace:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_workspace(folder: Path, network: nn.Module, task: Task, device: Device, task_digest: str = "") -> Workspace:
-    """The workspace in `folder` for this network, task and device with the installed versions."""
+def open_workspace(folder: Path, network: nn.Module, task: Task, device: Device, circumstances: str = "") -> Workspace:
+    """The workspace in `folder` for this network, task, device and installed versions.
+
+    `circumstances` is whatever else figures depend on, such as the task's code and the number of threads.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode() if isinstance(value, Tensor) else b"")
         digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
     digest.update(str(network).encode())
-    digest.update(f"{task_digest}{_of_calibration(task)}".encode())
+    digest.update(f"{circumstances}{_of_calibration(task)}".encode())
     digest.update(repr(device).encode())
     digest.update(" ".join(f"{name}={_version(name)}" for name in _VERSIONED).encode())
     return Workspace(folder, digest.hexdigest()[:16])

@@ -71,7 +71,7 @@ def _gradients(module: nn.Module, task: Task, seed: int) -> Iterator[Mapping[str
     named = dict(module.named_parameters(remove_duplicate=False))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        batches = list(_mini_batches(task.train()))
+        batches = list(_mini_batches(task.epoch()))
     if not batches:
         raise TrainingError("train() yielded no batches.", mend="let train() yield (inputs, target) batches.")
     parameters = {name: parameter.detach().requires_grad_() for name, parameter in named.items()}

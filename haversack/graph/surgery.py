@@ -270,4 +270,8 @@ def _write(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise WorkspaceError(f"it cannot be written: {error.strerror}.", where=str(path)) from error
+        raise WorkspaceError(
+            f"it cannot be written: {error.strerror}.",
+            where=str(path),
+            mend="free some space, or choose another folder.",
+        ) from error

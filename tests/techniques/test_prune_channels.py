@@ -200,12 +200,15 @@ def test_settings_survive_a_toml_round_trip() -> None:
 def test_options_are_within_reach_and_mildest_first(model: Model) -> None:
     device = Device("d", "a device", "onnx", channel_multiple=8)
     options = list(PruneChannels.options(model, device))
-    assert [option.keep for option in options] == sorted((option.keep for option in options), reverse=True)
+    assert {option.of for option in options} == {"parameters", "latency"}
     assert all(option.multiple == 8 for option in options)
-    mildest, strongest = options[0], options[-1]
-    for option in (mildest, strongest):
-        small = replace(option, epochs=0).apply(model, task())
-        assert macs(small.module) <= option.keep * macs(model.module)
+    for of in ("parameters", "latency"):
+        shares = [option.keep for option in options if option.of == of]
+        assert shares == sorted(shares, reverse=True)
+    count = sum(parameter.numel() for parameter in model.module.parameters())
+    strongest = [option for option in options if option.of == "parameters"][-1]
+    small = replace(strongest, epochs=0).apply(model, task())
+    assert sum(parameter.numel() for parameter in small.module.parameters()) <= strongest.keep * count
 
 
 def test_a_device_whose_blocks_are_too_wide_gets_no_options(model: Model) -> None:
