@@ -44,6 +44,7 @@ MaxDrop = Annotated[str | None, typer.Option(help="How far the score may fall: 1
 Score = Annotated[str | None, typer.Option("--score", help="The lowest score allowed: 90% or 0.9.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Threads = Annotated[int, typer.Option(help="Threads of the runtime when it is timed.", min=1)]
+Seconds = Annotated[float, typer.Option(help="How long to time each file.", min=0.1)]
 Out = Annotated[Path, typer.Option(help="Folder for the result.")]
 
 
@@ -117,6 +118,7 @@ def pack(  # noqa: PLR0913 - one argument an option
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning, where a step trains.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same recipe.")] = 0,
     threads: Threads = 1,
+    seconds: Seconds = 3.0,
     out: Out = Path("out"),
     *,
     as_json: AsJson = False,
@@ -127,7 +129,7 @@ def pack(  # noqa: PLR0913 - one argument an option
     target, budget = _target(device, _budget(flash, ram, latency, energy, max_drop, score))
     names = tuple(word.strip() for word in techniques.split(",") if word.strip())
     with _loaded(task) as file, _progress(quiet=as_json):
-        settings = _settings(out, threads, file, techniques=names, epochs=epochs, seed=seed)
+        settings = _settings(out, threads, file, techniques=names, epochs=epochs, seed=seed, seconds=seconds)
         result = run(file.fresh_network, file.task, target, budget, settings)
     _show(result, out, as_json=as_json)
 
@@ -158,7 +160,7 @@ def bench(
     file: Annotated[Path, typer.Argument(help="Any ONNX file.")],
     against: Annotated[Path | None, typer.Option(help="Another ONNX file, timed in alternation.")] = None,
     threads: Threads = 1,
-    seconds: Annotated[float, typer.Option(help="How long to time.", min=0.1)] = 3.0,
+    seconds: Seconds = 3.0,
     *,
     as_json: AsJson = False,
 ) -> None:

@@ -47,7 +47,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to work: `out` for the result, `cache` for finished candidates, threads to time with, what to try.
+    """How to work: `out` for the result, `cache` for finished candidates, `threads` and `seconds` to time with.
 
     `techniques` narrows what is tried (all when empty); `epochs` overrides how long steps train.
     """
@@ -55,6 +55,7 @@ class Settings:
     out: Path | None = None
     cache: Path | None = None
     threads: int = 1
+    seconds: float = 3.0
     techniques: tuple[str, ...] = ()
     epochs: int | None = None
     seed: int = 0
@@ -126,6 +127,7 @@ class Bench:
     device: Device
     workspace: Workspace
     threads: int
+    seconds: float
 
     @classmethod
     def set_up(cls, network: Network, task: Task, device: Device, settings: Settings, scratch: Path) -> Bench:
@@ -136,7 +138,7 @@ class Bench:
         original = checked_model(module, task)
         circumstances = f"{settings.task_digest} threads={settings.threads}"
         workspace = open_workspace(settings.cache or scratch, module, task, device, circumstances)
-        return cls(module, original, task, device, workspace, settings.threads)
+        return cls(module, original, task, device, workspace, settings.threads, settings.seconds)
 
     def candidate(self, trial: Trial) -> Candidate:
         """The measured candidate of a trial."""
@@ -192,10 +194,10 @@ class Bench:
     def _timed(self, model: Model, content: bytes, trial: Trial) -> host.Timing:
         """Latency on this host, in alternation with the float original."""
         if not trial.recipe.steps:
-            return host.time_files([content, content], threads=self.threads)[1]
+            return host.time_files([content, content], threads=self.threads, seconds=self.seconds)[1]
         original = next(iter(self.artifact(Trial(Recipe())).files.values()))
         twin = self._host_twin(model, content)
-        return host.time_files([original, twin], threads=self.threads)[1]
+        return host.time_files([original, twin], threads=self.threads, seconds=self.seconds)[1]
 
     def _host_twin(self, model: Model, content: bytes) -> bytes:
         """The file with unsigned activations where this host multiplies those only: same steps, same results."""

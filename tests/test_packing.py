@@ -17,10 +17,15 @@ from torch import nn
 import haversack
 from haversack.device import Budget, find_device
 from haversack.errors import InfeasibleError, RecipeError
+from haversack.graph.cost import cost
 from haversack.graph.surgery import load
+from haversack.graph.trace import trace
 from haversack.measure import host
+from haversack.measure.estimate import weigh
 from haversack.packing import Packed, Settings, apply, pack, read_recipe
+from haversack.recipe import Recipe
 from haversack.task import TaskFile, read_task_file
+from haversack.techniques.quantize_static import QuantizeStatic
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
 FLASH = 14_000
@@ -39,7 +44,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def packed(file: TaskFile, out: Path) -> Packed:
     budget = Budget(flash_bytes=FLASH, max_drop=0.03)
-    settings = Settings(out=out, cache=out / "workspace", epochs=2, task_digest=file.digest)
+    settings = Settings(out=out, cache=out / "workspace", epochs=2, seconds=0.3, task_digest=file.digest)
     return pack(file.network, file.task, "host", budget, settings)
 
 
@@ -81,14 +86,16 @@ def test_the_network_reloads_onto_a_fresh_one(packed: Packed, out: Path, file: T
 
 
 def test_applying_the_recipe_again_gives_the_same_bytes(packed: Packed, file: TaskFile, out: Path) -> None:
-    again = apply(read_recipe(out / "recipe.toml"), file.network, file.task, find_device("host"), Settings())
+    again = apply(read_recipe(out / "recipe.toml"), file.network, file.task, find_device("host"), Settings(seconds=0.3))
     assert again.artifact.files == packed.artifact.files
 
 
 def test_a_device_that_takes_signed_activations_gets_them_and_the_ratio_of_their_unsigned_twin(
     file: TaskFile,
 ) -> None:
-    found = pack(file.network, file.task, "raspberry-pi-4", Budget(), Settings(techniques=("quantize_static",)))
+    found = pack(
+        file.network, file.task, "raspberry-pi-4", Budget(), Settings(techniques=("quantize_static",), seconds=0.3)
+    )
     activations = [grid for grid in found.model.grids.values() if grid.axis is None]
     assert all(grid.signed for grid in activations)
     assert found.artifact.measurement.latency_ms is not None
@@ -99,7 +106,16 @@ def test_a_device_that_takes_signed_activations_gets_them_and_the_ratio_of_their
 
 def test_an_impossible_limit_is_named_with_the_nearest_candidate(file: TaskFile) -> None:
     with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB"):
-        pack(file.network, file.task, "host", Budget(flash_bytes=1000), Settings(epochs=1))
+        pack(file.network, file.task, "host", Budget(flash_bytes=1000), Settings(epochs=1, seconds=0.3))
+
+
+def test_what_weigh_says_of_the_size_is_near_the_file(file: TaskFile, packed: Packed) -> None:
+    device = find_device("host")
+    needs = cost(trace(file.network(), packed.model.example))
+    int8 = apply(Recipe((QuantizeStatic(),)), file.network, file.task, device, Settings(seconds=0.3))
+    for measured, number_format in ((packed.baseline, "float32"), (int8.artifact.measurement, "int8")):
+        said = weigh(needs, device, number_format).flash_bytes.value
+        assert said == pytest.approx(measured.flash_bytes.value, rel=0.1)
 
 
 def test_the_public_face_stays_a_function_after_its_module_was_imported() -> None:
@@ -124,7 +140,7 @@ def test_a_reconstruction_task_is_packed_by_its_own_score() -> None:
         score=lambda predict: -float((predict(samples) - samples).pow(2).mean()),
         kind="reconstruction",
     )
-    found = haversack.pack(network, task, "host", Budget(flash_bytes=7_000), Settings(epochs=2))
+    found = haversack.pack(network, task, "host", Budget(flash_bytes=7_000), Settings(epochs=2, seconds=0.3))
     assert found.artifact.flash_bytes <= 7_000
     assert found.artifact.measurement.parity is not None
     assert found.artifact.measurement.parity.argmax_agreement > 0.9
@@ -136,7 +152,7 @@ def test_an_unknown_technique_is_refused(file: TaskFile) -> None:
 
 
 def _start(out: Path) -> subprocess.Popen[bytes]:
-    words = ["pack", TASK, "--flash", f"{FLASH}B", "--epochs", "2", "--out", out]
+    words = ["pack", TASK, "--flash", f"{FLASH}B", "--epochs", "2", "--seconds", "0.3", "--out", out]
     command = [sys.executable, "-c", "from haversack.cli import main; main()", *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

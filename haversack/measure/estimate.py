@@ -31,17 +31,30 @@ _MICROCONTROLLER_RAM_BYTES = 16 * 2**20
 def weigh(cost: Cost, device: Device, number_format: str) -> Measurement:
     """Every figure that can be known before a file is written; None where the device states too little for it.
 
-    `flash_bytes` is the weights alone, all of them in `number_format`.
+    `flash_bytes` is the weights in `number_format` and, where the device runs ONNX, what its files hold beside them.
+    Code of the runtime is not counted.
     """
+    weight_bytes = math.ceil(cost.parameters * _bits(number_format) / 8)
     known = None not in _rates(device, number_format).values()
     latency = latency_ms(cost, device, number_format) if known else None
     return Measurement(
-        flash_bytes=Figure(math.ceil(cost.parameters * _bits(number_format) / 8), "estimated"),
+        flash_bytes=Figure(weight_bytes + _written_around(cost, device, number_format), "estimated"),
         ram_bytes=ram_bytes(cost, number_format),
         latency_ms=latency,
         conditions=Conditions(device.name, device.runtime, threads=1, machine=device.title),
         energy_mj=energy_mj(latency, device) if latency else None,
     )
+
+
+def _written_around(cost: Cost, device: Device, number_format: str) -> int:
+    """Bytes of nodes, names, scales, zero points and 32-bit biases, as many as our files of two ResNets have."""
+    if device.runtime != "onnx":
+        return 0
+    layers = [layer for layer in cost.layers if layer.macs and layer.parameters]
+    if _bits(number_format) > 8:
+        return 140 * len(layers)
+    channels = sum(layer.output_shape[1 if layer.operation.startswith("conv") else -1] for layer in layers)
+    return 400 * len(layers) + 13 * channels
 
 
 def latency_ms(cost: Cost, device: Device, number_format: str) -> Figure:

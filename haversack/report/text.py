@@ -36,8 +36,8 @@ def weighed(cost: Cost, weighings: Sequence[tuple[str, Measurement]], device: De
     )
     held = [paragraph(line, f"{name}: ") for name, each in weighings for line in _verdicts(each, budget)]
     note = paragraph(
-        "Nothing was run: every figure is an estimate. Flash counts the weights alone, RAM the planned activations; "
-        "limits are held against the slow end of a range."
+        "Nothing was run: every figure is an estimate. Flash is the file, without the runtime's code; RAM the planned "
+        "activations; limits are held against the slow end of a range."
     )
     fits = "\n".join(held) or "No limit is set."
     return document(paragraph(totals), _layers(cost), f"On {device.title}:", _formats(weighings), fits, note)
@@ -125,8 +125,8 @@ def advised(advice: Sequence[Advice], device: Device) -> str:
     """The ranked advice, each with its reasons, what it may give, and whether it can be tried."""
     items = [_advice_item(place, each) for place, each in enumerate(advice, start=1)]
     note = paragraph(
-        "Estimates and rules of thumb, from counts alone: nothing was trained or run, and flash counts the weights "
-        "alone. `haversack pack` measures what pays."
+        "Estimates and rules of thumb, from counts alone: nothing was trained or run, and flash is without the "
+        "runtime's code. `haversack pack` measures what pays."
     )
     why = paragraph(device.why) if device.why else ""
     return document(f"Advice for {device.title}, best first.", why, *items, note)
@@ -153,10 +153,19 @@ def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) 
         f"Packed for {device.title}.",
         _before_and_after(baseline, best),
         _limit_table(limits),
+        _unlimited_drop(baseline.score, best.score, budget),
         _recipe(found.best.recipe),
         "\n".join(["Tried, in this order:", *tried]) if tried else "",
         _conditions(best.conditions),
     )
+
+
+def _unlimited_drop(before: Figure | None, after: Figure | None, budget: Budget) -> str:
+    """A word of caution where the score fell and nobody had said how far it may."""
+    if before is None or after is None or after.value >= before.value or budget.score_floor(before.value) is not None:
+        return ""
+    fell = show_score(before.value - after.value)
+    return f"The score fell by {fell}, and no limit was set on it: set one with --max-drop or --score."
 
 
 def _limit_table(limits: Sequence[tuple[str, str, str, str]]) -> str:

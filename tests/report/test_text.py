@@ -12,8 +12,7 @@ from haversack.device import Budget, Device, device_names, find_device
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.measure.estimate import weigh
-from haversack.measure.host import BenchReport
-from haversack.measurement import Candidate, Conditions, Figure, Measurement, Parity
+from haversack.measurement import BenchReport, Candidate, Conditions, Figure, Measurement, Parity
 from haversack.model import Model
 from haversack.plan.advise import advise
 from haversack.plan.search import Found, Verdict
@@ -98,7 +97,8 @@ def test_every_weighed_figure_is_called_estimated() -> None:
 
 
 def test_weighing_names_the_limit_that_fails_and_by_how_much() -> None:
-    text = weighing(PI, Budget(flash_bytes=5000))
+    board = replace(PI, runtime="c_source")
+    text = weighing(board, Budget(flash_bytes=5000))
     assert "float32: flash: 12.5 kB of 5.0 kB, misses by 7.5 kB" in text
     assert "int8: fits: flash 3.1 kB of 5.0 kB" in text
 
@@ -278,3 +278,10 @@ def test_a_range_that_crosses_units_names_both() -> None:
 
 def test_later_lines_of_a_paragraph_stand_under_the_first() -> None:
     assert all(line.startswith(("why: ", "     ")) for line in paragraph("word " * 40, "why: ").splitlines())
+
+
+def test_a_score_that_fell_without_a_limit_is_pointed_out() -> None:
+    fallen = replace(AFTER, score=Figure(0.5, "host"))
+    found = Found(Candidate(Recipe(), fallen), (), ())
+    assert "The score fell by" in packed(found, BEFORE, PI, Budget())
+    assert "The score fell by" not in packed(found, BEFORE, PI, Budget(max_drop=0.9))
