@@ -140,6 +140,7 @@ def apply(  # noqa: PLR0913 - one argument an option
     task: TaskPath,
     device: DeviceName = "host",
     threads: Threads = 1,
+    seconds: Seconds = 3.0,
     out: Out = Path("out"),
     *,
     as_json: AsJson = False,
@@ -151,7 +152,7 @@ def apply(  # noqa: PLR0913 - one argument an option
     steps = read_recipe(recipe)
     target, _ = _target(device, _budget())
     with _loaded(task) as file, _progress(quiet=as_json):
-        result = run(steps, file.fresh_network, file.task, target, _settings(out, threads, file))
+        result = run(steps, file.fresh_network, file.task, target, _settings(out, threads, file, seconds=seconds))
     _show(result, out, as_json=as_json)
 
 

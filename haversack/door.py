@@ -16,6 +16,12 @@ _SAMPLES = 8
 
 def checked_model(module: nn.Module, task: Task) -> Model:
     """The user's network with an example input, after it ran on the calibration inputs and gave sensible outputs."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TaskError(
+            "the network is TorchScript, which cannot be edited or exported.",
+            where="network()",
+            mend="return the nn.Module that it was scripted or traced from.",
+        )
     module = module.eval()
     inputs = task.calibration()[0]
     outputs = _run(module, tuple(value[:_SAMPLES] for value in inputs))

@@ -163,6 +163,14 @@ def test_a_network_that_cannot_be_traced_names_the_layer(run: Run, task_file: Ca
     assert "layer 1" in err
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_torch_script_is_refused_by_name(run: Run, task_file: Callable[[str], Path]) -> None:
+    scripted = "plain = network\n\ndef network():\n    return torch.jit.script(plain())\n\ndef task"
+    code, _, err = run("weigh", task_file(GOOD.replace("def task", scripted)))
+    assert code == 2
+    assert "TorchScript" in err
+
+
 def test_a_microcontroller_cannot_be_packed_for_yet(run: Run, tmp_path: Path) -> None:
     code, _, err = run("pack", TASK, "--device", "stm32f405", "--out", tmp_path)
     assert code == 2

@@ -185,3 +185,16 @@ def test_a_killed_pack_goes_on_where_it_was_and_ends_the_same(tmp_path: Path) ->
     assert len(after) > len(before)
     for name in ("model.onnx", "recipe.toml"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_pack_that_was_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
+    run = _start(tmp_path)
+    deadline = time.monotonic() + 120
+    while not _finished(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert "repeat the command" in errors.decode()
+    assert "Traceback" not in errors.decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -52,7 +53,7 @@ def trace(module: nn.Module, example: tuple[Tensor, ...]) -> Trace:
     # One network copy in evaluation mode: the caller's mode stays. Two samples: torch.export fixes sizes 0 and 1.
     module = copy.deepcopy(module).eval()
     inputs = tuple(torch.cat([value, value]) if value.shape[0] == 1 else value for value in example)
-    shapes = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
+    shapes = _as_parameters(module, tuple({0: torch.export.Dim.AUTO} for _ in inputs))
     with _layers_followed(module) as layers, _quiet():
         try:
             program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
@@ -65,6 +66,15 @@ def trace(module: nn.Module, example: tuple[Tensor, ...]) -> Trace:
         **signature.inputs_to_lifted_tensor_constants,
     }
     return Trace(program, weights)
+
+
+def _as_parameters(module: nn.Module, each: tuple[object, ...]) -> tuple[object, ...]:
+    """One entry a parameter of forward(), as torch.export wants it: those of `*inputs` are one entry."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return each
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*each[:first], each[first:])
 
 
 def layer_path(node: fx.Node) -> str:

@@ -127,7 +127,7 @@ class _Run:
             dry = yield Trial(before.recipe.then(ladder[middle]).untrained(), scored=False)
             misses = self.misses(dry)
             why = f"misses {misses[0]}" if misses else "fits"
-            self.verdicts.append(Verdict(dry, False, f"size and speed only: {why}"))
+            self.verdicts.append(Verdict(dry, False, f"untrained, to see its size and speed: {why}"))
             if misses or not moved(before, dry, self.budget):
                 first = middle + 1
             else:
@@ -143,7 +143,7 @@ class _Run:
         dry = []
         for ladder in starts:
             candidate = yield Trial(before.recipe.then(ladder[0]).untrained())
-            self.verdicts.append(Verdict(candidate, False, "before training, to choose a setting"))
+            self.verdicts.append(Verdict(candidate, False, "untrained, to choose between settings that fit"))
             dry.append(candidate)
         best = min(range(len(starts)), key=lambda place: self._rank(dry[place]))
         return starts[best]

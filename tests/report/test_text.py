@@ -148,7 +148,7 @@ def test_packing_tells_of_every_recipe_that_was_tried_and_why_it_was_kept_or_dro
     dry = Candidate(Recipe((Halve(0.9),)), replace(AFTER, score=None))
     text = packed(
         found(
-            Verdict(dry, False, "size and speed only: misses flash: 210.0 kB"),
+            Verdict(dry, False, "untrained, to see its size and speed: misses flash: 210.0 kB"),
             Verdict(found().best, True, "flash x0.17, latency x0.43"),
         ),
         BEFORE,
@@ -156,7 +156,7 @@ def test_packing_tells_of_every_recipe_that_was_tried_and_why_it_was_kept_or_dro
         Budget(),
     )
     dropped, kept = text.index("dropped test_text(keep=0.9)"), text.index("kept    test_text(keep=0.6)")
-    assert dropped < text.index("because: size and speed only: misses flash: 210.0 kB") < kept
+    assert dropped < text.index("because: untrained, to see its size and speed: misses flash: 210.0 kB") < kept
     assert kept < text.index("because: flash x0.17, latency x0.43")
     assert "score unknown" in text[dropped:kept]
     assert " 1. test_text(keep=0.6)" in text
