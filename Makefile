@@ -4,6 +4,8 @@
 # make fix    what a machine can mend
 PYTHON ?= python3
 BIN := .venv/bin
+# A bare Debian has pip but no ensurepip, so the environment borrows the pip outside.
+PIP := $(PYTHON) -m pip --python $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test check lint fix
@@ -26,7 +28,7 @@ fix: .venv/installed
 	$(BIN)/ruff format .
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PYTHON) -m venv --without-pip .venv
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

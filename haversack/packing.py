@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from haversack.artifact import Artifact
+from haversack.artifact import Artifact, Runtime
 from haversack.device import Budget, Device, find_device
 from haversack.door import checked_model, checked_score
-from haversack.errors import InfeasibleError, NothingChangedError, RecipeError
+from haversack.errors import ExportError, InfeasibleError, NothingChangedError, RecipeError
 from haversack.export import find_runtime
 from haversack.graph.cost import cost
 from haversack.graph.quantized import lower, output_step
@@ -166,6 +166,7 @@ class Bench:
 
     def _measured(self, trial: Trial) -> Artifact:
         model, runtime = self.model(trial.recipe), find_runtime(self.device)
+        _check_format(model, runtime)
         lowered = lower(model)
         files = runtime.write(lowered)
         content = next(iter(files.values()))
@@ -176,8 +177,7 @@ class Bench:
         return Artifact(runtime.name, files, trial.recipe, replace(measurement, parity=agreed))
 
     def _figures(self, model: Model, content: bytes, trial: Trial) -> Measurement:
-        number_format = "int8" if model.grids else "float32"
-        weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, number_format)
+        weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, _format(model))
         timed = self._timed(model, content, trial)
         score = self._score(content, trial)
         ram = host.peak_ram(content, self.threads) if self.device.is_host else weighed.ram_bytes
@@ -267,6 +267,18 @@ def _refuse_idle(found: Found, budget: Budget) -> None:
             f"nothing that was tried pays: {tried}.", mend="set a tighter limit, or ship the network as it is."
         )
     raise NothingChangedError("there is nothing to try.", mend=f"the device states no format that pays ({budget}).")
+
+
+def _format(model: Model) -> str:
+    return "int8" if model.grids else "float32"
+
+
+def _check_format(model: Model, runtime: Runtime) -> None:
+    if _format(model) not in runtime.number_formats:
+        raise ExportError(
+            f"{runtime.name} files hold no {_format(model)}.",
+            mend=f"choose steps that end in {', '.join(sorted(runtime.number_formats))}.",
+        )
 
 
 def _torch_predict(lowered: fx.GraphModule) -> Callable[..., Tensor]:
