@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -277,14 +278,32 @@ def _progress(*, quiet: bool) -> Iterator[None]:
     from haversack.progress import shown_by
     from haversack.report.bars import Bars
 
-    try:
+    with _interruptible():
         if quiet:
             yield
             return
         with Bars() as bars, shown_by(bars):
             yield
-    except KeyboardInterrupt:
-        raise HaversackError("stopped.", mend="repeat the command: what was finished is kept.") from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends with a message, whatever the interrupted code makes of it: libraries turn it into errors of theirs."""
+    pressed = []
+
+    def stop(number: int, _: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except BaseException:
+        if pressed:
+            raise HaversackError("stopped.", mend="repeat the command: what was finished is kept.") from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show(result: Packed, out: Path, *, as_json: bool) -> None:
