@@ -288,7 +288,7 @@ def _progress(*, quiet: bool) -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends with a message, whatever the interrupted code makes of it: libraries turn it into errors of theirs."""
+    """Ctrl-C ends with a message, also where the interrupted library turns it into an error of its own."""
     pressed = []
 
     def stop(number: int, _: object) -> None:

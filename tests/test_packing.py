@@ -104,6 +104,7 @@ def test_a_device_that_takes_signed_activations_gets_them_and_the_ratio_of_their
     assert found.artifact.measurement.latency_ratio.origin == "host"
 
 
+@pytest.mark.slow
 def test_an_impossible_limit_is_named_with_the_nearest_candidate(file: TaskFile) -> None:
     with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB"):
         pack(file.network, file.task, "host", Budget(flash_bytes=1000), Settings(epochs=1, seconds=0.3))
