@@ -80,10 +80,7 @@ def pack(
             raise _infeasible(found)
         if not found.best.recipe.steps:
             _refuse_idle(found, budget)
-        artifact, model = bench.artifact(Trial(found.best.recipe)), bench.model(found.best.recipe)
-        baseline = bench.artifact(Trial(Recipe())).measurement
-        report = packed(found, baseline, device, budget)
-        result = Packed(artifact, baseline, model, found, report)
+        result = _result(bench, found, device, budget)
     if settings.out is not None:
         save(result, settings.out)
     return result
@@ -93,10 +90,8 @@ def apply(recipe: Recipe, network: Network, task: Task, device: Device, settings
     """What `recipe` makes of `network`, measured beside the original."""
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench.set_up(network, task, device, settings, Path(scratch))
-        baseline, artifact = bench.artifact(Trial(Recipe())), bench.artifact(Trial(recipe))
-        found = Found(Candidate(recipe, artifact.measurement), (), ())
-        report = packed(found, baseline.measurement, device, Budget())
-        result = Packed(artifact, baseline.measurement, bench.model(recipe), found, report)
+        found = Found(bench.candidate(Trial(recipe)), (), ())
+        result = _result(bench, found, device, Budget())
     if settings.out is not None:
         save(result, settings.out)
     return result
@@ -213,6 +208,13 @@ class Bench:
         if trial.recipe.steps:
             return Figure(self.task.scored(predict), "host")
         return Figure(checked_score(self.task, predict), "host")
+
+
+def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packed:
+    """The best that was found, read back from the workspace, with its report."""
+    recipe, baseline = found.best.recipe, bench.artifact(Trial(Recipe())).measurement
+    report = packed(found, baseline, device, budget)
+    return Packed(bench.artifact(Trial(recipe)), baseline, bench.model(recipe), found, report)
 
 
 def _search(bench: Bench, budget: Budget, settings: Settings) -> Found:
