@@ -82,7 +82,8 @@ class Grid:
     def dtype(self) -> torch.dtype:
         """The torch type that stores the integers."""
         narrow = {True: torch.int8, False: torch.uint8}
-        return narrow[self.signed] if self.bits <= 8 else torch.int32
+        wide = torch.int16 if self.bits <= 16 and self.signed else torch.int32
+        return narrow[self.signed] if self.bits <= 8 else wide
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary that `from_json` turns back into an equal grid."""

@@ -19,6 +19,7 @@ LAYERS = (
     "grid device",
     "model",
     "graph recipe finetune",
+    "numerics",
     "techniques measurement",
     "plan artifact",
     "report",

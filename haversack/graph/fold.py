@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,19 @@ from haversack.graph.trace import Trace, layer_path
 aten = torch.ops.aten
 
 Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm that a layer absorbed: the folded graph's name of the layer's bias, and its own tensors' names."""
+
+    folded_bias: str
+    weight: str | None
+    bias: str | None
+    mean: str
+    variance: str
+    epsilon: float
+
 
 _CONVOLUTIONS = {
     aten.conv1d.default,
@@ -60,20 +74,24 @@ def fold(trace: Trace) -> fx.GraphModule:
 
     It takes the inputs by position and returns what the network returns (a tensor, or a tuple of tensors). Weights are
     `get_attr` nodes whose target is the entry of the network's state dict ("layer1.0.conv1.weight"); a bias that batch
-    norm brings stands beside its weight ("layer1.0.conv1.bias"). Nodes keep `meta["val"]` and `nn_module_stack`.
+    norm brings stands beside its weight ("layer1.0.conv1.bias"). Nodes keep `meta["val"]` and `nn_module_stack`; the
+    graph's `meta["norms"]` says which batch norm went into which weight.
     """
     graph, tensors = _unlifted(trace)
+    norms: dict[str, Norm] = {}
     _remove_checks(graph)
     _remove_identities(graph)
     _fold_constants(graph, tensors)
     for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
         if not node.args[5]:
-            _fold_batch_norm(graph, node, tensors)
+            norms |= _fold_batch_norm(graph, node, tensors)
     for node in graph.find_nodes(op="call_function", target=aten.mean.dim):
         _split_pooling_mean(graph, node)
     graph.eliminate_dead_code()
     used = {node.target: tensors[node.target] for node in graph.find_nodes(op="get_attr")}
-    return fx.GraphModule(used, graph, "Folded")
+    folded = fx.GraphModule(used, graph, "Folded")
+    folded.meta["norms"] = {name: norm for name, norm in norms.items() if name in used}
+    return folded
 
 
 def _unlifted(trace: Trace) -> tuple[fx.Graph, Tensors]:
@@ -216,15 +234,24 @@ def _split_pooling_mean(graph: fx.Graph, mean: fx.Node) -> None:
     mean.meta["val"] = mean.meta["val"][(..., *[None] * (rank - 2))]
 
 
-def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, tensors: Tensors) -> None:
+def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, tensors: Tensors) -> dict[str, Norm]:
+    """Merges a batch norm into the layer before it, and says into which weight; empty where no layer takes it."""
     scale, shift = _scale_and_shift(norm, tensors)
-    layer = norm.args[0]
+    layer, absorbed = norm.args[0], {}
     if isinstance(layer, fx.Node) and _absorbs(layer):
         _absorb(graph, layer, scale, shift, tensors)
         norm.replace_all_uses_with(layer)
+        absorbed = {str(cast("fx.Node", layer.args[1]).target): _norm(norm, cast("fx.Node", layer.args[2]))}
     else:
         norm.replace_all_uses_with(_multiply_add(graph, norm, scale, shift, tensors))
     graph.erase_node(norm)
+    return absorbed
+
+
+def _norm(norm: fx.Node, folded_bias: fx.Node) -> Norm:
+    _, weight, bias, mean, variance, _, _, epsilon, _ = cast("tuple[Any, ...]", norm.args)
+    names = [None if each is None else str(each.target) for each in (weight, bias, mean, variance)]
+    return Norm(str(folded_bias.target), names[0], names[1], str(names[2]), str(names[3]), epsilon)
 
 
 def _scale_and_shift(norm: fx.Node, tensors: Tensors) -> tuple[Tensor, Tensor]:

@@ -27,17 +27,23 @@ aten = torch.ops.aten
 pairs = torch.ops.quantized_decomposed
 
 _LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, aten.linear.default}
-_OF_TWO = {aten.add.Tensor, aten.mul.Tensor}
+_OF_TWO = {aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor}
+# Results between two numbers that are known beforehand; runtimes demand that grid and no other.
+_FIXED = {
+    **dict.fromkeys((aten.sigmoid.default, aten.hardsigmoid.default, aten.softmax.int), (0.0, 1.0)),
+    aten.tanh.default: (-1.0, 1.0),
+}
 _OF_ONE = {
     *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.mean.dim),
     *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default),
-    *(aten.sigmoid.default, aten.leaky_relu.default),
+    *(aten.leaky_relu.default, aten.hardswish.default, *_FIXED),
 }
 _COMPUTES = {*_LAYERS, *_OF_TWO, *_OF_ONE, aten.cat.default}
 _PICKS = {
     *(aten.max_pool1d.default, aten.max_pool2d.default, aten.amax.default),
     *(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec),
 }
+_WINDOWS = {aten.avg_pool1d.default, aten.avg_pool2d.default}
 _SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int}
 _PADS = {aten.pad.default, aten.constant_pad_nd.default}
 _MOVES = {
@@ -90,6 +96,26 @@ def points(network: fx.GraphModule) -> tuple[str, ...]:
             for value in (*_read(node), _after_activation(node)):
                 found[_source(value).name] = None
     return tuple(found)
+
+
+def fixed_ranges(network: fx.GraphModule) -> dict[str, tuple[float, float]]:
+    """The values whose grid TFLite's specification settles, with the numbers between which they lie."""
+    return {node.name: _FIXED[node.target] for node in network.graph.nodes if node.target in _FIXED}
+
+
+def sharing(network: fx.GraphModule) -> tuple[tuple[str, ...], ...]:
+    """Groups of values that must lie on one grid: what a concatenation reads and what it writes."""
+    groups: list[dict[str, None]] = []
+    fixed = fixed_ranges(network)
+    for node in network.graph.find_nodes(op="call_function", target=aten.cat.default):
+        if _has_integer_form(node):
+            names = dict.fromkeys(_source(value).name for value in (*_read(node), _after_activation(node)))
+            names = {name: None for name in names if name not in fixed}
+            for met in [group for group in groups if group.keys() & names.keys()]:
+                groups.remove(met)
+                names = met | names
+            groups.append(names)
+    return tuple(tuple(group) for group in groups)
 
 
 def layers(network: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
@@ -155,7 +181,7 @@ class _Insertion:
         read = self.integers.get(cast("fx.Node", node.args[0])) if node.args and _is_node(node.args[0]) else None
         if read and _moves(node):
             self._move(node, *read)
-        elif read and node.target in _PICKS:
+        elif read and _keeps_grid(node):
             self._pair(node, read[1])
         elif node.op in ("call_function", "placeholder") and node.name in self.grids:
             self._pair(node, self.grids[node.name])
@@ -278,6 +304,8 @@ def _after_activation(node: fx.Node) -> fx.Node:
     Such a clamp vanishes into the rounding of its result, whose grid begins at zero.
     """
     reader = next(iter(node.users), None)
+    if _keeps_grid(node):
+        return node
     return reader if reader is not None and len(node.users) == 1 and _clamps_at_zero(reader) else node
 
 
@@ -290,7 +318,7 @@ def _clamps_at_zero(node: fx.Node) -> bool:
 
 def _source(value: fx.Node) -> fx.Node:
     """Where the integers of a value are made: behind all operations that only move or pick them."""
-    while _moves(value) or value.target in _PICKS:
+    while _moves(value) or _keeps_grid(value):
         value = cast("fx.Node", value.args[0])
     return value
 
@@ -299,6 +327,18 @@ def _moves(node: fx.Node) -> bool:
     if node.target is operator.getitem:
         return cast("fx.Node", node.args[0]).target in _SPLITS
     return node.target in _MOVES
+
+
+def _keeps_grid(node: fx.Node) -> bool:
+    """Whether results lie on the grid of what is read: picked values, and averages of windows (TFLite demands it).
+
+    An average of the whole map is a mean, which may have a grid of its own.
+    """
+    if node.target not in _WINDOWS:
+        return node.target in _PICKS
+    sizes = cast("fx.Node", node.args[0]).meta["val"].shape[2:]
+    window = list(cast("list[int]", node.args[1]))
+    return (window * len(sizes))[: len(sizes)] != list(sizes)
 
 
 def _weight(layer: fx.Node) -> str:
