@@ -135,10 +135,7 @@ def vww(folder: Path) -> nn.Module:
 def autoencoder(folder: Path) -> nn.Module:
     """The autoencoder of machine sounds: 267,928 parameters."""
     network = Autoencoder()
-    names: dict[str, nn.Module] = {
-        f"dense{_number(i)}": layer for i, layer in enumerate([*network.layers, network.last])
-    }
-    names |= {f"batch_normalization{_number(i)}": norm for i, norm in enumerate(network.norms)}
+    names = _numbered("dense", [*network.layers, network.last]) | _numbered("batch_normalization", network.norms)
     return _filled(network, names, Path(folder) / "ad_autoencoder_float.safetensors")
 
 
