@@ -91,11 +91,15 @@ def output_step(lowered: fx.GraphModule) -> float | None:
 def points(network: fx.GraphModule) -> tuple[str, ...]:
     """The names of the values that need a grid: what integer operations read and write, after the activation."""
     found: dict[str, None] = {}
-    for node in network.graph.nodes:
-        if _has_integer_form(node):
-            for value in (*_read(node), _after_activation(node)):
-                found[_source(value).name] = None
+    for node in integer_operations(network):
+        for value in (*_read(node), _after_activation(node)):
+            found[_source(value).name] = None
     return tuple(found)
+
+
+def integer_operations(network: fx.GraphModule) -> Iterator[fx.Node]:
+    """The operations that runtimes compute on integers; those that only move or pick them are not among them."""
+    return (node for node in network.graph.nodes if _has_integer_form(node))
 
 
 def fixed_ranges(network: fx.GraphModule) -> dict[str, tuple[float, float]]:
@@ -224,16 +228,27 @@ class _Insertion:
         node.args = tuple(arguments)
 
     def _constant(self, node: fx.Node, name: str, grid: Grid) -> fx.Node:
-        """The integers of a weight or bias, dequantized in the graph."""
+        """The integers of a weight or bias, dequantized in the graph.
+
+        A weight whose grid has several steps a channel (groups of Dettmers 2022) lies in rows of one group each.
+        """
+        whole = self.tensors[name]
+        grouped = grid.axis == 0 and len(grid.scale) != len(whole)
+        real = whole.reshape(len(grid.scale), -1) if grouped else whole
         parts = {
-            "integers": grid.quantize(self.tensors[name]).to(grid.dtype),
+            "integers": grid.quantize(real).to(grid.dtype),
             "scale": torch.tensor(grid.scale),
             "zero_point": torch.tensor(grid.zero_point, dtype=torch.int64),
         }
         with self.graph.inserting_before(node):
             integers, scale, zero = (self._get(f"{name}_{part}_{node.name}", tensor) for part, tensor in parts.items())
             arguments = (integers, scale, zero, grid.axis, grid.qmin, grid.qmax, grid.dtype)
-            return self._call(pairs.dequantize_per_channel.default, arguments, integers, torch.float32)
+            weight = self._call(pairs.dequantize_per_channel.default, arguments, integers, torch.float32)
+            if not grouped:
+                return weight
+            joined = self._call(aten.reshape.default, (weight, list(whole.shape)), weight, torch.float32)
+            joined.meta["val"] = whole.to("meta")
+            return joined
 
     def _get(self, name: str, tensor: Tensor) -> fx.Node:
         self.tensors[name] = tensor

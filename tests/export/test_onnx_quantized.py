@@ -6,9 +6,10 @@ from onnx_files import SEQUENCE, Does, folded, run
 from torch import fx, nn
 from torch.nn import functional as F
 
+from haversack.errors import ExportError
 from haversack.export.onnx import write
 from haversack.graph.quantized import insert, layers, points, tensor_of
-from haversack.grid import affine, symmetric
+from haversack.grid import Grid, affine, symmetric
 
 
 class Convolutional(nn.Module):
@@ -101,3 +102,63 @@ def test_integers_are_padded_with_the_integer_of_zero():
     (result,) = run(write(graph), x)
     assert result[..., 0].abs().max() == result[..., -1].abs().max() == 0
     torch.testing.assert_close(result, graph(x))
+
+
+def in_4_bits(network: nn.Module, x, *, activations=None):
+    """The network with 4-bit weights, and perhaps activations on a grid of the given integers."""
+    graph = folded(network.eval(), x[:1])
+    ranges = Ranges(graph)
+    ranges.run(x)
+    grids = {name: affine(*ranges.seen[name]) for name in points(graph)}
+    if activations is not None:
+        low, high = activations
+        grids = {
+            name: Grid(8, False, (grid.high / (high - low),), (low,), None, low, high) if grid.low == 0 else grid
+            for name, grid in grids.items()
+        }
+    for _, name in layers(graph):
+        grids[name] = symmetric(tensor_of(graph, name).abs().flatten(1).amax(1), axis=0, bits=4)
+    return insert(graph, grids)
+
+
+def test_weights_of_4_bits_take_half_a_byte_each_and_are_computed_in_integers(tmp_path):
+    torch.manual_seed(0)
+    network, x = (
+        nn.Sequential(nn.Conv2d(16, 63, 3), nn.ReLU(), nn.Flatten(), nn.Linear(63 * 36, 21)),
+        torch.randn(4, 16, 8, 8),
+    )
+    content = write(in_4_bits(network, x))
+    weights = 16 * 63 * 9 + 63 * 36 * 21
+    assert weights / 2 <= len(content) < weights / 2 + 4_000
+    types = optimized_types(content, tmp_path)
+    assert "QLinearConv" in types
+    assert "Conv" not in types
+
+
+def test_a_file_of_4_bits_and_its_graph_are_at_most_one_step_apart():
+    torch.manual_seed(0)
+    x = torch.randn(16, 3, 16, 16)
+    lowered = in_4_bits(Convolutional(), x)
+    (outputs,) = run(write(lowered), x)
+    step = lowered.graph.output_node().args[0].args[1]
+    assert (outputs - lowered(x)).abs().max() <= step * 1.01
+
+
+@pytest.mark.parametrize("integers", [(0, 15), (240, 255), (100, 115)])
+def test_activations_of_few_integers_are_clipped_to_them(integers):
+    torch.manual_seed(0)
+    x = torch.randn(64, 3, 16, 16)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+    lowered = in_4_bits(network, x[:2], activations=integers)
+    (outputs,) = run(write(lowered), x)
+    step = lowered.graph.output_node().args[0].args[1]
+    assert set((outputs / step).round().int().unique().tolist()) == set(range(16))
+    assert (outputs - lowered(x)).abs().max() <= step * 1.01
+
+
+def test_activations_of_16_bits_are_refused_by_name():
+    x = torch.randn(2, 3, 8, 8)
+    graph = folded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), x[:1])
+    wide = {name: Grid(16, True, (0.001,), (0,)) for name in points(graph)}
+    with pytest.raises(ExportError, match="int16, which ONNX Runtime computes in float32"):
+        write(insert(graph, wide))

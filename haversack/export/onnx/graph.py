@@ -11,20 +11,12 @@ import torch
 from onnx import helper
 from torch import Tensor
 
-# Opset 18 with IR 8 is the oldest pair that expresses everything here, so that runtimes since 2023 load the file.
-OPSET, IR = 18, 8
+from haversack.export.onnx.storage import ELEMENT_TYPES, stored
 
-ELEMENT_TYPES = {
-    torch.float32: onnx.TensorProto.FLOAT,
-    torch.float16: onnx.TensorProto.FLOAT16,
-    torch.float64: onnx.TensorProto.DOUBLE,
-    torch.int8: onnx.TensorProto.INT8,
-    torch.uint8: onnx.TensorProto.UINT8,
-    torch.int16: onnx.TensorProto.INT16,
-    torch.int32: onnx.TensorProto.INT32,
-    torch.int64: onnx.TensorProto.INT64,
-    torch.bool: onnx.TensorProto.BOOL,
-}
+# The oldest pair that expresses everything but constants of 4 bits, so that runtimes since 2023 load the file.
+OPSET, IR = 18, 8
+_OPSET_OF_4_BITS, _IR_OF_4_BITS = 21, 10
+
 _HALF_MAX = torch.finfo(torch.float16).max
 
 
@@ -115,14 +107,15 @@ class OnnxGraph:
             return value
         return self.node("Cast", value, dtype=dtype, to=ELEMENT_TYPES[dtype])
 
-    def initializers(self) -> list[onnx.TensorProto]:
-        """The constants that a node reads, in order of their names."""
+    def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        """The finished model; constants that no node reads are left out."""
         read = {name for node in self.nodes for name in node.input}
-        return [
-            helper.make_tensor(name, ELEMENT_TYPES[dtype], shape, content, raw=True)
-            for (dtype, shape, content), name in self._constants.items()
-            if name in read
-        ]
+        forms = [stored(name, self.tensors[name]) for name in self._constants.values() if name in read]
+        nodes = [node for form in forms for node in form.nodes] + self.nodes
+        tensors = [tensor for form in forms for tensor in form.tensors]
+        opset, ir = (_OPSET_OF_4_BITS, _IR_OF_4_BITS) if any(form.in_4_bits for form in forms) else (OPSET, IR)
+        made = helper.make_graph(nodes, "haversack", inputs, outputs, tensors)
+        return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
 
     def drop_unread(self, outputs: Sequence[str]) -> None:
         """Removes nodes whose results nobody reads."""

@@ -13,13 +13,16 @@ from torch import Tensor, fx
 from haversack.errors import ExportError
 from haversack.export.onnx.call import Call, Dim, Values, constant_of, sizes_of, unsupported
 from haversack.export.onnx.fallback import through_torch
-from haversack.export.onnx.graph import ELEMENT_TYPES, IR, OPSET, FreeDim, OnnxGraph
+from haversack.export.onnx.graph import FreeDim, OnnxGraph
 from haversack.export.onnx.operators import TABLE
+from haversack.export.onnx.storage import ELEMENT_TYPES
 from haversack.progress import say
 
 
 def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
-    """An ONNX model (opset 18) that computes what the graph computes; free batch dimensions are named "batch".
+    """An ONNX model that computes what the graph computes; free batch dimensions are named "batch".
+
+    Its operator set is 18, or 21 where weights have 4 bits or less, which are stored two a byte.
 
     The graph comes from `haversack.graph.fold`, with or without `quantized_decomposed` pairs; every operation's
     `meta["val"]` tells its shape. `float16` stores and computes in half precision between float32 inputs and outputs.
@@ -36,7 +39,7 @@ def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
         elif node.op == "call_function" and _computes_tensors(node):
             values[node] = _written(graph, node, values)
     outputs = _outputs(graph, graph_module.graph.output_node(), values)
-    return _model(graph, inputs, outputs)
+    return bytes(graph.model(inputs, outputs).SerializeToString())
 
 
 def write_any(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
@@ -117,9 +120,3 @@ def _outputs(graph: OnnxGraph, output: fx.Node, values: dict[fx.Node, Values]) -
     graph.drop_unread(list(names))
     graph.rename(names)
     return [_info(graph, name, node.meta["val"]) for name, node in zip(names.values(), nodes, strict=True)]
-
-
-def _model(graph: OnnxGraph, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> bytes:
-    made = helper.make_graph(graph.nodes, "haversack", inputs, outputs, graph.initializers())
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
-    return bytes(model.SerializeToString())

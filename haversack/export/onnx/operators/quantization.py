@@ -9,21 +9,48 @@ from haversack.export.onnx.call import Call, Table
 
 
 def quantize(call: Call) -> str:
-    """Real numbers to integers."""
+    """Real numbers to integers, clipped where the grid is narrower than their type."""
     scale, zero_point, axis = _grid(call)
+    if call["dtype"] == torch.int16:
+        raise call.unsupported("to int16, which ONNX Runtime computes in float32: 8 bits for activations")
     real = call.graph.cast(call.x, torch.float32)
-    return call.graph.node("QuantizeLinear", real, scale, zero_point, dtype=call["dtype"], axis=axis)
+    integers = call.graph.node("QuantizeLinear", real, scale, zero_point, dtype=call["dtype"], axis=axis)
+    ends = torch.iinfo(call["dtype"])
+    low = call["quant_min"] if call["quant_min"] > ends.min else None
+    high = call["quant_max"] if call["quant_max"] < ends.max else None
+    if axis is not None or low is high is None:
+        return integers
+    limits = ["" if end is None else call.graph.number(end, call["dtype"]) for end in (low, high)]
+    return call.graph.node("Clip", integers, *limits)
 
 
 def dequantize(call: Call) -> str:
-    """Integers to real numbers."""
+    """Integers to real numbers.
+
+    Weights of a layer that computes on real numbers are multiplied out by plain operations: ONNX Runtime does those
+    once, when it loads the file, and a DequantizeLinear at each run.
+    """
     scale, zero_point, axis = _grid(call)
-    real = call.graph.node("DequantizeLinear", call.x, scale, zero_point, dtype=torch.float32, axis=axis)
+    if axis is not None and not _is_read_by_integers(call.operation):
+        shape = [-1 if dim == axis else 1 for dim in range(len(call.shape))]
+        steps = call.graph.constant(call.tensor(call["scales"]).view(shape), exact=True)
+        real = call.graph.node("Mul", call.graph.cast(call.x, torch.float32), steps)
+    else:
+        real = call.graph.node("DequantizeLinear", call.x, scale, zero_point, dtype=torch.float32, axis=axis)
     return call.graph.cast(real, call.graph.stored_type(torch.float32))
 
 
+def _is_read_by_integers(weight: fx.Node) -> bool:
+    """Whether the layer that reads this weight or bias reads dequantized integers beside it."""
+    reader = next(iter(weight.users), None)
+    while reader is not None and reader.args[0] is weight:
+        weight, reader = reader, next(iter(reader.users), None)
+    values = reader.args[0] if reader is not None else None
+    return isinstance(values, fx.Node) and str(values.target).startswith("quantized_decomposed.dequantize")
+
+
 def _grid(call: Call) -> tuple[str, str, int | None]:
-    """Scale, zero point and axis; the integers' limits are already in the numbers."""
+    """Scale, zero point and axis; the limits of a constant's integers are already in its numbers."""
     if "axis" in call.arguments:
         zero_point = _typed(call, call["zero_points"])
         return call.value(call["scales"]), zero_point, call["axis"]

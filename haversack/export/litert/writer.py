@@ -1,0 +1,174 @@
+"""Writer: an integer graph becomes the bytes of a .tflite file, without TensorFlow.
+
+Names cost bytes on a microcontroller, so only inputs and outputs have one; nothing that a runtime does not read is
+written, and what is equal (weights, steps, shapes, whole tables) stands once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from haversack.errors import ExportError
+from haversack.export.litert.options import builtin_of, option_slots
+from haversack.export.litert.schema import LARGEST_FILE_BYTES, SCHEMA_VERSION, TENSOR_TYPES, Builtin
+from haversack.export.litert.storage import packed, stored_in_4_bits
+from haversack.export.litert.tables import Slot, Tables
+from haversack.export.litert.versions import Typed, version
+from haversack.graph.integer import IntegerGraph, Operation, Value
+from haversack.grid import Grid
+
+Array = np.ndarray[Any, Any]
+
+_BYTES_BESIDE_WEIGHTS = 1 << 16
+_LAST_OLD_CODE = 127
+"""Operator codes were one byte once; readers take the larger of the old and the new field."""
+
+
+def write(graph: IntegerGraph, *, float_io: bool = False) -> bytes:
+    """A .tflite file that computes what the graph computes; equal graphs give equal bytes.
+
+    `float_io` puts a QUANTIZE behind every input on a grid and a DEQUANTIZE before every such output, so that both are
+    float32. Weights of up to 4 bits take 4 bits where the kernels can read them.
+    Raises ExportError, naming the layer, for an operation or number type that TFLite lacks, and beyond 2 GB.
+    """
+    return _File(with_float_io(graph) if float_io else graph).bytes()
+
+
+def with_float_io(graph: IntegerGraph) -> IntegerGraph:
+    """The graph between float32 inputs and outputs, which take over the names of the integer ones."""
+    values = dict(graph.values)
+    inner: dict[str, str] = {}
+    for name in dict.fromkeys((*graph.inputs, *graph.outputs)):
+        if values[name].grid is not None:
+            inner[name] = f"{name}:integer"
+            values[inner[name]] = replace(values[name], name=inner[name])
+            values[name] = Value(name, values[name].shape, "float32")
+    begin = (Operation("QUANTIZE", (name,), (inner[name],), path=name) for name in graph.inputs if name in inner)
+    end = (Operation("DEQUANTIZE", (inner[name],), (name,), path=name) for name in graph.outputs if name in inner)
+    middle = (_renamed(operation, inner) for operation in graph.operations)
+    return replace(graph, values=values, operations=(*begin, *middle, *end))
+
+
+def _renamed(operation: Operation, names: dict[str, str]) -> Operation:
+    inputs, outputs = (
+        tuple(names.get(name, name) for name in group) for group in (operation.inputs, operation.outputs)
+    )
+    return replace(operation, inputs=inputs, outputs=outputs)
+
+
+class _File:
+    """One file in the making: a flatbuffer is built from its leaves up."""
+
+    def __init__(self, graph: IntegerGraph) -> None:
+        self._graph = graph
+        self._int4 = stored_in_4_bits(graph)
+        names = (*graph.inputs, *(name for each in graph.operations for name in (*each.inputs, *each.outputs)))
+        self._order = {name: index for index, name in enumerate(dict.fromkeys((*names, *graph.outputs))) if name}
+        self._tables = Tables(self._expected_bytes())
+        self._buffers: dict[int, int] = {self._tables.table(): 0}
+        self._codes: dict[int, int] = {}
+
+    def bytes(self) -> bytes:
+        """The file, all of it."""
+        tables, graph = self._tables, self._graph
+        tensors = tables.offsets([self._tensor(graph.values[name]) for name in self._order])
+        operators = tables.offsets([self._operator(operation) for operation in graph.operations])
+        subgraph = tables.table(
+            _reference(0, tensors),
+            _reference(1, self._indices(graph.inputs)),
+            _reference(2, self._indices(graph.outputs)),
+            _reference(3, operators),
+        )
+        return tables.finish(
+            tables.table(
+                (0, "Uint32", SCHEMA_VERSION, 0),
+                _reference(1, tables.offsets(list(self._codes))),
+                _reference(2, tables.offsets([subgraph])),
+                _reference(4, tables.offsets(list(self._buffers))),
+            )
+        )
+
+    def _expected_bytes(self) -> int:
+        """About the size of the file. Raises ExportError when no reader would take it."""
+        size = _BYTES_BESIDE_WEIGHTS + sum(value.data.nbytes for value in self._used() if value.data is not None)
+        if size > LARGEST_FILE_BYTES:
+            raise ExportError(
+                f"the file would have {size / 1e9:.1f} GB, and a .tflite file holds at most 2 GB.",
+                mend="store weights in fewer bits, or pack for a device that runs onnx.",
+            )
+        return size
+
+    def _used(self) -> Iterator[Value]:
+        return (self._graph.values[name] for name in self._order)
+
+    def _tensor(self, value: Value) -> int:
+        tables, graph = self._tables, self._graph
+        is_named = value.name in graph.inputs or value.name in graph.outputs
+        slots: list[Slot] = [
+            _reference(0, tables.numbers(value.shape, "int32")),
+            (1, "Int8", self._type(value), 0),
+            (2, "Uint32", self._buffer(value), 0),
+            *([_reference(3, tables.text(value.name))] if is_named else []),
+            *([_reference(4, self._quantization(value))] if value.grid else []),
+        ]
+        return tables.table(*slots)
+
+    def _type(self, value: Value) -> int:
+        code = TENSOR_TYPES.get("int4" if value.name in self._int4 else value.dtype)
+        if code is None:
+            raise ExportError(f"TFLite has no numbers of type {value.dtype}.", where=value.name)
+        return code
+
+    def _buffer(self, value: Value) -> int:
+        """The place among the file's buffers of a constant's bytes; 0, the empty one, is what is computed."""
+        if value.data is None:
+            return 0
+        data = packed(value.data) if value.name in self._int4 else np.asarray(value.data, value.dtype)
+        buffer = self._tables.table(_reference(0, self._tables.buffer(data)))
+        return self._buffers.setdefault(buffer, len(self._buffers))
+
+    def _quantization(self, value: Value) -> int:
+        grid, tables = cast("Grid", value.grid), self._tables
+        return tables.table(
+            _reference(2, tables.numbers(grid.scale, "float32")),
+            _reference(3, tables.numbers(grid.zero_point, "int64")),
+            (6, "Int32", grid.axis or 0, 0),
+        )
+
+    def _operator(self, operation: Operation) -> int:
+        builtin, slots = builtin_of(operation), option_slots(operation)
+        options = self._tables.table(*slots) if slots else 0
+        return self._tables.table(
+            (0, "Uint32", self._code(operation, builtin), 0),
+            _reference(1, self._indices(operation.inputs)),
+            _reference(2, self._indices(operation.outputs)),
+            (3, "Uint8", builtin.options if slots else 0, 0),
+            _reference(4, options),
+        )
+
+    def _code(self, operation: Operation, builtin: Builtin) -> int:
+        """The place of the operation's kind and version among the file's operator codes."""
+        values = self._graph.values
+        inputs, outputs = (
+            [values[name] for name in names if name] for names in (operation.inputs, operation.outputs)
+        )
+        wanted = version(Typed(operation, inputs, outputs, any(name in self._int4 for name in operation.inputs)))
+        code = self._tables.table(
+            (0, "Int8", min(builtin.code, _LAST_OLD_CODE), 0), (2, "Int32", wanted, 1), (3, "Int32", builtin.code, 0)
+        )
+        return self._codes.setdefault(code, len(self._codes))
+
+    def _indices(self, names: tuple[str, ...]) -> int:
+        """The tensors of these names; what is left out at the end is not mentioned, in between it is -1."""
+        indices = [self._order.get(name, -1) for name in names]
+        while indices and indices[-1] < 0:
+            indices.pop()
+        return self._tables.numbers(indices, "int32")
+
+
+def _reference(slot: int, offset: int) -> Slot:
+    return slot, "UOffsetTRelative", offset, 0

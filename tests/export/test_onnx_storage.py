@@ -1,0 +1,70 @@
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx_files import folded, run
+from torch import nn
+
+from haversack.export.onnx import write
+from haversack.graph.quantized import insert
+from haversack.grid import symmetric
+
+
+def written(weight: torch.Tensor) -> tuple[bytes, nn.Linear]:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False).eval()
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+    return write(folded(layer, torch.randn(1, weight.shape[1]))), layer
+
+
+def element_types(content: bytes) -> set[int]:
+    return {each.data_type for each in onnx.load_from_string(content).graph.initializer}
+
+
+def test_numbers_that_float16_holds_exactly_take_two_bytes_and_stay_what_they_are():
+    weight = torch.randn(64, 63).half().float()
+    content, layer = written(weight)
+    assert weight.numel() * 2 < len(content) < weight.numel() * 2 + 400
+    x = torch.randn(3, 63)
+    torch.testing.assert_close(run(content, x)[0], layer(x).detach())
+
+
+def test_other_numbers_stay_float32():
+    weight = torch.randn(64, 63)
+    weight[5, 7] = 1 + 2**-20
+    assert len(written(weight)[0]) > weight.numel() * 4
+
+
+@settings(deadline=None, max_examples=25)
+@given(count=st.integers(1, 300), rows=st.integers(1, 70), columns=st.integers(1, 70), seed=st.integers(0, 99))
+def test_a_codebook_gives_exactly_its_numbers(count, rows, columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    codebook = torch.randn(count, generator=generator)
+    weight = codebook[torch.randint(0, count, (rows, columns), generator=generator)]
+    content, _ = written(weight)
+    (read,) = run(content, torch.eye(columns))
+    assert torch.equal(read.T, weight)
+
+
+@pytest.mark.parametrize(("count", "bits"), [(2, 4), (16, 4), (17, 8), (256, 8)])
+def test_few_different_numbers_take_as_many_bits_as_an_index_needs(count, bits):
+    weight = torch.randn(count)[torch.arange(256 * 128).remainder(count)].view(256, 128)
+    content, _ = written(weight)
+    assert len(content) < weight.numel() * bits // 8 + count * 4 + 500
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 16), (4, 48), (8, 16), (8, 48)])
+def test_weights_alone_on_grids_of_groups_are_computed_in_float(bits, group):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 7)).eval()
+    x = torch.randn(2, 16, 8, 8)
+    graph = folded(network, x[:1])
+    limits = network[0].weight.detach().reshape(-1, group).abs().amax(1)
+    lowered = insert(graph, {"0.weight": symmetric(limits, axis=0, bits=bits)})
+    assert {tuple(node.meta["val"].shape) for node in lowered.graph.nodes if "reshape" in node.name} == {(8, 16, 3, 3)}
+    content = write(lowered)
+    torch.testing.assert_close(run(content, x)[0], lowered(x).detach(), rtol=1e-4, atol=1e-5)
+    assert not {"DequantizeLinear"} & {node.op_type for node in onnx.load_from_string(content).graph.node}
+    packed = onnx.TensorProto.INT4 if bits == 4 else onnx.TensorProto.INT8
+    assert packed in element_types(content)
