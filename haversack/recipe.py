@@ -76,9 +76,12 @@ class Recipe:
                 )
 
     def then(self, step: Step) -> Recipe:
-        """This recipe with one more step, put in its stage's place."""
-        steps = sorted((*self.steps, step), key=lambda each: each.stage)
-        return Recipe(tuple(steps))
+        """This recipe with one more step, put in its stage's place.
+
+        A step that chooses numbers takes the place of the one that chose them before: weights are rounded once.
+        """
+        kept = [each for each in self.steps if step.stage < Stage.NUMERICS or each.stage < Stage.NUMERICS]
+        return Recipe(tuple(sorted((*kept, step), key=lambda each: each.stage)))
 
     def apply(self, model: Model, task: Task) -> Model:
         """The model after all steps."""
@@ -146,10 +149,12 @@ def _step(table: dict[str, Any], catalogue: Catalogue) -> Step:
 
 
 def _setting(known: Field[Any], value: object) -> object:
-    """`value`, which has the type of the setting's default; a whole number may stand for a real one."""
+    """`value`, which has its default's type; a whole number may stand for a real one, a list for a tuple."""
     wanted = type(known.default)
     if wanted is float and type(value) is int:
         return float(value)
+    if wanted is tuple and type(value) is list:
+        return tuple(value)
     if known.default is MISSING or known.default is None or type(value) is wanted:
         return value
     raise RecipeError(f"{known.name} is {value!r}.", mend=f"write it like its default, {_toml(known.default)}.")

@@ -204,3 +204,8 @@ def test_a_recipe_file_that_makes_no_sense_is_refused_with_the_way_to_mend_it(te
     with pytest.raises(RecipeError, match=said) as caught:
         recipe_from_toml(text, KNOWN)
     assert caught.value.mend
+
+
+def test_numbers_are_chosen_once_the_later_choice_replaces_the_earlier():
+    recipe = Recipe().then(Numbers(0.1)).then(Trained(0.2)).then(Numbers(0.3))
+    assert recipe.steps == (Trained(0.2), Numbers(0.3))

@@ -113,7 +113,7 @@ def test_the_same_settings_give_the_same_result(name):
 def test_every_option_is_legal_for_its_device_and_survives_toml(name, device):
     target = find_device(device)
     options = list(techniques.catalogue()[name].options(fresh(), target))
-    assert options
+    assert options or device != "host"
     assert len(set(options)) == len(options)
     for step in options:
         recipe = Recipe((step,))

@@ -1,0 +1,81 @@
+"""Codebooks: a tensor's numbers replaced by few, so that an index an element stands for it (Han et al. 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_ROUNDS, _BINS = 60, 2048
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """`centroids` in rising order, and which of them each element is."""
+
+    centroids: Tensor
+    indices: Tensor
+
+    @property
+    def values(self) -> Tensor:
+        """The tensor that the codebook stands for."""
+        return self.centroids[self.indices]
+
+
+def k_means(weight: Tensor, count: int, *, keep_zero: bool) -> Codebook:
+    """The `count` centroids nearest to the elements of `weight` in the mean square, by Lloyd's algorithm.
+
+    In one dimension each cluster is an interval, so that sorting once makes every round cheap. The better of two starts
+    counts: spread evenly over the range, which keeps the few large weights (Han 2016, section 3.2), and as dense as
+    the cube root of the weights' own density (Panter and Dite 1951). With `keep_zero` one centroid is 0.0 and stays it.
+    """
+    flat = weight.flatten().double().sort().values
+    starts = (torch.linspace(float(flat[0]), float(flat[-1]), count, dtype=torch.float64), _companded(flat, count))
+    books = [_codebook(weight, _settled(flat, start, keep_zero=keep_zero)) for start in starts]
+    return min(books, key=lambda book: float((book.values - weight).double().square().sum()))
+
+
+def _settled(flat: Tensor, centroids: Tensor, *, keep_zero: bool) -> Tensor:
+    """The centroids at which Lloyd's rounds end."""
+    sums = torch.cat([flat.new_zeros(1), flat.cumsum(0)])
+    for _ in range(_ROUNDS):
+        moved = _means(flat, sums, _with_zero(centroids) if keep_zero else centroids)
+        if torch.equal(moved, centroids):
+            break
+        centroids = moved
+    return _with_zero(centroids) if keep_zero else centroids
+
+
+def _codebook(weight: Tensor, centroids: Tensor) -> Codebook:
+    kept = centroids.float().unique()
+    return Codebook(kept, torch.bucketize(weight, _borders(kept)))
+
+
+def _companded(flat: Tensor, count: int) -> Tensor:
+    """Points that cut the cube root of the density of `flat` into equal parts."""
+    low, high = float(flat[0]), float(flat[-1])
+    density = torch.histc(flat, _BINS, low, high).double() ** (1 / 3)
+    wanted = (torch.arange(count, dtype=torch.float64) + 0.5) / count * density.sum()
+    bins = torch.searchsorted(density.cumsum(0), wanted).clamp_max(_BINS - 1)
+    return low + (high - low) * (bins + 0.5) / _BINS
+
+
+def _means(flat: Tensor, sums: Tensor, centroids: Tensor) -> Tensor:
+    """The mean of the elements nearest to each centroid; one that has none stays where it is."""
+    ends = torch.searchsorted(flat, _borders(centroids))
+    ends = torch.cat([ends.new_zeros(1), ends, ends.new_full((1,), len(flat))])
+    counts = ends.diff()
+    means = (sums[ends[1:]] - sums[ends[:-1]]) / counts.clamp_min(1)
+    return torch.where(counts > 0, means, centroids).sort().values
+
+
+def _borders(centroids: Tensor) -> Tensor:
+    return (centroids[1:] + centroids[:-1]) / 2
+
+
+def _with_zero(centroids: Tensor) -> Tensor:
+    """The centroid nearest to zero becomes zero."""
+    kept = centroids.clone()
+    kept[centroids.abs().argmin()] = 0
+    return kept

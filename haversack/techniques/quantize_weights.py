@@ -1,0 +1,101 @@
+"""Fewer bits for the weights alone; activations stay real numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, fx
+
+from haversack.device import Device
+from haversack.errors import NothingChangedError, RecipeError
+from haversack.graph.quantized import inference, layers, tensor_of
+from haversack.graph.settle import settle, settleable
+from haversack.grid import Grid, symmetric
+from haversack.model import Model
+from haversack.recipe import Stage
+from haversack.task import Task
+
+_LARGEST_HALF = torch.finfo(torch.float16).max
+_SHARES = tuple(share / 100 for share in range(100, 49, -2))
+
+
+@dataclass(frozen=True)
+class QuantizeWeights:
+    """Weights in 16 (float16), 8 or 4 bits, computed in float32: flash is saved, and no time.
+
+    8 and 4 bits: symmetric grids, one step a group of `group` weights of an output channel (Dettmers 2022; 0 stands for
+    the whole channel), each step the one of least squared error. No calibration data is needed.
+    """
+
+    bits: int = 8
+    group: int = 0
+
+    stage: ClassVar[Stage] = Stage.NUMERICS
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8, 16):
+            raise RecipeError(f"bits is {self.bits}.", mend="write 16 (float16), 8 or 4.")
+        if self.group < 0 or (self.group and self.bits == 16):
+            raise RecipeError(f"group is {self.group}.", mend="write 0, or the weights of a step at 8 or 4 bits.")
+
+    def apply(self, model: Model, task: Task) -> Model:  # noqa: ARG002 - a step's signature
+        """The model whose weights need fewer bits."""
+        if model.grids:
+            raise NothingChangedError("the weights lie on grids already.", mend="quantize the float network.")
+        network = inference(model)
+        for name in (str(node.target) for node in network.graph.find_nodes(op="get_attr")):
+            if not tensor_of(network, name).isfinite().all():
+                raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
+        return _halved(model, network) if self.bits == 16 else replace(model, grids=self._grids(network))
+
+    def _grids(self, network: fx.GraphModule) -> dict[str, Grid]:
+        grids = {name: self._grid(tensor_of(network, name)) for _, name in layers(network)}
+        if not grids:
+            raise NothingChangedError("no layer of this network has weights.", mend="see `haversack weigh`.")
+        return grids
+
+    def _grid(self, weight: Tensor) -> Grid:
+        """A step a group; channels that `group` does not divide keep one step each."""
+        grouped = self.group and weight[0].numel() % self.group == 0
+        rows = weight.reshape(-1, self.group) if grouped else weight.flatten(1)
+        return symmetric(_limits(rows, self.bits), axis=0, bits=self.bits)
+
+    @classmethod
+    def options(cls, model: Model, device: Device) -> Iterable[Self]:
+        """float16 where it pays, then 8 bits, then 4 in groups."""
+        if model.grids:
+            return ()
+        half = (cls(16),) if "float16" in device.number_formats and not _is_halved(inference(model)) else ()
+        return (*half, cls(8), cls(4, 32))
+
+
+def _limits(rows: Tensor, bits: int) -> Tensor:
+    """The largest magnitude that each row's grid reaches: a share of what is there, of least squared error."""
+    whole = rows.abs().amax(1)
+    best, least = whole, torch.full_like(whole, torch.inf)
+    for share in _SHARES:
+        limits = whole * share
+        error = (symmetric(limits, axis=0, bits=bits).round(rows) - rows).square().sum(1)
+        best, least = torch.where(error < least, limits, best), torch.minimum(error, least)
+    return best
+
+
+def _halved(model: Model, network: fx.GraphModule) -> Model:
+    """Weights and biases rounded to what float16 holds; files then store them so."""
+    names = settleable(model, network)
+    tensors = {name: tensor_of(network, name) for name in names}
+    real = {name: each for name, each in tensors.items() if each.dtype == torch.float32}
+    for name, tensor in real.items():
+        if float(tensor.abs().max()) > _LARGEST_HALF:
+            raise RecipeError("a weight is larger than 65504, where float16 ends.", where=name, mend="write 8 bits.")
+    if _is_halved(network):
+        raise NothingChangedError("the weights are float16 already.", mend="write 8 or 4 bits.")
+    return settle(model, {name: tensor.half().float() for name, tensor in real.items()})
+
+
+def _is_halved(network: fx.GraphModule) -> bool:
+    weights = [tensor_of(network, name) for _, name in layers(network)]
+    return all(torch.equal(weight.half().float(), weight) for weight in weights)

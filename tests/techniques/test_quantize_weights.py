@@ -1,0 +1,67 @@
+import pytest
+import torch
+from onnx_files import run
+from torch import nn
+
+from haversack.device import find_device
+from haversack.errors import NothingChangedError, RecipeError
+from haversack.export.onnx import write
+from haversack.graph.quantized import lower
+from haversack.model import Model
+from haversack.task import Task
+from haversack.techniques.quantize_weights import QuantizeWeights
+
+TASK = Task(train=list, calibrate=list, score=lambda _: 0.0)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(8, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 10)
+    return Model(nn.Sequential(*layers).eval(), (torch.randn(1, 8, 8, 8),))
+
+
+COUNT = 8 * 32 * 9 + 32 * 36 * 10
+
+
+@pytest.mark.parametrize(
+    ("step", "bits"), [(QuantizeWeights(16), 16), (QuantizeWeights(8), 8), (QuantizeWeights(4), 4)]
+)
+def test_a_file_is_as_small_as_its_bits_say_and_computes_what_the_graph_does(model, step, bits):
+    lowered = lower(step.apply(model, TASK))
+    content, x = write(lowered), torch.randn(4, 8, 8, 8)
+    assert COUNT * bits / 8 < len(content) < COUNT * bits / 8 + 2500
+    torch.testing.assert_close(run(content, x)[0], lowered(x).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_groups_lose_less_than_whole_channels(model):
+    x = torch.randn(64, 8, 8, 8)
+    with torch.no_grad():
+        wanted = model.module(x)
+        errors = [
+            float((lower(QuantizeWeights(4, group).apply(model, TASK))(x) - wanted).square().mean())
+            for group in (0, 36, 12)
+        ]
+    assert errors[0] > errors[2]
+    assert errors[1] > errors[2]
+
+
+def test_half_precision_changes_the_network_itself_and_nothing_twice(model):
+    half = QuantizeWeights(16).apply(model, TASK)
+    assert not half.grids
+    with pytest.raises(NothingChangedError, match="float16 already"):
+        QuantizeWeights(16).apply(half, TASK)
+    assert QuantizeWeights(16) not in QuantizeWeights.options(half, find_device("host"))
+
+
+def test_weights_beyond_float16_are_refused(model):
+    with torch.no_grad():
+        model.module[4].weight[0, 0] = 1e5
+    with pytest.raises(RecipeError, match="65504"):
+        QuantizeWeights(16).apply(model, TASK)
+
+
+@pytest.mark.parametrize("settings", [{"bits": 3}, {"bits": 32}, {"bits": 16, "group": 8}, {"group": -1}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(RecipeError):
+        QuantizeWeights(**settings)
