@@ -1,0 +1,340 @@
+"""Quantization on real networks: scores, sizes and speeds, each read off the exported file in its runtime.
+
+    python benchmarks/quantization.py --data ../shared/data --json FILE [--only NAME ...] [--quick]
+
+NAME is a row or the beginning of one: resnet20, resnet20.w4a8, mlperf_resnet8, files, speed. CIFAR-10 networks are
+calibrated on training images; every setting was chosen on other training images, and the 10,000 test images only
+report. Keyword spotting comes without training data: 100 of its evaluation inputs calibrate, without their labels, and
+`.uncalibrated` is the score on the other 900.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from cifar10 import Images, images, pretrained
+from mlperf_tiny import autoencoder, dscnn, resnet8, vww
+from mobilenet_v2 import mobilenet_v2
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from haversack.errors import HaversackError
+from haversack.export import litert, onnx
+from haversack.export.litert.ports import with_integer_ports
+from haversack.graph.integer.read import read
+from haversack.graph.integer.reference import run
+from haversack.graph.quantized import lower
+from haversack.measure import host
+from haversack.model import Model
+from haversack.progress import shown_by
+from haversack.recipe import Step
+from haversack.report.bars import Bars
+from haversack.task import Task
+from haversack.techniques.quantize_static import QuantizeStatic
+from haversack.techniques.quantize_training import QuantizeTraining
+
+ASKED = {
+    "resnet20.w8a8": 0.917,
+    "resnet20.w4a8": 0.915,
+    "resnet20.w4a8_learned": 0.915,
+    "resnet20.qat_w4a4": 0.902,
+    "resnet56.w8a8": 0.934,
+    "resnet56.w4a8": 0.932,
+    "resnet56.w4a8_learned": 0.932,
+    "mlperf_resnet8.w8a8": 0.871,
+    "mlperf_resnet8.w4a8": 0.862,
+    "mlperf_dscnn.w8a8": 0.912,
+}
+AT_MOST = {
+    "resnet20.w8a8.tflite_bytes": 300_000,
+    "resnet20.w8a8.onnx_bytes": 331_000,
+    "resnet20.w8a8.seconds": 20,
+    "resnet20.w4a8.seconds": 30,
+    "resnet20.w4a8_learned.seconds": 180,
+    "resnet56.w4a8_learned.seconds": 480,
+    "mlperf_resnet8.w8a8.tflite_bytes": 98_000,
+    "mismatching_bytes": 0,
+    "largest_over_reference_bytes": 1,
+    "largest_over_reference_latency": 1.05,
+    "seconds.write_tflite_resnet56": 1,
+    "seconds.write_onnx_resnet56": 1,
+    "latency.litert_resnet20_int8_over_float": 0.38,
+    "latency.onnx_resnet20_int8_over_float": 1,
+    "latency.onnx_resnet56_int8_over_float": 1,
+    "latency.onnx_mobilenet_v2_int8_over_float": 1,
+}
+EPOCHS = 3
+REFERENCE_FILES = {"resnet8": "ic_resnet8", "dscnn": "kws_ref_model", "vww": "vww_96", "autoencoder": "ad01"}
+NETWORKS = {"resnet8": resnet8, "dscnn": dscnn, "vww": vww, "autoencoder": autoencoder}
+INPUTS = 300
+Found = dict[str, object]
+
+
+def main() -> None:
+    """Runs the chosen rows, prints a table and writes JSON after each."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--data", type=Path, required=True, help="folder with cifar10/, cifar10-resnets/, mlperf-tiny/")
+    words.add_argument("--json", type=Path, required=True, help="where to write the figures; others there are kept")
+    words.add_argument("--only", nargs="*", default=[""], help="rows, by name or by its beginning")
+    words.add_argument("--quick", action="store_true", help="500 test images, a twentieth of an epoch: a smoke test")
+    asked = words.parse_args()
+    torch.set_num_threads(2)
+    data = Data(asked.data, quick=asked.quick)
+    found: Found = json.loads(asked.json.read_text(encoding="utf-8")) if asked.json.exists() else {}
+    rows = {name: row for name, row in ROWS.items() if any(name.startswith(each) for each in asked.only)}
+    with Bars() as bars, shown_by(bars):
+        for name, row in rows.items():
+            # A row is measured whole or not at all: old figures of it do not mix with new ones.
+            found = {key: value for key, value in found.items() if not key.startswith(f"{name}.")} | row(name, data)
+            found |= {"quick": asked.quick, "machine": host.machine(), "versions": host.versions()}
+            asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    show(found)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data folder, and how much of it is used."""
+
+    folder: Path
+    quick: bool = False
+
+    @property
+    def test(self) -> Images:
+        """The images that report."""
+        test = _images(self.folder)[1]
+        return test.first(500) if self.quick else test
+
+    def cifar_task(self, count: int, *, raw: bool = False) -> Task:
+        """A task that calibrates on `count` training images and trains on all of them; its score is not used."""
+        train = _images(self.folder)[0]
+        learned = train.first(2_500) if self.quick else train
+        some = torch.randperm(45_000, generator=torch.Generator().manual_seed(0))[:count]
+
+        def calibrate() -> list[Tensor]:
+            return [_inputs(train, batch, raw=raw) for batch in some.split(100)]
+
+        return Task(train=lambda: Epoch(learned), calibrate=calibrate, score=lambda _: 0.0)
+
+    def keywords(self) -> tuple[Tensor, Tensor]:
+        """The features of kws01_eval, as the network takes them, and their labels."""
+        held = np.load(self.folder / "mlperf-tiny" / "kws01_eval.npz")
+        features = (torch.from_numpy(held["x"]).float() - 83) * 0.5847029089927673
+        return features[:, None], torch.from_numpy(held["y"]).long()
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of augmented batches; its length is known."""
+
+    images: Images
+    batch: int = 128
+
+    def __len__(self) -> int:
+        return -(-len(self.images.labels) // self.batch)
+
+    def __iter__(self) -> object:
+        return self.images.augmented(self.batch)
+
+
+@cache
+def _images(folder: Path) -> tuple[Images, Images]:
+    return images(folder)
+
+
+def _inputs(some: Images, which: slice | Tensor, *, raw: bool) -> Tensor:
+    return some.pixels[which].float() if raw else some.inputs(which)
+
+
+def accuracy(predict: Callable[[Tensor], Tensor], test: Images, *, raw: bool) -> float:
+    """The share of test images whose label has the highest output."""
+    if not raw:
+        return test.accuracy(predict)
+    right = [
+        int((predict(test.pixels[start : start + 500].float()).argmax(1) == test.labels[start : start + 500]).sum())
+        for start in range(0, len(test.labels), 500)
+    ]
+    return sum(right) / len(test.labels)
+
+
+def cifar(depth: int, step: Step, images_used: int) -> Callable[[str, Data], Found]:
+    """The row of a CIFAR ResNet: what `step` makes of it, as ONNX and as .tflite."""
+
+    def row(name: str, data: Data) -> Found:
+        network, task = pretrained(data.folder, depth), data.cifar_task(images_used)
+        lowered, found = quantized(name, network, step, task)
+        for runtime, written in (("onnx", onnx.write(lowered)), ("tflite", litert.write(read(lowered)))):
+            found[f"{name}.{runtime}_bytes"] = len(written)
+            found[f"{name}.{runtime}"] = accuracy(host.load(written), data.test, raw=False)
+        return {name: found[f"{name}.onnx"], **found}
+
+    return row
+
+
+def mlperf_resnet8(step: Step, images_used: int) -> Callable[[str, Data], Found]:
+    """The row of MLPerf Tiny's ResNet-8: its .tflite file on CIFAR-10's test images."""
+
+    def row(name: str, data: Data) -> Found:
+        task = data.cifar_task(images_used, raw=True)
+        lowered, found = quantized(name, resnet8(data.folder / "mlperf-tiny"), step, task)
+        written = litert.write(read(lowered))
+        score = accuracy(host.load(written), data.test, raw=True)
+        return {name: score, **found, f"{name}.tflite_bytes": len(written)}
+
+    return row
+
+
+def mlperf_dscnn(step: Step) -> Callable[[str, Data], Found]:
+    """The row of MLPerf Tiny's DS-CNN: its .tflite file on the benchmark's evaluation set."""
+
+    def row(name: str, data: Data) -> Found:
+        x, y = data.keywords()
+        task = Task(train=list, calibrate=lambda: [x[:100]], score=lambda _: 0.0)
+        lowered, found = quantized(name, dscnn(data.folder / "mlperf-tiny"), step, task)
+        written = litert.write(read(lowered))
+        right = (host.load(written)(x).argmax(1) == y).float()
+        scores = {name: float(right.mean()), f"{name}.uncalibrated": float(right[100:].mean())}
+        return {**scores, **found, f"{name}.tflite_bytes": len(written)}
+
+    return row
+
+
+def quantized(name: str, network: nn.Module, step: Step, task: Task) -> tuple[torch.fx.GraphModule, Found]:
+    """The lowered graph after `step`, with its seconds and the growth of the process's peak memory."""
+    example = tuple(each[:1] for each in task.calibration()[0])
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    model = step.apply(Model(network, example, teacher=network), task)
+    seconds = time.monotonic() - begin
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    calibration = sum(each.nbytes for batch in task.calibration() for each in batch)
+    facts = {"seconds": seconds, "peak_memory_grown_bytes": grown, "calibration_bytes": calibration}
+    return lower(model), {f"{name}.{fact}": value for fact, value in facts.items()}
+
+
+def files(_: str, data: Data) -> Found:
+    """Our int8 .tflite of each MLPerf Tiny network against tflite-micro's arithmetic and the reference file."""
+    found: Found = {}
+    for name, build in NETWORKS.items():
+        network, inputs = build(data.folder / "mlperf-tiny"), tiny_inputs(name, data)
+        task = Task(train=list, calibrate=lambda inputs=inputs: [inputs[:100]], score=lambda _: 0.0)
+        lowered, _ = quantized(name, network, QuantizeStatic(8, "int8"), task)
+        written = litert.write(read(lowered))
+        reference = data.folder / "mlperf-tiny" / f"{REFERENCE_FILES[name]}_int8.tflite"
+        timed = host.time_files([reference.read_bytes(), written], seconds=1 if data.quick else 6)[1].ratio
+        found |= {
+            f"files.{name}.mismatching_bytes": mismatching(lowered, written, inputs[:INPUTS]),
+            f"files.{name}.bytes": len(written),
+            f"files.{name}.over_reference_bytes": len(written) / reference.stat().st_size,
+            f"files.{name}.over_reference_latency": timed.value,
+            f"files.{name}.over_reference_latency_spread": [timed.low, timed.high],
+        }
+    for worst, part in (("bytes", "over_reference_bytes"), ("latency", "over_reference_latency")):
+        found[f"largest_over_reference_{worst}"] = max(found[f"files.{name}.{part}"] for name in NETWORKS)
+    found["mismatching_bytes"] = sum(found[f"files.{name}.mismatching_bytes"] for name in NETWORKS)
+    return found
+
+
+def tiny_inputs(name: str, data: Data) -> Tensor:
+    """Real inputs where there are some; enlarged photos and random spectra where there are none."""
+    if name == "dscnn":
+        return data.keywords()[0][:INPUTS]
+    train = _images(data.folder)[0]
+    if name == "resnet8":
+        return train.pixels[:INPUTS].float()
+    if name == "vww":
+        return nn.functional.interpolate(train.pixels[:INPUTS].float() / 255, size=96, mode="bilinear")
+    return torch.randn(INPUTS, 640, generator=torch.Generator().manual_seed(0)) * 10 - 30
+
+
+def mismatching(lowered: torch.fx.GraphModule, written: bytes, inputs: Tensor) -> int:
+    """Bytes in which tflite-micro's outputs of the file differ from our integer reference's."""
+    from tflite_micro import runtime
+
+    graph = with_integer_ports(read(lowered))
+    laid = inputs.permute(*graph.input_orders[0]).contiguous().numpy()
+    grid = graph.values[graph.inputs[0]].grid
+    integers = grid.quantize(torch.from_numpy(laid)).to(grid.dtype).numpy()
+    ours = run(graph, [integers])[0]
+    interpreter = runtime.Interpreter.from_bytes(written, arena_size=1 << 22)
+    differing = 0
+    for row, wanted in zip(integers, ours, strict=True):
+        interpreter.set_input(row[None], 0)
+        interpreter.invoke()
+        differing += int((interpreter.get_output(0).reshape(-1) != wanted.reshape(-1)).sum())
+    return differing
+
+
+def speed(_: str, data: Data) -> Found:
+    """Seconds of writing, and latencies of int8 against float files of the same network, in alternation."""
+    found: Found = {}
+    seconds = 1 if data.quick else 6
+    task = data.cifar_task(200)
+    networks = {"resnet20": pretrained(data.folder, 20), "resnet56": pretrained(data.folder, 56)}
+    for name, network in {**networks, "mobilenet_v2": mobilenet_v2()}.items():
+        used = task if name in networks else Task(train=list, calibrate=_noise, score=lambda _: 0.0)
+        example = used.calibration()[0][0][:1]
+        model = Model(network, (example,))
+        pairs = [lower(model), lower(QuantizeStatic(8, "uint8", ranges="min_max").apply(model, used))]
+        writers = {"onnx": onnx.write, "litert": lambda lowered: litert.write(read(lowered))}
+        for runtime, write in writers.items():
+            begin = time.monotonic()
+            written = [write(each) for each in pairs]
+            found[f"seconds.write_{'tflite' if runtime == 'litert' else runtime}_{name}"] = (
+                time.monotonic() - begin
+            ) / 2
+            ratio = host.time_files(written, seconds=seconds)[1].ratio
+            found[f"latency.{runtime}_{name}_int8_over_float"] = ratio.value
+            found[f"latency.{runtime}_{name}_int8_over_float_spread"] = [ratio.low, ratio.high]
+    return found
+
+
+def _noise() -> list[Tensor]:
+    return [torch.randn(16, 3, 96, 96, generator=torch.Generator().manual_seed(0))]
+
+
+def show(found: Found) -> None:
+    """A table of what was asked and what was found."""
+    title = "Quantization" + ", --quick" * bool(found.get("quick"))
+    table = Table("figure", "asked", "found", "", title=title)
+    for sign, limits in ((">=", ASKED), ("<=", AT_MOST)):
+        for name, limit in limits.items():
+            if name in found:
+                value = float(str(found[name]))
+                met = value >= limit if sign == ">=" else value <= limit
+                table.add_row(name, f"{sign} {limit:g}", f"{value:.6g}", "met" if met else "MISSED")
+    Console().print(table)
+
+
+W8A8 = QuantizeStatic(8)
+W4A8 = replace(W8A8, weight_bits=4, rounding="gptq")
+LEARNED = replace(W8A8, weight_bits=4, rounding="adaround")
+ROWS: dict[str, Callable[[str, Data], Found]] = {
+    "resnet20.w8a8": cifar(20, W8A8, 500),
+    "resnet56.w8a8": cifar(56, W8A8, 500),
+    "mlperf_resnet8.w8a8": mlperf_resnet8(replace(W8A8, activations="int8"), 500),
+    "mlperf_dscnn.w8a8": mlperf_dscnn(replace(W8A8, activations="int8")),
+    "resnet20.w4a8": cifar(20, W4A8, 1000),
+    "resnet56.w4a8": cifar(56, W4A8, 1000),
+    "mlperf_resnet8.w4a8": mlperf_resnet8(replace(W4A8, activations="int8"), 1000),
+    "files": files,
+    "speed": speed,
+    "resnet20.w4a8_learned": cifar(20, LEARNED, 1000),
+    "resnet56.w4a8_learned": cifar(56, LEARNED, 1000),
+    "resnet20.qat_w4a4": cifar(20, QuantizeTraining(weight_bits=4, activation_bits=4, epochs=EPOCHS), 500),
+}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HaversackError as error:
+        raise SystemExit(f"quantization: {error}") from None
