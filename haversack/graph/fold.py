@@ -266,11 +266,10 @@ def _scale_and_shift(norm: fx.Node, tensors: Tensors) -> tuple[Tensor, Tensor]:
 
 def _absorbs(layer: fx.Node) -> bool:
     """Whether batch norm can go into this operation: channels are its output dimension and nobody else reads it."""
-    if len(layer.users) != 1 or not all(argument is None or argument.op == "get_attr" for argument in _weights(layer)):
+    flat = layer.target is aten.linear.default and len(layer.meta["val"].shape) == 2
+    if not (flat or layer.target in _CONVOLUTIONS or layer.target in _TRANSPOSED) or len(layer.users) != 1:
         return False
-    if layer.target is aten.linear.default:
-        return len(layer.meta["val"].shape) == 2
-    return layer.target in _CONVOLUTIONS or layer.target in _TRANSPOSED
+    return all(argument is None or argument.op == "get_attr" for argument in _weights(layer))
 
 
 def _weights(layer: fx.Node) -> list[Any]:

@@ -55,7 +55,7 @@ class Observed:
             return self._percentile(self.counts)
         if ranges == "entropy":
             return self._least_divergence(self.counts, bits)
-        return self._least_error(bits, self.counts) if ranges == "mse" else (self.low, self.high)
+        return self._least_error(bits) if ranges == "mse" else (self.low, self.high)
 
     def grid(self, ranges: Ranges, *, bits: int = 8, signed: bool = False) -> Grid:
         """The grid that covers these values as far as `limits` says; 0.0 is always covered."""
@@ -83,7 +83,7 @@ class Observed:
         last = int((share < 1 - _TAIL).sum())
         return self.low + self._bin_width * first, min(self.low + self._bin_width * (last + 1), self.high)
 
-    def _least_error(self, bits: int, counts: Tensor) -> tuple[float, float]:
+    def _least_error(self, bits: int) -> tuple[float, float]:
         """The best upper end for the whole lower side, then the best lower end for that one.
 
         The whole range is among the candidates, so the error is never above that of `min_max`.

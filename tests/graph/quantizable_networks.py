@@ -135,4 +135,4 @@ def task_on(x: Tensor) -> Task:
 
 
 def quantized(model: Model, x: Tensor, ranges: Ranges = "min_max", **settings) -> Model:
-    return QuantizeStatic(ranges, **settings).apply(model, task_on(x))
+    return QuantizeStatic(ranges=ranges, **settings).apply(model, task_on(x))

@@ -234,3 +234,13 @@ class NameTaken(nn.Module):
 def test_a_constant_and_a_layer_of_one_name_do_not_collide():
     network, x = NameTaken().eval(), torch.randn(2, *ROW)
     torch.testing.assert_close(graph_of(network, ROW)(x), network(x))
+
+
+def test_a_batch_norm_behind_no_layer_becomes_a_scale_and_a_shift():
+    torch.manual_seed(0)
+    network = settled(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.BatchNorm1d(4 * 36), nn.Linear(144, 2))
+    )
+    x = torch.randn(2, 3, 8, 8)
+    folded = fold(trace(network, (x[:1],)))
+    torch.testing.assert_close(folded(x), network(x), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,1 @@
+"""Reading: how each of torch's operations becomes TFLite's, with layouts and grids settled on the way."""
