@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import fx
 
 Files = Mapping[str, bytes]
+Orders = tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]
+"""For each input and each output of a file: which of torch's dimensions stand along its axes."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class Runtime:
     name: str
     number_formats: frozenset[str]
     write: Callable[[fx.GraphModule], Files]
+    orders: Callable[[fx.GraphModule], Orders] | None = None
+    """How the files' inputs and outputs lie; None where that is torch's layout."""
+    signed_only: bool = False
+    """Whether integer activations in its files are signed, whatever the processor."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +38,9 @@ app.add_typer(devices_app, name="devices")
 
 TaskPath = Annotated[Path, typer.Argument(help="Python file with network() and task().", metavar="TASK.py")]
 DeviceName = Annotated[str, typer.Option("--device", help="A name from `haversack devices list`, or a TOML file.")]
+RuntimeName = Annotated[
+    str | None, typer.Option("--runtime", help="onnx, litert or tflite-micro, where not the device's own.")
+]
 Flash = Annotated[str | None, typer.Option(help="Limit of the file, such as 90kB or 256KiB.")]
 Ram = Annotated[str | None, typer.Option(help="Limit of the memory while running.")]
 Latency = Annotated[str | None, typer.Option(help="Limit of one inference: 5ms, or 0.45x of the float original.")]
@@ -110,6 +113,7 @@ def advise(  # noqa: PLR0913 - one argument an option
 def pack(  # noqa: PLR0913 - one argument an option
     task: TaskPath,
     device: DeviceName = "host",
+    runtime: RuntimeName = None,
     flash: Flash = None,
     ram: Ram = None,
     latency: Latency = None,
@@ -128,7 +132,7 @@ def pack(  # noqa: PLR0913 - one argument an option
     """Compress the network until it meets the limits, and prove it on the exported file."""
     from haversack.packing import pack as run
 
-    target, budget = _target(device, _budget(flash, ram, latency, energy, max_drop, score))
+    target, budget = _target(device, _budget(flash, ram, latency, energy, max_drop, score), runtime)
     names = tuple(word.strip() for word in techniques.split(",") if word.strip())
     with _loaded(task) as file, _progress(quiet=as_json):
         settings = _settings(out, threads, file, techniques=names, epochs=epochs, seed=seed, seconds=seconds)
@@ -141,6 +145,7 @@ def apply(  # noqa: PLR0913 - one argument an option
     recipe: Annotated[Path, typer.Argument(help="recipe.toml, as `pack` writes it.")],
     task: TaskPath,
     device: DeviceName = "host",
+    runtime: RuntimeName = None,
     threads: Threads = 1,
     seconds: Seconds = 3.0,
     out: Out = Path("out"),
@@ -152,7 +157,7 @@ def apply(  # noqa: PLR0913 - one argument an option
     from haversack.packing import read_recipe
 
     steps = read_recipe(recipe)
-    target, _ = _target(device, _budget())
+    target, _ = _target(device, _budget(), runtime)
     with _loaded(task) as file, _progress(quiet=as_json):
         result = run(steps, file.fresh_network, file.task, target, _settings(out, threads, file, seconds=seconds))
     _show(result, out, as_json=as_json)
@@ -160,14 +165,16 @@ def apply(  # noqa: PLR0913 - one argument an option
 
 @app.command()
 def bench(
-    file: Annotated[Path, typer.Argument(help="Any ONNX file.")],
-    against: Annotated[Path | None, typer.Option(help="Another ONNX file, timed in alternation.")] = None,
+    file: Annotated[Path, typer.Argument(help="Any ONNX or .tflite file.")],
+    against: Annotated[
+        Path | None, typer.Option(help="Another file for the same runtime, timed in alternation.")
+    ] = None,
     threads: Threads = 1,
     seconds: Seconds = 3.0,
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Size, peak memory and latency of an ONNX file on this machine."""
+    """Size, peak memory and latency of an ONNX or .tflite file on this machine."""
     from haversack.measure.host import bench as run
     from haversack.report.text import benched
 
@@ -176,6 +183,51 @@ def bench(
         _print_json(report.to_json())
     else:
         typer.echo(benched(report))
+
+
+@app.command()
+def prove(  # noqa: PLR0913 - one argument an option
+    folder: Annotated[Path, typer.Argument(help="The result folder of `pack` or `apply`.", metavar="DIR")],
+    task: TaskPath,
+    samples: Annotated[int, typer.Option(help="Calibration inputs, and as many random ones.", min=1)] = 100,
+    patience: Annotated[float, typer.Option(help="A score that takes more seconds is left out.", min=0)] = 60.0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same random inputs.")] = 0,
+    threads: Threads = 1,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Run a result in every runtime that is installed, against an exact integer reference."""
+    from haversack.prove import Effort, require
+    from haversack.prove import prove as run
+    from haversack.report.proof import proved
+
+    with _loaded(task) as file, _progress(quiet=as_json):
+        proof = run(folder, file.fresh_network(), file.task, Effort(samples, seed, threads, patience))
+    if as_json:
+        _print_json(proof.to_json())
+    else:
+        typer.echo(proved(proof))
+    require(proof)
+
+
+@app.command()
+def blame(
+    folder: Annotated[Path, typer.Argument(help="The result folder of `pack` or `apply`.", metavar="DIR")],
+    task: TaskPath,
+    suspects: Annotated[int, typer.Option(help="So many layers are scored again, left float.", min=1)] = 3,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Find the layers that a quantized result loses its score to, and what mending them costs."""
+    from haversack.blame import blame as run
+    from haversack.report.blame import blamed
+
+    with _loaded(task) as file, _progress(quiet=as_json):
+        found = run(folder, file.fresh_network(), file.task, suspects)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        typer.echo(blamed(found))
 
 
 @devices_app.command("list")
@@ -243,10 +295,12 @@ def _budget(  # noqa: PLR0913 - one argument a limit
     )
 
 
-def _target(name: str, budget: Budget) -> tuple[Device, Budget]:
+def _target(name: str, budget: Budget, runtime: str | None = None) -> tuple[Device, Budget]:
     from haversack.device import find_device
 
     device = find_device(name)
+    if runtime is not None:
+        device = replace(device, runtime=runtime)
     return device, budget.within(device)
 
 

@@ -175,38 +175,3 @@ def _merits(found: Measurement) -> tuple[float, float, float]:
     milliseconds = latency.value if latency else float("inf")
     score = found.score.value if found.score else float("-inf")
     return (-found.flash_bytes.value, -milliseconds, score)
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """A quantized layer, and what leaving it float gives back."""
-
-    path: str
-    bits: int
-    snr_db: float
-    alone_db: float
-    macs_share: float
-    score: float | None
-    """The score with this layer alone left float; None where it was not taken."""
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """A setting of quantize_static for some layers, with its score and the bytes of flash that it adds."""
-
-    setting: str
-    layers: tuple[str, ...]
-    score: float
-    extra_bytes: int
-
-
-@dataclass(frozen=True)
-class Blame:
-    """Where a quantized network's score went: its layers, the guiltiest first, and a remedy."""
-
-    folder: str
-    score: float
-    float_score: float
-    snr_db: float
-    suspects: tuple[Suspect, ...]
-    remedy: Remedy

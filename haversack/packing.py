@@ -166,15 +166,15 @@ class Bench:
         files = runtime.write(lowered)
         content = next(iter(files.values()))
         step = output_step(lowered)
-        agreed = parity.compare(_torch_predict(lowered), host.load(content), self.task.calibration(), step)
+        predict = host.load(content, orders=runtime.orders(lowered) if runtime.orders else None)
+        agreed = parity.compare(_torch_predict(lowered), predict, self.task.calibration(), step)
         parity.require(agreed, quantized=bool(model.grids), step=step)
-        measurement = self._figures(model, content, trial)
-        return Artifact(runtime.name, files, trial.recipe, replace(measurement, parity=agreed))
+        measurement = replace(self._figures(model, content, trial), parity=agreed, score=self._score(predict, trial))
+        return Artifact(runtime.name, files, trial.recipe, measurement)
 
     def _figures(self, model: Model, content: bytes, trial: Trial) -> Measurement:
         weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, _format(model))
         timed = self._timed(model, content, trial)
-        score = self._score(content, trial)
         ram = host.peak_ram(content, self.threads) if self.device.is_host else weighed.ram_bytes
         return replace(
             weighed,
@@ -182,8 +182,9 @@ class Bench:
             ram_bytes=ram,
             latency_ms=timed.latency_ms if self.device.is_host else weighed.latency_ms,
             latency_ratio=timed.ratio,
-            score=score,
-            conditions=Conditions(self.device.name, "onnx", self.threads, host.machine(), host.versions()),
+            conditions=Conditions(
+                self.device.name, find_runtime(self.device).name, self.threads, host.machine(), host.versions()
+            ),
         )
 
     def _timed(self, model: Model, content: bytes, trial: Trial) -> host.Timing:
@@ -196,15 +197,16 @@ class Bench:
 
     def _host_twin(self, model: Model, content: bytes) -> bytes:
         """The file with unsigned activations where this host multiplies those only: same steps, same results."""
-        if not model.grids or find_device("host").signed_activations or not self.device.signed_activations:
+        runtime = find_runtime(self.device)
+        as_it_is = runtime.signed_only or find_device("host").signed_activations or not self.device.signed_activations
+        if as_it_is or not model.grids:
             return content
         grids = {name: grid.unsigned() if grid.axis is None else grid for name, grid in model.grids.items()}
-        return next(iter(find_runtime(self.device).write(lower(replace(model, grids=grids))).values()))
+        return next(iter(runtime.write(lower(replace(model, grids=grids))).values()))
 
-    def _score(self, content: bytes, trial: Trial) -> Figure | None:
+    def _score(self, predict: Callable[..., Tensor], trial: Trial) -> Figure | None:
         if not trial.scored:
             return None
-        predict = host.load(content)
         if trial.recipe.steps:
             return Figure(self.task.scored(predict), "host")
         return Figure(checked_score(self.task, predict), "host")

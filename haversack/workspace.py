@@ -26,7 +26,7 @@ from haversack.model import Model
 from haversack.recipe import Recipe
 from haversack.task import Task
 
-_VERSIONED = ("torch", "onnx", "onnxruntime", "haversack")
+_VERSIONED = ("torch", "onnx", "onnxruntime", "ai-edge-litert", "haversack")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,6 +176,28 @@ def test_a_microcontroller_cannot_be_packed_for_yet(run: Run, tmp_path: Path) ->
     code, _, err = run("pack", TASK, "--device", "stm32f405", "--out", tmp_path)
     assert code == 2
     assert "no writer" in err
+
+
+@pytest.mark.parametrize("command", ["pack", "apply"])
+def test_a_runtime_that_nothing_is_written_for_is_refused(run: Run, tmp_path: Path, command: str) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[step]]\ntechnique = "quantize_static"\n')
+    words = [recipe, TASK] if command == "apply" else [TASK]
+    code, _, err = run(command, *words, "--runtime", "abacus", "--out", tmp_path / "out")
+    assert code == 2
+    assert "abacus" in err
+    assert "onnx, litert, tflite-micro" in err
+
+
+def test_bench_of_a_tflite_file_names_the_extra_that_it_needs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    code, _, err = run("bench", path)
+    assert code == 2
+    assert "pip install 'haversack[litert]'" in err
 
 
 def test_a_recipe_that_is_none_is_refused(run: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,21 @@ def test_a_pack_that_was_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
     assert run.returncode == 2
     assert "repeat the command" in errors.decode()
     assert "Traceback" not in errors.decode()
+
+
+@pytest.mark.parametrize(("device", "runtime"), [("raspberry-pi-4", "litert"), ("stm32h743", "tflite-micro")])
+def test_a_device_that_runs_tflite_files_gets_one_that_was_scored_in_litert(
+    file: TaskFile, tmp_path: Path, device: str, runtime: str
+) -> None:
+    pytest.importorskip("ai_edge_litert", reason="the extra `litert` is not installed")
+    target = replace(find_device(device), runtime=runtime)
+    recipe = Recipe((QuantizeStatic(),))
+    result = apply(recipe, file.network(), file.task, target, Settings(out=tmp_path, seconds=0.1))
+    content, measured = (tmp_path / "model.tflite").read_bytes(), result.artifact.measurement
+    assert content[4:8] == b"TFL3"
+    assert len(content) == measured.flash_bytes.value < 0.4 * result.baseline.flash_bytes.value
+    assert measured.conditions.runtime == result.artifact.runtime == runtime
+    assert measured.parity is not None
+    assert measured.parity.max_steps <= 1.001
+    assert measured.score is not None
+    assert file.task.scored(host.load(content)) == measured.score.value

@@ -6,14 +6,22 @@ from haversack.artifact import Runtime
 from haversack.device import Device
 from haversack.errors import DeviceError
 
+RUNTIMES = ("onnx", "litert", "tflite-micro")
+"""What a device may name as its runtime and be packed for."""
+
 
 def find_runtime(device: Device) -> Runtime:
     """The runtime whose files this device runs."""
-    if device.runtime != "onnx":
-        raise DeviceError(
-            f"{device.name} runs {device.runtime}, and there is no writer for that yet.",
-            mend="`weigh` and `advise` work for it; pack for a device that runs onnx.",
-        )
-    from haversack.export.onnx import RUNTIME
+    if device.runtime == "onnx":
+        from haversack.export.onnx import RUNTIME as ONNX
 
-    return RUNTIME
+        return ONNX
+    if device.runtime in ("litert", "tflite-micro"):
+        from haversack.export.litert import MICRO
+        from haversack.export.litert import RUNTIME as LITERT
+
+        return LITERT if device.runtime == "litert" else MICRO
+    raise DeviceError(
+        f"{device.name} runs {device.runtime}, and there is no writer for that yet.",
+        mend=f"`weigh` and `advise` work for it; to pack for it, choose a --runtime: {', '.join(RUNTIMES)}.",
+    )

@@ -10,18 +10,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from haversack.errors import MeasureError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-File = bytes | Path
-Arrays = Sequence["np.ndarray[Any, Any]"]
+from haversack.measure.files import Arrays, File, checked_path, checked_runtime, checked_threads, name_of
 
 TIMEOUT_S = 300.0
-_WORKER = Path(__file__).parent / "worker.py"
+PROGRAMS = {
+    "onnx": Path(__file__).parent / "worker.py",
+    "litert": Path(__file__).parent / "worker_litert.py",
+}
+"""The program that measures the files of each runtime."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -32,18 +31,30 @@ def ask(  # noqa: PLR0913 - the request's own fields
     *,
     timeout_s: float = TIMEOUT_S,
     inputs: Arrays | None = None,
-    program: Path = _WORKER,
+    program: Path | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
-    """The worker's answer to one request, from a process of its own."""
+    """The answer to one request of the program for these files, from a process of its own."""
+    program = program or PROGRAMS[_one_runtime(files)]
     request = {"job": job, "threads": checked_threads(threads), "seed": 0, **settings}
     with tempfile.TemporaryDirectory() as folder:
-        request["files"] = [_on_disk(file, Path(folder) / f"{index}.onnx") for index, file in enumerate(files)]
+        request["files"] = [_on_disk(file, Path(folder) / str(index)) for index, file in enumerate(files)]
         request["inputs"] = _saved(inputs, Path(folder) / "inputs.npz")
         answer = _answer(program, request, timeout_s)
     if "refused" in answer:
         raise MeasureError(answer["refused"], where=name_of(files[answer["position"]]), mend=answer["mend"])
     return answer
+
+
+def _one_runtime(files: Sequence[File]) -> str:
+    """The runtime of all the files: they take turns in one process."""
+    runtimes = [checked_runtime(file) for file in files]
+    if len(set(runtimes)) > 1:
+        names = " and ".join(f"{name_of(file)} ({runtime})" for file, runtime in zip(files, runtimes, strict=True))
+        raise MeasureError(
+            f"files of different runtimes cannot take turns in one process: {names}.", mend="time each by itself."
+        )
+    return runtimes[0]
 
 
 def _answer(program: Path, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -84,20 +95,6 @@ def _ending(code: int) -> str:
     return f"was ended by {name}" + (" (is memory short?)" if name == "SIGKILL" else "")
 
 
-def checked_threads(threads: int) -> int:
-    """`threads`, one or more."""
-    if threads < 1:
-        raise MeasureError(f"{threads} threads cannot run anything.", mend="give 1 or more.")
-    return threads
-
-
-def checked_path(path: Path) -> Path:
-    """`path`, which is a file."""
-    if not path.is_file():
-        raise MeasureError("there is no such file.", where=str(path), mend="give the path of an ONNX file.")
-    return path
-
-
 def _on_disk(file: File, path: Path) -> str:
     """The file's own path, or `path` with the bytes written to it."""
     if isinstance(file, Path):
@@ -113,8 +110,3 @@ def _saved(arrays: Arrays | None, path: Path) -> str | None:
         return None
     np.savez(path, *arrays)
     return str(path)
-
-
-def name_of(file: File) -> str:
-    """What an error calls the file."""
-    return str(file) if isinstance(file, Path) else f"an ONNX file of {len(file)} bytes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from haversack.measurement import Blame, Remedy
+from haversack.proof import Blame, Remedy
 from haversack.quantity import show_bytes
 from haversack.report.tables import document, paragraph, show_score, table
 

@@ -260,7 +260,7 @@ def benched(report: BenchReport) -> str:
         paragraph(_operators(report.operators_as_run), "Operators as run: ", "  "),
         f"Operators that compute on integers: {report.integer_operators}",
         "\n".join(warnings),
-        _conditions(Conditions("host", "onnxruntime", report.threads, report.machine, dict(report.versions))),
+        _conditions(Conditions("host", report.runtime, report.threads, report.machine, dict(report.versions))),
     )
 
 

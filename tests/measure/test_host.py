@@ -130,7 +130,7 @@ def test_peak_memory_does_not_count_the_parents():
 
 
 def test_the_worker_imports_no_torch_and_no_haversack():
-    code = f"import runpy, sys; runpy.run_path({str(child._WORKER)!r}); print(*sys.modules)"
+    code = f"import runpy, sys; runpy.run_path({str(child.PROGRAMS['onnx'])!r}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
     assert "onnxruntime" in loaded
@@ -306,4 +306,4 @@ def test_the_machine_and_the_versions_are_stated():
     assert "cores" in host.machine()
     assert {"haversack", "python", "onnx", "onnxruntime", "numpy"} <= host.versions().keys()
     assert host.versions()["torch"] == torch.__version__
-    assert Path(child._WORKER).is_file()
+    assert Path(child.PROGRAMS["onnx"]).is_file()

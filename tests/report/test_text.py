@@ -180,6 +180,7 @@ def test_advice_marks_what_is_not_built_and_says_why_the_device_wants_it() -> No
 
 BENCH = BenchReport(
     file="out/model.onnx",
+    runtime="onnx",
     against=None,
     threads=2,
     disk_bytes=331_000,

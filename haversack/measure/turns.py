@@ -1,0 +1,156 @@
+"""What the programs that measure share: runs taking turns against the clock, peak memory, requests and answers.
+
+It imports nothing but NumPy, psutil (off Linux) and the standard library, and is not imported through our package
+there: the process of a measurement holds its runtime and little else.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.random
+
+Request = dict[str, Any]
+Run = Callable[[], object]
+Array = np.ndarray[Any, Any]
+
+_ROUND_NS = 30_000_000
+"""How long one file runs before it is the next one's turn: long against the clock, short against a neighbour's job."""
+_LEAST_ROUNDS = 3
+
+
+class RefusedError(Exception):
+    """What is wrong with a file, and how to mend it; `position` says which file of the request."""
+
+    def __init__(self, what: str, mend: str = "", position: int = 0) -> None:
+        super().__init__(what)
+        self.what, self.mend, self.position = what, mend, position
+
+
+def answer(jobs: Mapping[str, Callable[[Request], dict[str, Any]]]) -> None:
+    """Answer the request on stdin; what a user can mend comes back as an answer too, not as a traceback."""
+    request = json.load(sys.stdin)
+    try:
+        found = jobs[request["job"]](request)
+    except RefusedError as refused:
+        found = {"refused": refused.what, "mend": refused.mend, "position": refused.position}
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def grown_bytes(prepare: Callable[[], Run]) -> dict[str, int]:
+    """How far the resident memory grew at its peak while `prepare` loaded a file and its run was made three times.
+
+    What the imports took before is not counted.
+    """
+    np.random.default_rng(0)  # what the first one takes is not the file's
+    before = _resident_bytes()
+    run = prepare()
+    for _ in range(3):
+        run()
+    return {"grown_bytes": _peak_bytes() - before}
+
+
+def in_turns(request: Request, bound: Callable[[str], Run]) -> dict[str, Any]:
+    """Median ms of each file in each round: `{"rounds": [[first, second, ...], ...]}`.
+
+    The files take turns, forwards in one round and backwards in the next, so that a neighbour's load falls on all.
+    `bound` makes the function that runs a file once, on inputs that it has already: the runtime's own time.
+    """
+    runs = []
+    for position, file in enumerate(request["files"]):
+        try:
+            runs.append(bound(file))
+        except RefusedError as refused:
+            raise RefusedError(refused.what, refused.mend, position) from refused
+    budget_ns = int(request["seconds"] * 1e9)
+    turn_ns = min(_ROUND_NS, budget_ns // (20 * len(runs)))
+    counts = [max(1, turn_ns // max(1, _warm_up(run, turn_ns))) for run in runs]
+    gc.disable()
+    rounds: list[list[float]] = []
+    end = time.perf_counter_ns() + budget_ns
+    while len(rounds) < _LEAST_ROUNDS or time.perf_counter_ns() < end:
+        order = range(len(runs)) if len(rounds) % 2 == 0 else reversed(range(len(runs)))
+        found = {index: _median_ns(runs[index], counts[index]) / 1e6 for index in order}
+        rounds.append([found[index] for index in range(len(runs))])
+    return {"rounds": rounds, "runs_per_round": counts}
+
+
+def given_arrays(request: Request, kinds: Sequence[type]) -> list[Array] | None:
+    """The arrays that came with the request, as numbers of the `kinds` that the file wants; None where none came."""
+    if request["inputs"] is None:
+        return None
+    with np.load(request["inputs"]) as arrays:
+        given = [arrays[f"arr_{index}"] for index in range(len(arrays.files))]
+    if len(given) != len(kinds):
+        raise RefusedError(f"it takes {len(kinds)} inputs, but {len(given)} arrays were given.")
+    return [np.ascontiguousarray(array, kind) for array, kind in zip(given, kinds, strict=True)]
+
+
+def random_arrays(wanted: Sequence[tuple[tuple[int, ...], type]], seed: int) -> list[Array]:
+    """Random inputs by shape and type: normal numbers, any byte, and 0 for wider integers (an index)."""
+    rng = np.random.default_rng(seed)
+    return [_random(shape, kind, rng) for shape, kind in wanted]
+
+
+def _random(shape: tuple[int, ...], kind: type, rng: np.random.Generator) -> Array:
+    if issubclass(kind, np.floating):
+        return rng.standard_normal(shape, dtype=np.float32).astype(kind, copy=False)
+    if kind in (np.int8, np.uint8):
+        return rng.integers(np.iinfo(kind).min, np.iinfo(kind).max, shape, kind, endpoint=True)
+    return np.zeros(shape, kind)
+
+
+def _warm_up(run: Run, turn_ns: int) -> int:
+    """How long one run takes, after the first runs have filled the caches."""
+    end = time.perf_counter_ns() + turn_ns
+    taken = [_median_ns(run, 1)]
+    while time.perf_counter_ns() < end:
+        taken.append(_median_ns(run, 1))
+    return round(statistics.median(taken))
+
+
+def _median_ns(run: Run, count: int) -> float:
+    clock = time.perf_counter_ns
+    taken = []
+    for _ in range(count):
+        start = clock()
+        run()
+        taken.append(clock() - start)
+    return statistics.median(taken)
+
+
+def _peak_bytes() -> int:
+    """The largest resident memory of this process so far.
+
+    Linux: VmHWM and not ru_maxrss, for a child starts with the ru_maxrss of the parent that started it.
+    """
+    if Path("/proc/self/status").exists():
+        return _status_bytes("VmHWM")
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _resident_bytes() -> int:
+    if Path("/proc/self/status").exists():
+        return _status_bytes("VmRSS")
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _status_bytes(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))

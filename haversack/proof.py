@@ -1,0 +1,98 @@
+"""What is proved: how far runtimes agree on what a network computes, and which layers its rounding hurts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far some outputs are from the reference's on the same inputs."""
+
+    samples: int
+    equal: float
+    """The share of output numbers that are the same."""
+    max_steps: float
+    """Largest difference: in steps of the output's grid, or relative to the largest output where it has none."""
+    mismatching_bytes: int
+    same_class: float
+    """The share of samples whose largest output is the same one; 1 where outputs are not (batch, classes)."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """One runtime: what it promised, how far it is from the reference on both kinds of inputs, and its score."""
+
+    name: str
+    file: str
+    promise: str
+    calibration: Agreement
+    random: Agreement
+    score: float | None
+    """None where scoring would have taken too long."""
+    broken: str = ""
+    """How it broke its promise; empty where it kept it."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What all runtimes that are installed made of one network."""
+
+    folder: str
+    reference: str
+    """Whose outputs the others are compared with."""
+    on_integers: bool
+    """Whether the outputs lie on a grid, so that differences count in its steps."""
+    witnesses: tuple[Witness, ...]
+    absent: Mapping[str, str]
+    """Runtimes that could not be asked, and why."""
+
+    @property
+    def broken(self) -> tuple[Witness, ...]:
+        """Those that did not keep their promise."""
+        return tuple(witness for witness in self.witnesses if witness.broken)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A quantized layer, and what leaving it float gives back."""
+
+    path: str
+    bits: int
+    snr_db: float
+    alone_db: float
+    macs_share: float
+    score: float | None
+    """The score with this layer alone left float; None where it was not taken."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A setting of quantize_static for some layers, with its score and the bytes of flash that it adds."""
+
+    setting: str
+    layers: tuple[str, ...]
+    score: float
+    extra_bytes: int
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Where a quantized network's score went: its layers, the guiltiest first, and a remedy."""
+
+    folder: str
+    score: float
+    float_score: float
+    snr_db: float
+    suspects: tuple[Suspect, ...]
+    remedy: Remedy
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return asdict(self)
