@@ -15,10 +15,10 @@ from haversack.graph.observe import Batches
 from haversack.graph.quantized import inference
 from haversack.graph.surgery import load
 from haversack.graph.trace import trace
-from haversack.proof import Blame, Remedy, Suspect
 from haversack.model import Model
 from haversack.numerics.noise import LayerNoise, Pair, layer_noise, output_snr_db
 from haversack.progress import say
+from haversack.proof import Blame, Remedy, Suspect
 from haversack.task import Task
 
 _SAMPLES = 128
