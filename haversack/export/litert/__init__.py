@@ -7,15 +7,26 @@ from __future__ import annotations
 
 from torch import fx
 
-from haversack.artifact import Files, Runtime
+from haversack.artifact import Files, Orders, Runtime
 from haversack.export.litert.writer import write
 from haversack.graph.integer.read import read
 
-__all__ = ["RUNTIME", "write"]
+__all__ = ["MICRO", "RUNTIME", "write"]
 
 
 def _files(lowered: fx.GraphModule) -> Files:
     return {"model.tflite": write(read(lowered))}
 
 
-RUNTIME = Runtime("litert", frozenset({"float32", "int16", "int8", "int4"}), _files)
+def _micro_files(lowered: fx.GraphModule) -> Files:
+    return {"model.tflite": write(read(lowered), micro=True)}
+
+
+def _orders(lowered: fx.GraphModule) -> Orders:
+    graph = read(lowered)
+    return graph.input_orders, graph.output_orders
+
+
+_FORMATS = frozenset({"float32", "int16", "int8", "int4"})
+RUNTIME = Runtime("litert", _FORMATS, _files, _orders, signed_only=True)
+MICRO = Runtime("tflite-micro", _FORMATS, _micro_files, _orders, signed_only=True)

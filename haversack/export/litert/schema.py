@@ -52,7 +52,7 @@ class Builtin:
     """One of the builtin operators: its code, its place in the union BuiltinOptions, and the fields of its options.
 
     `versions` are those of float32, int8 and int16 kernels, as tools/versioning/op_version.cc counts them; what depends
-    on more than the number format is in `versions.py`.
+    on more than the number format is in `versions.py`. 0: there is no such kernel.
     """
 
     code: int
@@ -96,7 +96,7 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
         "MAX_POOL_2D": Builtin(17, 5, _POOL, _BY_FORMAT),
         "MUL": Builtin(18, 21, (_activation(0),), (1, 2, 4)),
         "RELU": Builtin(19, versions=_BY_FORMAT),
-        "RELU_N1_TO_1": Builtin(20),
+        "RELU_N1_TO_1": Builtin(20, versions=(1, 1, 0)),
         "RELU6": Builtin(21, versions=_BY_FORMAT),
         "RESHAPE": Builtin(22),
         "SOFTMAX": Builtin(25, 9, (Field("beta", (0,), "Float32"),), _BY_FORMAT),
@@ -115,6 +115,6 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
         "RESIZE_NEAREST_NEIGHBOR": Builtin(97, 74, _RESIZE, (1, 2, 4)),
         "LEAKY_RELU": Builtin(98, 75, (Field("alpha", (0,), "Float32"),), (1, 1, 2)),
         "QUANTIZE": Builtin(114, versions=(1, 1, 2)),
-        "HARD_SWISH": Builtin(117),
+        "HARD_SWISH": Builtin(117, versions=(1, 1, 0)),
     }
 )

@@ -21,23 +21,30 @@ def packed(integers: Array) -> Array:
     return np.asarray(halves[0::2] | halves[1::2] << 4)
 
 
-def stored_in_4_bits(graph: IntegerGraph) -> frozenset[str]:
+def stored_in_4_bits(graph: IntegerGraph, *, micro: bool) -> frozenset[str]:
     """The constants of at most 4 bits that everything which reads them can read packed; says which others there are."""
     narrow = {value.name for value in graph.constants() if value.grid and value.grid.bits <= 4}
-    refused = {name: path for name, path in _unpacked(graph) if name in narrow}
+    refused = {name: path for name, path in _unpacked(graph, micro=micro) if name in narrow}
     if refused:
         places = ", ".join(sorted(set(refused.values())))
-        say(f"No runtime reads these weights in 4 bits, so each takes a byte in the .tflite file: {places}.")
+        runtime = "tflite-micro" if micro else "LiteRT"
+        places = ", ".join(sorted(set(refused.values())))
+        say(f"{runtime} cannot read these weights in 4 bits, so each takes a byte in the .tflite file: {places}.")
     return frozenset(narrow - refused.keys())
 
 
-def _unpacked(graph: IntegerGraph) -> Iterator[tuple[str, str]]:
+def _unpacked(graph: IntegerGraph, *, micro: bool) -> Iterator[tuple[str, str]]:
     """Constants that are read a byte each, with the layers that do."""
     for operation in graph.operations:
-        for index, name in enumerate(operation.inputs):
-            if name and not (index == 1 and _reads_4_bits(operation, graph.values[operation.inputs[0]])):
-                yield name, operation.path or operation.kind
+        values = [graph.values.get(name) for name in operation.inputs]
+        for index, value in enumerate(values):
+            if value and not (index == 1 and _reads_4_bits(operation, values[0], value, micro=micro)):
+                yield value.name, operation.path or operation.kind
 
 
-def _reads_4_bits(operation: Operation, data: Value) -> bool:
-    return operation.kind in _READ_4_BITS and data.dtype == "int8"
+def _reads_4_bits(operation: Operation, data: Value | None, weight: Value, *, micro: bool) -> bool:
+    """Whether the kernel unpacks the weight: tried with ai-edge-litert 2.3 and tflite-micro of October 2026."""
+    if operation.kind not in _READ_4_BITS or data is None or data.dtype != "int8":
+        return False
+    per_channel = weight.grid is not None and weight.grid.axis is not None
+    return not (micro and per_channel and operation.kind == "FULLY_CONNECTED")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from haversack.errors import ExportError
 from haversack.export.litert.schema import BUILTINS
 from haversack.graph.integer import Operation, Value
 
@@ -27,32 +28,33 @@ class Typed:
 
 
 def version(typed: Typed) -> int:
-    """The first version of the operation's kernel that computes this."""
+    """The first version of the operation's kernel that computes this. Raises ExportError when none does."""
     kind = typed.operation.kind
     data = typed.outputs[0] if kind == "QUANTIZE" else typed.inputs[{"SPLIT": 1, "TRANSPOSE_CONV": 2}.get(kind, 0)]
     usual = BUILTINS[kind].versions[_FORMATS.get(data.dtype, 0)]
+    if not usual:
+        raise ExportError(
+            f"no runtime of .tflite files has {kind} on {data.dtype}.",
+            where=typed.operation.path,
+            mend="leave this layer float, or use int8 activations.",
+        )
     return max(usual, _special(typed), _WITH_MANY_DIMENSIONS.get(kind, 1) if len(data.shape) > 4 else 1)
 
 
 def _special(typed: Typed) -> int:
     """What weights, options or steps ask for, whatever the format of the numbers."""
-    options, inputs = typed.operation.options, typed.inputs
-    match typed.operation.kind:
-        case "CONV_2D":
-            return 7 if typed.has_int4_weights else 6 if inputs[1].shape[3] != inputs[0].shape[3] else 1
-        case "DEPTHWISE_CONV_2D":
-            return 7 if typed.has_int4_weights else 2 if set(options.get("dilation", ())) - {1} else 1
-        case "FULLY_CONNECTED":
-            without_bias = 6 if len(inputs) == 2 else 5 if options.get("keep_num_dims") else 1
-            return 10 if typed.has_int4_weights else without_bias
-        case "TRANSPOSE_CONV":
-            return 4 if options.get("activation", "NONE") != "NONE" else 3 if len(inputs) == 4 else 1
-        case "RESIZE_NEAREST_NEIGHBOR":
-            return 3 if options.get("half_pixel_centers") or options.get("align_corners") else 1
-        case "MUL":
-            return 3 if _multiplies_up(typed) else 1
-        case _:
-            return 1
+    kind, options, inputs = typed.operation.kind, typed.operation.options, typed.inputs
+    if typed.has_int4_weights:
+        return 10 if kind == "FULLY_CONNECTED" else 7
+    checks = {
+        "CONV_2D": ((6, lambda: inputs[1].shape[3] != inputs[0].shape[3]),),
+        "DEPTHWISE_CONV_2D": ((2, lambda: set(options.get("dilation", ())) - {1}),),
+        "FULLY_CONNECTED": ((6, lambda: len(inputs) == 2), (5, lambda: options.get("keep_num_dims"))),
+        "TRANSPOSE_CONV": ((4, lambda: options.get("activation", "NONE") != "NONE"), (3, lambda: len(inputs) == 4)),
+        "RESIZE_NEAREST_NEIGHBOR": ((3, lambda: options.get("half_pixel_centers") or options.get("align_corners")),),
+        "MUL": ((3, lambda: _multiplies_up(typed)),),
+    }
+    return next((number for number, holds in checks.get(kind, ()) if holds()), 1)
 
 
 def _multiplies_up(typed: Typed) -> bool:

@@ -7,15 +7,17 @@ written, and what is equal (weights, steps, shapes, whole tables) stands once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from haversack.errors import ExportError
+from haversack.export.litert.biases import with_biases
 from haversack.export.litert.options import builtin_of, option_slots
+from haversack.export.litert.ports import with_float_ports, with_integer_ports
 from haversack.export.litert.schema import LARGEST_FILE_BYTES, SCHEMA_VERSION, TENSOR_TYPES, Builtin
 from haversack.export.litert.storage import packed, stored_in_4_bits
+from haversack.export.litert.subsampling import with_pools
 from haversack.export.litert.tables import Slot, Tables
 from haversack.export.litert.versions import Typed, version
 from haversack.graph.integer import IntegerGraph, Operation, Value
@@ -28,51 +30,30 @@ _LAST_OLD_CODE = 127
 """Operator codes were one byte once; readers take the larger of the old and the new field."""
 
 
-def write(graph: IntegerGraph, *, float_io: bool = False) -> bytes:
+def write(graph: IntegerGraph, *, float_io: bool = False, micro: bool = False) -> bytes:
     """A .tflite file that computes what the graph computes; equal graphs give equal bytes.
 
-    `float_io` puts a QUANTIZE behind every input on a grid and a DEQUANTIZE before every such output, so that both are
-    float32. Weights of up to 4 bits take 4 bits where the kernels can read them.
+    Inputs and outputs are integers where the graph has integers behind them, or float32 with `float_io`: then QUANTIZE
+    and DEQUANTIZE lie between. Weights of up to 4 bits take 4 bits where kernels can read them; with `micro`, where
+    those of LiteRT for Microcontrollers can, too.
     Raises ExportError, naming the layer, for an operation or number type that TFLite lacks, and beyond 2 GB.
     """
-    return _File(with_float_io(graph) if float_io else graph).bytes()
-
-
-def with_float_io(graph: IntegerGraph) -> IntegerGraph:
-    """The graph between float32 inputs and outputs, which take over the names of the integer ones."""
-    values = dict(graph.values)
-    inner: dict[str, str] = {}
-    for name in dict.fromkeys((*graph.inputs, *graph.outputs)):
-        if values[name].grid is not None:
-            inner[name] = f"{name}:integer"
-            values[inner[name]] = replace(values[name], name=inner[name])
-            values[name] = Value(name, values[name].shape, "float32")
-    begin = (Operation("QUANTIZE", (name,), (inner[name],), path=name) for name in graph.inputs if name in inner)
-    end = (Operation("DEQUANTIZE", (inner[name],), (name,), path=name) for name in graph.outputs if name in inner)
-    middle = (_renamed(operation, inner) for operation in graph.operations)
-    return replace(graph, values=values, operations=(*begin, *middle, *end))
-
-
-def _renamed(operation: Operation, names: dict[str, str]) -> Operation:
-    inputs, outputs = (
-        tuple(names.get(name, name) for name in group) for group in (operation.inputs, operation.outputs)
-    )
-    return replace(operation, inputs=inputs, outputs=outputs)
+    graph = with_biases(with_pools(with_float_ports(graph) if float_io else with_integer_ports(graph)))
+    return _File(graph, stored_in_4_bits(graph, micro=micro)).content()
 
 
 class _File:
     """One file in the making: a flatbuffer is built from its leaves up."""
 
-    def __init__(self, graph: IntegerGraph) -> None:
-        self._graph = graph
-        self._int4 = stored_in_4_bits(graph)
+    def __init__(self, graph: IntegerGraph, int4: frozenset[str]) -> None:
+        self._graph, self._int4 = graph, int4
         names = (*graph.inputs, *(name for each in graph.operations for name in (*each.inputs, *each.outputs)))
         self._order = {name: index for index, name in enumerate(dict.fromkeys((*names, *graph.outputs))) if name}
         self._tables = Tables(self._expected_bytes())
         self._buffers: dict[int, int] = {self._tables.table(): 0}
         self._codes: dict[int, int] = {}
 
-    def bytes(self) -> bytes:
+    def content(self) -> bytes:
         """The file, all of it."""
         tables, graph = self._tables, self._graph
         tensors = tables.offsets([self._tensor(graph.values[name]) for name in self._order])
@@ -112,7 +93,7 @@ class _File:
             _reference(0, tables.numbers(value.shape, "int32")),
             (1, "Int8", self._type(value), 0),
             (2, "Uint32", self._buffer(value), 0),
-            *([_reference(3, tables.text(value.name))] if is_named else []),
+            _reference(3, tables.text(value.name if is_named else "")),
             *([_reference(4, self._quantization(value))] if value.grid else []),
         ]
         return tables.table(*slots)
@@ -153,9 +134,7 @@ class _File:
     def _code(self, operation: Operation, builtin: Builtin) -> int:
         """The place of the operation's kind and version among the file's operator codes."""
         values = self._graph.values
-        inputs, outputs = (
-            [values[name] for name in names if name] for names in (operation.inputs, operation.outputs)
-        )
+        inputs, outputs = ([values[name] for name in names if name] for names in (operation.inputs, operation.outputs))
         wanted = version(Typed(operation, inputs, outputs, any(name in self._int4 for name in operation.inputs)))
         code = self._tables.table(
             (0, "Int8", min(builtin.code, _LAST_OLD_CODE), 0), (2, "Int32", wanted, 1), (3, "Int32", builtin.code, 0)
