@@ -32,14 +32,15 @@ class Task:
     """What a network is for.
 
     `train()` yields one epoch of (inputs, target) batches, in a fresh random order if you like; `calibrate()` yields
-    batches of typical inputs (no labels); `score(predict)` returns one number, more is better, where `predict` takes a
-    batch of inputs and returns the outputs as a tensor: the trained network and every exported file are scored with
-    the same function. Classification scores lie in 0..1. `kind` picks the loss (cross-entropy, or mean squared error)
-    unless `loss(outputs, target)` is given; a reconstruction task's target is its input.
+    batches of typical inputs (no labels; None where there are no data at all); `score(predict)` returns one number,
+    more is better, where `predict` takes a batch of inputs and returns the outputs as a tensor: the trained network and
+    every exported file are scored with the same function. Classification scores lie in 0..1. `kind` picks the loss
+    (cross-entropy, or mean squared error) unless `loss(outputs, target)` is given; a reconstruction task's target is
+    its input.
     """
 
     train: Callable[[], Iterable[Batch]]
-    calibrate: Callable[[], Iterable[Inputs]]
+    calibrate: Callable[[], Iterable[Inputs]] | None
     score: Callable[[Predict], float]
     kind: Kind = "classification"
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -48,7 +49,7 @@ class Task:
         if self.kind not in ("classification", "regression", "reconstruction"):
             raise TaskError(f"kind is '{self.kind}'.", mend="write 'classification', 'regression' or 'reconstruction'.")
         for name in ("train", "calibrate", "score"):
-            if not callable(getattr(self, name)):
+            if not callable(getattr(self, name)) and (name != "calibrate" or self.calibrate is not None):
                 raise TaskError(f"Task.{name} is not a function.", mend=f"pass a function; Task({name}=...).")
 
     def error(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -66,6 +67,12 @@ class Task:
 
     def calibration(self) -> list[tuple[Tensor, ...]]:
         """All calibration inputs as tuples of tensors, checked: some, finite, and of one shape."""
+        if self.calibrate is None:
+            raise TaskError(
+                "the task has no calibration inputs.",
+                where="calibrate",
+                mend="give Task a calibrate() that yields batches of typical inputs, such as some training samples.",
+            )
         return list(_checked_inputs(_guarded("calibrate()", self.calibrate)))
 
     def epoch(self) -> Iterator[Batch]:

@@ -97,6 +97,13 @@ def test_a_last_layer_that_was_lost_is_learned_again(teacher, train, distillatio
     assert not after.training
 
 
+def test_adam_learns_it_too_and_by_other_steps():
+    start = model(broken(), trained())
+    after = finetune(start, digits_task(), Training(epochs=4, learning_rate=0.01, optimizer="adam"))
+    assert accuracy(after) > accuracy(trained()) - 0.03
+    assert not same(after, finetune(start, digits_task(), Training(epochs=4, learning_rate=0.01)))
+
+
 def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others():
     start = model(broken(), trained())
     first, again = (finetune(start, digits_task(), Training(epochs=1, seed=3)) for _ in range(2))

@@ -203,5 +203,5 @@ def test_a_bias_is_stored_in_steps_of_input_times_weight():
     (integers,) = (tensor for name, tensor in tensors.items() if "bias_integers" in name)
     steps = torch.tensor(small.grids["x"].scale) * torch.tensor(small.grids["layers.0.weight"].scale)
     assert integers.dtype == torch.int32
-    expected = Grid(32, True, tuple(steps.tolist()), (0,) * 4, 0).quantize(model.module.layers[0].bias)
+    expected = Grid(32, True, tuple(steps.tolist()), (0,) * 4, 0).quantize(small.module.layers[0].bias)
     assert torch.equal(integers, expected)

@@ -1,0 +1,92 @@
+"""Ranges: the grids of values and weights, from what was seen and what runtimes demand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, fx
+
+from haversack.errors import RecipeError
+from haversack.graph.observe import Observed, Ranges, spanning
+from haversack.graph.quantized import fixed_ranges, layers, read_by, sharing, tensor_of
+from haversack.grid import Grid, symmetric
+
+Activations = Literal["uint8", "int8", "int16"]
+FORMATS: Mapping[str, tuple[int, bool]] = {"uint8": (8, False), "int8": (8, True), "int16": (16, True)}
+# From here on, one outlier may take a bit from all other weights of its channel: cutting it is worth a search.
+_FEW_BITS = 6
+_SHARES = tuple(share / 100 for share in range(100, 39, -2))
+
+
+def value_grids(
+    network: fx.GraphModule, seen: Mapping[str, Observed], ranges: Ranges, activations: Activations
+) -> dict[str, Grid]:
+    """A grid for every value in `seen`, which must be the graph's points.
+
+    Values that should share a grid get the one that spans all of theirs, save those that a ReLU cut where others are
+    negative: only on a grid that begins at zero does the ReLU vanish into the rounding (ONNX Runtime fuses no other),
+    and rescaling at the concatenation costs less. Values whose range the specification settles get that range.
+    """
+    bits, signed = FORMATS[activations]
+    limits = {name: each.limits(ranges, bits=bits) for name, each in seen.items()}
+    for group in sharing(network):
+        lows, highs = zip(*(limits[name] for name in group), strict=True)
+        widest = (min(lows), max(highs))
+        limits |= {name: widest for name in group if (limits[name][0] < 0) == (widest[0] < 0)}
+    grids = {name: spanning(*ends, bits=bits, signed=signed) for name, ends in limits.items()}
+    settled = {name: ends for name, ends in fixed_ranges(network).items() if name in grids}
+    return grids | {name: _fixed(*ends, bits, signed=signed) for name, ends in settled.items()}
+
+
+def weight_grids(network: fx.GraphModule, values: Mapping[str, Grid], bits: Mapping[str, int]) -> dict[str, Grid]:
+    """One grid for each weight in `bits`, with one step an output channel; layers that share a weight share it.
+
+    It holds all weights; below 7 bits, as much of them as makes the channel's squared rounding error least.
+    """
+    limits: dict[str, Tensor] = {}
+    for layer, name in layers(network):
+        if name in bits:
+            weight = tensor_of(network, name)
+            if not weight.isfinite().all():
+                raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
+            wide = torch.maximum(
+                _spans(weight, bits[name]), limits_for_bias(network, layer, values[read_by(layer)], bits[name])
+            )
+            limits[name] = torch.maximum(limits.get(name, wide), wide)
+    return {name: symmetric(limit, axis=0, bits=bits[name]) for name, limit in limits.items()}
+
+
+def limits_for_bias(network: fx.GraphModule, layer: fx.Node, inputs: Grid, bits: int) -> Tensor:
+    """The least weight limits with which the bias, in steps of input step x weight step, leaves 32 bits half free.
+
+    A channel of nearly zero weights (batch norm switched it off) would otherwise lose its bias.
+    """
+    bias = layer.args[2] if len(layer.args) > 2 else None
+    if not isinstance(bias, fx.Node):
+        return torch.zeros(())
+    largest = (1 << bits - 1) - 1
+    return tensor_of(network, str(bias.target)).abs() / (inputs.scale[0] * 2**30) * largest
+
+
+def _fixed(low: float, high: float, bits: int, *, signed: bool) -> Grid:
+    """TFLite's grid of sigmoid, softmax and tanh: steps of 1/256 and 1/128, or 1/32768 on 16 bits."""
+    if bits > 8:
+        return Grid(bits, signed, (2.0 ** (1 - bits),), (0,))
+    scale = (high - low) / (1 << bits)
+    return Grid(bits, signed, (scale,), (round(-low / scale) - ((1 << bits - 1) if signed else 0),))
+
+
+def _spans(weight: Tensor, bits: int) -> Tensor:
+    """The magnitude up to which each output channel's grid reaches."""
+    rows = weight.detach().flatten(1)
+    whole = rows.abs().amax(1)
+    if bits > _FEW_BITS:
+        return whole
+    errors = torch.stack([_squared_error(rows, whole * share, bits) for share in _SHARES])
+    return whole * torch.tensor(_SHARES)[errors.argmin(0)]
+
+
+def _squared_error(rows: Tensor, limits: Tensor, bits: int) -> Tensor:
+    return (symmetric(limits, axis=0, bits=bits).round(rows) - rows).square().sum(1)
