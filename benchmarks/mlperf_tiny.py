@@ -77,16 +77,16 @@ class DepthwiseSeparable(nn.Module):
 
 
 class Separable(nn.Module):
-    """A first convolution, depthwise separable blocks, global average pooling and a linear layer."""
+    """A first convolution, depthwise separable blocks, one average of `pooled` pixels and a linear layer."""
 
-    def __init__(self, first: Same, blocks: list[DepthwiseSeparable], classes: int) -> None:
+    def __init__(self, first: Same, blocks: list[DepthwiseSeparable], pooled: tuple[int, int], classes: int) -> None:
         super().__init__()
-        self.first, self.blocks = first, nn.Sequential(*blocks)
+        self.first, self.blocks, self.pooled = first, nn.Sequential(*blocks), pooled
         self.linear = nn.Linear(blocks[-1].pointwise.conv.out_channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.linear(self.blocks(F.relu(self.first(x))).mean((2, 3)))
+        return self.linear(F.avg_pool2d(self.blocks(F.relu(self.first(x))), self.pooled).flatten(1))
 
 
 class Autoencoder(nn.Module):
@@ -118,8 +118,8 @@ def resnet8(folder: Path) -> nn.Module:
 
 
 def dscnn(folder: Path) -> nn.Module:
-    """DS-CNN for keyword spotting: 23,756 parameters, 91.5 % of kws01_eval."""
-    network = Separable(Same(1, 64, (10, 4), 2), [DepthwiseSeparable(64, 64) for _ in range(4)], 12)
+    """DS-CNN for keyword spotting: 23,756 parameters, 91.5 % of kws01_eval; its pool leaves the 25th row out."""
+    network = Separable(Same(1, 64, (10, 4), 2), [DepthwiseSeparable(64, 64) for _ in range(4)], (24, 5), 12)
     return _filled(network, _separable_names(network), Path(folder) / "kws_dscnn_float.safetensors")
 
 
@@ -128,7 +128,7 @@ def vww(folder: Path) -> nn.Module:
     widths = [8, 16, 32, 32, 64, 64, 128, 128, 128, 128, 128, 128, 256, 256]
     strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
     blocks = [DepthwiseSeparable(i, o, s) for i, o, s in zip(widths, widths[1:], strides, strict=False)]
-    network = Separable(Same(3, 8, (3, 3), 2), blocks, 2)
+    network = Separable(Same(3, 8, (3, 3), 2), blocks, (3, 3), 2)
     return _filled(network, _separable_names(network), Path(folder) / "vww_mobilenetv1_025_96_float.safetensors")
 
 

@@ -27,6 +27,7 @@ aten = torch.ops.aten
 pairs = torch.ops.quantized_decomposed
 
 _LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, aten.linear.default}
+_TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
 _OF_TWO = {aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor}
 # Results between two numbers that are known beforehand; runtimes demand that grid and no other.
 _FIXED = {
@@ -38,7 +39,7 @@ _OF_ONE = {
     *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default),
     *(aten.leaky_relu.default, aten.hardswish.default, *_FIXED),
 }
-_COMPUTES = {*_LAYERS, *_OF_TWO, *_OF_ONE, aten.cat.default}
+_COMPUTES = {*_LAYERS, *_TRANSPOSED, *_OF_TWO, *_OF_ONE, aten.cat.default}
 _PICKS = {
     *(aten.max_pool1d.default, aten.max_pool2d.default, aten.amax.default),
     *(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec),
@@ -129,6 +130,13 @@ def layers(network: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
             yield node, str(node.args[1].target)
 
 
+def transposed_layers(network: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
+    """Each transposed convolution that has an integer form, with the name of its weight, whose axis 1 is the output."""
+    for node in network.graph.nodes:
+        if node.target in _TRANSPOSED and _has_integer_form(node):
+            yield node, str(node.args[1].target)
+
+
 def read_by(layer: fx.Node) -> str:
     """The name of the value whose grid the layer's inputs lie on."""
     return _source(_read(layer)[0]).name
@@ -189,7 +197,7 @@ class _Insertion:
             self._pair(node, read[1])
         elif node.op in ("call_function", "placeholder") and node.name in self.grids:
             self._pair(node, self.grids[node.name])
-        if node.target in _LAYERS and _weight(node) in self.grids:
+        if node.target in _LAYERS | _TRANSPOSED and _weight(node) in self.grids:
             self._layer(node, read[1] if read else None)
 
     def _pair(self, node: fx.Node, grid: Grid) -> None:
@@ -286,11 +294,19 @@ def _has_integer_form(node: fx.Node) -> bool:
     """Whether runtimes compute the operation on integers: real values in and out, weights that are constant."""
     if node.target not in _COMPUTES or not _is_real(node):
         return False
-    if node.target in _LAYERS and not _is_constant(node.args[1]):
+    if node.target in _LAYERS | _TRANSPOSED and not _is_constant(node.args[1]):
+        return False
+    if node.target in _TRANSPOSED and any(extent != 1 for extent in _groups_and_dilations(node)):
         return False
     if node.target in _OF_TWO and (node.kwargs or not all(_is_node(each) for each in node.args)):
         return False
     return all(_is_real(value) and not _is_constant(_source(value)) for value in _read(node))
+
+
+def _groups_and_dilations(transposed: fx.Node) -> list[int]:
+    """What TFLite's TRANSPOSE_CONV knows only as 1."""
+    groups, dilation = (*transposed.args[6:8], *(1, 1)[len(transposed.args[6:8]) :])
+    return [cast("int", groups), *(dilation if isinstance(dilation, list | tuple) else [dilation])]
 
 
 def _is_node(argument: object) -> bool:

@@ -10,8 +10,10 @@ from torch import Tensor, fx
 
 from haversack.errors import RecipeError
 from haversack.graph.observe import Observed, Ranges, spanning
-from haversack.graph.quantized import fixed_ranges, layers, read_by, sharing, tensor_of
+from haversack.graph.quantized import fixed_ranges, layers, read_by, sharing, tensor_of, transposed_layers
 from haversack.grid import Grid, symmetric
+
+aten = torch.ops.aten
 
 Activations = Literal["uint8", "int8", "int16"]
 FORMATS: Mapping[str, tuple[int, bool]] = {"uint8": (8, False), "int8": (8, True), "int16": (16, True)}
@@ -40,22 +42,28 @@ def value_grids(
     return grids | {name: _fixed(*ends, bits, signed=signed) for name, ends in settled.items()}
 
 
-def weight_grids(network: fx.GraphModule, values: Mapping[str, Grid], bits: Mapping[str, int]) -> dict[str, Grid]:
+def weight_grids(
+    network: fx.GraphModule, values: Mapping[str, Grid], bits: Mapping[str, int], *, joint: bool = False
+) -> dict[str, Grid]:
     """One grid for each weight in `bits`, with one step an output channel; layers that share a weight share it.
 
-    It holds all weights; below 7 bits, as much of them as makes the channel's squared rounding error least.
+    It holds all weights; below 7 bits, as much of them as makes the channel's squared rounding error least. With
+    `joint` all channels of a linear layer have the same step, as the first version of TFLite's specification had it.
     """
     limits: dict[str, Tensor] = {}
-    for layer, name in layers(network):
+    axes = {**dict.fromkeys(layers(network), 0), **dict.fromkeys(transposed_layers(network), 1)}
+    for (layer, name), axis in axes.items():
         if name in bits:
             weight = tensor_of(network, name)
             if not weight.isfinite().all():
                 raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
-            wide = torch.maximum(
-                _spans(weight, bits[name]), limits_for_bias(network, layer, values[read_by(layer)], bits[name])
-            )
+            least = limits_for_bias(network, layer, values[read_by(layer)], bits[name])
+            wide = torch.maximum(_spans(weight.transpose(0, axis), bits[name]), least)
+            if joint and layer.target is aten.linear.default:
+                wide = wide.amax().expand(wide.shape)
             limits[name] = torch.maximum(limits.get(name, wide), wide)
-    return {name: symmetric(limit, axis=0, bits=bits[name]) for name, limit in limits.items()}
+    axis_of = {name: axis for (_, name), axis in axes.items()}
+    return {name: symmetric(limit, axis=axis_of[name], bits=bits[name]) for name, limit in limits.items()}
 
 
 def limits_for_bias(network: fx.GraphModule, layer: fx.Node, inputs: Grid, bits: int) -> Tensor:

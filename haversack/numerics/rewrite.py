@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, fx
 
 from haversack.errors import RecipeError
-from haversack.graph.quantized import integer_operations, layers, tensor_of
+from haversack.graph.quantized import integer_operations, layers, tensor_of, transposed_layers
 from haversack.graph.trace import layer_path
 
 
@@ -47,7 +47,7 @@ def bits_by_weight(network: fx.GraphModule, bits: int, exceptions: Mapping[str, 
     """
     found: dict[str, int] = {}
     lost = set(exceptions)
-    for layer, weight in layers(network):
+    for layer, weight in (*layers(network), *transposed_layers(network)):
         met = [path for path in exceptions if lies_in(layer, path)]
         wanted = exceptions[max(met, key=len)] if met else bits
         found[weight] = max(found.get(weight, 0), wanted)
@@ -79,4 +79,4 @@ def _unknown(paths: Sequence[str], network: fx.GraphModule) -> RecipeError:
 
 
 def _paths(network: fx.GraphModule) -> Iterator[str]:
-    return (path for node, _ in layers(network) if (path := layer_path(node)))
+    return (path for node, _ in (*layers(network), *transposed_layers(network)) if (path := layer_path(node)))

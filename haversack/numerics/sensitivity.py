@@ -49,6 +49,9 @@ def allocate(losses: Losses, costs: Mapping[str, Mapping[int, float]], limit: fl
     """
     names = list(losses)
     cheapest = {name: min(costs[name].values()) for name in names}
+    finest = {name: min(losses[name], key=losses[name].__getitem__) for name in names}
+    if sum(costs[name][few] for name, few in finest.items()) <= limit:
+        return finest
     room = limit - sum(cheapest.values())
     if room <= 0:
         return {name: min(costs[name], key=costs[name].__getitem__) for name in names}

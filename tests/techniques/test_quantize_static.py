@@ -280,7 +280,7 @@ def test_without_inputs_ranges_come_from_batch_norm_which_is_said():
 
 def test_without_inputs_what_needs_them_is_refused():
     model, x = convolutional()
-    for step in (QuantizeStatic(rounding="gptq"), QuantizeStatic(rounding="adaround"), QuantizeStatic()):
+    for step in (QuantizeStatic(rounding="gptq"), QuantizeStatic(rounding="learned"), QuantizeStatic()):
         with pytest.raises(TaskError) as caught:
             step.apply(model, replace(task_on(x), calibrate=None))
         assert "calibrate()" in caught.value.mend
@@ -335,3 +335,42 @@ def test_five_hundred_images_calibrate_a_resnet20_in_seconds():
         start = time.perf_counter()
         QuantizeStatic(ranges=ranges).apply(model, task_on(x))
         assert time.perf_counter() - start < seconds
+
+
+def test_mixed_precision_spends_its_bits_where_few_hurt_most():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    with torch.no_grad():
+        network[2].weight[:, :, 0, 0] *= 20  # one large weight a channel leaves the others few steps
+    x = torch.randn(64, 3, 8, 8)
+    task = Task(train=list, calibrate=lambda: [x], score=lambda _: 0.0)
+    model = Model(network.eval(), (x[:1],))
+    grids = QuantizeStatic(4, average_bits=6).apply(model, task).grids
+    bits = {name: grids[name].bits for name in ("0.weight", "2.weight", "4.weight")}
+    counts = {"0.weight": 216, "2.weight": 576, "4.weight": 576}
+    assert bits["2.weight"] == 8
+    assert set(bits.values()) == {4, 8}
+    assert sum(counts[name] * bits[name] for name in bits) <= 6 * sum(counts.values())
+    everywhere = QuantizeStatic(4, average_bits=8).apply(model, task).grids
+    assert {everywhere[name].bits for name in bits} == {8}
+    fixed = QuantizeStatic(4, average_bits=6, layer_bits=("2=4",)).apply(model, task).grids
+    assert fixed["2.weight"].bits == 4
+
+
+def test_a_joint_linear_layer_has_one_step():
+    torch.manual_seed(0)
+    x = torch.randn(64, 1, 8, 8)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 5)).eval()
+    task = Task(train=list, calibrate=lambda: [x], score=lambda _: 0.0)
+    grids = QuantizeStatic(joint_linear=True).apply(Model(network, (x[:1],)), task).grids
+    assert len(set(grids["2.weight"].scale)) == 1
+    assert len(set(grids["0.weight"].scale)) == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"average_bits": 9.0}, {"weight_bits": 4, "average_bits": 3.5}, {"joint_linear": True, "rounding": "gptq"}],
+)
+def test_mixed_settings_that_cannot_be_are_refused(settings):
+    with pytest.raises(RecipeError):
+        QuantizeStatic(**settings)

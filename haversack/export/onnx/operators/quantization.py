@@ -7,6 +7,10 @@ from torch import fx
 
 from haversack.export.onnx.call import Call, Table
 
+aten = torch.ops.aten
+# Layers that ONNX Runtime has no integer kernel for.
+_FLOAT_ONLY = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
+
 
 def quantize(call: Call) -> str:
     """Real numbers to integers, clipped where the grid is narrower than their type."""
@@ -45,7 +49,9 @@ def _is_read_by_integers(weight: fx.Node) -> bool:
     reader = next(iter(weight.users), None)
     while reader is not None and reader.args[0] is weight:
         weight, reader = reader, next(iter(reader.users), None)
-    values = reader.args[0] if reader is not None else None
+    if reader is None or reader.target in _FLOAT_ONLY:
+        return False
+    values = reader.args[0]
     return isinstance(values, fx.Node) and str(values.target).startswith("quantized_decomposed.dequantize")
 
 
