@@ -73,7 +73,7 @@ AT_MOST = {
     "latency.onnx_resnet56_int8_over_float": 1,
     "latency.onnx_mobilenet_v2_int8_over_float": 1,
 }
-EPOCHS = 3
+EPOCHS = 2
 REFERENCE_FILES = {"resnet8": "ic_resnet8", "dscnn": "kws_ref_model", "vww": "vww_96", "autoencoder": "ad01"}
 NETWORKS = {"resnet8": resnet8, "dscnn": dscnn, "vww": vww, "autoencoder": autoencoder}
 INPUTS = 300

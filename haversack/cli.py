@@ -38,9 +38,7 @@ app.add_typer(devices_app, name="devices")
 
 TaskPath = Annotated[Path, typer.Argument(help="Python file with network() and task().", metavar="TASK.py")]
 DeviceName = Annotated[str, typer.Option("--device", help="A name from `haversack devices list`, or a TOML file.")]
-RuntimeName = Annotated[
-    str | None, typer.Option("--runtime", help="onnx, litert or tflite-micro, where not the device's own.")
-]
+RuntimeName = Annotated[str | None, typer.Option("--runtime", help="onnx, litert, tflite-micro or executorch.")]
 Flash = Annotated[str | None, typer.Option(help="Limit of the file, such as 90kB or 256KiB.")]
 Ram = Annotated[str | None, typer.Option(help="Limit of the memory while running.")]
 Latency = Annotated[str | None, typer.Option(help="Limit of one inference: 5ms, or 0.45x of the float original.")]

@@ -112,7 +112,8 @@ def affine(low: float, high: float, *, bits: int = 8, signed: bool = False) -> G
     low, high = min(low, 0.0), max(high, 0.0)
     levels = (1 << bits) - 1
     qmin = -(1 << bits - 1) if signed else 0
-    scale = max((high - low) / levels, 1e-8)
+    # What was zero throughout gets a step of common size: runtimes refuse products of steps that are too small.
+    scale = max((high - low) / levels, 1e-8) if low < high else 1 / levels
     zero = min(max(round(qmin - low / scale), qmin), qmin + levels)
     # float32 is what every file stores: round now, so that torch and the file use the same step.
     scale = float(torch.tensor(scale, dtype=torch.float32))

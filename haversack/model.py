@@ -51,3 +51,8 @@ class Model:
     def with_module(self, module: nn.Module, edits: Edits | None = None) -> Model:
         """This model with another network; its edits follow ours."""
         return replace(self, module=module, edits=self.edits.then(edits) if edits else self.edits)
+
+    @property
+    def computes_integers(self) -> bool:
+        """Whether values lie on grids, and not weights alone: the device then multiplies integers."""
+        return any(grid.axis is None for grid in self.grids.values())

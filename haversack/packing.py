@@ -168,7 +168,7 @@ class Bench:
         step = output_step(lowered)
         predict = host.load(content, orders=runtime.orders(lowered) if runtime.orders else None)
         agreed = parity.compare(_torch_predict(lowered), predict, self.task.calibration(), step)
-        parity.require(agreed, quantized=bool(model.grids), step=step)
+        parity.require(agreed, quantized=model.computes_integers, step=step)
         measurement = replace(self._figures(model, content, trial), parity=agreed, score=self._score(predict, trial))
         return Artifact(runtime.name, files, trial.recipe, measurement)
 
@@ -274,7 +274,7 @@ def _refuse_idle(found: Found, budget: Budget) -> None:
 
 
 def _format(model: Model) -> str:
-    return "int8" if model.grids else "float32"
+    return "int8" if model.computes_integers else "float32"
 
 
 def _check_format(model: Model, runtime: Runtime) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -113,7 +114,7 @@ class _Cast:
     threads: int
 
     def parties(self) -> tuple[list[_Party], dict[str, str]]:
-        """All who can be asked, the reference first, and why the others cannot."""
+        """All who can be asked, the reference first, and why the others cannot; optional runtimes where installed."""
         makers: dict[str, Callable[[], _Party]] = {
             "integer reference": self._reference,
             "torch": self._torch,
@@ -121,6 +122,10 @@ class _Cast:
             "LiteRT": self._litert,
             "tflite-micro": self._micro,
         }
+        if find_spec("openvino"):
+            makers["OpenVINO"] = self._openvino
+        if find_spec("executorch"):
+            makers["ExecuTorch"] = self._executorch
         found, absent = [], {}
         for name, make in makers.items():
             try:
@@ -153,6 +158,18 @@ class _Cast:
 
         content, source = self._file("model.onnx", RUNTIME)
         return _Party("ONNX Runtime", source, host.load(content, self.threads))
+
+    def _openvino(self) -> _Party:
+        from haversack.export.onnx import RUNTIME
+
+        content, source = self._file("model.onnx", RUNTIME)
+        return _Party("OpenVINO", source, host.load(content, self.threads, runtime="openvino"))
+
+    def _executorch(self) -> _Party:
+        from haversack.export.executorch import RUNTIME
+
+        content, source = self._file("model.pte", RUNTIME)
+        return _Party("ExecuTorch", source, host.load(content, self.threads))
 
     def _litert(self) -> _Party:
         from haversack.export.litert import RUNTIME

@@ -165,3 +165,7 @@ def test_no_grid_is_made_of_ends_that_are_not_finite(ends):
 def test_limits_that_hold_nan_make_no_symmetric_grid():
     with pytest.raises(RecipeError):
         symmetric(torch.tensor([1.0, math.nan]), axis=0)
+
+
+def test_what_was_zero_throughout_gets_a_step_of_common_size():
+    assert affine(0.0, 0.0).scale[0] == pytest.approx(1 / 255)

@@ -42,6 +42,8 @@ HEAVY = {
     "tflite": set(),
     "ai_edge_litert": {"measure/worker_litert.py", "measure/litert_file.py"},
     "tflite_micro": {"measure/micro_file.py"},
+    "executorch": {"export/executorch.py", "measure/worker_executorch.py"},
+    "openvino": {"measure/openvino_file.py"},
     "psutil": {"device.py", "measure/turns.py"},
     "rich": {"report/bars.py", "report/tables.py"},
     "typer": {"cli.py"},

@@ -29,7 +29,8 @@ from haversack.task import TaskFile, read_task_file
 from haversack.techniques.quantize_static import QuantizeStatic
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
-FLASH = 14_000
+FLASH = 9_000
+TWO = ("prune_channels", "quantize_static")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def packed(file: TaskFile, out: Path) -> Packed:
     budget = Budget(flash_bytes=FLASH, max_drop=0.03)
-    settings = Settings(out=out, cache=out / "workspace", epochs=2, seconds=0.3, task_digest=file.digest)
+    settings = Settings(
+        out=out, cache=out / "workspace", epochs=2, seconds=0.3, task_digest=file.digest, techniques=TWO
+    )
     return pack(file.network, file.task, "host", budget, settings)
 
 
@@ -108,7 +111,7 @@ def test_a_device_that_takes_signed_activations_gets_them_and_the_ratio_of_their
 @pytest.mark.slow
 def test_an_impossible_limit_is_named_with_the_nearest_candidate(file: TaskFile) -> None:
     with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB"):
-        pack(file.network, file.task, "host", Budget(flash_bytes=1000), Settings(epochs=1, seconds=0.3))
+        pack(file.network, file.task, "host", Budget(flash_bytes=1000), Settings(epochs=1, seconds=0.3, techniques=TWO))
 
 
 def test_what_weigh_says_of_the_size_is_near_the_file(file: TaskFile, packed: Packed) -> None:
@@ -142,7 +145,9 @@ def test_a_reconstruction_task_is_packed_by_its_own_score() -> None:
         score=lambda predict: -float((predict(samples) - samples).pow(2).mean()),
         kind="reconstruction",
     )
-    found = haversack.pack(network, task, "host", Budget(flash_bytes=7_000), Settings(epochs=2, seconds=0.3))
+    found = haversack.pack(
+        network, task, "host", Budget(flash_bytes=7_000), Settings(epochs=2, seconds=0.3, techniques=TWO)
+    )
     assert found.artifact.flash_bytes <= 7_000
     assert found.artifact.measurement.parity is not None
     assert found.artifact.measurement.parity.argmax_agreement > 0.9
@@ -154,7 +159,20 @@ def test_an_unknown_technique_is_refused(file: TaskFile) -> None:
 
 
 def _start(out: Path) -> subprocess.Popen[bytes]:
-    words = ["pack", TASK, "--flash", f"{FLASH}B", "--epochs", "2", "--seconds", "0.3", "--out", out]
+    words = [
+        "pack",
+        TASK,
+        "--flash",
+        f"{FLASH}B",
+        "--epochs",
+        "2",
+        "--seconds",
+        "0.3",
+        "--out",
+        out,
+        "--try",
+        ",".join(TWO),
+    ]
     command = [sys.executable, "-c", "from haversack.cli import main; main()", *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

@@ -6,7 +6,7 @@ from haversack.artifact import Runtime
 from haversack.device import Device
 from haversack.errors import DeviceError
 
-RUNTIMES = ("onnx", "litert", "tflite-micro")
+RUNTIMES = ("onnx", "litert", "tflite-micro", "executorch")
 """What a device may name as its runtime and be packed for."""
 
 
@@ -21,6 +21,10 @@ def find_runtime(device: Device) -> Runtime:
         from haversack.export.litert import RUNTIME as LITERT
 
         return LITERT if device.runtime == "litert" else MICRO
+    if device.runtime == "executorch":
+        from haversack.export.executorch import RUNTIME as EXECUTORCH
+
+        return EXECUTORCH
     raise DeviceError(
         f"{device.name} runs {device.runtime}, and there is no writer for that yet.",
         mend=f"`weigh` and `advise` work for it; to pack for it, choose a --runtime: {', '.join(RUNTIMES)}.",

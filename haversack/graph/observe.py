@@ -112,7 +112,7 @@ def spanning(low: float, high: float, *, bits: int, signed: bool) -> Grid:
     """
     if bits <= 8 or not signed:
         return affine(low, high, bits=bits, signed=signed)
-    ends = symmetric(torch.tensor([max(abs(low), abs(high))]), axis=None, bits=bits)
+    ends = symmetric(torch.tensor([max(abs(low), abs(high)) or 1.0]), axis=None, bits=bits)
     return Grid(bits, True, ends.scale, ends.zero_point)
 
 

@@ -305,8 +305,10 @@ def _has_integer_form(node: fx.Node) -> bool:
 
 def _groups_and_dilations(transposed: fx.Node) -> list[int]:
     """What TFLite's TRANSPOSE_CONV knows only as 1."""
-    groups, dilation = (*transposed.args[6:8], *(1, 1)[len(transposed.args[6:8]) :])
-    return [cast("int", groups), *(dilation if isinstance(dilation, list | tuple) else [dilation])]
+    extents: list[int] = []
+    for extent in transposed.args[6:8]:
+        extents += cast("list[int]", extent if isinstance(extent, list | tuple) else [extent])
+    return extents
 
 
 def _is_node(argument: object) -> bool:

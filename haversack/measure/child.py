@@ -19,6 +19,7 @@ TIMEOUT_S = 300.0
 PROGRAMS = {
     "onnx": Path(__file__).parent / "worker.py",
     "litert": Path(__file__).parent / "worker_litert.py",
+    "executorch": Path(__file__).parent / "worker_executorch.py",
 }
 """The program that measures the files of each runtime."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")

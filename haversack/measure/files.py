@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 File = bytes | Path
 Arrays = Sequence["Array"]
 
-_TITLES = {"onnx": "an ONNX file", "litert": "a .tflite file"}
+_TITLES = {"onnx": "an ONNX file", "litert": "a .tflite file", "executorch": "a .pte file"}
+_ALSO_RUN_BY = {"litert": "tflite-micro", "onnx": "openvino"}
+"""A second runtime for the same files."""
 _PACKAGES = {
     "litert": ("ai_edge_litert", "pip install 'haversack[litert]'"),
     "tflite-micro": ("tflite_micro", "pip install --pre tflite-micro"),
+    "executorch": ("executorch", "pip install 'haversack[executorch]'"),
+    "openvino": ("openvino", "pip install 'haversack[openvino]'"),
 }
 """The package of each runtime that may be missing, and how to get it."""
 
@@ -53,7 +57,7 @@ class Contents:
 
 
 def runtime_of(file: File) -> str:
-    """The runtime that the file's bytes are for: "litert" by the mark of TFLite's flatbuffers, else "onnx"."""
+    """The runtime that the file's bytes are for: by the marks of TFLite's and ExecuTorch's flatbuffers, else "onnx"."""
     if isinstance(file, bytes):
         start = file[:8]
     else:
@@ -61,9 +65,13 @@ def runtime_of(file: File) -> str:
             start = stream.read(8)
     if start[4:] == b"TFL3":
         return "litert"
-    if isinstance(file, Path) and file.suffix == ".tflite":
+    if start[4:6] == b"ET" and start[6:8].isdigit():
+        return "executorch"
+    if isinstance(file, Path) and file.suffix in (".tflite", ".pte"):
         raise MeasureError(
-            "this is not a .tflite file, or it is cut short.", where=str(file), mend="give a .tflite model."
+            f"this is not a {file.suffix} file, or it is cut short.",
+            where=str(file),
+            mend=f"give a {file.suffix} model.",
         )
     return "onnx"
 
@@ -71,8 +79,8 @@ def runtime_of(file: File) -> str:
 def checked_runtime(file: File, wanted: str | None = None) -> str:
     """The runtime that the file is for, or `wanted` where that runs such files too; it is installed."""
     runtime = runtime_of(file)
-    if (runtime, wanted) == ("litert", "tflite-micro"):
-        runtime = "tflite-micro"
+    if wanted is not None and wanted == _ALSO_RUN_BY.get(runtime):
+        runtime = wanted
     elif wanted not in (None, runtime):
         raise MeasureError(f"this is no file for {wanted}, but for {runtime}.", where=name_of(file))
     package, mend = _PACKAGES.get(runtime, ("", ""))
@@ -84,7 +92,9 @@ def checked_runtime(file: File, wanted: str | None = None) -> str:
 def checked_path(path: Path) -> Path:
     """`path`, which is a file."""
     if not path.is_file():
-        raise MeasureError("there is no such file.", where=str(path), mend="give the path of an ONNX or .tflite file.")
+        raise MeasureError(
+            "there is no such file.", where=str(path), mend="give the path of an ONNX, .tflite or .pte file."
+        )
     return path
 
 

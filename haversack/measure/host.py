@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import haversack
 from haversack.artifact import Orders
 from haversack.errors import MeasureError
-from haversack.measure import litert_file, micro_file, onnx_file
+from haversack.measure import executorch_file, litert_file, micro_file, onnx_file, openvino_file
 from haversack.measure.child import TIMEOUT_S, ask
 from haversack.measure.files import Arrays, Contents, File, Opened, checked_runtime, checked_threads, name_of
 from haversack.measurement import BenchReport, Figure
@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MEMORY_PROCESSES = 3
-_READERS = {"onnx": onnx_file, "litert": litert_file, "tflite-micro": micro_file}
+_READERS = {
+    "onnx": onnx_file,
+    "openvino": openvino_file,
+    "litert": litert_file,
+    "tflite-micro": micro_file,
+    "executorch": executorch_file,
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ def load(
     It takes and gives torch tensors in torch's layout. Inputs are cast to the numbers that an ONNX file wants (never a
     fraction to an integer) and put on the grid that a .tflite file wants; float16 outputs come back as float32. A file
     with a fixed batch size is run piece by piece. None threads means as many as the runtime likes. `runtime` runs a
-    .tflite file in "tflite-micro" instead of LiteRT; `orders` says how its inputs and outputs lie, or is guessed.
+    .tflite file in "tflite-micro" and an ONNX file in "openvino" instead; `orders` says how a .tflite file's inputs and
+    outputs lie, or is guessed.
     """
     if threads is not None:
         checked_threads(threads)
@@ -144,7 +151,7 @@ def machine() -> str:
 def versions() -> dict[str, str]:
     """The versions of what a figure depends on; read, not imported."""
     found = {"haversack": haversack.__version__, "python": platform.python_version()}
-    for name in ("torch", "onnx", "onnxruntime", "ai-edge-litert", "numpy"):
+    for name in ("torch", "onnx", "onnxruntime", "ai-edge-litert", "executorch", "openvino", "numpy"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -43,7 +43,7 @@ def open_file(file: File, threads: int | None) -> Opened:
     batch = next((shape[0] for shape in shapes if shape and isinstance(shape[0], int)), None)
 
     def prepare(arrays: Arrays) -> list[Array]:
-        return [_cast(array, kind, where) for array, kind in zip(arrays, kinds, strict=True)]
+        return [cast_to(array, kind, where) for array, kind in zip(arrays, kinds, strict=True)]
 
     def run(arrays: Arrays) -> Array:
         feed = {wanted.name: array for wanted, array in zip(session.get_inputs(), arrays, strict=True)}
@@ -75,7 +75,8 @@ def contents(path: Path, threads: int) -> Contents:
     return Contents(operators, as_run, integer, disk_bytes, tuple(_warnings(operators, as_run, integer)))
 
 
-def _cast(array: Array, kind: type, where: str) -> Array:
+def cast_to(array: Array, kind: type, where: str) -> Array:
+    """The array as numbers of that kind; a MeasureError where that would round."""
     import numpy as np
 
     if np.issubdtype(array.dtype, np.floating) and not issubclass(kind, np.floating):

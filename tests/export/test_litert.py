@@ -183,6 +183,17 @@ def test_a_kernel_that_no_runtime_has_is_refused():
         write(draft.graph("output"))
 
 
+def test_a_kernel_that_only_litert_has_is_refused_for_microcontrollers():
+    """tflite-micro took the file and failed when it ran."""
+    draft = Draft((1, 3, 4), "int16")
+    axes = draft.constant(np.array([1], np.int32))
+    draft.then("REDUCE_MAX", [draft.input, axes], (1, 4), "output", keep_dims=False)
+    graph, rows = draft.graph("output"), draft.rows()
+    assert np.array_equal(litert(write(graph), rows), reference(graph, rows))
+    with pytest.raises(ExportError, match=r"net\.0: LiteRT for Microcontrollers has no REDUCE_MAX on int16"):
+        write(graph, micro=True)
+
+
 def test_a_number_type_that_tflite_lacks_is_refused():
     draft = Draft((1, 4))
     draft.then("RESHAPE", [draft.input, draft.constant(np.array([4], np.uint16))], (4,), "output")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -220,8 +221,32 @@ def reused(pick: Pick, x: Tensor) -> nn.Module:
     return Does(f"x + {act.name}(x)", lambda x, a, b: a(x) + b(a(x)), keeping(pick, x), act)
 
 
+def shifted(pick: Pick, x: Tensor) -> nn.Module:
+    """Products and sums with constants, a number for all or one for each channel."""
+    shape = (x.shape[1], *(1,) * (x.dim() - 2))
+    factor, term = pick([torch.rand(shape) + 0.5, torch.tensor(0.5)]), pick([torch.randn(shape), torch.tensor(-1.0)])
+    name = pick(["x * c + d", "x - d", "2 - x", "x / c"])
+    return Does(name, partial(SHIFTS[name], factor=factor, term=term))
+
+
+SHIFTS: dict[str, Callable[..., Tensor]] = {
+    "x * c + d": lambda x, factor, term: x * factor + term,
+    "x - d": lambda x, factor, term: x - term,
+    "2 - x": lambda x, factor, term: 2 - x,
+    "x / c": lambda x, factor, term: x / factor,
+}
+
+
+def enlarged(pick: Pick, x: Tensor) -> nn.Module | None:
+    if x.dim() == 2 or x[0].numel() > 200:
+        return None
+    kind = nn.ConvTranspose2d if x.dim() == 4 else nn.ConvTranspose1d
+    kernel, stride, padding = pick([(2, 2, 0), (4, 2, 1), (3, 1, 1), (3, 2, 0)])
+    return maybe_clamped(pick, kind(x.shape[1], pick([1, 2, 3]), kernel, stride, padding))
+
+
 STEPS = [dense, dense, dense, activated, activated, both_branches, both_branches, concatenation, halves]
-STEPS += [excited, pool, pool, padding, sliced, upsampled, turned, flattened, reused]
+STEPS += [excited, pool, pool, padding, sliced, upsampled, turned, flattened, reused, shifted, enlarged]
 SHAPES = [(3, 8, 8), (4, 7, 9), (1, 10, 6), (6, 5, 5), (3, 16), (4, 11), (20,), (12,)]
 
 

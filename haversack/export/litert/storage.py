@@ -26,7 +26,6 @@ def stored_in_4_bits(graph: IntegerGraph, *, micro: bool) -> frozenset[str]:
     narrow = {value.name for value in graph.constants() if value.grid and value.grid.bits <= 4}
     refused = {name: path for name, path in _unpacked(graph, micro=micro) if name in narrow}
     if refused:
-        places = ", ".join(sorted(set(refused.values())))
         runtime = "tflite-micro" if micro else "LiteRT"
         places = ", ".join(sorted(set(refused.values())))
         say(f"{runtime} cannot read these weights in 4 bits, so each takes a byte in the .tflite file: {places}.")

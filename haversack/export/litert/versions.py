@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from haversack.errors import ExportError
 from haversack.export.litert.schema import BUILTINS
-from haversack.graph.integer import Operation, Value
+from haversack.graph.integer import IntegerGraph, Operation, Value
 
 _FORMATS = {"int8": 1, "int16": 2}
 _WITH_MANY_DIMENSIONS = {"TRANSPOSE": 4, "PAD": 4, "PADV2": 4, "STRIDED_SLICE": 4, "SUB": 3, "MAXIMUM": 3, "MINIMUM": 3}
+# LiteRT for Microcontrollers (October 2026) loads a file with these, and fails when it runs.
+_NOT_IN_MICRO = {("REDUCE_MAX", "int16")}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,18 @@ def version(typed: Typed) -> int:
             mend="leave this layer float, or use int8 activations.",
         )
     return max(usual, _special(typed), _WITH_MANY_DIMENSIONS.get(kind, 1) if len(data.shape) > 4 else 1)
+
+
+def check_micro(graph: IntegerGraph) -> None:
+    """Nothing, or an ExportError that names the first operation that LiteRT for Microcontrollers lacks."""
+    for operation in graph.operations:
+        dtype = graph.values[operation.inputs[0]].dtype
+        if (operation.kind, dtype) in _NOT_IN_MICRO:
+            raise ExportError(
+                f"LiteRT for Microcontrollers has no {operation.kind} on {dtype}.",
+                where=operation.path,
+                mend="leave this layer float, or use int8 activations.",
+            )
 
 
 def _special(typed: Typed) -> int:

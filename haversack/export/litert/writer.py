@@ -19,7 +19,7 @@ from haversack.export.litert.schema import LARGEST_FILE_BYTES, SCHEMA_VERSION, T
 from haversack.export.litert.storage import packed, stored_in_4_bits
 from haversack.export.litert.subsampling import with_pools
 from haversack.export.litert.tables import Slot, Tables
-from haversack.export.litert.versions import Typed, version
+from haversack.export.litert.versions import Typed, check_micro, version
 from haversack.graph.integer import IntegerGraph, Operation, Value
 from haversack.grid import Grid
 
@@ -38,6 +38,8 @@ def write(graph: IntegerGraph, *, float_io: bool = False, micro: bool = False) -
     those of LiteRT for Microcontrollers can, too.
     Raises ExportError, naming the layer, for an operation or number type that TFLite lacks, and beyond 2 GB.
     """
+    if micro:
+        check_micro(graph)
     graph = with_biases(with_pools(with_float_ports(graph) if float_io else with_integer_ports(graph)))
     return _File(graph, stored_in_4_bits(graph, micro=micro)).content()
 

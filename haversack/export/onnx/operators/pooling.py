@@ -17,22 +17,26 @@ class Windows:
     kernel: list[int]
     stride: list[int]
     padding: list[int]
-    sticks_out: bool
+    behind: list[int]
+
+    @property
+    def sticks_out(self) -> bool:
+        """Whether the last window reaches beyond the padding."""
+        return self.behind != self.padding
 
     def attributes(self) -> dict[str, Any]:
         """The attributes of an ONNX pooling operation; what equals ONNX's default is None."""
         return {
             "kernel_shape": self.kernel,
             "strides": None if set(self.stride) == {1} else self.stride,
-            "pads": self.padding * 2 if any(self.padding) else None,
-            "ceil_mode": 1 if self.sticks_out else None,
+            "pads": [*self.padding, *self.behind] if any(self.padding + self.behind) else None,
         }
 
 
 def max_pool(call: Call) -> str:
     """The largest number in each window."""
-    windows = _windows(call)
-    dilation = call.spatial("dilation", len(windows.kernel))
+    dilation = call.spatial("dilation", _dims(call))
+    windows = _windows(call, dilation)
     return call.graph.node(
         "MaxPool", call.x, **windows.attributes(), dilations=None if set(dilation) == {1} else dilation
     )
@@ -46,20 +50,26 @@ def average_pool(call: Call) -> str:
     if windows.kernel == call.sizes(2) and not any(windows.padding):
         return call.graph.node("GlobalAveragePool", call.x)
     counted = 1 if any(windows.padding) and call["count_include_pad"] else None
+    # Numbers behind the map are not counted, as in torch.
     return call.graph.node("AveragePool", call.x, **windows.attributes(), count_include_pad=counted)
 
 
-def _windows(call: Call) -> Windows:
+def _windows(call: Call, dilation: list[int] | None = None) -> Windows:
+    """Padding behind is as much as torch's last window needs: ONNX's ceil_mode keeps one that torch drops."""
     if "pool" in str(call.operation.target) and len(call.shape) != _dims(call) + 2:
         raise call.unsupported("without a batch dimension")
     dims = _dims(call)
     kernel, padding = call.spatial("kernel_size", dims), call.spatial("padding", dims)
     # No strides mean windows side by side.
     stride = call.spatial("stride", dims) if call["stride"] else kernel
-    sticks_out = call["ceil_mode"] and any(
-        (call.size(2 + dim) + 2 * padding[dim] - kernel[dim]) % stride[dim] for dim in range(dims)
-    )
-    return Windows(kernel, stride, padding, bool(sticks_out))
+    if not call["ceil_mode"]:
+        return Windows(kernel, stride, padding, padding)
+    rates = dilation or [1] * dims
+    behind = [
+        max((int(count) - 1) * step + (size - 1) * rate + 1 - call.size(2 + dim) - padding[dim], padding[dim])
+        for dim, (count, step, size, rate) in enumerate(zip(call.result[2:], stride, kernel, rates, strict=True))
+    ]
+    return Windows(kernel, stride, padding, behind)
 
 
 def _dims(call: Call) -> int:
