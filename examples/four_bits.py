@@ -1,0 +1,20 @@
+"""From Python: the digits network with 4-bit weights as ONNX and .tflite, each run in its own runtime."""
+
+import digits
+
+from haversack.export import litert, onnx
+from haversack.graph.integer.read import read
+from haversack.graph.quantized import lower
+from haversack.measure.host import load
+from haversack.model import Model
+from haversack.techniques.quantize_static import QuantizeStatic
+
+network, task = digits.network(), digits.task()
+model = Model(network, tuple(value[:1] for value in task.calibration()[0]))
+quantized = QuantizeStatic(weight_bits=4, activations="int8", rounding="gptq").apply(model, task)
+
+graph = lower(quantized)
+files = {"model.onnx": onnx.write(graph), "model.tflite": litert.write(read(graph))}
+print(f"float      {len(onnx.write(lower(model))):7,} bytes, score {task.scored(network):.4f}")
+for name, content in files.items():
+    print(f"{name:<12}{len(content):6,} bytes, score {task.scored(load(content)):.4f}")
