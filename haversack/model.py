@@ -53,6 +53,9 @@ class Model:
         return replace(self, module=module, edits=self.edits.then(edits) if edits else self.edits)
 
     @property
-    def computes_integers(self) -> bool:
-        """Whether values lie on grids, and not weights alone: the device then multiplies integers."""
-        return any(grid.axis is None for grid in self.grids.values())
+    def number_format(self) -> str:
+        """What values are computed in: float32, int8, or int16 for activations of more than 8 bits."""
+        bits = [grid.bits for grid in self.grids.values() if grid.axis is None]
+        if not bits:
+            return "float32"
+        return "int16" if max(bits) > 8 else "int8"

@@ -168,12 +168,12 @@ class Bench:
         step = output_step(lowered)
         predict = host.load(content, orders=runtime.orders(lowered) if runtime.orders else None)
         agreed = parity.compare(_torch_predict(lowered), predict, self.task.calibration(), step)
-        parity.require(agreed, quantized=model.computes_integers, step=step)
+        parity.require(agreed, quantized=model.number_format != "float32", step=step)
         measurement = replace(self._figures(model, content, trial), parity=agreed, score=self._score(predict, trial))
         return Artifact(runtime.name, files, trial.recipe, measurement)
 
     def _figures(self, model: Model, content: bytes, trial: Trial) -> Measurement:
-        weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, _format(model))
+        weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, model.number_format)
         timed = self._timed(model, content, trial)
         ram = host.peak_ram(content, self.threads) if self.device.is_host else weighed.ram_bytes
         return replace(
@@ -273,14 +273,10 @@ def _refuse_idle(found: Found, budget: Budget) -> None:
     raise NothingChangedError("there is nothing to try.", mend=f"the device states no format that pays ({budget}).")
 
 
-def _format(model: Model) -> str:
-    return "int8" if model.computes_integers else "float32"
-
-
 def _check_format(model: Model, runtime: Runtime) -> None:
-    if _format(model) not in runtime.number_formats:
+    if model.number_format not in runtime.number_formats:
         raise ExportError(
-            f"{runtime.name} files hold no {_format(model)}.",
+            f"{runtime.name} files hold no {model.number_format}.",
             mend=f"choose steps that end in {', '.join(sorted(runtime.number_formats))}.",
         )
 

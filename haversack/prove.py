@@ -79,7 +79,7 @@ def prove(folder: Path, network: nn.Module, task: Task, effort: Effort | None = 
     for party in parties:
         ours, theirs = answers[party.name], answers[reference]
         found = scale.agreement(ours.seen, theirs.seen), scale.agreement(ours.drawn, theirs.drawn)
-        promise, broken = _judged(party, found, scale, quantized=bool(model.grids))
+        promise, broken = _judged(party, found, scale, quantized=model.number_format != "float32")
         promise = promise if party.name != reference else "the reference"
         witnesses.append(Witness(party.name, party.file, promise, *found, scores.get(party.name), broken))
     return Proof(str(folder), reference, scale.step is not None, tuple(witnesses), absent)

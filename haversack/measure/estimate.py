@@ -9,7 +9,7 @@ from haversack.errors import DeviceError
 from haversack.graph.cost import Cost
 from haversack.measurement import Conditions, Figure, Measurement
 
-_BITS = {"float32": 32, "float16": 16, "int8": 8}
+_BITS = {"float32": 32, "float16": 16, "int16": 16, "int8": 8}
 
 _MICROCONTROLLER = (0.05, 0.35)
 """Share of the stated peak that a whole network reaches, lowest and highest.
@@ -62,8 +62,8 @@ def latency_ms(cost: Cost, device: Device, number_format: str) -> Figure:
 
     A roofline (Williams, Waterman and Patterson 2009): the larger of the time to compute, at the share of the peak that
     real kernels were seen to reach, and the time to read weights and activations once, where the device states its
-    memory bandwidth. float16 counts as float32. What is not a multiply-accumulate is in that share, so that a network
-    of little else takes longer. Raises DeviceError where the device states no rate; nothing is guessed.
+    memory bandwidth. float16 and int16 count as float32. What is not a multiply-accumulate is in that share, so that a
+    network of little else takes longer. Raises DeviceError where the device states no rate; nothing is guessed.
     """
     peak = _macs_per_second(device, number_format)
     memory_ms = 0.0

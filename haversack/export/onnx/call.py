@@ -13,6 +13,11 @@ from haversack.errors import ExportError
 from haversack.export.onnx.graph import OnnxGraph
 from haversack.graph.trace import layer_path
 
+
+class NotComputedError(ExportError):
+    """ONNX Runtime itself computes no such thing, whoever writes the file."""
+
+
 Values = str | tuple[str, ...]
 Dim = int | torch.SymInt
 

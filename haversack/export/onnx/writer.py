@@ -11,7 +11,7 @@ from onnx import helper
 from torch import Tensor, fx
 
 from haversack.errors import ExportError
-from haversack.export.onnx.call import Call, Dim, Values, constant_of, sizes_of, unsupported
+from haversack.export.onnx.call import Call, Dim, NotComputedError, Values, constant_of, sizes_of, unsupported
 from haversack.export.onnx.fallback import through_torch
 from haversack.export.onnx.graph import FreeDim, OnnxGraph
 from haversack.export.onnx.operators import TABLE
@@ -50,6 +50,8 @@ def write_any(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
     """
     try:
         return write(graph_module, float16=float16)
+    except NotComputedError:
+        raise
     except ExportError as error:
         if float16:
             raise ExportError(error.what, where=error.where, mend="keep this network in float32.") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from haversack.export.onnx.call import Call, Table
+from haversack.export.onnx.call import Call, NotComputedError, Table
 
 aten = torch.ops.aten
 # Layers that ONNX Runtime has no integer kernel for.
@@ -16,7 +16,11 @@ def quantize(call: Call) -> str:
     """Real numbers to integers, clipped where the grid is narrower than their type."""
     scale, zero_point, axis = _grid(call)
     if call["dtype"] == torch.int16:
-        raise call.unsupported("to int16, which ONNX Runtime computes in float32: 8 bits for activations")
+        raise NotComputedError(
+            "ONNX Runtime has no integer kernels for int16 activations.",
+            where=f"value {call.first.name}",
+            mend="choose uint8 or int8, or --runtime litert.",
+        )
     real = call.graph.cast(call.x, torch.float32)
     integers = call.graph.node("QuantizeLinear", real, scale, zero_point, dtype=call["dtype"], axis=axis)
     ends = torch.iinfo(call["dtype"])
