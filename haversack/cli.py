@@ -36,6 +36,8 @@ app = typer.Typer(
 devices_app = typer.Typer(help="The devices that haversack knows.", no_args_is_help=True)
 app.add_typer(devices_app, name="devices")
 
+_AGAIN_S = 2.0
+
 TaskPath = Annotated[Path, typer.Argument(help="Python file with network() and task().", metavar="TASK.py")]
 DeviceName = Annotated[str, typer.Option("--device", help="A name from `haversack devices list`, or a TOML file.")]
 RuntimeName = Annotated[str | None, typer.Option("--runtime", help="onnx, litert, tflite-micro or executorch.")]
@@ -343,14 +345,19 @@ def _progress(*, quiet: bool) -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends with a message, also where the interrupted library turns it into an error of its own."""
+    """Ctrl-C ends with a message, whatever the interrupted library makes of it.
+
+    Some turn the interrupt into an error of their own; a destructor swallows it. So it comes again until it is heard.
+    """
     pressed = []
 
     def stop(number: int, _: object) -> None:
         pressed.append(number)
+        _remind(_AGAIN_S)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, stop)
+    heard = [signal.SIGINT, *([signal.SIGALRM] if hasattr(signal, "SIGALRM") else [])]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     except BaseException:
@@ -358,7 +365,15 @@ def _interruptible() -> Iterator[None]:
             raise HaversackError("stopped.", mend="repeat the command: what was finished is kept.") from None
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        _remind(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _remind(seconds: float) -> None:
+    """An alarm in so many seconds, where the system has one; 0 calls it off."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _show(result: Packed, out: Path, *, as_json: bool) -> None:

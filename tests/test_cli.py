@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from haversack import cli
 from haversack.cli import main
+from haversack.errors import HaversackError
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
 Run = Callable[..., tuple[int, str, str]]
@@ -235,3 +240,22 @@ def test_a_toml_device_of_ones_own_works_by_path(run: Run, tmp_path: Path) -> No
     code, out, _ = run("devices", "show", own)
     assert code == 0
     assert "Raspberry Pi 4" in out
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no alarm here")
+def test_an_interrupt_that_a_destructor_swallows_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    def work() -> None:
+        with cli._interruptible():
+            swallows = Swallows()
+            del swallows
+            time.sleep(5)
+
+    monkeypatch.setattr(cli, "_AGAIN_S", 0.2)
+    with pytest.raises(HaversackError, match="stopped"):
+        work()
