@@ -18,6 +18,8 @@ from haversack.graph.observe import observe
 from haversack.graph.quantized import fixed_ranges, inference, insert, layers, lower, points, sharing, tensor_of
 from haversack.grid import Grid, affine, symmetric
 from haversack.model import Model
+from haversack.task import Task
+from haversack.techniques.quantize_static import QuantizeStatic
 
 DATA = Path(__file__).parents[4] / "shared/data/mlperf-tiny"
 TOP = {8: (1 / 256, 1 / 128), 16: (1 / 32768, 1 / 32768)}
@@ -453,3 +455,14 @@ def test_mlperf_tinys_networks_need_nothing_but_their_layers(name, shape, expect
     assert kinds(graph) == expected
     assert_reads_as_it_runs(network, graph, x, within=1e-4)
     assert kinds(read(insert(network, grids_of(network, x)))) == {**expected, "QUANTIZE": 1, "DEQUANTIZE": 1}
+
+
+def test_a_linear_layer_whose_channels_share_a_step_stores_it_once():
+    torch.manual_seed(0)
+    x = torch.randn(32, 24)
+    network = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    task = Task(train=list, calibrate=lambda: [x], score=lambda _: 0.0)
+    for joint, steps in ((True, {1}), (False, {16, 3})):
+        graph = read(lower(QuantizeStatic(joint_linear=joint).apply(Model(network, (x[:1],)), task)))
+        weights = [graph.values[each.inputs[1]] for each in graph.operations if each.kind == "FULLY_CONNECTED"]
+        assert {len(each.grid.scale) for each in weights} == steps

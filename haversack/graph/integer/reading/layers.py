@@ -100,6 +100,7 @@ def linear(call: Call) -> Placed:
     x, weights, builder = call.x, _weights(call, -1), call.builder
     if x.columns is not None:
         weights = replace(weights, kernel=replace(weights.kernel, tensor=weights.kernel.tensor[:, x.columns.indices()]))
+    weights = replace(weights, kernel=_joint(weights.kernel), bias=weights.bias and _joint(weights.bias))
     features, flat = x.rank - 1, x.rank == 2
     order = x.order
     if flat and x.long() == [0, 1]:
@@ -110,6 +111,14 @@ def linear(call: Call) -> Placed:
     inputs = x.name, call.weight(weights.kernel), _bias(call, x, weights)
     result = replace(call.result(x, order=order), columns=None)
     return call.finish("FULLY_CONNECTED", inputs, result, keep_num_dims=not flat)
+
+
+def _joint(constant: Constant) -> Constant:
+    """The constant with one step for all where its channels' steps are one number: files store it once."""
+    grid = constant.grid
+    if grid is None or len(set(grid.scale)) > 1 or any(grid.zero_point):
+        return constant
+    return replace(constant, grid=replace(grid, scale=grid.scale[:1], zero_point=(0,), axis=None))
 
 
 def transposed_convolution(call: Call) -> Placed:
