@@ -25,6 +25,7 @@ import torch
 from cifar10 import Images, images, pretrained
 from mlperf_tiny import autoencoder, dscnn, resnet8, vww
 from mobilenet_v2 import mobilenet_v2
+from resnet20_task import Epoch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -132,20 +133,6 @@ class Data:
         held = np.load(self.folder / "mlperf-tiny" / "kws01_eval.npz")
         features = (torch.from_numpy(held["x"]).float() - 83) * 0.5847029089927673
         return features[:, None], torch.from_numpy(held["y"]).long()
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of augmented batches; its length is known."""
-
-    images: Images
-    batch: int = 128
-
-    def __len__(self) -> int:
-        return -(-len(self.images.labels) // self.batch)
-
-    def __iter__(self) -> object:
-        return self.images.augmented(self.batch)
 
 
 @cache

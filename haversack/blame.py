@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from haversack.errors import MeasureError, NothingChangedError
+from haversack.errors import NothingChangedError
 from haversack.graph.cost import cost
 from haversack.graph.observe import Batches
 from haversack.graph.quantized import inference
-from haversack.graph.surgery import load
 from haversack.graph.trace import trace
+from haversack.measure.parity import in_torch
 from haversack.model import Model
 from haversack.numerics.noise import LayerNoise, Pair, layer_noise, output_snr_db
 from haversack.progress import say
 from haversack.proof import Blame, Remedy, Suspect
 from haversack.task import Task
+from haversack.workspace import read_result
 
 _SAMPLES = 128
 
@@ -54,12 +55,7 @@ def blame(folder: Path, network: nn.Module, task: Task, suspects: int = 3) -> Bl
 
 
 def _loaded(folder: Path, network: nn.Module, task: Task) -> Model:
-    place = folder / "network"
-    if not place.is_dir():
-        raise MeasureError(
-            "it holds no result of `pack` or `apply`.", where=str(folder), mend="give the folder that --out named."
-        )
-    model = load(network, place, tuple(value[:1] for value in task.calibration()[0]))
+    model = read_result(folder, network, task)
     if not model.grids:
         raise NothingChangedError("the network in it is not quantized.", where=str(folder), mend="there is no blame.")
     return model
@@ -92,13 +88,4 @@ def _remedy(pair: Pair, worst: Sequence[LayerNoise], task: Task) -> Remedy:
 
 
 def _score(task: Task, network: fx.GraphModule) -> float:
-    return task.scored(_predict(network))
-
-
-def _predict(network: fx.GraphModule) -> Callable[..., Tensor]:
-    def predict(*inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            outputs: Tensor = network(*inputs)
-        return outputs
-
-    return predict
+    return task.scored(in_torch(network))

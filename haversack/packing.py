@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from haversack.artifact import Artifact, Runtime
 from haversack.device import Budget, Device, find_device
@@ -167,7 +166,7 @@ class Bench:
         content = next(iter(files.values()))
         step = output_step(lowered)
         predict = host.load(content, orders=runtime.orders(lowered) if runtime.orders else None)
-        agreed = parity.compare(_torch_predict(lowered), predict, self.task.calibration(), step)
+        agreed = parity.compare(parity.in_torch(lowered), predict, self.task.calibration(), step)
         parity.require(agreed, quantized=model.number_format != "float32", step=step)
         measurement = replace(self._figures(model, content, trial), parity=agreed, score=self._score(predict, trial))
         return Artifact(runtime.name, files, trial.recipe, measurement)
@@ -279,12 +278,3 @@ def _check_format(model: Model, runtime: Runtime) -> None:
             f"{runtime.name} files hold no {model.number_format}.",
             mend=f"choose steps that end in {', '.join(sorted(runtime.number_formats))}.",
         )
-
-
-def _torch_predict(lowered: fx.GraphModule) -> Callable[..., Tensor]:
-    def predict(*inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            outputs: Tensor = lowered(*inputs)
-        return outputs
-
-    return predict

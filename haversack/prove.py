@@ -15,19 +15,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from haversack.artifact import Orders, Runtime
-from haversack.errors import HaversackError, MeasureError, ParityError
+from haversack.errors import HaversackError, ParityError
 from haversack.graph.integer import IntegerGraph, Value
 from haversack.graph.integer.read import read
 from haversack.graph.integer.reference import run
 from haversack.graph.quantized import lower, pairs
-from haversack.graph.surgery import load
 from haversack.measure import host, parity
 from haversack.measure.agreement import Scale
 from haversack.measure.tensor_port import Port
-from haversack.model import Model
 from haversack.progress import say, track
 from haversack.proof import Agreement, Proof, Witness
 from haversack.task import Task
+from haversack.workspace import read_result
 
 Predict = Callable[..., Tensor]
 Inputs = tuple[Tensor, ...]
@@ -66,7 +65,7 @@ def prove(folder: Path, network: nn.Module, task: Task, effort: Effort | None = 
     all start from the same integers. What was promised and not kept stands in the witnesses' `broken`.
     """
     effort = effort or Effort()
-    model = _loaded(folder, network, task)
+    model = read_result(folder, network, task)
     lowered = lower(model)
     seen = _typical(lowered, task, effort)
     drawn = _random(lowered, seen, effort)
@@ -94,15 +93,6 @@ def require(proof: Proof) -> None:
             where=proof.folder,
             mend="do not ship the file for that runtime, and please report it with the network.",
         )
-
-
-def _loaded(folder: Path, network: nn.Module, task: Task) -> Model:
-    place = folder / "network"
-    if not place.is_dir():
-        raise MeasureError(
-            "it holds no result of `pack` or `apply`.", where=str(folder), mend="give the folder that --out named."
-        )
-    return load(network, place, tuple(value[:1] for value in task.calibration()[0]))
 
 
 @dataclass(frozen=True)
@@ -146,12 +136,7 @@ class _Cast:
         return _Party("integer reference", "", predict, exact=_all_on_integers(graph))
 
     def _torch(self) -> _Party:
-        def predict(*inputs: Tensor) -> Tensor:
-            with torch.no_grad():
-                outputs: Tensor = self.lowered(*inputs)
-            return outputs
-
-        return _Party("torch", "network/", predict)
+        return _Party("torch", "network/", parity.in_torch(self.lowered))
 
     def _onnx_runtime(self) -> _Party:
         from haversack.export.onnx import RUNTIME

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from haversack.artifact import Artifact, Files
 from haversack.device import Device
-from haversack.errors import HaversackError, WorkspaceError
+from haversack.errors import HaversackError, MeasureError, WorkspaceError
 from haversack.graph.surgery import load, save
 from haversack.measurement import Measurement
 from haversack.model import Model
@@ -107,6 +107,16 @@ def open_workspace(folder: Path, network: nn.Module, task: Task, device: Device,
     digest.update(repr(device).encode())
     digest.update(" ".join(f"{name}={_version(name)}" for name in _VERSIONED).encode())
     return Workspace(folder, digest.hexdigest()[:16])
+
+
+def read_result(folder: Path, network: nn.Module, task: Task) -> Model:
+    """The model in a result folder, on a fresh `network`. Raises MeasureError where the folder holds none."""
+    place = folder / "network"
+    if not place.is_dir():
+        raise MeasureError(
+            "it holds no result of `pack` or `apply`.", where=str(folder), mend="give the folder that --out named."
+        )
+    return load(network, place, tuple(value[:1] for value in task.calibration()[0]))
 
 
 def write_result(folder: Path, texts: dict[str, str], artifact: Artifact, model: Model) -> None:

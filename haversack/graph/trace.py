@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -126,3 +127,17 @@ def _explained(error: Exception, layers: list[str]) -> TraceError:
         where=f"layer {layer}" if layer else "network()",
         mend="replace control flow that depends on data in that layer's forward(), then try again.",
     )
+
+
+def computes_tensors(node: fx.Node) -> bool:
+    """Whether it is more than arithmetic on sizes, which shapes already answer."""
+    return not isinstance(node.meta.get("val"), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
+
+
+def arguments_of(node: fx.Node) -> dict[str, Any]:
+    """Arguments by the names of the operation's schema, defaults filled in."""
+    if not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
+        return {str(index): argument for index, argument in enumerate(node.args)}
+    schema = node.target._schema.arguments  # noqa: SLF001
+    given = dict(zip((argument.name for argument in schema), node.args, strict=False)) | node.kwargs
+    return {argument.name: given.get(argument.name, argument.default_value) for argument in schema}

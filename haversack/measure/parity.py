@@ -23,6 +23,17 @@ RELATIVE_FLOAT32 = 1e-3
 RELATIVE_FLOAT16 = 2e-2
 
 
+def in_torch(network: Callable[..., Tensor]) -> Predict:
+    """The network as a function for scores: outputs without gradients."""
+
+    def predict(*inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            outputs: Tensor = network(*inputs)
+        return outputs
+
+    return predict
+
+
 def compare(
     torch_predict: Predict, file_predict: Predict, inputs: Sequence[tuple[Tensor, ...]], step: float | None = None
 ) -> Parity:

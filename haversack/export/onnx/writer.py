@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import cast
 
 import onnx
 import torch
@@ -16,6 +16,7 @@ from haversack.export.onnx.fallback import through_torch
 from haversack.export.onnx.graph import FreeDim, OnnxGraph
 from haversack.export.onnx.operators import TABLE
 from haversack.export.onnx.storage import ELEMENT_TYPES
+from haversack.graph.trace import arguments_of, computes_tensors
 from haversack.progress import say
 
 
@@ -36,7 +37,7 @@ def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
             inputs.append(_input(graph, node, values))
         elif node.op == "get_attr":
             values[node] = graph.constant(constant_of(graph_module, node), exact=_is_of_quantization(node))
-        elif node.op == "call_function" and _computes_tensors(node):
+        elif node.op == "call_function" and computes_tensors(node):
             values[node] = _written(graph, node, values)
     outputs = _outputs(graph, graph_module.graph.output_node(), values)
     return bytes(graph.model(inputs, outputs).SerializeToString())
@@ -88,26 +89,12 @@ def _is_of_quantization(node: fx.Node) -> bool:
     return any(str(user.target).startswith("quantized_decomposed.") for user in node.users)
 
 
-def _computes_tensors(node: fx.Node) -> bool:
-    """Whether it is more than arithmetic on sizes, which shapes already answer."""
-    return not isinstance(node.meta.get("val"), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
-
-
 def _written(graph: OnnxGraph, node: fx.Node, values: dict[fx.Node, Values]) -> Values:
     name = str(node.target) if isinstance(node.target, torch._ops.OpOverload) else getattr(node.target, "__name__", "")  # noqa: SLF001
     write_operation = TABLE.get(name) or TABLE.get(name.rpartition(".")[0])
     if write_operation is None:
         raise unsupported(node)
-    return write_operation(Call(node, graph, _arguments(node), values))
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """Arguments by the names of the operation's schema, defaults filled in."""
-    if not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
-        return {str(index): argument for index, argument in enumerate(node.args)}
-    schema = node.target._schema.arguments  # noqa: SLF001
-    given = dict(zip((argument.name for argument in schema), node.args, strict=False)) | node.kwargs
-    return {argument.name: given.get(argument.name, argument.default_value) for argument in schema}
+    return write_operation(Call(node, graph, arguments_of(node), values))
 
 
 def _outputs(graph: OnnxGraph, output: fx.Node, values: dict[fx.Node, Values]) -> list[onnx.ValueInfoProto]:

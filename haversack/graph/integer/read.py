@@ -20,7 +20,7 @@ from haversack.graph.integer.reading.call import Call, Made, Rule
 from haversack.graph.integer.reading.ending import Ending, integer_ending, real_ending, refused
 from haversack.graph.integer.reading.placed import Constant, Order, Placed, channels_last, sizes_of
 from haversack.graph.quantized import pairs, tensor_of
-from haversack.graph.trace import layer_path
+from haversack.graph.trace import arguments_of, computes_tensors, layer_path
 from haversack.grid import Grid
 
 aten = torch.ops.aten
@@ -56,7 +56,7 @@ class _Reader:
                 self.made[node] = self._input(node)
             elif node.op == "get_attr":
                 self.made[node] = Constant(tensor_of(self.lowered, str(node.target)))
-            elif node.op == "call_function" and node not in self.made and _computes_tensors(node):
+            elif node.op == "call_function" and node not in self.made and computes_tensors(node):
                 self._visit(node)
         outputs = [self._output(node) for node in _outputs(self.lowered)]
         values, operations = self.builder.finished([each.name for each in outputs])
@@ -102,7 +102,7 @@ class _Reader:
         if rule is None:
             raise refused(node)
         ending, integer = (Ending(), False) if rule.moves else self._ending(node, rule)
-        made = rule.write(Call(node, self.builder, _arguments(node), self.made, ending, integer))
+        made = rule.write(Call(node, self.builder, arguments_of(node), self.made, ending, integer))
         for each in (node, *ending.nodes):
             self.made[each] = made
 
@@ -123,19 +123,6 @@ class _Reader:
             return False
         weight = self.made.get(cast("fx.Node", node.args[1])) if node.target in layers.LAYERS else None
         return weight is None or (isinstance(weight, Constant) and weight.grid is not None)
-
-
-def _computes_tensors(node: fx.Node) -> bool:
-    return not isinstance(node.meta.get("val"), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """Arguments by the names of the operation's schema, defaults filled in."""
-    if not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
-        return {str(index): argument for index, argument in enumerate(node.args)}
-    schema = node.target._schema.arguments  # noqa: SLF001
-    given = dict(zip((argument.name for argument in schema), node.args, strict=False)) | node.kwargs
-    return {argument.name: given.get(argument.name, argument.default_value) for argument in schema}
 
 
 def _grid_of(lowered: fx.GraphModule, node: fx.Node) -> Grid:
