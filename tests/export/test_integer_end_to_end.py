@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
+from quantizable_networks import task_on
+from random_networks import network
 from torch import Tensor, fx
 
 from haversack.errors import ExportError, NothingChangedError
@@ -23,10 +23,6 @@ from haversack.graph.quantized import lower, output_step
 from haversack.measure import host
 from haversack.model import Model
 from haversack.techniques.quantize_static import QuantizeStatic
-
-sys.path.append(str(Path(__file__).parents[1] / "graph"))
-from quantizable_networks import task_on
-from random_networks import network
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 

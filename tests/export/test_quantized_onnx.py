@@ -1,4 +1,3 @@
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +6,8 @@ import onnxruntime
 import pytest
 import torch
 from onnx_files import session_of
+from prunable_networks import conv, settled
+from quantizable_networks import NETWORKS, build, quantized
 from torch import nn
 
 from haversack.export.onnx import write
@@ -15,10 +16,6 @@ from haversack.measure.host import time_files
 from haversack.model import Model
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
-
-sys.path.append(str(Path(__file__).parents[1] / "graph"))
-from prunable_networks import conv, settled
-from quantizable_networks import NETWORKS, build, quantized
 
 CONVOLUTIONAL = [name for name in NETWORKS if name not in ("transformer", "autoencoder")]
 FULLY_INTEGER = ["padded residual", "mobile", "signal", "excited", "grouped", "shuffled", "vgg", "autoencoder"]
