@@ -6,7 +6,7 @@ import gc
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -358,6 +358,7 @@ def _interruptible() -> Iterator[None]:
 
     heard = [signal.SIGINT, *([signal.SIGALRM] if hasattr(signal, "SIGALRM") else [])]
     before = {number: signal.signal(number, stop) for number in heard}
+    unheard, sys.unraisablehook = sys.unraisablehook, _silent(sys.unraisablehook)
     try:
         yield
     except BaseException:
@@ -366,8 +367,19 @@ def _interruptible() -> Iterator[None]:
         raise
     finally:
         _remind(0)
+        sys.unraisablehook = unheard
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _silent(otherwise: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[sys.UnraisableHookArgs], object]:
+    """Nothing is printed of an interrupt that a destructor swallowed: it comes again."""
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            otherwise(unraisable)
+
+    return hook
 
 
 def _remind(seconds: float) -> None:

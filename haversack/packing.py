@@ -26,6 +26,7 @@ from haversack.plan.search import Found, Trial, greedy
 from haversack.progress import say
 from haversack.recipe import Recipe, Step, recipe_from_toml
 from haversack.report.text import packed
+from haversack.target import Files
 from haversack.task import Task
 from haversack.techniques import catalogue
 from haversack.workspace import Workspace, open_workspace, write_result
@@ -129,7 +130,7 @@ class Bench:
         module = network if isinstance(network, nn.Module) else network()
         module = module.eval()
         find_runtime(device)
-        original = checked_model(module, task)
+        original = replace(checked_model(module, task), target=Files(device, settings.threads))
         circumstances = f"{settings.task_digest} threads={settings.threads}"
         workspace = open_workspace(settings.cache or scratch, module, task, device, circumstances)
         return cls(module, original, task, device, workspace, settings.threads, settings.seconds)

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,7 +46,7 @@ class Workspace:
             found = load(network, place, original.example)
         except HaversackError:
             return None  # damaged or of another version: made again
-        return Model(found.module, found.example, found.edits, found.grids, original.teacher)
+        return replace(found, teacher=original.teacher, target=original.target)
 
     def keep_model(self, recipe: Recipe, model: Model) -> None:
         """Stores what `recipe` made."""

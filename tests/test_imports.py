@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "haversack").rglob("*.py"))
 LAYERS = (
     "errors",
+    "coded",
     "quantity progress task",
     "grid device",
     "model",
@@ -24,6 +25,7 @@ LAYERS = (
     "plan artifact",
     "report",
     "door export update measure workspace",
+    "target",
     "packing prove blame",
     "__init__ cli",
 )

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from haversack.graph.surgery import edit
-from haversack.model import Edits, Model
+from haversack.model import Edits, Model, Slices
 
 
 def network() -> nn.Module:
@@ -27,7 +27,7 @@ def edits(draw, module: nn.Module) -> Edits:
         dims = draw(st.sets(st.integers(0, tensor.dim() - 1)))
         if dims:
             found[name] = {dim: draw(kept(tensor.shape[dim])) for dim in dims}
-    return Edits(found)
+    return Edits((Slices(found),)) if found else Edits()
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,17 +59,17 @@ def test_no_edits_before_or_after_change_nothing(data):
 
 
 def test_composing_leaves_both_edits_as_they_were():
-    first, second = Edits({"0.weight": {0: (1, 3)}}), Edits({"0.weight": {0: (1,), 1: (0,)}})
+    first, second = Edits((Slices({"0.weight": {0: (1, 3)}}),)), Edits((Slices({"0.weight": {0: (1,), 1: (0,)}}),))
     assert first.then(second).kept == {"0.weight": {0: (3,), 1: (0,)}}
     assert first.kept == {"0.weight": {0: (1, 3)}}
 
 
 def test_a_model_with_another_network_adds_its_edits_and_keeps_the_teacher():
     module, other = network(), network()
-    model = Model(module, (torch.ones(1, 6),), Edits({"0.bias": {0: (1, 3)}}), teacher=module)
+    model = Model(module, (torch.ones(1, 6),), Edits((Slices({"0.bias": {0: (1, 3)}}),)), teacher=module)
     assert model.with_module(other).edits == model.edits
-    after = model.with_module(other, Edits({"0.bias": {0: (1,)}}))
-    assert after.edits == Edits({"0.bias": {0: (3,)}})
+    after = model.with_module(other, Edits((Slices({"0.bias": {0: (1,)}}),)))
+    assert after.edits == Edits((Slices({"0.bias": {0: (3,)}}),))
     assert after.module is other
     assert after.teacher is module
     assert model.module is module

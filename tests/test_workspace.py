@@ -22,7 +22,7 @@ from haversack.device import Device
 from haversack.errors import WorkspaceError
 from haversack.grid import symmetric
 from haversack.measurement import Conditions, Figure, Measurement
-from haversack.model import Edits, Model
+from haversack.model import Edits, Model, Slices
 from haversack.recipe import Recipe, Stage
 from haversack.task import Task
 from haversack.workspace import Workspace, open_workspace, write_result
@@ -66,7 +66,7 @@ def original() -> Model:
 
 
 def pruned() -> Model:
-    edits = Edits({"0.weight": {0: (0, 2)}, "0.bias": {0: (0, 2)}, "2.weight": {1: (0, 2)}})
+    edits = Edits((Slices({"0.weight": {0: (0, 2)}, "0.bias": {0: (0, 2)}, "2.weight": {1: (0, 2)}}),))
     small = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
     return replace(original(), module=small, edits=edits, grids={"0.weight": symmetric(torch.ones(2), axis=0)})
 
@@ -153,7 +153,7 @@ def test_a_file_that_is_not_what_was_measured_is_made_again(space, damage, name)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "network.json"])
-@pytest.mark.parametrize("text", ["", "{", "null", '{"format": 99}', '{"format": 1, "edits": 3, "grids": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "null", '{"format": 99}', '{"format": 2, "edits": 3, "grids": {}}'])
 def test_a_damaged_model_is_made_again(space, name, text):
     space.keep_model(RECIPE, pruned())
     (path,) = space.folder.rglob(name)

@@ -30,10 +30,12 @@ def with_corrected_statistics(
     if not batches:
         return small
     before, after = _measured(original, batches), _measured(small, batches)
-    tensors = dict(small.named_buffers())
+    tensors, kept = dict(small.named_buffers()), edits.kept
     for name, found in after.items():
-        kept = edits.kept.get(name, {}).get(0)
-        was = before[name] if kept is None else before[name][list(kept)]
+        if name not in before:
+            continue
+        left = kept.get(name, {}).get(0)
+        was = before[name] if left is None else before[name][list(left)]
         if name.endswith("running_mean"):
             tensors[name] += found - was
         else:

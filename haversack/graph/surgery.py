@@ -22,10 +22,10 @@ from haversack.errors import SurgeryError, WorkspaceError
 from haversack.graph.groups import ChannelGroup
 from haversack.graph.trace import trace
 from haversack.grid import Grid
-from haversack.model import Edits, Kept, Model
+from haversack.model import Edits, Kept, Layer, Model, Slices, Swap
 
 WEIGHTS_FILE, NETWORK_FILE = "weights.safetensors", "network.json"
-_FORMAT = 1
+_FORMAT = 2
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FEATURES = (
@@ -35,16 +35,25 @@ _FEATURES = (
 
 
 def edit(module: nn.Module, edits: Edits) -> nn.Module:
-    """A copy of `module` that keeps only the slices that `edits` name, in working order; `module` is untouched.
+    """A copy of `module` to which `edits` were done, in working order; `module` is untouched.
 
     Attributes of torch's own layers follow the new shapes; a layer of one's own needs nothing, provided that its code
-    reads shapes off its tensors. Weights shared between layers stay shared. Raises SurgeryError where the edits name a
-    tensor, dimension or index that is not there.
+    reads shapes off its tensors. Weights shared between layers stay shared. Layers that a Swap puts in hold zeros.
+    Raises SurgeryError where the edits name a module, tensor, dimension or index that is not there.
     """
     module = copy.deepcopy(module)
+    for change in edits.changes:
+        if isinstance(change, Swap):
+            module = _swapped(module, change)
+        else:
+            _slice(module, change)
+    return module
+
+
+def _slice(module: nn.Module, slices: Slices) -> None:
     tensors = _named_tensors(module)
     cut: dict[int, tuple[str, Tensor]] = {}
-    for name, kept in edits.kept.items():
+    for name, kept in slices.kept.items():
         if name not in tensors:
             raise SurgeryError(f"the network has no tensor '{name}'.", mend="load the edits onto their own network().")
         old, new = tensors[name], _sliced(tensors[name], name, kept)
@@ -53,7 +62,42 @@ def edit(module: nn.Module, edits: Edits) -> nn.Module:
             raise SurgeryError(f"'{name}' and '{other}' are one shared tensor, but their edits differ.")
     for path, layer in module.named_modules():
         _replace(layer, path, {key: tensor for key, (_, tensor) in cut.items()})
+
+
+def _swapped(module: nn.Module, swap: Swap) -> nn.Module:
+    try:
+        old = module.get_submodule(swap.path)
+    except AttributeError as error:
+        raise SurgeryError(
+            f"the network has no module '{swap.path}'.", mend="load the edits onto their own network()."
+        ) from error
+    like = next(old.parameters(), None)
+    layers = [_built(layer, swap.path).train(old.training) for layer in swap.layers]
+    new = layers[0] if len(layers) == 1 else nn.Sequential(*layers) if layers else nn.Identity()
+    if like is not None:
+        new = new.to(device=like.device, dtype=like.dtype)
+    if not swap.path:
+        return new
+    parent, _, name = swap.path.rpartition(".")
+    setattr(module.get_submodule(parent), name, new)
     return module
+
+
+def _built(layer: Layer, path: str) -> nn.Module:
+    """The layer that the data describe, all its weights zero: what belongs there is filled in afterwards."""
+    kind = getattr(nn, layer.kind, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise SurgeryError(f"torch.nn has no layer '{layer.kind}'.", where=path)
+    try:
+        with torch.device("meta"):
+            built: nn.Module = kind(**layer.settings)
+    except (TypeError, ValueError) as error:
+        raise SurgeryError(f"{layer.kind} cannot be built: {error}.", where=path) from error
+    built = built.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*built.parameters(), *built.buffers()):
+            tensor.zero_()
+    return built
 
 
 def edits_for(module: nn.Module, groups: Sequence[ChannelGroup], kept: Sequence[Sequence[int]]) -> Edits:
@@ -70,11 +114,14 @@ def edits_for(module: nn.Module, groups: Sequence[ChannelGroup], kept: Sequence[
         if lost_slices:
             whole = range(tensors[name].shape[dim])
             edits.setdefault(name, {})[dim] = tuple(index for index in whole if index not in lost_slices)
-    return Edits(edits)
+    return Edits((Slices(edits),)) if edits else Edits()
 
 
 def save(model: Model, folder: Path) -> None:
-    """`model` in two files that `load` reads: its weights (safetensors) and its edits and grids (readable JSON)."""
+    """`model` in two files that `load` reads: its weights (safetensors), and its edits, grids and masks (readable JSON).
+
+    A mask needs no storage: its weight's zeros are it.
+    """
     state: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.module.state_dict(keep_vars=True).items():
         if not isinstance(tensor, Tensor):
@@ -84,9 +131,8 @@ def save(model: Model, folder: Path) -> None:
         state.setdefault(id(tensor), (name, tensor.detach().clone().contiguous()))
     document = {
         "format": _FORMAT,
-        "edits": {
-            name: {str(dim): _ranges(kept) for dim, kept in dims.items()} for name, dims in model.edits.kept.items()
-        },
+        "edits": [_described(change) for change in model.edits.changes],
+        "sparse": sorted(model.sparse),
         "grids": {name: grid.to_json() for name, grid in model.grids.items()},
     }
     _write(folder / WEIGHTS_FILE, bytes_from_tensors(dict(state.values())))
@@ -98,14 +144,17 @@ def load(network: nn.Module, folder: Path, example: tuple[Tensor, ...]) -> Model
 
     Raises SurgeryError, naming the tensor and both shapes, where the files belong to another network.
     """
-    edits, grids = _parsed(folder / NETWORK_FILE)
+    edits, grids, sparse = _parsed(folder / NETWORK_FILE)
     module = edit(network, edits)
+    unknown = sparse - dict(module.named_parameters(remove_duplicate=False)).keys()
+    if unknown:
+        raise SurgeryError(f"the network has no weight '{min(unknown)}'.", where=str(folder), mend=_MEND)
     try:
         found = tensors_from_bytes(_read(folder / WEIGHTS_FILE))
     except SafetensorError as error:
         raise SurgeryError(f"not a whole safetensors file: {error}.", where=str(folder / WEIGHTS_FILE)) from error
     _fill(module, found, folder / WEIGHTS_FILE)
-    return Model(module.eval(), example, edits, grids)
+    return Model(module.eval(), example, edits, grids, sparse)
 
 
 def export_pt2(model: Model, path: Path) -> None:
@@ -214,21 +263,45 @@ def _fill(module: nn.Module, found: Mapping[str, Tensor], path: Path) -> None:
 _MEND = "load it onto the network() that it was saved from."
 
 
-def _parsed(path: Path) -> tuple[Edits, dict[str, Grid]]:
+def _parsed(path: Path) -> tuple[Edits, dict[str, Grid], frozenset[str]]:
     try:
         document: dict[str, Any] = json.loads(_read(path))
         if document["format"] != _FORMAT:
-            raise SurgeryError(f"its format is {document['format']}, not {_FORMAT}.", where=str(path))
-        edits = {
-            name: {int(dim): tuple(_indices(kept)) for dim, kept in dims.items()}
-            for name, dims in document["edits"].items()
-        }
+            raise SurgeryError(
+                f"its format is {document['format']}, not {_FORMAT}.",
+                where=str(path),
+                mend="make the result again with this version.",
+            )
+        edits = Edits(tuple(_change(each) for each in document["edits"]))
         grids = {name: Grid.from_json(data) for name, data in document["grids"].items()}
+        sparse = frozenset(document["sparse"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SurgeryError(
             f"not what save() writes: {type(error).__name__}: {error}.", where=str(path), mend="save the model again."
         ) from error
-    return Edits(edits), grids
+    return edits, grids, sparse
+
+
+def _described(change: Slices | Swap) -> dict[str, Any]:
+    if isinstance(change, Slices):
+        return {
+            "keep": {
+                name: {str(dim): _ranges(kept) for dim, kept in dims.items()} for name, dims in change.kept.items()
+            }
+        }
+    return {"swap": change.path, "by": [{"kind": layer.kind, **layer.settings} for layer in change.layers]}
+
+
+def _change(data: dict[str, Any]) -> Slices | Swap:
+    if "keep" in data:
+        named = data["keep"].items()
+        return Slices({name: {int(dim): tuple(_indices(kept)) for dim, kept in dims.items()} for name, dims in named})
+    return Swap(data["swap"], tuple(_layer(dict(each)) for each in data["by"]))
+
+
+def _layer(data: dict[str, Any]) -> Layer:
+    kind = data.pop("kind")
+    return Layer(kind, {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
 
 
 def _ranges(indices: Sequence[int]) -> str:

@@ -16,7 +16,7 @@ from haversack.graph.groups import ChannelGroup, channel_groups
 from haversack.graph.surgery import edit, edits_for, export_pt2, load, save
 from haversack.graph.trace import trace
 from haversack.grid import affine
-from haversack.model import Edits, Model
+from haversack.model import Edits, Model, Slices
 
 Kept = list[tuple[int, ...]]
 
@@ -224,7 +224,7 @@ def test_a_pt2_file_runs_without_us(tmp_path: Path) -> None:
 def test_edits_that_do_not_fit_are_refused(kept: dict[str, dict[int, tuple[int, ...]]], what: str) -> None:
     module, _ = build("padded residual")
     with pytest.raises(SurgeryError, match=what):
-        edit(module, Edits(kept))
+        edit(module, Edits((Slices(kept),)))
 
 
 def test_a_group_cannot_lose_all_its_channels() -> None:
@@ -237,7 +237,7 @@ def test_a_group_cannot_lose_all_its_channels() -> None:
 def test_weights_of_another_network_are_refused_with_both_shapes(tmp_path: Path) -> None:
     _, small, x, edits = pruned("padded residual")
     save(Model(small, (x[:1],), edits), tmp_path)
-    (tmp_path / "network.json").write_text('{"format": 1, "edits": {}, "grids": {}}')
+    (tmp_path / "network.json").write_text('{"format": 2, "edits": [], "sparse": [], "grids": {}}')
     fresh, _ = build("padded residual")
     with pytest.raises(SurgeryError, match=r"'[a-z].*is \(.*\) torch.float32 in the file, but \(.*\) torch.float32"):
         load(fresh, tmp_path, (x[:1],))
@@ -247,7 +247,7 @@ def test_weights_of_another_network_are_refused_with_both_shapes(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 2}', '{"format": 1, "edits": {"a": 3}, "grids": {}}', '{"format": 1}']
+    "text", ["", "{", "[]", '{"format": 1}', '{"format": 2, "edits": {"a": 3}, "grids": {}}', '{"format": 1}']
 )
 def test_a_damaged_edits_file_is_refused(text: str, tmp_path: Path) -> None:
     module, x = build("signal")

@@ -1,0 +1,40 @@
+"""A target for steps that choose by measuring: what they consider is written to files and run on this host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from haversack.device import Device, find_device
+from haversack.export import find_runtime
+from haversack.graph.quantized import lower
+from haversack.measure import host
+from haversack.model import Model, Target
+
+
+@dataclass(frozen=True)
+class Files:
+    """Models as files of the device's runtime, timed on this host in alternation."""
+
+    device: Device
+    threads: int = 1
+    seconds: float = 0.5
+    """How long each model is timed."""
+
+    def latencies_ms(self, models: Sequence[Model]) -> list[float]:
+        """The median latency of each model's file, one sample."""
+        files = [self._written(model) for model in models]
+        timed = host.time_files(files, threads=self.threads, seconds=self.seconds * len(files))
+        return [each.latency_ms.value for each in timed]
+
+    def flash_bytes(self, model: Model) -> int:
+        """The size of the model's file."""
+        return len(self._written(model))
+
+    def _written(self, model: Model) -> bytes:
+        return next(iter(find_runtime(self.device).write(lower(model)).values()))
+
+
+def files_on(device: Device | str, threads: int = 1) -> Target:
+    """Where steps try what they consider: `Model(..., target=files_on("host"))`."""
+    return Files(find_device(device) if isinstance(device, str) else device, threads)
