@@ -118,7 +118,7 @@ def edits_for(module: nn.Module, groups: Sequence[ChannelGroup], kept: Sequence[
 
 
 def save(model: Model, folder: Path) -> None:
-    """`model` in two files that `load` reads: its weights (safetensors), and its edits, grids and masks (readable JSON).
+    """`model` in two files that `load` reads: its weights (safetensors), and its edits, grids and masks (JSON).
 
     A mask needs no storage: its weight's zeros are it.
     """

@@ -246,9 +246,7 @@ def test_weights_of_another_network_are_refused_with_both_shapes(tmp_path: Path)
         load(other, tmp_path, (x[:1],))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 1}', '{"format": 2, "edits": {"a": 3}, "grids": {}}', '{"format": 1}']
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 2, "edits": {"a": 3}, "grids": {}}'])
 def test_a_damaged_edits_file_is_refused(text: str, tmp_path: Path) -> None:
     module, x = build("signal")
     save(Model(module, (x[:1],)), tmp_path)
