@@ -45,6 +45,7 @@ Flash = Annotated[str | None, typer.Option(help="Limit of the file, such as 90kB
 Ram = Annotated[str | None, typer.Option(help="Limit of the memory while running.")]
 Latency = Annotated[str | None, typer.Option(help="Limit of one inference: 5ms, or 0.45x of the float original.")]
 Energy = Annotated[str | None, typer.Option(help="Limit of one inference, such as 3mJ.")]
+Update = Annotated[str | None, typer.Option(help="Limit of the coded file that goes over the link, such as 20kB.")]
 MaxDrop = Annotated[str | None, typer.Option(help="How far the score may fall: 1% or 0.01.")]
 Score = Annotated[str | None, typer.Option("--score", help="The lowest score allowed: 90% or 0.9.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -118,6 +119,7 @@ def pack(  # noqa: PLR0913 - one argument an option
     ram: Ram = None,
     latency: Latency = None,
     energy: Energy = None,
+    update: Update = None,
     max_drop: MaxDrop = None,
     score: Score = None,
     techniques: Annotated[str, typer.Option("--try", help="Only these techniques, separated by commas.")] = "",
@@ -132,7 +134,7 @@ def pack(  # noqa: PLR0913 - one argument an option
     """Compress the network until it meets the limits, and prove it on the exported file."""
     from haversack.packing import pack as run
 
-    target, budget = _target(device, _budget(flash, ram, latency, energy, max_drop, score), runtime)
+    target, budget = _target(device, _budget(flash, ram, latency, energy, update, max_drop, score), runtime)
     names = tuple(word.strip() for word in techniques.split(",") if word.strip())
     with _loaded(task) as file, _progress(quiet=as_json):
         settings = _settings(out, threads, file, techniques=names, epochs=epochs, seed=seed, seconds=seconds)
@@ -272,6 +274,7 @@ def _budget(  # noqa: PLR0913 - one argument a limit
     ram: str | None = None,
     latency: str | None = None,
     energy: str | None = None,
+    update: str | None = None,
     max_drop: str | None = None,
     score: str | None = None,
 ) -> Budget:
@@ -290,6 +293,7 @@ def _budget(  # noqa: PLR0913 - one argument a limit
         latency_ms=latency_ms,
         latency_ratio=latency_ratio,
         energy_mj=parsed("energy", parse_mj, energy),
+        update_bytes=parsed("update", parse_bytes, update),
         max_drop=parsed("max-drop", parse_share, max_drop),
         score_at_least=parsed("score", parse_share, score),
     )

@@ -64,6 +64,8 @@ class Budget:
     latency_ratio: float | None = None
     """Latency as a share of the float original's, measured in alternation on this host."""
     energy_mj: float | None = None
+    update_bytes: int | None = None
+    """Limit of the coded file, which is what goes over the link."""
     score_at_least: float | None = None
     max_drop: float | None = None
     """How far the score may fall below the original's."""

@@ -49,7 +49,7 @@ class Conditions:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-_SHOWN: dict[str, Callable[[float], str]] = {"flash": show_bytes, "ram": show_bytes, "latency": show_ms}
+_SHOWN: dict[str, Callable[[float], str]] = {"flash": show_bytes, "ram": show_bytes, "update": show_bytes, "latency": show_ms}
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Measurement:
     """Against the float original on this host, in alternation, in the same runtime."""
     score: Figure | None = None
     energy_mj: Figure | None = None
+    update_bytes: Figure | None = None
+    """The network as a coded file: what a first installation sends over the link."""
     parity: Parity | None = None
 
     def misses(self, budget: Budget, baseline_score: float | None = None) -> tuple[Miss, ...]:
@@ -94,6 +96,7 @@ class Measurement:
             ("latency", budget.latency_ms, self.latency_ms),
             ("latency ratio", budget.latency_ratio, self.latency_ratio),
             ("energy (mJ)", budget.energy_mj, self.energy_mj),
+            ("update", budget.update_bytes, self.update_bytes),
         )
         missed = [
             Miss(name, limit, figure.worst)
@@ -112,7 +115,7 @@ class Measurement:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Measurement:
         """The measurement that `to_json` wrote."""
-        optional = ("latency_ms", "latency_ratio", "score", "energy_mj")
+        optional = ("latency_ms", "latency_ratio", "score", "energy_mj", "update_bytes")
         return cls(
             flash_bytes=Figure(**data["flash_bytes"]),
             ram_bytes=Figure(**data["ram_bytes"]),

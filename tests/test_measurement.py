@@ -21,6 +21,7 @@ def measured(**changes) -> Measurement:
         "latency_ratio": Figure(0.5, "host"),
         "score": Figure(0.9, "host"),
         "energy_mj": Figure(3.0, "board"),
+        "update_bytes": Figure(400, "host"),
         "conditions": CONDITIONS,
     }
     return Measurement(**{**figures, **changes})
@@ -32,6 +33,7 @@ LIMITS = [
     ("latency_ms", 5.0, 4.9, "latency"),
     ("latency_ratio", 0.5, 0.49, "latency ratio"),
     ("energy_mj", 3.0, 2.9, "energy (mJ)"),
+    ("update_bytes", 400, 399, "update"),
     ("score_at_least", 0.9, 0.91, "score"),
 ]
 

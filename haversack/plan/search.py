@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 from haversack.device import Budget
 from haversack.measurement import Candidate, Figure, Miss
-from haversack.recipe import Recipe, Step, technique
+from haversack.recipe import Recipe, Stage, Step, technique
 
 _WORTH_IT = 0.02
 """A measure has moved when it fell by this share: less is within what a layout or a rerun changes."""
@@ -54,6 +54,9 @@ def greedy(options: Sequence[Sequence[Step]], budget: Budget, baseline: Candidat
     speed were measured to fit. When nothing meets the budget, the candidate that misses least is found.
     """
     run = _Run(budget, baseline)
+    if budget.update_bytes is None:
+        # Zeros and shared values make the coded file smaller, and nothing else.
+        options = [steps for steps in options if steps and steps[0].stage != Stage.SPARSITY]
     for steps in _by_cost(options, trains=False):
         yield from run.best_of(steps)
     for steps in _by_cost(options, trains=True):
@@ -181,10 +184,12 @@ def moved(before: Candidate, after: Candidate, budget: Budget) -> bool:
     size = _fell(old.flash_bytes, new.flash_bytes)
     memory = _fell(old.ram_bytes, new.ram_bytes)
     speed = _fell(old.latency_ratio, new.latency_ratio)
+    link = _fell(old.update_bytes, new.update_bytes)
     limited = [
         (budget.flash_bytes, size),
         (budget.ram_bytes, memory),
         (budget.latency_ms or budget.latency_ratio or budget.energy_mj, speed),
+        (budget.update_bytes, link),
     ]
     wanted = [fell for limit, fell in limited if limit is not None]
     return any(wanted) if wanted else size or speed

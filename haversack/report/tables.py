@@ -80,6 +80,7 @@ SHOWN: dict[str, Show] = {
     "latency": show_ms,
     "latency ratio": show_ratio,
     "energy (mJ)": show_mj,
+    "update": show_bytes,
     "score": show_score,
 }
 """How each limit of a budget is written, under the name that Miss gives it."""

@@ -112,6 +112,7 @@ def _judged(
         "latency": (budget.latency_ms, found.latency_ms),
         "latency ratio": (budget.latency_ratio, found.latency_ratio),
         "energy (mJ)": (budget.energy_mj, found.energy_mj),
+        "update": (budget.update_bytes, found.update_bytes),
         "score": (budget.score_floor(baseline_score), found.score),
     }
 
@@ -181,6 +182,7 @@ def _before_and_after(before: Measurement, after: Measurement) -> str:
         ("RAM", *_pair(before.ram_bytes, after.ram_bytes, "ram")),
         ("latency", *_pair(before.latency_ms, after.latency_ms, "latency")),
         ("energy", *_pair(before.energy_mj, after.energy_mj, "energy (mJ)")),
+        ("update", *_pair(before.update_bytes, after.update_bytes, "update")),
         ("score", *_scores(before.score, after.score)),
         ("parity", _parity(before), _parity(after), ""),
     ]

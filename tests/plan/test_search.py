@@ -82,13 +82,14 @@ class World:
                 return end.value
 
 
-def measured(flash: float, ratio: float, score: float | None) -> Measurement:
+def measured(flash: float, ratio: float, score: float | None, update: float | None = None) -> Measurement:
     return Measurement(
         flash_bytes=Figure(flash, "host"),
         ram_bytes=Figure(5000, "host"),
         latency_ms=Figure(10 * ratio, "host"),
         latency_ratio=Figure(ratio, "host"),
         score=None if score is None else Figure(score, "host"),
+        update_bytes=None if update is None else Figure(update, "host"),
         conditions=Conditions("board", "onnx", 1, "here"),
     )
 
@@ -336,3 +337,10 @@ def test_a_score_at_its_floor_is_no_obstacle(floor):
 def test_a_measure_has_moved_when_a_limited_one_fell_noticeably(limits, flash, ratio, wanted):
     before, after = (Candidate(Recipe(), measured(*each, 0.9)) for each in ((1000, 1.0), (flash, ratio)))
     assert moved(before, after, Budget(**limits)) is wanted
+
+
+@pytest.mark.parametrize(("update", "wanted"), [(300, True), (396, False)])
+def test_the_coded_file_counts_where_the_link_is_limited(update, wanted):
+    before, after = (Candidate(Recipe(), measured(1000, 1.0, 0.9, each)) for each in (400, update))
+    assert moved(before, after, Budget(update_bytes=1)) is wanted
+    assert not moved(before, after, Budget(flash_bytes=1))

@@ -1,0 +1,89 @@
+"""What benchmarks share: rows chosen by name, figures kept in one JSON file, a table of what was asked and found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from haversack.errors import HaversackError
+from haversack.measure import host
+from haversack.progress import shown_by
+from haversack.report.bars import Bars
+
+Found = dict[str, object]
+Row = Callable[[Path, bool], Found]
+"""(data folder, quick) -> figures by name."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the figures are held against."""
+
+    at_least: Mapping[str, float] = field(default_factory=dict)
+    at_most: Mapping[str, float] = field(default_factory=dict)
+
+
+def main(description: str, rows: Mapping[str, Row], asked: Asked) -> None:
+    """Runs the chosen rows, writes JSON after each, and prints a table. A user's mistake ends with its message."""
+    words = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument(
+        "--data", type=Path, required=True, help="folder with cifar10/, cifar10-resnets/, mlperf-tiny/ …"
+    )
+    words.add_argument("--json", type=Path, required=True, help="where to write the figures; others there are kept")
+    words.add_argument("--only", nargs="*", default=[""], help=f"of {', '.join(rows)}: names or their beginnings")
+    words.add_argument("--quick", action="store_true", help="a small part of the data: a smoke test, not a result")
+    options = words.parse_args()
+    title = description.partition(":")[0]
+    try:
+        show(title, _run(options, rows), asked)
+    except HaversackError as error:
+        raise SystemExit(f"{title}: {error}") from None
+
+
+def part(module: str) -> Row:
+    """The row that `module` runs, imported when its turn comes."""
+
+    def row(data: Path, quick: bool) -> Found:  # noqa: FBT001 - a row's two arguments
+        found: Found = import_module(module).run(data, quick=quick)
+        return found
+
+    return row
+
+
+def _run(options: argparse.Namespace, rows: Mapping[str, Row]) -> Found:
+    chosen = {name: row for name, row in rows.items() if any(name.startswith(each) for each in options.only)}
+    if not chosen:
+        raise HaversackError(f"no row is called {' or '.join(options.only)}.", mend=f"choose from {', '.join(rows)}.")
+    if not options.data.is_dir():
+        raise HaversackError("there is no such folder.", where=str(options.data), mend="give the data folder.")
+    torch.set_num_threads(2)
+    found: Found = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+    with Bars() as bars, shown_by(bars):
+        for row in chosen.values():
+            found |= row(options.data, options.quick)
+            found |= {"quick": options.quick, "machine": host.machine(), "versions": host.versions()}
+            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def show(title: str, found: Found, asked: Asked) -> None:
+    """A table of what was asked and what was found."""
+    table = Table("figure", "asked", "found", "", title=title + ", --quick" * bool(found.get("quick")))
+    for sign, limits in ((">=", asked.at_least), ("<=", asked.at_most)):
+        for name in limits.keys() & found.keys():
+            value, limit = float(str(found[name])), limits[name]
+            met = value >= limit if sign == ">=" else value <= limit
+            table.add_row(name, f"{sign} {limit:g}", f"{value:.6g}", "met" if met else "MISSED")
+    others = [(name, value) for name, value in found.items() if isinstance(value, int | float)]
+    for name, value in others:
+        if name not in {*asked.at_least, *asked.at_most, "quick"}:
+            table.add_row(name, "", f"{value:.6g}", "")
+    Console().print(table)

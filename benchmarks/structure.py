@@ -1,0 +1,41 @@
+"""Structure: pruned, shortened and factorized networks, each measured on the exported file in its runtime.
+
+    python benchmarks/structure.py --data ../shared/data --json FILE [--only NAME ...] [--quick]
+
+Settings were chosen on 5,000 training images that are held back; the 10,000 test images only report.
+"""
+
+from __future__ import annotations
+
+from rows import Asked, main, part
+
+ASKED = Asked(
+    at_least={
+        "resnet56.one_shot": 0.90,
+        "resnet56.two_epochs": 0.92,
+        "resnet20.one_shot": 0.83,
+        "resnet20.two_epochs": 0.89,
+        "resnet56.latency_score": 0.92,
+        "resnet56.layers_removed": 3,
+        "resnet56.layers_score": 0.9239,
+    },
+    at_most={
+        "resnet56.one_shot_seconds": 240,
+        "resnet56.one_shot_macs": 0.5,
+        "resnet20.one_shot_macs": 0.5,
+        "resnet56.latency_ratio": 0.6,
+        "vww.parameters_ratio": 0.25,
+        "vww.max_difference": 1e-5,
+        "factorize.vgg_latency_ratio": 1,
+        "factorize.vgg_drop": 0.005,
+        "factorize.autoencoder_latency_ratio": 1,
+        "factorize.autoencoder_error_ratio": 1.02,
+    },
+)
+
+
+PARTS = ("dead", "channels", "layers", "factors", "latency")
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", {name: part(f"structure_{name}") for name in PARTS}, ASKED)
