@@ -10,8 +10,6 @@ report. Keyword spotting comes without training data: 100 of its evaluation inpu
 
 from __future__ import annotations
 
-import argparse
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -26,11 +24,9 @@ from cifar10 import Images, images, pretrained
 from mlperf_tiny import autoencoder, dscnn, resnet8, vww
 from mobilenet_v2 import mobilenet_v2
 from resnet20_task import Epoch
-from rich.console import Console
-from rich.table import Table
+from rows import Asked, Found, Row, main
 from torch import Tensor, nn
 
-from haversack.errors import HaversackError
 from haversack.export import litert, onnx
 from haversack.export.litert.ports import with_integer_ports
 from haversack.graph.integer.read import read
@@ -38,9 +34,7 @@ from haversack.graph.integer.reference import run
 from haversack.graph.quantized import lower
 from haversack.measure import host
 from haversack.model import Model
-from haversack.progress import shown_by
 from haversack.recipe import Step
-from haversack.report.bars import Bars
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.techniques.quantize_training import QuantizeTraining
@@ -80,28 +74,6 @@ EPOCHS = 2
 REFERENCE_FILES = {"resnet8": "ic_resnet8", "dscnn": "kws_ref_model", "vww": "vww_96", "autoencoder": "ad01"}
 NETWORKS = {"resnet8": resnet8, "dscnn": dscnn, "vww": vww, "autoencoder": autoencoder}
 INPUTS = 300
-Found = dict[str, object]
-
-
-def main() -> None:
-    """Runs the chosen rows, prints a table and writes JSON after each."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--data", type=Path, required=True, help="folder with cifar10/, cifar10-resnets/, mlperf-tiny/")
-    words.add_argument("--json", type=Path, required=True, help="where to write the figures; others there are kept")
-    words.add_argument("--only", nargs="*", default=[""], help="rows, by name or by its beginning")
-    words.add_argument("--quick", action="store_true", help="500 test images, a twentieth of an epoch: a smoke test")
-    asked = words.parse_args()
-    torch.set_num_threads(2)
-    data = Data(asked.data, quick=asked.quick)
-    found: Found = json.loads(asked.json.read_text(encoding="utf-8")) if asked.json.exists() else {}
-    rows = {name: row for name, row in ROWS.items() if any(name.startswith(each) for each in asked.only)}
-    with Bars() as bars, shown_by(bars):
-        for name, row in rows.items():
-            # A row is measured whole or not at all: old figures of it do not mix with new ones.
-            found = {key: value for key, value in found.items() if not key.startswith(f"{name}.")} | row(name, data)
-            found |= {"quick": asked.quick, "machine": host.machine(), "versions": host.versions()}
-            asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    show(found)
 
 
 @dataclass(frozen=True)
@@ -315,19 +287,6 @@ def _noise() -> list[Tensor]:
     return [torch.randn(16, 3, 96, 96, generator=torch.Generator().manual_seed(0))]
 
 
-def show(found: Found) -> None:
-    """A table of what was asked and what was found."""
-    title = "Quantization" + ", --quick" * bool(found.get("quick"))
-    table = Table("figure", "asked", "found", "", title=title)
-    for sign, limits in ((">=", ASKED), ("<=", AT_MOST)):
-        for name, limit in limits.items():
-            if name in found:
-                value = float(str(found[name]))
-                met = value >= limit if sign == ">=" else value <= limit
-                table.add_row(name, f"{sign} {limit:g}", f"{value:.6g}", "met" if met else "MISSED")
-    Console().print(table)
-
-
 W8A8 = QuantizeStatic(8)
 W4A8 = replace(W8A8, weight_bits=4, rounding="gptq")
 LEARNED = replace(W8A8, weight_bits=4, rounding="learned")
@@ -348,8 +307,10 @@ ROWS: dict[str, Callable[[str, Data], Found]] = {
 }
 
 
+def measured(name: str) -> Row:
+    """A row for the runner, which knows folders only."""
+    return lambda folder, quick: ROWS[name](name, Data(folder, quick=quick))
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except HaversackError as error:
-        raise SystemExit(f"quantization: {error}") from None
+    main(__doc__ or "", {name: measured(name) for name in ROWS}, Asked(ASKED, AT_MOST))

@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from cifar10 import Images, images
 from resnet20_task import network, task
-from rich.console import Console
-from rich.table import Table
+from rows import Asked, show
 
 from haversack.device import Budget, find_device
 from haversack.errors import HaversackError
@@ -30,8 +29,10 @@ from haversack.recipe import Recipe
 from haversack.report.bars import Bars
 from haversack.techniques.quantize_static import QuantizeStatic
 
-ASKED = {"score": 0.90, "score_int8_only": 0.9165, "flash_bytes": 200_000, "latency_ratio": 0.45, "minutes": 25}
-AT_LEAST = ("score", "score_int8_only")
+ASKED = Asked(
+    at_least={"score": 0.90, "score_int8_only": 0.9165},
+    at_most={"flash_bytes": 200_000, "latency_ratio": 0.45, "minutes": 25},
+)
 BUDGET = Budget(flash_bytes=200_000, latency_ratio=0.45)
 INT8 = Recipe((QuantizeStatic(weight_bits=8),))
 EPOCHS = 6
@@ -57,7 +58,7 @@ def main() -> None:
     found["minutes"] = (time.monotonic() - started) / 60
     found |= {"quick": asked.quick, "epochs": settings.epochs, "machine": host.machine(), "versions": host.versions()}
     print(packed.report)
-    show(found)
+    show("ResNet-20, CIFAR-10", found, ASKED)
     asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -74,17 +75,6 @@ def figures(packed: Packed, int8_only: Packed, test: Images) -> dict[str, object
         "latency_ratio_spread": [ratio.low, ratio.high],
         "recipe": packed.artifact.recipe.to_toml(),
     }
-
-
-def show(found: dict[str, object]) -> None:
-    """A table of what was asked and what was found."""
-    table = Table("figure", "asked", "found", "", title="ResNet-20, CIFAR-10" + ", --quick" * bool(found["quick"]))
-    for name, limit in ASKED.items():
-        value = float(str(found[name]))
-        met = value >= limit if name in AT_LEAST else value <= limit
-        sign = ">=" if name in AT_LEAST else "<="
-        table.add_row(name, f"{sign} {limit:g}", f"{value:.6g}", "met" if met else "MISSED")
-    Console().print(table)
 
 
 if __name__ == "__main__":

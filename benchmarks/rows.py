@@ -67,7 +67,9 @@ def _run(options: argparse.Namespace, rows: Mapping[str, Row]) -> Found:
     torch.set_num_threads(2)
     found: Found = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
     with Bars() as bars, shown_by(bars):
-        for row in chosen.values():
+        for name, row in chosen.items():
+            # A row is measured whole or not at all: old figures of it do not mix with new ones.
+            found = {key: value for key, value in found.items() if not key.startswith(f"{name}.")}
             found |= row(options.data, options.quick)
             found |= {"quick": options.quick, "machine": host.machine(), "versions": host.versions()}
             options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from haversack import cli
-from haversack.cli import main
+from haversack.cli import main, running
 from haversack.errors import HaversackError
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
@@ -251,11 +250,11 @@ def test_an_interrupt_that_a_destructor_swallows_comes_again(monkeypatch: pytest
             time.sleep(0.01)
 
     def work() -> None:
-        with cli._interruptible():
+        with running.interruptible():
             swallows = Swallows()
             del swallows
             time.sleep(5)
 
-    monkeypatch.setattr(cli, "_AGAIN_S", 0.2)
+    monkeypatch.setattr(running, "_AGAIN_S", 0.2)
     with pytest.raises(HaversackError, match="stopped"):
         work()

@@ -1,0 +1,53 @@
+"""Words on the command line become calls below. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import Annotated
+
+import typer
+
+from haversack import __version__
+from haversack.cli import looking, packing, proving
+from haversack.errors import HaversackError
+
+app = typer.Typer(
+    name="haversack",
+    help="Fits a trained neural network into the device that has to carry it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+devices_app = typer.Typer(help="The devices that haversack knows.", no_args_is_help=True)
+for _command in (
+    looking.weigh,
+    looking.advise,
+    packing.pack,
+    packing.apply,
+    proving.bench,
+    proving.prove,
+    proving.blame,
+):
+    app.command()(_command)
+app.add_typer(devices_app, name="devices")
+devices_app.command("list")(looking.list_devices)
+devices_app.command("show")(looking.show_device)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:  # noqa: FBT002
+    if version:
+        typer.echo(f"haversack {__version__}")
+        raise typer.Exit
+
+
+def main(words: list[str] | None = None) -> None:
+    """The `haversack` command. A user's mistake ends with its message and exit code 2."""
+    try:
+        app(words)
+    except HaversackError as error:
+        typer.echo(f"haversack: {error}", err=True)
+        sys.exit(2)
+    finally:
+        gc.freeze()  # leaving takes a second less when torch is not sifted for garbage

@@ -1,0 +1,112 @@
+"""Commands that compress: `pack` finds a recipe, `apply` follows one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from haversack.cli.options import (
+    AsJson,
+    DeviceName,
+    Energy,
+    Flash,
+    Latency,
+    MaxDrop,
+    Out,
+    Ram,
+    RuntimeName,
+    Score,
+    Seconds,
+    TaskPath,
+    Threads,
+    Update,
+    budget_of,
+    target_of,
+)
+from haversack.cli.running import loaded, print_json, progress
+
+if TYPE_CHECKING:
+    from haversack.packing import Packed, Settings
+    from haversack.task import TaskFile
+
+
+def pack(  # noqa: PLR0913 - one argument an option
+    task: TaskPath,
+    device: DeviceName = "host",
+    runtime: RuntimeName = None,
+    flash: Flash = None,
+    ram: Ram = None,
+    latency: Latency = None,
+    energy: Energy = None,
+    update: Update = None,
+    max_drop: MaxDrop = None,
+    score: Score = None,
+    techniques: Annotated[str, typer.Option("--try", help="Only these techniques, separated by commas.")] = "",
+    epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning, where a step trains.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same recipe.")] = 0,
+    threads: Threads = 1,
+    seconds: Seconds = 3.0,
+    out: Out = Path("out"),
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Compress the network until it meets the limits, and prove it on the exported file."""
+    from haversack.packing import pack as run
+
+    target, budget = target_of(device, budget_of(flash, ram, latency, energy, update, max_drop, score), runtime)
+    names = tuple(word.strip() for word in techniques.split(",") if word.strip())
+    file = loaded(task)
+    with progress(quiet=as_json):
+        settings = _settings(out, threads, file, techniques=names, epochs=epochs, seed=seed, seconds=seconds)
+        result = run(file.fresh_network, file.task, target, budget, settings)
+    _show(result, out, as_json=as_json)
+
+
+def apply(  # noqa: PLR0913 - one argument an option
+    recipe: Annotated[Path, typer.Argument(help="recipe.toml, as `pack` writes it.")],
+    task: TaskPath,
+    device: DeviceName = "host",
+    runtime: RuntimeName = None,
+    threads: Threads = 1,
+    seconds: Seconds = 3.0,
+    out: Out = Path("out"),
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Do what a recipe says, and measure the result beside the original."""
+    from haversack.packing import apply as run
+    from haversack.packing import read_recipe
+
+    steps = read_recipe(recipe)
+    target, _ = target_of(device, budget_of(), runtime)
+    file = loaded(task)
+    with progress(quiet=as_json):
+        result = run(steps, file.fresh_network, file.task, target, _settings(out, threads, file, seconds=seconds))
+    _show(result, out, as_json=as_json)
+
+
+def _settings(out: Path, threads: int, file: TaskFile, **more: Any) -> Settings:  # noqa: ANN401 - as Settings has them
+    from haversack.packing import Settings
+
+    return Settings(out=out, cache=out / "workspace", threads=threads, task_digest=file.digest, **more)
+
+
+def _show(result: Packed, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "recipe": result.artifact.recipe.to_toml(),
+                "baseline": result.baseline.to_json(),
+                "packed": result.artifact.measurement.to_json(),
+                "files": {name: len(content) for name, content in result.artifact.files.items()},
+                "tried": [
+                    {"recipe": str(each.candidate.recipe), "kept": each.kept, "why": each.why}
+                    for each in result.found.verdicts
+                ],
+            }
+        )
+    else:
+        typer.echo(result.report)
+        typer.echo(f"written to {out}")
