@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -45,7 +46,8 @@ def main(description: str, rows: Mapping[str, Row], asked: Asked) -> None:
     try:
         show(title, _run(options, rows), asked)
     except HaversackError as error:
-        raise SystemExit(f"{title}: {error}") from None
+        print(f"{title}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def part(module: str) -> Row:
@@ -80,8 +82,10 @@ def show(title: str, found: Found, asked: Asked) -> None:
     """A table of what was asked and what was found."""
     table = Table("figure", "asked", "found", "", title=title + ", --quick" * bool(found.get("quick")))
     for sign, limits in ((">=", asked.at_least), ("<=", asked.at_most)):
-        for name in limits.keys() & found.keys():
-            value, limit = float(str(found[name])), limits[name]
+        for name, limit in limits.items():
+            if name not in found:
+                continue
+            value = float(str(found[name]))
             met = value >= limit if sign == ">=" else value <= limit
             table.add_row(name, f"{sign} {limit:g}", f"{value:.6g}", "met" if met else "MISSED")
     others = [(name, value) for name, value in found.items() if isinstance(value, int | float)]

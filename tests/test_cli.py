@@ -241,9 +241,8 @@ def test_a_toml_device_of_ones_own_works_by_path(run: Run, tmp_path: Path) -> No
     assert "Raspberry Pi 4" in out
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no alarm here")
-def test_an_interrupt_that_a_destructor_swallows_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_that_a_destructor_swallows_comes_again_silently(monkeypatch: pytest.MonkeyPatch) -> None:
     class Swallows:
         def __del__(self) -> None:
             os.kill(os.getpid(), signal.SIGINT)
