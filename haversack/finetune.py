@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,19 @@ from haversack.progress import track
 from haversack.task import Batch, Kind, Task, has_target, unpack
 
 Optimizer = Literal["sgd", "adam"]
+Tensors = Mapping[str, Tensor]
+
+
+class Masks(Protocol):
+    """Which weights stay zero, decided anew while a network trains."""
+
+    def __call__(self, weights: Tensors, share_done: float) -> Tensors:
+        """True where a weight stays, by name, for the step that ends when `share_done` of the training is.
+
+        Asked after each backward pass, so that the weights' gradients are there; the last `share_done` is 1. The
+        weights are the network's own parameters: what comes back to life may be written into them.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,23 +52,24 @@ class Training:
     optimizer: Optimizer = "sgd"
 
 
-def finetune(model: Model, task: Task, training: Training) -> nn.Module:
+def finetune(model: Model, task: Task, training: Training, masks: Masks | None = None) -> nn.Module:
     """A trained copy of the model's network, in evaluation mode.
 
     The teacher is `model.teacher`, the network as the user handed it in; without one the data's labels teach alone.
+    Zeros of the weights in `model.sparse` stay zero; `masks` may decide otherwise while the network trains.
     Raises TrainingError when there is no data, nothing to train, or the loss stops being finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        return _trained(model, task, training)
+        return _trained(model, task, training, masks)
 
 
-def _trained(model: Model, task: Task, training: Training) -> nn.Module:
+def _trained(model: Model, task: Task, training: Training, masks: Masks | None) -> nn.Module:
     student = _laid_out(copy.deepcopy(model.module), torch.channels_last).train()
     teacher = None
     if model.teacher is not None:
         teacher = _laid_out(copy.deepcopy(model.teacher), torch.channels_last).eval()
-    optimizer = _optimizer(student, training)
+    optimizer, zeros = _optimizer(student, training), _Zeros(student, model.sparse, masks)
     batches = _counted(task)
     steps = max(1, training.epochs * batches)
     for step, batch in enumerate(track(_epochs(task, training.epochs), "fine-tuning", steps)):
@@ -67,9 +81,36 @@ def _trained(model: Model, task: Task, training: Training) -> nn.Module:
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        zeros.before_step((step + 1) / steps)
         nn.utils.clip_grad_norm_(student.parameters(), 5.0)
         optimizer.step()
+        zeros.after_step()
     return _laid_out(student, torch.contiguous_format).eval()
+
+
+class _Zeros:
+    """Keeps zeros zero: their gradients neither count in the clipping nor gather momentum."""
+
+    def __init__(self, network: nn.Module, sparse: frozenset[str], masks: Masks | None) -> None:
+        self._weights = dict(network.named_parameters(remove_duplicate=False))
+        self._masks = masks
+        self._kept: Tensors = {name: self._weights[name] != 0 for name in sparse & self._weights.keys()}
+
+    @torch.no_grad()
+    def before_step(self, share_done: float) -> None:
+        """Clears the gradients of all that stays zero."""
+        if self._masks is not None:
+            self._kept = self._masks(self._weights, share_done)
+        for name, kept in self._kept.items():
+            gradient = self._weights[name].grad
+            if gradient is not None:
+                gradient.mul_(kept)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Clears what the optimizer's memory of earlier steps moved away from zero."""
+        for name, kept in self._kept.items():
+            self._weights[name].mul_(kept)
 
 
 def _loss(student: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, training: Training) -> Tensor:
