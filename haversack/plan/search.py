@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
 
 from haversack.device import Budget
 from haversack.measurement import Candidate, Figure, Miss
@@ -59,11 +60,25 @@ def greedy(options: Sequence[Sequence[Step]], budget: Budget, baseline: Candidat
         options = [steps for steps in options if steps and steps[0].stage != Stage.SPARSITY]
     for steps in _by_cost(options, trains=False):
         yield from run.best_of(steps)
-    for steps in _by_cost(options, trains=True):
+    for _, techniques in groupby(_by_cost(options, trains=True), key=lambda steps: steps[0].stage):
+        rivals = list(techniques)
         for start in run.starts():
             if run.misses(run.best):
-                yield from run.least_of(steps, start)
+                yield from run.least_of(rivals, start)
     return run.found()
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A ladder of settings after `start`, and the place on it from which on size and speed fit."""
+
+    start: Recipe
+    ladder: Sequence[Step]
+    place: int
+    family: tuple[int, ...]
+    """Which of the rival techniques take part."""
+    rank: tuple[float, float] = (0.0, 0.0)
+    """How the mildest one that fits does before training; less is better."""
 
 
 class _Run:
@@ -106,28 +121,32 @@ class _Run:
             self.verdicts.append(Verdict(each, each is winner, self._reason(before, each, winner)))
         self.best = winner or before
 
-    def least_of(self, steps: Sequence[Step], before: Candidate) -> Generator[Trial, Candidate, None]:
-        """Trains the mildest setting whose size and speed fit, and stronger ones where it still misses either."""
-        starts = []
-        for ladder in _ladders(steps):
-            fitting = yield from self._mildest(ladder, before)
-            if fitting is not None:
-                starts.append(ladder[fitting:])
-        for step in (yield from self._most_promising(starts, before)):
-            trained = yield Trial(before.recipe.then(step))
-            misses = self.misses(trained)
-            why = f"misses {misses[0]}" if misses else _gain(before, trained)
-            self.verdicts.append(Verdict(trained, not misses, why))
-            self.best = min(self.best, trained, key=self._rank)
-            if not misses or self._misses_score(trained):
+    def least_of(self, rivals: Sequence[Sequence[Step]], before: Candidate) -> Generator[Trial, Candidate, None]:
+        """Trains the setting whose size and speed fit and that scores best untrained, then what is next best.
+
+        `rivals` are techniques of one stage. Each is tried alone at its mildest setting that fits, and the two best
+        together. A stronger setting of the same is trained only where size or speed are missed still.
+        """
+        fits: list[_Fit] = []
+        for family, steps in enumerate(rivals):
+            for ladder in _ladders(steps):
+                fits += yield from self._fitting(_Fit(before.recipe, ladder, 0, (family,)), before)
+        if len(fits) > 1 or len(rivals) > 1:
+            fits = yield from self._ranked(fits)
+        if len(rivals) > 1:
+            mixed = yield from self._mixed(fits, rivals, before)
+            fits = sorted([*fits, *(yield from self._ranked(mixed))], key=lambda fit: fit.rank)
+        for fit in _one_each(fits):
+            yield from self._trained(fit, before)
+            if not self.misses(self.best):
                 return
 
-    def _mildest(self, ladder: Sequence[Step], before: Candidate) -> Generator[Trial, Candidate, int | None]:
-        """The place of the mildest step whose size and speed fit, by bisection; None where the strongest misses too."""
-        fitting, first, last = None, 0, len(ladder) - 1
+    def _fitting(self, fit: _Fit, before: Candidate) -> Generator[Trial, Candidate, list[_Fit]]:
+        """The fit with the place of its mildest step whose size and speed are met, by bisection; none where none is."""
+        fitting, first, last = None, 0, len(fit.ladder) - 1
         while first <= last:
             middle = (first + last) // 2
-            dry = yield Trial(before.recipe.then(ladder[middle]).untrained(), scored=False)
+            dry = yield Trial(fit.start.then(fit.ladder[middle]).untrained(), scored=False)
             misses = self.misses(dry)
             why = f"misses {misses[0]}" if misses else "fits"
             self.verdicts.append(Verdict(dry, False, f"untrained, to see its size and speed: {why}"))
@@ -135,21 +154,43 @@ class _Run:
                 first = middle + 1
             else:
                 fitting, last = middle, middle - 1
-        return fitting
+        return [] if fitting is None else [replace(fit, place=fitting)]
 
-    def _most_promising(
-        self, starts: Sequence[Sequence[Step]], before: Candidate
-    ) -> Generator[Trial, Candidate, Sequence[Step]]:
-        """The ladder whose mildest fitting step scores best before training; no steps where nothing fits."""
-        if len(starts) < 2:
-            return starts[0] if starts else ()
-        dry = []
-        for ladder in starts:
-            candidate = yield Trial(before.recipe.then(ladder[0]).untrained())
+    def _ranked(self, fits: Sequence[_Fit]) -> Generator[Trial, Candidate, list[_Fit]]:
+        """The fits with their ranks, best first."""
+        ranked = []
+        for fit in fits:
+            candidate = yield Trial(fit.start.then(fit.ladder[fit.place]).untrained())
             self.verdicts.append(Verdict(candidate, False, "untrained, to choose between settings that fit"))
-            dry.append(candidate)
-        best = min(range(len(starts)), key=lambda place: self._rank(dry[place]))
-        return starts[best]
+            ranked.append(replace(fit, rank=self._rank(candidate)))
+        return sorted(ranked, key=lambda fit: fit.rank)
+
+    def _mixed(
+        self, ranked: Sequence[_Fit], rivals: Sequence[Sequence[Step]], before: Candidate
+    ) -> Generator[Trial, Candidate, list[_Fit]]:
+        """The two best techniques together: the better one half as strong as it would have to be alone."""
+        best = {fit.family[0]: fit for fit in reversed(ranked)}
+        first, second = list(dict.fromkeys([*(fit.family[0] for fit in ranked), *range(len(rivals))]))[:2]
+        if first not in best:
+            half = _ladders(rivals[first])[0][-1]
+        elif best[first].place:
+            half = best[first].ladder[best[first].place // 2]
+        else:
+            return []
+        ladder = best[second].ladder if second in best else _ladders(rivals[second])[0]
+        start = before.recipe.then(_untrained(half))
+        return (yield from self._fitting(_Fit(start, ladder, 0, (first, second)), before))
+
+    def _trained(self, fit: _Fit, before: Candidate) -> Generator[Trial, Candidate, None]:
+        """Trains the mildest step that fits, and stronger ones where it still misses size or speed."""
+        for step in fit.ladder[fit.place :]:
+            trained = yield Trial(fit.start.then(step))
+            misses = self.misses(trained)
+            why = f"misses {misses[0]}" if misses else _gain(before, trained)
+            self.verdicts.append(Verdict(trained, not misses, why))
+            self.best = min(self.best, trained, key=self._rank)
+            if not misses or self._misses_score(trained):
+                return
 
     def _misses_score(self, candidate: Candidate) -> bool:
         return any(miss.limit == "score" for miss in self.misses(candidate))
@@ -205,6 +246,18 @@ def _gain(before: Candidate, after: Candidate) -> str:
     if old.latency_ratio and new.latency_ratio:
         parts.append(f"latency x{new.latency_ratio.value / old.latency_ratio.value:.2f}")
     return ", ".join(parts)
+
+
+def _untrained(step: Step) -> Step:
+    return Recipe((step,)).untrained().steps[0]
+
+
+def _one_each(ranked: Sequence[_Fit]) -> list[_Fit]:
+    """The best of each technique and mixture."""
+    best: dict[tuple[int, ...], _Fit] = {}
+    for fit in ranked:
+        best.setdefault(fit.family, fit)
+    return list(best.values())
 
 
 def _ladders(steps: Sequence[Step]) -> list[Sequence[Step]]:

@@ -62,7 +62,7 @@ class World:
         for step in trial.recipe.steps:
             size, time = (step.keep, step.keep) if isinstance(step, Shrink) else (step.size, step.time)
             flash, ratio, score = flash * size, ratio * time, score - step.lost
-            if isinstance(step, Shrink) and not step.epochs:
+            if isinstance(step, Shrink) and not any(getattr(each, "epochs", 0) for each in trial.recipe.steps):
                 score -= 0.3 * (1 - step.keep) + (0.2 if step.kind == "odd" else 0.0)
         ratio *= self._noise.get(trial.recipe, 1.0)
         return Candidate(trial.recipe, measured(flash, ratio, score if trial.scored else None))
@@ -280,6 +280,65 @@ def test_a_second_technique_builds_on_the_best_scored_candidate():
     found = world.search([firsts, seconds], latency_ratio=0.5)
     assert found.misses == ()
     assert all(step.epochs for step in found.best.recipe.steps)
+
+
+@dataclass(frozen=True)
+class Zeros(Shrink):
+    """Trains too, and makes only the coded file smaller."""
+
+    stage: ClassVar[Stage] = Stage.SPARSITY
+
+
+def test_zeros_are_not_tried_where_no_coded_file_is_limited():
+    world = World()
+    world.search([[Zeros(0.5)]], flash_bytes=600)
+    assert len(world.asked) == 1
+    assert World().search([[Zeros(0.5)]], flash_bytes=600, update_bytes=600).best.recipe == Recipe((Zeros(0.5),))
+
+
+def test_of_rival_techniques_the_one_that_scores_best_before_training_is_trained_first():
+    world = World()
+    found = world.search([[Shrink(0.5, "odd")], [Other(0.5)]], flash_bytes=500)
+    assert found.best.recipe == Recipe((Other(0.5),))
+    assert world.trained == [found.best.recipe]
+
+
+def test_a_rival_is_trained_where_the_best_one_loses_the_score():
+    world = World()
+    found = world.search([[Shrink(0.5, "odd")], [Other(0.5, lost=0.1)]], flash_bytes=500, max_drop=0.01)
+    assert world.trained == [Recipe((Other(0.5, lost=0.1),)), Recipe((Shrink(0.5, "odd"),))]
+    assert found.misses == ()
+
+
+def test_two_techniques_are_mixed_where_neither_is_enough_alone():
+    found = World().search([[Shrink(0.7)], [Other(0.8), Other(0.6)]], flash_bytes=500)
+    assert found.misses == ()
+    assert found.best.recipe == Recipe((Shrink(0.7, epochs=0), Other(0.6)))
+
+
+def test_a_mixture_is_trained_where_it_scores_better_than_either_alone():
+    halves = [Mild(keep) for keep in (0.9, 0.7, 0.5)], [Milder(keep) for keep in (0.9, 0.7, 0.5)]
+    found = World().search(halves, flash_bytes=500, max_drop=0.06)
+    assert found.best.recipe == Recipe((Mild(0.7, epochs=0), Milder(0.7)))
+    assert found.misses == ()
+
+
+@dataclass(frozen=True)
+class Mild(Shrink):
+    """Loses more and more the stronger it is: two mild steps are better than a strong one."""
+
+    @property
+    def lost(self):
+        return (1 - self.keep) ** 3
+
+    @lost.setter
+    def lost(self, _):
+        pass
+
+
+@dataclass(frozen=True)
+class Milder(Mild):
+    """A rival of the same kind."""
 
 
 @pytest.mark.parametrize("options", [[], [[]], [[], ()]])
