@@ -19,7 +19,7 @@ from safetensors.torch import save as bytes_from_tensors
 from torch import Tensor, nn
 
 from haversack.errors import SurgeryError, WorkspaceError
-from haversack.graph.groups import ChannelGroup
+from haversack.graph.channel_group import ChannelGroup
 from haversack.graph.trace import trace
 from haversack.grid import Grid
 from haversack.model import Edits, Kept, Layer, Model, Slices, Swap
@@ -73,7 +73,7 @@ def _swapped(module: nn.Module, swap: Swap) -> nn.Module:
         ) from error
     like = next(old.parameters(), None)
     layers = [_built(layer, swap.path).train(old.training) for layer in swap.layers]
-    new = layers[0] if len(layers) == 1 else nn.Sequential(*layers) if layers else nn.Identity()
+    new = layers[0] if len(layers) == 1 else nn.Sequential(*layers) if layers else _Through().train(old.training)
     if like is not None:
         new = new.to(device=like.device, dtype=like.dtype)
     if not swap.path:
@@ -81,6 +81,14 @@ def _swapped(module: nn.Module, swap: Swap) -> nn.Module:
     parent, _, name = swap.path.rpartition(".")
     setattr(module.get_submodule(parent), name, new)
     return module
+
+
+class _Through(nn.Identity):
+    """What is left of a module that was removed; masks and the like that it was called with are ignored."""
+
+    def forward(self, input: Tensor, *_: object, **__: object) -> Tensor:  # noqa: A002 - Identity names it so
+        """The input."""
+        return input
 
 
 def _built(layer: Layer, path: str) -> nn.Module:
@@ -228,6 +236,13 @@ def _refresh(layer: nn.Module, path: str) -> None:
         layer.num_parameters = layer.weight.shape[0]
     elif isinstance(layer, nn.Embedding):
         layer.num_embeddings, layer.embedding_dim = layer.weight.shape
+    elif isinstance(layer, nn.RNNBase):
+        layer.input_size, layer.hidden_size = layer.weight_ih_l0.shape[1], layer.weight_hh_l0.shape[1]  # type: ignore[union-attr]
+        layer._init_flat_weights()  # noqa: SLF001 - the list that forward() reads
+    elif isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
+        # The number of heads stays; all of them shrink.
+        layer.embed_dim = layer.kdim = layer.vdim = layer.in_proj_weight.shape[1]
+        layer.head_dim = layer.embed_dim // layer.num_heads
 
 
 def _refresh_convolution(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, path: str) -> None:

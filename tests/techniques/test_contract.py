@@ -24,12 +24,12 @@ class Small(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem, self.norm = nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
-        self.inner, self.outer = nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 16, 3, padding=1)
+        self.branch = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 16, 3, padding=1))
         self.head = nn.Linear(16, 4)
 
     def forward(self, x):
         x = F.relu(self.norm(self.stem(x)))
-        x = F.max_pool2d(F.relu(x + self.outer(F.relu(self.inner(x)))), 2)
+        x = F.max_pool2d(F.relu(x + self.branch(x)), 2)
         return self.head(x.mean((2, 3)))
 
 

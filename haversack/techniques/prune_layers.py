@@ -1,0 +1,249 @@
+"""Whole blocks and layers are removed until the network costs a given fraction of what it did."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import heapq
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from haversack.device import Device
+from haversack.errors import NothingChangedError, RecipeError
+from haversack.finetune import Training, finetune
+from haversack.graph.channel_cost import Measure
+from haversack.graph.cost import cost
+from haversack.graph.removable import Found, Removable, outermost, removable, removal, without
+from haversack.graph.statistics import with_corrected_statistics
+from haversack.graph.surgery import edit
+from haversack.graph.trace import trace
+from haversack.model import Model
+from haversack.recipe import Stage
+from haversack.task import Kind, Task
+
+_SAMPLES = 128
+_PAYS = 0.002
+"""A removal that saves less than this share is within what a timing varies."""
+
+
+@dataclass(frozen=True)
+class PruneLayers:
+    """The network without the blocks and layers that matter least for what they cost, then fine-tuned.
+
+    `keep` is the fraction that is left of the latency, the multiply-accumulates or the parameters (`of`). Latency is
+    what the device's runtime measures; without a target, multiply-accumulates stand in for it. What a removal costs is
+    measured too: how far the outputs move away from the network's own on calibration inputs (Veit et al. 2016 take
+    blocks out of residual networks; Elkerdawy et al. 2020 find that this beats removing filters at equal latency).
+    The original is the teacher of the `epochs` that follow.
+    """
+
+    keep: float = 0.7
+    of: Measure = "latency"
+    epochs: int = 4
+    learning_rate: float = 0.05
+    seed: int = 0
+
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep < 1:
+            raise RecipeError(f"keep is {self.keep}.", mend="write the fraction to keep, such as 0.7.")
+        if self.of not in ("macs", "parameters", "latency"):
+            raise RecipeError(f"of is '{self.of}'.", mend="choose from: macs, parameters, latency.")
+        if not isinstance(self.epochs, int) or self.epochs < 0:
+            raise RecipeError(f"epochs is {self.epochs}.", mend="write a whole number from 0 up.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.05.")
+
+    def apply(self, model: Model, task: Task) -> Model:
+        """The shorter model, trained for `epochs`; edits and teacher follow.
+
+        Raises RecipeError, naming the smallest fraction in reach, when `keep` lies below it, and NothingChangedError
+        where no module may go or no removal pays.
+        """
+        edits = removal(self._removed(model, task))
+        small = replace(model.with_module(edit(model.module, edits), edits), teacher=model.teacher or model.module)
+        if not self.epochs:
+            return small.with_module(with_corrected_statistics(small.module, model.module, edits, task.calibration()))
+        training = Training(epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
+        return small.with_module(finetune(small, task, training))
+
+    @classmethod
+    def options(cls, model: Model, device: Device) -> Iterable[Self]:
+        """Fractions of the latency, then of the parameters, that are in reach here; each mildest first."""
+        del device
+        if model.grids:
+            return ()
+        try:
+            return tuple(step for of in ("latency", "parameters") for step in cls._reachable(of, model))
+        except NothingChangedError:
+            return ()
+
+    @classmethod
+    def _reachable(cls, of: Measure, model: Model) -> Iterable[Self]:
+        smallest = _Choice.of(model, of).smallest
+        return (cls(keep=keep / 100, of=of) for keep in range(95, 15, -5) if keep / 100 >= smallest)
+
+    def _removed(self, model: Model, task: Task) -> list[str]:
+        """The paths of the modules that go, in the order in which they were chosen."""
+        choice = _Choice.of(model, self.of)
+        if self.keep < choice.smallest:
+            raise RecipeError(
+                f"keep is {self.keep}, but the smallest fraction of {self.of} in reach is {choice.smallest:.3f}.",
+                mend="keep more, or remove channels (prune_channels) as well.",
+            )
+        return choice.cheapest(1 - self.keep, _losses(model, task))
+
+
+Loss = Callable[[frozenset[str]], float]
+"""Paths of modules that are gone -> how far the outputs have moved."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The removals that pay, in the order in which they run, and the share of the cost that each saves."""
+
+    saved: Mapping[Removable, float]
+
+    @classmethod
+    def of(cls, model: Model, measure: Measure) -> _Choice:
+        found = removable(model.module, model.example)
+        saved = _saved(model, found.removable, measure)
+        paying = {each: share for each, share in saved.items() if share > _PAYS}
+        if not paying:
+            raise NothingChangedError(_why_nothing(found, measure), mend="remove channels instead: prune_channels.")
+        return cls(paying)
+
+    @property
+    def smallest(self) -> float:
+        """The smallest fraction of the cost in reach."""
+        return 1 - sum(self.saved[each] for each in outermost(tuple(self.saved)))
+
+    def cheapest(self, share: float, loss: Loss) -> list[str]:
+        """The modules to remove so that `share` of the cost is saved, always the one that moves the outputs least.
+
+        That is, least for what it saves of what is still asked for. Prices are looked up again only for the module that
+        seems cheapest (Minoux 1978): what others have left behind makes a removal dearer, hardly ever cheaper.
+        """
+        modules, gone, fresh = list(self.saved), list[Removable](), dict[int, int]()
+        queue = [(-math.inf, place) for place in range(len(modules))]
+        done = 0
+        while queue and share > _TINY:
+            _, place = heapq.heappop(queue)
+            each = modules[place]
+            inner = [other for other in gone if other.within(each)]
+            gain = self.saved[each] - sum(self.saved[other] for other in inner)
+            if gain < _TINY or any(each.within(other) for other in gone):
+                continue
+            after = [*(other for other in gone if other not in inner), each]
+            if fresh.get(place) == done:
+                gone, share, done = after, share - gain, done + 1
+                continue
+            rise = loss(_paths(after)) - loss(_paths(gone))
+            fresh[place] = done
+            heapq.heappush(queue, (rise / min(gain, share), place))
+        return [each.path for each in gone]
+
+
+_TINY = 1e-9
+
+
+def _paths(modules: Iterable[Removable]) -> frozenset[str]:
+    return frozenset(each.path for each in modules)
+
+
+def _saved(model: Model, candidates: Sequence[Removable], measure: Measure) -> dict[Removable, float]:
+    """The share of the network's cost that goes with each candidate."""
+    if not candidates:
+        return {}
+    if measure == "latency" and model.target is not None:
+        return _saved_time(model, candidates)
+    layers = cost(trace(model.module, model.example)).layers
+    counts = [(each.path, each.parameters if measure == "parameters" else each.macs) for each in layers]
+    whole = max(1, sum(count for _, count in counts))
+    return {
+        each: sum(count for path, count in counts if f"{path}.".startswith(f"{each.path}.")) / whole
+        for each in candidates
+    }
+
+
+def _saved_time(model: Model, candidates: Sequence[Removable]) -> dict[Removable, float]:
+    """The share of the measured latency that goes with each candidate.
+
+    Candidates of one build take the same time: they are taken out together, so that the difference stands out.
+    """
+    builds: dict[str, list[Removable]] = {}
+    for each in candidates:
+        builds.setdefault(each.build, []).append(each)
+    alike = [outermost(tuple(each)) for each in builds.values()]
+    times = _timed(model, [_paths(each) for each in alike])
+    return {
+        each: max(0.0, 1 - times[_paths(group)] / times[frozenset()]) / len(group)
+        for group, build in zip(alike, builds.values(), strict=True)
+        for each in build
+    }
+
+
+def _timed(model: Model, removals: Sequence[frozenset[str]]) -> Mapping[frozenset[str], float]:
+    """The latency in milliseconds without each of `removals`, and of the whole network."""
+    noted = _noted(f"{_digest(model.module)} {model.target!r}")
+    wanted = [frozenset[str](), *removals]
+    if model.target is not None and not noted.keys() >= set(wanted):
+        variants = [replace(model, module=without(model.module, sorted(each))) for each in wanted]
+        noted.update(zip(wanted, model.target.latencies_ms(variants), strict=True))
+    return noted
+
+
+def _losses(model: Model, task: Task) -> Loss:
+    """How far the outputs move on calibration inputs when modules are gone; what was measured before is looked up."""
+    inputs = tuple(torch.cat(each)[:_SAMPLES] for each in zip(*task.calibration(), strict=True))
+    with torch.no_grad():
+        wanted = model.module(*inputs)
+    noted = _noted(f"{_digest(model.module)} {_digest(wanted, *inputs)} {task.kind}")
+
+    def loss(gone: frozenset[str]) -> float:
+        if gone not in noted:
+            with torch.no_grad():
+                noted[gone] = _distance(without(model.module, sorted(gone))(*inputs), wanted, task.kind)
+        return noted[gone]
+
+    return loss
+
+
+def _distance(outputs: Tensor, wanted: Tensor, kind: Kind) -> float:
+    """The divergence of class probabilities (Kullback 1951), or the squared difference relative to the outputs' own."""
+    if kind == "classification":
+        ours, theirs = F.log_softmax(outputs, dim=-1), F.log_softmax(wanted, dim=-1)
+        return float(F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1).mean())
+    return float((outputs - wanted).square().mean() / (wanted.square().mean() + _TINY))
+
+
+@functools.lru_cache(maxsize=16)
+def _noted(_: str) -> dict[frozenset[str], float]:
+    """What was measured of removals under the same circumstances, so that a ladder of settings measures it once."""
+    return {}
+
+
+def _digest(*parts: nn.Module | Tensor) -> str:
+    """A hash of networks and tensors by their content."""
+    digest = hashlib.sha256()
+    for part in parts:
+        named = {"": part} if isinstance(part, Tensor) else part.state_dict()
+        for name, tensor in named.items():
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(b"" if isinstance(part, Tensor) else str(part).encode())
+    return digest.hexdigest()
+
+
+def _why_nothing(found: Found, measure: Measure) -> str:
+    if found.removable:
+        return f"no removal saves {measure}: {', '.join(each.path for each in found.removable[:3])} were tried."
+    reasons = "; ".join(f"{each.path}: {each.reason}" for each in found.staying[:3])
+    return f"no block or layer of this network can go ({reasons or 'it has none with weights'})."
