@@ -67,3 +67,7 @@ class MeasureError(HaversackError):
 
 class WorkspaceError(HaversackError):
     """Results could not be written or read back."""
+
+
+class CodedError(HaversackError):
+    """A file of coded weights is damaged, foreign or too large, or something that it has no form for."""

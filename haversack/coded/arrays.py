@@ -1,0 +1,97 @@
+"""Arrays: numbers of any of the common kinds, byte plane by byte plane.
+
+The bytes of small floats are not alike: the one with sign and exponent takes few values, the others look random. So each
+byte of all elements makes a plane of its own, which is coded where that is shorter, and stored as it is where not.
+Numbers of 32 bits that 16 hold exactly are stored in 16.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from haversack.coded.bits import Cursor
+from haversack.coded.planes import Found, Plane, find_plane, plane
+from haversack.coded.rans import Decoder
+from haversack.errors import CodedError
+
+Array = np.ndarray[Any, Any]
+
+KINDS = tuple(np.dtype(kind) for kind in ("<f4", "<f2", "<f8", "|i1", "|u1", "<i2", "<u2", "<i4", "<i8"))
+"""What an array may hold; a file names it by its place here."""
+_HALVED = len(KINDS)
+_FLOAT, _HALF = KINDS[:2]
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """An array as it is written: the start of its head, then its planes."""
+
+    start: bytes
+    planes: tuple[Plane, ...]
+
+    @property
+    def bytes_written(self) -> float:
+        """Its share of the file."""
+        return len(self.start) + sum(each.bytes_written for each in self.planes)
+
+
+def planes(array: Array) -> Planes:
+    """The shortest way to write `array`, whose kind is one of KINDS."""
+    flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    kind = KINDS.index(flat.dtype)
+    if flat.dtype == _FLOAT and _is_half(flat):
+        flat, kind = flat.astype(_HALF), _HALVED
+    parts = flat.view(np.uint8).reshape(flat.size, -1).T if flat.size else np.zeros((flat.itemsize, 0), np.uint8)
+    ways = [Plane(part.tobytes()) if part.size < 2 else _shorter(part) for part in parts]
+    mask = sum((each.coded is not None) << place for place, each in enumerate(ways))
+    return Planes(bytes([kind, mask]), tuple(ways))
+
+
+def _is_half(flat: Array) -> bool:
+    """Whether 16 bits hold these floats to the bit; processors differ in what they do to NaN, so not those."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        back = flat.astype(_HALF).astype(_FLOAT)
+    return bool((back == flat).all())
+
+
+def _shorter(part: Array) -> Plane:
+    made = plane(part)
+    return made if made.coded is not None and made.bytes_written < part.size else Plane(part.tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class FoundArray:
+    """An array whose head was read."""
+
+    kind: int
+    shape: tuple[int, ...]
+    planes: tuple[Found, ...]
+
+    def values(self, decoder: Decoder) -> Array:
+        """The array, in the kind that was written."""
+        parts = np.stack([each.values(decoder) for each in self.planes], axis=1)
+        dtype = _HALF if self.kind == _HALVED else KINDS[self.kind]
+        numbers = np.ascontiguousarray(parts).reshape(-1).view(dtype).reshape(self.shape)
+        return numbers.astype(_FLOAT) if self.kind == _HALVED else numbers
+
+
+def find_array(cursor: Cursor, shape: tuple[int, ...]) -> FoundArray:
+    """The array whose head stands at the cursor; raises CodedError where none does."""
+    kind, mask = cursor.byte(), cursor.byte()
+    if kind > _HALVED:
+        raise CodedError(f"the file has numbers of a kind {kind}.", mend="read it with a newer haversack.")
+    size, width = math.prod(shape), 2 if kind == _HALVED else KINDS[kind].itemsize
+    if mask >> width:
+        raise CodedError("the file is damaged.", mend="fetch it again.")
+    return FoundArray(kind, shape, tuple(_find(cursor, size, coded=bool(mask >> place & 1)) for place in range(width)))
+
+
+def _find(cursor: Cursor, size: int, *, coded: bool) -> Found:
+    if coded:
+        return find_plane(cursor, (size,))
+    cursor.claim(size)
+    return Found((size,), 0, np.frombuffer(cursor.take(size), np.uint8))

@@ -1,0 +1,92 @@
+"""The container: a network's weights by name in one file, each in the fewest bytes that give it back to the bit.
+
+docs/format.md has the format byte by byte.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from haversack.coded.bits import Cursor, varint
+from haversack.coded.names import name_bytes, read_name
+from haversack.coded.rans import Decoder, encode
+from haversack.coded.records import find_record, record
+from haversack.coded.tensors import Codebook, Raw, Stored
+from haversack.errors import CodedError
+
+Array = np.ndarray[Any, Any]
+
+MAGIC, VERSION = b"HSC", 1
+LIMIT_BYTES = 1 << 28
+"""How much memory the tensors of a file may take when nothing else is said: 256 MiB."""
+_START = len(MAGIC) + 2
+_CRC = 4
+# Lanes make numpy fast, and each costs 3 bytes; a short coded part is read in one.
+_LANES, _WORTH_LANES = 32, 1 << 16
+
+
+def stored(values: Array) -> Stored:
+    """The shorter exact form of `values`: a codebook where there are few different float32 numbers, else raw."""
+    values = np.asarray(values)
+    if values.dtype != np.float32 or values.size < 2:
+        return Raw(values)
+    patterns, indices = np.unique(values.view(np.uint32), return_inverse=True)
+    if len(patterns) > min(256, values.size // 2):
+        return Raw(values)
+    book = Codebook(indices.reshape(values.shape), patterns.view(np.float32))
+    return min(Raw(values), book, key=lambda each: record(each).bytes_written)
+
+
+def write(tensors: Mapping[str, Stored]) -> bytes:
+    """The file that `read` gives the tensors back from, in their order.
+
+    Raises CodedError for a name of more than 255 bytes or a tensor of more than 8 dimensions.
+    """
+    parts, coded, before = [varint(len(tensors))], [], ""
+    for name, tensor in tensors.items():
+        made = record(tensor)
+        parts += [name_bytes(name, before), made.head]
+        coded += made.coded
+        before = name
+    lanes = 0 if not coded else 1 if sum(each.bits for each in coded) / 8 < _WORTH_LANES else _LANES
+    words = encode(coded, lanes) if lanes else b""
+    content = MAGIC + bytes([VERSION, lanes]) + b"".join(parts) + words
+    return content + zlib.crc32(content).to_bytes(_CRC, "little")
+
+
+def read(content: bytes, *, limit_bytes: int = LIMIT_BYTES) -> dict[str, Stored]:
+    """The tensors that `write` wrote, in their order and to the bit.
+
+    No tensor is allocated before the sizes in the file add up to at most `limit_bytes`. Raises CodedError for a file
+    that is damaged, cut off, something else, written by a newer version, or larger than that.
+    """
+    _check_whole(content)
+    cursor = Cursor(content, _START, len(content) - _CRC, limit_bytes)
+    found: dict[str, Callable[[Decoder], Stored]] = {}
+    name = ""
+    for _ in range(cursor.varint()):
+        name = read_name(cursor, name)
+        if name in found:
+            raise CodedError(f"the file holds {name} twice.", mend="fetch it again.")
+        found[name] = find_record(cursor)
+    decoder = Decoder(content[cursor.at : cursor.end], content[_START - 1])
+    tensors = {name: finish(decoder) for name, finish in found.items()}
+    decoder.close()
+    return tensors
+
+
+def _check_whole(content: bytes) -> None:
+    """Raises CodedError for another file's bytes, another version's, and damaged ones."""
+    if content[: len(MAGIC)] != MAGIC:
+        raise CodedError("this is no file of coded weights.", mend="name one that haversack wrote.")
+    if content[len(MAGIC) : len(MAGIC) + 1] > bytes([VERSION]):
+        raise CodedError(
+            f"the file has version {content[len(MAGIC)]} of the format, and this is {VERSION}.",
+            mend="read it with a newer haversack.",
+        )
+    if len(content) < _START + 1 + _CRC or zlib.crc32(content[:-_CRC]).to_bytes(_CRC, "little") != content[-_CRC:]:
+        raise CodedError("the file is damaged or cut off: its checksum differs.", mend="fetch it again.")

@@ -1,0 +1,138 @@
+"""Records: one tensor in the file's head, behind its name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from haversack.coded.arrays import Planes, find_array, planes
+from haversack.coded.bits import Cursor, varint
+from haversack.coded.planes import Found, Plane, find_plane, plane
+from haversack.coded.rans import Coded, Decoder
+from haversack.coded.tensors import Codebook, Integers, Raw, Stored, integer_type
+from haversack.errors import CodedError
+
+Array = np.ndarray[Any, Any]
+Finish = Callable[[Decoder], Stored]
+
+MOST_DIMENSIONS = 8
+_RAW, _INTEGERS, _CODEBOOK = range(3)
+_NARROW, _UNSIGNED, _SHIFTED = 0x10, 0x20, 0x40
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A tensor as it is written."""
+
+    head: bytes
+    coded: tuple[Coded, ...]
+
+    @property
+    def bytes_written(self) -> float:
+        """Its share of the file."""
+        return len(self.head) + sum(each.bits for each in self.coded) / 8
+
+
+def record(tensor: Stored) -> Record:
+    """The shortest record of the tensor in its form."""
+    if isinstance(tensor, Raw):
+        return _joined(tensor.shape, _RAW, planes(tensor.values))
+    if isinstance(tensor, Codebook):
+        start = bytes([tensor.centroids.size - 1])
+        return _joined(tensor.shape, _CODEBOOK, start, planes(tensor.centroids), *_byte_planes(tensor.indices))
+    flags = tensor.bits - 1 | tensor.narrow * _NARROW | (not tensor.signed) * _UNSIGNED
+    zeros: tuple[Planes, ...] = ()
+    if tensor.zero_point.size:
+        flags, zeros = flags | _SHIFTED, (planes(tensor.zero_point),)
+    steps = bytes([0]) if tensor.axis is None else bytes([tensor.axis + 1]) + varint(tensor.scale.size)
+    start = bytes([flags]) + steps
+    return _joined(tensor.shape, _INTEGERS, start, planes(tensor.scale), *zeros, *_byte_planes(tensor.values))
+
+
+def _joined(shape: tuple[int, ...], form: int, *parts: bytes | Planes | Plane) -> Record:
+    if len(shape) > MOST_DIMENSIONS:
+        raise CodedError(f"a tensor of {len(shape)} dimensions.", mend="reshape it to 8 or fewer.")
+    heads = [bytes([form | len(shape) << 2]), *(varint(extent) for extent in shape)]
+    found: list[Plane] = []
+    for part in parts:
+        if isinstance(part, bytes):
+            heads.append(part)
+        elif isinstance(part, Plane):
+            heads.append(part.head)
+            found.append(part)
+        else:
+            heads += [part.start, *(each.head for each in part.planes)]
+            found += part.planes
+    return Record(b"".join(heads), tuple(each.coded for each in found if each.coded is not None))
+
+
+def _byte_planes(values: Array) -> list[Plane]:
+    """Integers counted from the smallest of their type on, high bytes before low ones."""
+    if not values.size:
+        return []
+    lowest = np.iinfo(values.dtype).min
+    if values.itemsize == 1:
+        return [plane((values.astype(np.int16) - lowest).astype(np.uint8))]
+    shifted = values.astype(np.int32) - lowest
+    return [plane((shifted >> place & 0xFF).astype(np.uint8)) for place in (8, 0)]
+
+
+def find_record(cursor: Cursor) -> Finish:
+    """What makes the tensor whose record stands at the cursor, once the coded part is read up to there."""
+    first = cursor.byte()
+    form, dimensions = first & 3, first >> 2
+    if form > _CODEBOOK or dimensions > MOST_DIMENSIONS:
+        raise CodedError("the file is damaged.", mend="fetch it again.")
+    shape = tuple(cursor.varint() for _ in range(dimensions))
+    if form == _RAW:
+        found = find_array(cursor, shape)
+        return lambda decoder: Raw(found.values(decoder))
+    return _find_codebook(cursor, shape) if form == _CODEBOOK else _find_integers(cursor, shape)
+
+
+def _find_codebook(cursor: Cursor, shape: tuple[int, ...]) -> Finish:
+    centroids = find_array(cursor, (cursor.byte() + 1,))
+    found = _find_planes(cursor, shape, 1)
+
+    def finish(decoder: Decoder) -> Stored:
+        numbers = centroids.values(decoder)
+        return Codebook(_values(found, shape, np.dtype(np.uint8), decoder), numbers)
+
+    return finish
+
+
+def _find_integers(cursor: Cursor, shape: tuple[int, ...]) -> Finish:
+    flags, axis = cursor.byte(), cursor.byte() - 1
+    if flags & 0x80:
+        raise CodedError("the file is damaged.", mend="fetch it again.")
+    steps = (cursor.varint() if axis >= 0 else 1,)
+    scale = find_array(cursor, steps)
+    zeros = find_array(cursor, steps) if flags & _SHIFTED else None
+    bits, signed = (flags & 0xF) + 1, not flags & _UNSIGNED
+    dtype = integer_type(bits, signed=signed)
+    found = _find_planes(cursor, shape, dtype.itemsize)
+
+    def finish(decoder: Decoder) -> Stored:
+        numbers = scale.values(decoder)
+        shifts = zeros.values(decoder) if zeros else np.zeros(0, np.int32)
+        values = _values(found, shape, dtype, decoder)
+        narrow = bool(flags & _NARROW)
+        return Integers(values, numbers, shifts, axis if axis >= 0 else None, bits, signed, narrow)
+
+    return finish
+
+
+def _find_planes(cursor: Cursor, shape: tuple[int, ...], count: int) -> list[Found]:
+    return [find_plane(cursor, shape) for _ in range(count)] if math.prod(shape) else []
+
+
+def _values(found: list[Found], shape: tuple[int, ...], dtype: np.dtype[Any], decoder: Decoder) -> Array:
+    """The integers whose planes these are."""
+    whole = np.zeros(shape, np.int32)
+    for each in found:
+        whole = whole << 8 | each.values(decoder)
+    return np.asarray((whole + np.iinfo(dtype).min).astype(dtype))
