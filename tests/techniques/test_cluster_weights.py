@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from prunable_networks import NETWORKS, build
@@ -29,7 +31,7 @@ def model():
     with torch.no_grad():
         network.norm.running_var.uniform_(0.5, 2)
         network.second.weight[torch.rand_like(network.second.weight) < 0.5] = 0
-    return Model(network.eval(), (torch.randn(1, 2, 8, 8),))
+    return Model(network.eval(), (torch.randn(1, 2, 8, 8),), sparse=frozenset({"second.weight"}))
 
 
 @pytest.fixture
@@ -44,15 +46,59 @@ def weights(model):
 
 
 @pytest.mark.parametrize("epochs", [0, 3])
-def test_each_tensor_has_few_values_and_pruned_weights_stay_zero(model, task, epochs):
-    result = weights(ClusterWeights(bits=4, epochs=epochs).apply(model, task))
-    before = weights(model)
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.05])
+def test_each_tensor_has_few_values_and_pruned_weights_stay_zero(model, task, epochs, entropy_weight):
+    step = ClusterWeights(bits=4, epochs=epochs, entropy_weight=entropy_weight)
+    result, before = weights(step.apply(model, task)), weights(model)
     for name in ("first.weight", "second.weight"):
         assert len(result[name].unique()) <= 16
-    assert torch.equal(result["second.weight"] == 0, before["second.weight"] == 0) or not (
-        result["second.weight"][before["second.weight"] == 0].any()
-    )
+    assert not result["second.weight"][before["second.weight"] == 0].any()
     assert torch.equal(result["head.weight"], before["head.weight"]), "96 weights are too few for a codebook"
+
+
+def test_the_names_of_pruned_weights_survive(model, task):
+    assert ClusterWeights(bits=4, epochs=1).apply(model, task).sparse == {"second.weight"}
+
+
+def test_zeros_that_nobody_pruned_are_values_like_others(model, task):
+    result = weights(ClusterWeights(bits=1, epochs=0).apply(replace(model, sparse=frozenset()), task))
+    assert result["second.weight"].all()
+
+
+def test_an_entropy_weight_makes_indices_cheaper_to_code(model, task):
+    def entropy(step):
+        counts = weights(step.apply(model, task))["second.weight"].unique(return_counts=True)[1]
+        shares = counts / counts.sum()
+        return float(-(shares * shares.log2()).sum())
+
+    entropies = [entropy(ClusterWeights(bits=3, epochs=0, entropy_weight=each)) for each in (0.0, 0.05, 0.3)]
+    assert entropies == sorted(entropies, reverse=True)
+    assert entropies[-1] < 0.7 * entropies[0]
+
+
+def test_each_layer_may_have_bits_of_its_own(model, task):
+    result = weights(ClusterWeights(layer_bits=(2, 3, 1), epochs=0).apply(model, task))
+    assert [len(result[f"{name}.weight"].unique()) for name in ("first", "second", "head")] == [4, 8, 2]
+
+
+def test_bits_for_other_layers_than_there_are_are_refused_by_name(model, task):
+    with pytest.raises(RecipeError, match="2 numbers for 3 layers") as caught:
+        ClusterWeights(layer_bits=(2, 3), epochs=0).apply(model, task)
+    assert "second.weight" in caught.value.mend
+
+
+def test_training_moves_the_biases_too(model, task):
+    still, trained = (ClusterWeights(bits=4, epochs=epochs).apply(model, task).module for epochs in (0, 3))
+    for name in ("second", "head"):
+        assert not torch.equal(getattr(still, name).bias, getattr(trained, name).bias)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_float16_holds_all_values_and_biases(model, task, epochs):
+    network = inference(ClusterWeights(bits=3, epochs=epochs).apply(model, task))
+    clustered = [tensor_of(network, f"{name}.weight") for name in ("first", "second")]
+    for tensor in (*clustered, tensor_of(network, "second.bias"), tensor_of(network, "head.bias")):
+        assert torch.equal(tensor.half().float(), tensor)
 
 
 def test_training_moves_the_values_towards_the_data(model, task):
@@ -80,7 +126,17 @@ def test_clustering_twice_is_refused(model, task):
         ClusterWeights(bits=4, epochs=0).apply(once, task)
 
 
-@pytest.mark.parametrize("settings", [{"bits": 0}, {"bits": 9}, {"epochs": -1}, {"learning_rate": float("nan")}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bits": 0},
+        {"bits": 9},
+        {"epochs": -1},
+        {"learning_rate": float("nan")},
+        {"layer_bits": (4, 0)},
+        {"entropy_weight": -0.1},
+    ],
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(RecipeError):
         ClusterWeights(**settings)
