@@ -7,6 +7,7 @@ carries; None is a dimension that never shrinks (batch, space, tokens).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,12 +23,25 @@ Dims = tuple[Atoms | None, ...]
 Value = Dims | list[Dims]
 # A batch size that divides nothing, to follow reshapes with: sizes that depend on the batch become multiples of it.
 ODD_BATCH = 1_000_003
+_FRAME = re.compile(r'File "(.+?)", line (\d+)')
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """That the code at `site` counts `atoms` anew wherever it runs, instead of spelling their number."""
+
+    site: str
+    atoms: Atoms
+    more: bool
+    """Whether the site can be read in another way still."""
 
 
 @dataclass
 class Book:
     """What the rules have noted so far."""
 
+    choices: Mapping[str, int] = field(default_factory=dict)
+    """Which of its readings each site of the code is given; the first where it is not named."""
     count: int = 0
     same: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     pinned: list[tuple[Atoms, str]] = field(default_factory=list)
@@ -36,6 +50,10 @@ class Book:
     """Columns of weights that a product sums over: there, channels are taken in."""
     paired: list[Atoms] = field(default_factory=list)
     """Channels of grouped convolutions: two a group must stay, since one would read as depthwise."""
+    assumed: dict[fx.Node, list[Assumption]] = field(default_factory=dict)
+    """The operations that keep channels apart only if the code reads shapes off its tensors."""
+    columns: dict[int, tuple[Atoms, Atoms]] = field(default_factory=dict)
+    """All rows of a linear layer and its columns, by the first row."""
 
     def fresh(self, size: int) -> Atoms:
         """New atoms, related to nothing yet."""
@@ -60,15 +78,17 @@ class Book:
         if weight is not None:
             self.read.append(weight)
 
+    def merge(self, rows: Atoms) -> Atoms:
+        """The first of several rows, after those below each of its atoms were united with it."""
+        first: Atoms = rows[0]
+        self.same += [(first, row) for row in rows[1:]]
+        return first
+
     def interleave(self, atoms: Atoms | None, groups: int) -> Atoms | None:
         """The first group's atoms, each united with those at its place in the other groups."""
         if atoms is None:
             return None
-        rows: Atoms = atoms.reshape(groups, -1)
-        for row in rows[1:]:
-            self.same.append((rows[0], row))
-        first: Atoms = rows[0]
-        return first
+        return self.merge(atoms.reshape(groups, -1))
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,23 @@ class Operation:
         """The operation and its place, for the reasons of pins."""
         return f"{self.name} in layer {self.layer}" if self.layer else f"{self.name} in the network itself"
 
+    @property
+    def site(self) -> str:
+        """The line of code that this operation stands on."""
+        frames = source_frames(self.node)
+        return f"{frames[-1]} {self.name}" if frames else self.node.name
+
+    def reading(self, atoms: Atoms | None, count: int = 1) -> int | None:
+        """Which of `count` ways to read a count in the code holds here; None once all were tried and failed."""
+        if atoms is None:
+            return 0
+        chosen = self.book.choices.get(self.site, 0)
+        if chosen >= count:
+            self.book.pin(atoms, f"the code spells the size: {self.why}")
+            return None
+        self.book.assumed.setdefault(self.node, []).append(Assumption(self.site, atoms, chosen + 1 < count))
+        return chosen
+
     def argument(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - whatever the operation takes
         """The argument that the operation's schema calls `name`; `default` where it has none."""
         for place, each in enumerate(self.node.target._schema.arguments):  # type: ignore[union-attr]  # noqa: SLF001 - no public reader
@@ -120,6 +157,11 @@ class Operation:
     def within(self, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
         """Whether a layer of these types runs this: its attributes follow its weights' shapes."""
         return isinstance(layer_at(self.module, self.layer), kinds)
+
+
+def source_frames(node: fx.Node) -> list[str]:
+    """The lines of code that led to a node, as `file:line`, outermost first."""
+    return [f"{file}:{line}" for file, line in _FRAME.findall(node.meta.get("stack_trace") or "")]
 
 
 def operation_name(node: fx.Node) -> str:

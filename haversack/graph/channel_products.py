@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import fx, nn
@@ -89,6 +89,7 @@ def _linear(operation: Operation) -> Dims:
         operation.book.unite(out[0], bias[0], operation.why)
     if out and out[0] is not None:
         operation.book.produced.append((out[0], operation.layer))
+        operation.book.columns[int(out[0][0])] = out[0], weight[-1]
     return (*dims[:-1], *out)
 
 
@@ -119,12 +120,22 @@ def _product(operation: Operation, left: fx.Node, right: fx.Node) -> Dims:
         for node, atoms in ((left, ours[-1]), (right, theirs[-2]))
         if node.op == "placeholder" and atoms is not None
     ]
-    for atoms in (*ours[:-2], *theirs[:-2]):
-        operation.book.pin(atoms, f"batch of matrices: {operation.why}")
+    batch = _batch(operation, (left, right), 2)
     for node, atoms in ((left, ours[-2]), (right, theirs[-1])):
         if node.op == "placeholder" and atoms is not None:
             operation.book.produced.append((atoms, operation.layer))
-    return (*(None for _ in range(max(len(ours), len(theirs)) - 2)), ours[-2], theirs[-1])
+    return (*batch, ours[-2], theirs[-1])
+
+
+def _batch(operation: Operation, nodes: Sequence[fx.Node], inner: int) -> Dims:
+    """The leading dimensions of products of many matrices, such as heads: those of one place are one."""
+    rank = max(len(operation.of(node)) for node in nodes) - inner
+    columns: list[list[tuple[Atoms | None, int]]] = [[] for _ in range(rank)]
+    for node in nodes:
+        outer = list(zip(operation.of(node), sizes(node), strict=True))[:-inner]
+        for place, each in enumerate(outer, start=rank - len(outer)):
+            columns[place].append(each)
+    return tuple(united(operation, column) for column in columns)
 
 
 def _embedding(operation: Operation) -> Dims:
@@ -161,16 +172,20 @@ def _layer_norm(operation: Operation) -> Dims:
             operation.book.unite(atoms, its, operation.why)
     if not affine or not operation.within((nn.LayerNorm, nn.RMSNorm)):
         for atoms in last:
-            operation.book.pin(atoms, f"the code spells the normalised shape: {operation.why}")
+            operation.reading(atoms)
     return dims
 
 
 def _attention(operation: Operation) -> Dims:
-    """Query, key and value stay whole: the scale and the heads hang on their sizes."""
-    query, key, value = (operation.dims(name) or () for name in ("query", "key", "value"))
-    for atoms in (*query, *key, *value[:-1]):
-        operation.book.pin(atoms, f"attention head: {operation.why}")
-    return (*query[:-1], value[-1])
+    """Whole heads, or the same channels of every head: of query and key together, and of the values."""
+    query, key, value, mask = (operation.argument(name) for name in ("query", "key", "value", "attn_mask"))
+    dims = [operation.of(node) for node in (query, key, value)]
+    operation.book.unite(dims[0][-1], dims[1][-1], operation.why)
+    if dims[1][-2] is not None or dims[2][-2] is not None:
+        operation.book.unite(dims[1][-2], dims[2][-2], operation.why)
+    for atoms in operation.of(mask) if isinstance(mask, fx.Node) else ():
+        operation.book.pin(atoms, f"attention mask: {operation.why}")
+    return (*_batch(operation, (query, key, value), 2), dims[0][-2], dims[2][-1])
 
 
 def _einsum(operation: Operation) -> Value:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from haversack.graph.channel_book import Operation, Value, layer_at, pin_all, pointwise, sizes, unknown
+from haversack.graph.channel_book import Operation, Value, pointwise, sizes, unknown
 from haversack.graph.channel_products import PRODUCT_RULES
+from haversack.graph.channel_recurrent import RECURRENT_RULES
 from haversack.graph.channel_shapes import POOL_RULES, SHAPE_RULES
 
 
@@ -20,11 +21,7 @@ def follow(operation: Operation) -> Value:
         rule = pointwise
     if rule is None and (space := re.search(r"(?:pool|upsample).*([123])d", operation.name)):
         rule = POOL_RULES[int(space[1])]
-    value = _checked(operation, rule or unknown)
-    # The heads of nn.MultiheadAttention are numbers in its attributes, and it checks its input against them.
-    if any(isinstance(layer_at(operation.module, path), nn.MultiheadAttention) for path in _parents(operation.layer)):
-        pin_all(operation, [value] if isinstance(value, tuple) else value, "attention heads: " + operation.why)
-    return value
+    return _checked(operation, rule or unknown)
 
 
 def _checked(operation: Operation, rule: Callable[[Operation], Value]) -> Value:
@@ -43,15 +40,11 @@ def _checked(operation: Operation, rule: Callable[[Operation], Value]) -> Value:
     return value
 
 
-def _parents(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-
-
 # Element by element, but not tagged so by torch.
 _ACTIVATIONS = ("relu6", "hardtanh", "hardswish", "silu", "gelu", "celu", "selu", "rrelu")
 _RULES: dict[str, Callable[[Operation], Value]] = {
     **PRODUCT_RULES,
     **SHAPE_RULES,
+    **RECURRENT_RULES,
     **dict.fromkeys(_ACTIVATIONS, pointwise),
 }

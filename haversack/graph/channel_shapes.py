@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor, fx
@@ -19,6 +19,7 @@ from haversack.graph.channel_book import (
     sizes,
     united,
 )
+from haversack.graph.channel_reshape import reshape
 
 
 def _cat(operation: Operation) -> Dims:
@@ -81,10 +82,20 @@ def _slice(operation: Operation) -> Dims:
     if atoms is None:
         return tuple(dims)
     whole = start in (None, 0) and step in (None, 1) and (end is None or (isinstance(end, int) and end >= len(atoms)))
-    if not whole:
+    if whole:
+        return tuple(dims)
+    if any(isinstance(each, fx.Node) for each in (start, end, step)):
         operation.book.pin(atoms, f"the code picks channels: {operation.why}")
-        fixed = any(isinstance(each, fx.Node) for each in (start, end, step))
-        dims[dim] = None if fixed else atoms[start:end:step]
+        dims[dim] = None
+        return tuple(dims)
+    ends = slice(start, end, step).indices(len(atoms))
+    part = math.gcd(*ends[:2], len(atoms))
+    if ends[2] != 1 or part == 1:
+        operation.book.pin(atoms, f"the code picks channels: {operation.why}")
+    elif operation.reading(atoms) is not None:
+        # Halves, quarters: all parts lose alike, so that the code's fractions fall between the same channels again.
+        operation.book.merge(atoms.reshape(-1, part))
+    dims[dim] = atoms[start:end:step]
     return tuple(dims)
 
 
@@ -96,13 +107,51 @@ def _select(operation: Operation) -> Dims:
 
 
 def _split(operation: Operation) -> list[Dims]:
+    """Equal parts lose alike, provided that the code takes their size from the shape."""
     dims = same(operation)
     dim = int(operation.argument("dim", 0)) % len(dims)
-    operation.book.pin(dims[dim], f"the code splits channels: {operation.why}")
-    pieces = operation.node.meta["val"]
+    atoms, pieces = dims[dim], operation.node.meta["val"]
     if operation.name == "unbind":
+        operation.book.pin(atoms, f"the code splits channels: {operation.why}")
         return [(*dims[:dim], *dims[dim + 1 :]) for _ in pieces]
-    return [(*dims[:dim], None, *dims[dim + 1 :]) for _ in pieces]
+    ends = np.cumsum([int(piece.shape[dim]) for piece in pieces])
+    if atoms is None:
+        return [dims for _ in pieces]
+    if len({int(piece.shape[dim]) for piece in pieces}) > 1:
+        operation.book.pin(atoms, f"the code splits channels unevenly: {operation.why}")
+    elif operation.reading(atoms) is not None:
+        operation.book.merge(atoms.reshape(len(pieces), -1))
+    return [(*dims[:dim], part, *dims[dim + 1 :]) for part in np.split(atoms, ends[:-1])]
+
+
+def _glu(operation: Operation) -> Dims:
+    dims = list(same(operation))
+    dim = int(operation.argument("dim", -1)) % len(dims)
+    dims[dim] = operation.book.interleave(dims[dim], 2)
+    return tuple(dims)
+
+
+def _shuffle(operation: Operation) -> Dims:
+    """Channels dealt out over groups: one of each group goes at a time."""
+    batch, channels, *space = same(operation)
+    groups = int(operation.argument("groups"))
+    first = operation.book.interleave(channels, groups)
+    return (batch, None if first is None else np.repeat(first, groups), *space)
+
+
+def _pixel_shuffle(operation: Operation) -> Dims:
+    """Every r x r channels become one, spread over pixels."""
+    channels, factor = same(operation)[-3], int(operation.argument("upscale_factor"))
+    if channels is None:
+        return same(operation)
+    return (*same(operation)[:-3], operation.book.merge(channels.reshape(-1, factor**2).T), None, None)
+
+
+def _pixel_unshuffle(operation: Operation) -> Dims:
+    channels, factor = same(operation)[-3], int(operation.argument("downscale_factor"))
+    if channels is None:
+        return same(operation)
+    return (*same(operation)[:-3], np.repeat(channels, factor**2), None, None)
 
 
 def _getitem(operation: Operation) -> Dims:
@@ -143,7 +192,7 @@ def _expand(operation: Operation) -> Dims:
     dims: list[Atoms | None] = [None] * (len(spelled) - len(shape))
     for atoms, size, said in zip(same(operation), shape, spelled[len(dims) :], strict=True):
         if size != 1 and said != -1:
-            operation.book.pin(atoms, f"the code spells the size: {operation.why}")
+            operation.reading(atoms)
         dims.append(None if size == 1 and said not in (1, -1) else atoms)
     return tuple(dims)
 
@@ -169,48 +218,9 @@ def _pool(space: int) -> Callable[[Operation], Value]:
     return rule
 
 
-def _reshape(operation: Operation) -> Dims:
-    """Blocks of dimensions with equal products: kept, merged (atoms repeated) or split (pinned)."""
-    spelled = operation.argument("size", operation.argument("shape"))
-    before, after = sizes(operation.tensors()[0]), sizes(operation.node)
-    dims = same(operation)
-    result: list[Atoms | None] = [None] * len(after)
-    said = list(spelled) if isinstance(spelled, Sequence) and operation.name != "unflatten" else [-1] * len(after)
-    for ours, theirs in _blocks(before, after):
-        tracked = [dim for dim in ours if dims[dim] is not None]
-        if not tracked:
-            continue
-        merged = len(theirs) == 1 and len(tracked) == 1
-        constants = [dim for dim in theirs if isinstance(said[dim], int) and said[dim] != -1]
-        if not merged or constants:
-            for dim in tracked:
-                operation.book.pin(dims[dim], f"the code spells the size: {operation.why}")
-        if merged:
-            result[theirs[0]] = _spread(dims[tracked[0]], [before[dim] for dim in ours], ours.index(tracked[0]))
-    return tuple(result)
-
-
-def _spread(atoms: Atoms | None, shape: list[int], axis: int) -> Atoms | None:
-    """Atoms of one dimension at each place of the flattened block; none where the batch is part of it."""
-    if atoms is None or any(size % ODD_BATCH == 0 for size in shape):
-        return None
-    column = atoms.reshape([-1 if dim == axis else 1 for dim in range(len(shape))])
-    return np.broadcast_to(column, shape).reshape(-1)
-
-
-def _blocks(before: tuple[int, ...], after: tuple[int, ...]) -> Iterable[tuple[list[int], list[int]]]:
-    ours = [dim for dim, size in enumerate(before) if size != 1]
-    theirs = [dim for dim, size in enumerate(after) if size != 1]
-    while ours and theirs:
-        left, right = [ours.pop(0)], [theirs.pop(0)]
-        while (a := math.prod(before[d] for d in left)) != (b := math.prod(after[d] for d in right)):
-            (left if a < b else right).append((ours if a < b else theirs).pop(0))
-        yield left, right
-
-
 POOL_RULES = {space: _pool(space) for space in (1, 2, 3)}
 SHAPE_RULES: dict[str, Callable[[Operation], Value]] = {
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten"), _reshape),
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten"), reshape),
     **dict.fromkeys(("permute", "transpose", "t", "numpy_T"), _permute),
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "unbind", "tensor_split"), _split),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "logsumexp"), _reduce),
@@ -222,6 +232,10 @@ SHAPE_RULES: dict[str, Callable[[Operation], Value]] = {
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
     "stack": _stack,
+    "glu": _glu,
+    "channel_shuffle": _shuffle,
+    "pixel_shuffle": _pixel_shuffle,
+    "pixel_unshuffle": _pixel_unshuffle,
     "slice": _slice,
     "select": _select,
     "getitem": _getitem,

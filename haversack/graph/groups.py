@@ -1,63 +1,21 @@
-"""Groups: channels that must be removed together, and those that must stay, with the reason."""
+"""Groups: which channels of a network must be removed together, read off its graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor, fx, nn
 
-from haversack.graph.channel_book import Atoms, Book, Dims, Operation, Value
+from haversack.graph.channel_book import Assumption, Atoms, Book, Dims, Operation, Value
+from haversack.graph.channel_group import ChannelGroup, Groups, Member, Pinned
 from haversack.graph.channel_rules import follow
+from haversack.graph.channel_trial import Foretold, at_stake, refuted, trials
+from haversack.graph.surgery import edits_for
 from haversack.graph.trace import Trace
 
-
-@dataclass(frozen=True)
-class Member:
-    """A dimension of a tensor that shrinks with a group: `indices[i]` are the slices that channel i takes with it.
-
-    `reads` tells columns, which take the channel in, from rows, which make it.
-    """
-
-    tensor: str
-    dim: int
-    indices: tuple[tuple[int, ...], ...]
-    reads: bool = False
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Channels of equal build: each may go, but only with its slices of all members.
-
-    `name` is the path of the layer that makes them; `least` of them must stay.
-    """
-
-    name: str
-    members: tuple[Member, ...]
-    least: int = 1
-
-    @property
-    def size(self) -> int:
-        """How many channels there are to choose from."""
-        return len(self.members[0].indices)
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """Channels that must stay, and why."""
-
-    layer: str
-    reason: str
-    channels: int
-
-
-@dataclass(frozen=True)
-class Groups:
-    """All channels of a network: those that can go, and those that must stay."""
-
-    groups: tuple[ChannelGroup, ...]
-    pinned: tuple[Pinned, ...]
+__all__ = ["ChannelGroup", "Groups", "Member", "Pinned", "channel_groups", "components"]
 
 
 @dataclass
@@ -80,15 +38,52 @@ def channel_groups(trace: Trace, module: nn.Module) -> Groups:
     Two channels belong to one group when the same dimensions of the same tensors depend on them. The idea of
     propagating dependencies through the graph is that of DepGraph (Fang et al. 2023); working on single indices
     instead of layers is what lets a residual stream with padded zero channels (He et al. 2015, option A), concatenated
-    or flattened channels be pruned. Sizes that the code spells, attention heads and operations nobody knows are pinned.
+    or flattened channels be pruned. Where it depends on the code whether sizes follow (reshapes, splits, attention
+    heads), the network is pruned a little and traced again; what does not follow is pinned, and so are operations that
+    nobody knows.
     """
-    book = Book()
-    weights = _read(trace, module, book)
-    roots = components(book.count, book.same)
+    return channel_reading(trace, module).found
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What holds of a network: all operations noted in the book, and the atoms of weights and values.
+
+    Atoms with equal `roots` are one channel.
+    """
+
+    book: Book
+    weights: Mapping[tuple[str, int], Atoms]
+    values: Mapping[fx.Node, Value]
+    roots: Atoms
+    found: Groups
+
+
+def channel_reading(trace: Trace, module: nn.Module) -> Reading:
+    """The groups of a network together with what they were read off."""
+    choices: dict[str, int] = {}
+    while True:
+        book = Book(choices)
+        weights, values = follow_all(trace, module, book)
+        roots = components(book.count, book.same)
+        reasons = _reasons(book, roots)
+        reading = Reading(book, weights, values, roots, _found(book, weights, roots, reasons))
+        wrong = _refuted(trace, module, reading, at_stake(book.assumed, roots, set(reasons)))
+        if not wrong:
+            return reading
+        choices |= {site: choices.get(site, 0) + 1 for site in wrong}
+
+
+def _reasons(book: Book, roots: Atoms) -> dict[int, str]:
+    """Why the channels that must stay must."""
     reasons: dict[int, str] = {}
     for atoms, why in book.pinned:
         for root in np.unique(roots[atoms]).tolist():
             reasons.setdefault(root, why)
+    return reasons
+
+
+def _found(book: Book, weights: Mapping[tuple[str, int], Atoms], roots: Atoms, reasons: Mapping[int, str]) -> Groups:
     layers: dict[int, str] = {}
     for atoms, layer in book.produced:
         for root in np.unique(roots[atoms]).tolist():
@@ -102,6 +97,24 @@ def channel_groups(trace: Trace, module: nn.Module) -> Groups:
     columns = {int(atoms[0]) for atoms in book.read if len(atoms)}
     reads = {place for place, atoms in weights.items() if len(atoms) and int(atoms[0]) in columns}
     return Groups(tuple(_grouped(channels, reads)), tuple(_stay(layers, reasons)))
+
+
+def _refuted(
+    trace: Trace, module: nn.Module, reading: Reading, staked: Mapping[fx.Node, list[Assumption]]
+) -> set[str]:
+    """The sites of the code that do not do what the reading assumes."""
+    groups = reading.found.groups
+    for kept in trials(groups) if staked and groups else ():
+        gone = {
+            int(reading.roots[reading.weights[first.tensor, first.dim][first.indices[channel][0]]])
+            for group, stay in zip(groups, kept, strict=True)
+            for first in group.members[:1]
+            for channel in set(range(group.size)) - set(stay)
+        }
+        foretold = Foretold(reading.values, staked, frozenset(gone), reading.roots)
+        if wrong := refuted(trace, module, edits_for(module, groups, kept), foretold):
+            return wrong
+    return set()
 
 
 def components(count: int, same: list[tuple[Atoms, Atoms]]) -> Atoms:
@@ -123,8 +136,10 @@ def components(count: int, same: list[tuple[Atoms, Atoms]]) -> Atoms:
             label = jumped
 
 
-def _read(trace: Trace, module: nn.Module, book: Book) -> dict[tuple[str, int], Atoms]:
-    """The atoms of each dimension of each weight, all operations noted in the book."""
+def follow_all(
+    trace: Trace, module: nn.Module, book: Book
+) -> tuple[dict[tuple[str, int], Atoms], dict[fx.Node, Value]]:
+    """The atoms of each dimension of each weight and of each value, all operations noted in the book."""
     ours = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     ours |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
     weights: dict[tuple[str, int], Atoms] = {}
@@ -140,7 +155,7 @@ def _read(trace: Trace, module: nn.Module, book: Book) -> dict[tuple[str, int], 
                 for dims in [value] if isinstance(value, tuple) else value:
                     for atoms in dims:
                         book.pin(atoms, "an output of the network")
-    return weights
+    return weights, values
 
 
 def _placeholder(
