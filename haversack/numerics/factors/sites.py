@@ -1,0 +1,121 @@
+"""Sites: the layers of a network that factors may take the place of, and what those read."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from haversack.graph.surgery import edit
+from haversack.model import Edits, Layer, Model, Swap
+from haversack.numerics.factors.geometry import Geometry, geometry_of
+from haversack.numerics.factors.problem import Chain, Problem, problem_of
+
+Batches = Sequence[tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer at `path` that reads an input of this shape (a batch of 1), so many times a run."""
+
+    path: str
+    geometry: Geometry
+    input_shape: tuple[int, ...]
+    calls: int
+
+    @property
+    def whole(self) -> Layer:
+        """The layer as it is."""
+        return self.geometry.piece(self.geometry.inputs, self.geometry.outputs, self.geometry.everywhere, last=True)
+
+
+def sites(model: Model) -> tuple[list[Site], dict[str, str]]:
+    """The layers that may be factorized, in the order of the network, and why others may not: {path: reason}."""
+    module, found, left = model.module, [], {}
+    tensors = Counter(id(tensor) for _, tensor in module.named_parameters(remove_duplicate=False))
+    for path, layer in module.named_modules(remove_duplicate=False):
+        geometry = geometry_of(layer)
+        if geometry is None:
+            continue
+        shapes = _input_shapes(model, path)
+        if any(tensors[id(tensor)] > 1 for tensor in layer.parameters()):
+            left[path] = "its weight is shared with another layer"
+        elif any(f"{path}.{name}" in model.sparse for name, _ in layer.named_parameters()):
+            left[path] = "its weight was pruned"
+        elif not shapes or len(set(shapes)) > 1:
+            left[path] = "it does not run once for each input" if shapes else "it never runs"
+        elif not _may_be_wrapped(model, path):
+            left[path] = "the network reads its attributes"
+        else:
+            found.append(Site(path, geometry, shapes[0], len(shapes)))
+    return found, left
+
+
+def problem_at(module: nn.Module, site: Site, batches: Batches) -> Problem:
+    """The site's weight, and the inputs that it reads on `batches`; without batches every input counts alike."""
+    return problem_of(module.get_submodule(site.path), site.geometry, _inputs(module, site.path, batches))
+
+
+def with_chains(module: nn.Module, chains: dict[str, Chain]) -> tuple[nn.Module, Edits]:
+    """A copy of `module` where each chain has taken the place of the layer at its path, and the edits that did it."""
+    edits = Edits(tuple(Swap(path, tuple(factor.layer for factor in chain)) for path, chain in chains.items()))
+    new = edit(module, edits)
+    with torch.no_grad():
+        for path, chain in chains.items():
+            for layer, factor in zip(new.get_submodule(path).children(), chain, strict=True):
+                layer.get_parameter("weight").copy_(factor.weight)
+                if factor.bias is not None:
+                    layer.get_parameter("bias").copy_(factor.bias)
+    return new, edits
+
+
+def alone(site: Site, layers: Sequence[Layer]) -> Model:
+    """A model of nothing but `layers`, with random weights, to be timed on what the site reads."""
+    module = edit(nn.Sequential(nn.Identity()), Edits((Swap("0", tuple(layers)),)))
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=random) / parameter[0].numel() ** 0.5)
+    return Model(module.eval(), (torch.randn(site.input_shape, generator=random),))
+
+
+def _input_shapes(model: Model, path: str) -> list[tuple[int, ...]]:
+    return [(1, *value.shape[1:]) for value in _inputs(model.module, path, [model.example])]
+
+
+def _inputs(module: nn.Module, path: str, batches: Batches) -> list[Tensor]:
+    """What the layer at `path` reads on each batch."""
+    read: list[Tensor] = []
+
+    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        read.append(given[0].detach())
+
+    handle = module.get_submodule(path).register_forward_pre_hook(keep)
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                module(*batch)
+    finally:
+        handle.remove()
+    return read
+
+
+def _may_be_wrapped(model: Model, path: str) -> bool:
+    """Whether the network still runs when the layer lies in a sequence: it may read the layer's kernel size itself."""
+    if not path:
+        return True
+    # The copy is shallow where it can be: its weights are the network's own.
+    shared = {id(tensor): tensor for tensor in (*model.module.parameters(), *model.module.buffers())}
+    module = copy.deepcopy(model.module, shared)
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, nn.Sequential(module.get_submodule(path)))
+    try:
+        with torch.no_grad():
+            module(*model.example)
+    except Exception:  # noqa: BLE001 - whatever the user's forward() raises
+        return False
+    return True

@@ -1,0 +1,192 @@
+"""Layers become products of smaller layers where that is measured to pay, and stay as they are elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self, get_args
+
+from haversack.device import Device
+from haversack.errors import NothingChangedError, RecipeError
+from haversack.finetune import Training, finetune
+from haversack.graph.statistics import with_corrected_statistics
+from haversack.model import Layer, Model
+from haversack.numerics.factors import factorized, fitting, loss
+from haversack.numerics.factors.allocate import Choice, allocated
+from haversack.numerics.factors.ladder import by_rule, ladder
+from haversack.numerics.factors.method import Method
+from haversack.numerics.factors.price import Measure, Price
+from haversack.numerics.factors.problem import Problem
+from haversack.numerics.factors.sites import Batches, Site, problem_at, sites, with_chains
+from haversack.progress import say, track
+from haversack.recipe import Stage
+from haversack.task import Task
+
+Way = Literal["auto", "svd", "spatial", "tucker", "cp"]
+Rule = Literal["measured", "energy", "vbmf"]
+_SAID = {"latency": "latency", "macs": "multiply-accumulates", "parameters": "parameters"}
+_TRIES = 3
+"""Layers are timed by themselves: what they save together has to be corrected once or twice."""
+
+
+@dataclass(frozen=True)
+class Factorize:
+    """The network with some layers written as products of smaller ones, then fine-tuned with the original as teacher.
+
+    `keep` is the fraction that is left of the network's latency, multiply-accumulates or parameters (`of`). Ways
+    (`method`): two thin matrices, or fewer filters and a 1 x 1 (`svd`, Zhang et al. 2016); a column and a row of pixels
+    (`spatial`, Jaderberg et al. 2014); a kernel between fewer channels (`tucker`, Kim et al. 2016); a kernel a channel
+    (`cp`, Lebedev et al. 2015); `auto` tries them all. Factors keep the layer's output on the calibration inputs, not
+    its weight. With `ranks` `measured`, ladders of ranks, multiples of `multiple`, are timed on the model's target
+    (without one, multiply-accumulates count for latency), and those are taken that lose least of the outputs; a layer
+    that no rank makes faster stays. The ranks may also be those that hold the share `energy` of the outputs, or stand
+    out of the weights' noise (`vbmf`, Nakajima et al. 2013): then `keep` is not looked at, and each layer takes the
+    cheapest way. Grouped convolutions stay as they are.
+    """
+
+    keep: float = 0.7
+    of: Measure = "latency"
+    method: Way = "auto"
+    ranks: Rule = "measured"
+    energy: float = 0.95
+    multiple: int = 1
+    epochs: int = 1
+    learning_rate: float = 0.02
+    seed: int = 0
+
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def __post_init__(self) -> None:
+        for name, example in (("keep", 0.7), ("energy", 0.95)):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 < value < 1):
+                raise RecipeError(f"{name} is {value}.", mend=f"write a fraction between 0 and 1, such as {example}.")
+        for name, allowed in (("of", get_args(Measure)), ("method", get_args(Way)), ("ranks", get_args(Rule))):
+            if getattr(self, name) not in allowed:
+                raise RecipeError(f"{name} is '{getattr(self, name)}'.", mend=f"choose from: {', '.join(allowed)}.")
+        for name, least in (("multiple", 1), ("epochs", 0)):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise RecipeError(f"{name} is {getattr(self, name)}.", mend=f"write a whole number from {least} up.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.02.")
+        if self.ranks != "measured" and self.method == "cp":
+            raise RecipeError("cp has no matrix whose energy or noise tells a rank.", mend="write ranks = 'measured'.")
+
+    def apply(self, model: Model, task: Task) -> Model:
+        """The network with factors, trained for `epochs`; edits and teacher follow.
+
+        Raises RecipeError, naming the smallest fraction in reach, when `keep` lies below it, and NothingChangedError
+        where no layer pays, or the whole network turns out not to be cheaper.
+        """
+        found, batches = self._sites(model), task.calibration() if task.calibrate is not None else []
+        price = Price(model, self.of)
+        shares = price.shares(found)
+        choices = [
+            self._choices(price, site, share, batches)
+            for site, share in track(list(zip(found, shares, strict=True)), "trying factors", len(found))
+        ]
+        if all(len(each) == 1 for each in choices):
+            raise NothingChangedError(f"no layer has less {_SAID[self.of]} in factors.", mend="leave the step out.")
+        small = replace(self._small(price, found, choices, batches), teacher=model.teacher or model.module)
+        if self.epochs:
+            return small.with_module(finetune(small, task, Training(self.epochs, self.learning_rate, seed=self.seed)))
+        corrected = with_corrected_statistics(small.module, model.module, small.edits, batches) if batches else None
+        return small.with_module(corrected) if corrected is not None else small
+
+    @classmethod
+    def options(cls, model: Model, device: Device) -> Iterable[Self]:
+        """Fractions of the parameters, then of the latency, that are in reach by counting; each mildest first."""
+        if model.grids:
+            return ()
+        return tuple(step for of in ("parameters", "latency") for step in cls._reachable(of, model, device))
+
+    @classmethod
+    def _reachable(cls, of: Measure, model: Model, device: Device) -> Iterable[Self]:
+        mildest = cls(0.85, of, multiple=device.channel_multiple)
+        found, price = sites(model)[0], Price(replace(model, target=None), of)
+        cheapest = [min([1.0, *price.ratios(site, mildest._layers(site))]) for site in found]
+        left = 1 - sum(share * (1 - least) for share, least in zip(price.shares(found), cheapest, strict=True))
+        return (replace(mildest, keep=keep) for keep in (0.85, 0.7, 0.55, 0.4) if keep >= left and left < 1)
+
+    def _sites(self, model: Model) -> list[Site]:
+        found, left = sites(model)
+        for path, reason in left.items():
+            say(f"{path} is left alone: {reason}.")
+        found = [site for site in found if self._ways(site)]
+        if not found:
+            reasons = "; ".join(f"{path}: {reason}" for path, reason in list(left.items())[:3])
+            raise NothingChangedError(
+                f"there is nothing to factorize ({reasons or 'no linear layer and no convolution without groups'}).",
+                mend="leave the step out.",
+            )
+        return found
+
+    def _ways(self, site: Site) -> list[Method]:
+        return [way for way in fitting(site.geometry) if self.method in ("auto", way.name)]
+
+    def _layers(self, site: Site) -> list[tuple[Layer, ...]]:
+        return [each.layers for each in ladder(self._ways(site), site.geometry, self.multiple)]
+
+    def _choices(self, price: Price, site: Site, share: float, batches: Batches) -> list[Choice]:
+        """The layer as it is, and the ways to write it that are cheaper, with what they lose of its output."""
+        problem = problem_at(price.model.module, site, batches)
+        tried = list(self._tried(site, problem))
+        ratios = price.ratios(site, [each.layers for each in tried])
+        cheaper = [
+            replace(each, cost=share * ratio, loss=loss(problem, each.method, each.ranks))
+            for each, ratio in zip(tried, ratios, strict=True)
+            if ratio < price.worth
+        ]
+        if not cheaper:
+            best = f"the best of {len(ratios)} ranks has {min(ratios):.2f} of it" if ratios else "no rank fits"
+            say(f"{site.path} is left alone: in factors its {_SAID[self.of]} is not less; {best}.")
+        return [Choice("", (), (site.whole,), share), *cheaper]
+
+    def _tried(self, site: Site, problem: Problem) -> Iterable[Choice]:
+        if self.ranks == "measured":
+            return ladder(self._ways(site), site.geometry, self.multiple)
+        return by_rule(self._ways(site), problem, self.multiple, self.energy if self.ranks == "energy" else None)
+
+    def _small(self, price: Price, found: list[Site], choices: list[list[Choice]], batches: Batches) -> Model:
+        """The network with the chosen factors, not trained; measured to be cheaper."""
+        # What is not in these layers stays; a rule's ranks are taken wherever they pay.
+        floor = 1 - sum(each[0].cost - min(one.cost for one in each) for each in choices)
+        if self.ranks == "measured" and floor > self.keep:
+            raise RecipeError(
+                f"keep is {self.keep}, but the smallest fraction of {_SAID[self.of]} in reach is {floor:.3f}.",
+                mend="keep more, or lower multiple.",
+            )
+        wanted, goal = (self.keep, self.keep) if self.ranks == "measured" else (floor, floor)
+        for _ in range(_TRIES):
+            chosen = allocated(choices, max(goal, floor))
+            small = _with(price.model, found, chosen, batches)
+            ratio = price.ratio(small)
+            if ratio <= wanted * 1.01 or goal <= floor or not price.timed:
+                break
+            goal -= ratio - wanted
+        _report(found, chosen, ratio, _SAID[self.of])
+        if ratio >= 1:
+            raise NothingChangedError(
+                f"with factors the network has {ratio:.3f} of its {_SAID[self.of]}, though its layers have less alone.",
+                mend="leave the step out.",
+            )
+        return small
+
+
+def _with(model: Model, found: Sequence[Site], chosen: Sequence[Choice], batches: Batches) -> Model:
+    """The model with the chosen layers in factors."""
+    chains = {
+        site.path: factorized(problem_at(model.module, site, batches), choice.method, choice.ranks)
+        for site, choice in zip(found, chosen, strict=True)
+        if choice.method
+    }
+    return model.with_module(*with_chains(model.module, chains))
+
+
+def _report(found: Sequence[Site], chosen: Sequence[Choice], ratio: float, of: str) -> None:
+    for site, choice in zip(found, chosen, strict=True):
+        if choice.method:
+            ranks = " x ".join(map(str, choice.ranks))
+            say(f"{site.path}: {choice.method} of rank {ranks}, {choice.loss:.1%} of its output is lost.")
+    say(f"the network has {ratio:.3f} of its {of}.")
