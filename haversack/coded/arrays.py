@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from haversack.coded.bits import Cursor
-from haversack.coded.planes import Found, Plane, find_plane, plane
+from haversack.coded.classes import ONE, likely_bits
+from haversack.coded.planes import Found, Literal, Plane, find_plane, plane
 from haversack.coded.rans import Decoder
 from haversack.errors import CodedError
 
@@ -47,7 +48,7 @@ def planes(array: Array) -> Planes:
         flat, kind = flat.astype(_HALF), _HALVED
     parts = flat.view(np.uint8).reshape(flat.size, -1).T if flat.size else np.zeros((flat.itemsize, 0), np.uint8)
     ways = [Plane(part.tobytes()) if part.size < 2 else _shorter(part) for part in parts]
-    mask = sum((each.coded is not None) << place for place, each in enumerate(ways))
+    mask = sum(bool(each.coded) << place for place, each in enumerate(ways))
     return Planes(bytes([kind, mask]), tuple(ways))
 
 
@@ -59,8 +60,10 @@ def _is_half(flat: Array) -> bool:
 
 
 def _shorter(part: Array) -> Plane:
+    if likely_bits(ONE.counts(part, 256)) > 8 * part.size:
+        return Plane(part.tobytes())
     made = plane(part)
-    return made if made.coded is not None and made.bytes_written < part.size else Plane(part.tobytes())
+    return made if made.coded and made.bytes_written < part.size else Plane(part.tobytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,4 +97,4 @@ def _find(cursor: Cursor, size: int, *, coded: bool) -> Found:
     if coded:
         return find_plane(cursor, (size,))
     cursor.claim(size)
-    return Found((size,), 0, np.frombuffer(cursor.take(size), np.uint8))
+    return Literal(np.frombuffer(cursor.take(size), np.uint8))

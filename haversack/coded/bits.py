@@ -72,9 +72,9 @@ class BitWriter:
         return self.value.to_bytes((self.length + 7) // 8, "little")
 
 
-def golomb_bits(values: Array, order: int) -> Array:
+def golomb_bits(values: Array, order: int | Array) -> Array:
     """How many bits `put_golomb` takes for each of `values`."""
-    exponents = np.frexp(values + (1 << order))[1] - 1
+    exponents = np.frexp(values + np.left_shift(1, order))[1] - 1
     return 2 * exponents - order + 1
 
 

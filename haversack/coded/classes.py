@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,14 @@ from haversack.coded.bits import Cursor, packed, packed_bytes, unpacked
 from haversack.errors import CodedError
 
 Array = np.ndarray[Any, Any]
+
+# Bits of the classes of rows and of columns.
+_DIVISIONS = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (2, 1), (1, 2), (2, 2))
+_ROUNDS, _PRIOR = 6, 4
+# What tables take, roughly: smooth ones of many symbols stay short.
+_BITS_A_SYMBOL, _BITS_A_TABLE = 5, 200
+# Smaller tensors do not pay for the search, larger ones cost minutes of it.
+_LEAST, _MOST = 256, 1 << 23
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +74,75 @@ ONE = Classes(np.zeros(0, np.uint8), np.zeros(0, np.uint8))
 """One table for all."""
 
 
-def classified(symbols: Array, count: int) -> Iterator[Classes]:
-    """Divisions worth trying, the undivided tensor first."""
-    yield ONE
+def likeliest(symbols: Array, count: int, most: int) -> list[Classes]:
+    """The `most` divisions that promise the shortest plane of symbols below `count`."""
+    ways = [(ONE, likely_bits(ONE.counts(symbols, count)))]
+    if symbols.ndim >= 2 and count > 1 and _LEAST <= symbols.size <= _MOST:
+        cells = symbols.reshape(*symbols.shape[:2], -1)
+        for bits in _DIVISIONS:
+            if all(extent >= 2 << each for extent, each in zip(symbols.shape, bits, strict=False)):
+                ways.append(_divided(cells, count, *bits))
+    return [classes for classes, _ in sorted(ways, key=lambda each: each[1])[:most]]
+
+
+def likely_bits(counts: Array) -> float:
+    """About how many bits tables, whose symbols come `counts` times (tables, count), and these symbols take."""
+    present = counts > 0
+    logarithms = np.log2(counts, where=present, out=np.zeros(counts.shape))
+    totals = counts.sum(1)
+    entropy = (totals * np.log2(np.maximum(totals, 1))).sum() - (counts * logarithms).sum()
+    return float(entropy + np.minimum(_BITS_A_SYMBOL * present.sum(1), _BITS_A_TABLE).sum())
+
+
+def _divided(cells: Array, count: int, row_bits: int, column_bits: int) -> tuple[Classes, float]:
+    """The division that assigning rows and columns to tables, by turns, arrives at (Lloyd's algorithm); its bits."""
+    turned = cells.transpose(1, 0, 2)
+    rare = -np.log2((np.bincount(cells.ravel(), minlength=count) + 0.5) / cells.size)
+    rows, columns = (_ranked(_tallies(each, count)[:, 0] @ rare, bits) for each, bits in ((cells, row_bits), (turned, column_bits)))
+    for _ in range(_ROUNDS):
+        before = rows, columns
+        rows, _ = _assigned(_tallies(cells, count, columns), rows, row_bits)
+        columns, counts = _assigned(_tallies(turned, count, rows), columns, column_bits)
+        if np.array_equal(rows, before[0]) and np.array_equal(columns, before[1]):
+            break
+    return Classes(rows, columns, row_bits, column_bits), likely_bits(counts) + len(rows) * row_bits + len(columns) * column_bits
+
+
+def _ranked(values: Array, bits: int) -> Array:
+    """Classes of equal size, in the order of `values`."""
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    return np.asarray((ranks << bits) // len(values), np.uint8)
+
+
+def _tallies(cells: Array, count: int, others: Array | None = None) -> Array:
+    """How often each symbol comes in each row, by the class of the column: (rows, classes, count)."""
+    if others is None:
+        others = np.zeros(cells.shape[1], np.uint8)
+    kinds = int(others.max()) + 1
+    if count == 2:
+        members = (others[:, None] == np.arange(kinds)).astype(np.float32)
+        ones = cells.sum(2, dtype=np.float32) @ members
+        return np.stack([members.sum(0) * cells.shape[2] - ones, ones], 2)
+    places = (np.arange(len(cells))[:, None] * kinds + others)[:, :, None] * count + cells
+    return np.bincount(places.ravel(), minlength=len(cells) * kinds * count).reshape(len(cells), kinds, count)
+
+
+def _assigned(tallies: Array, classes: Array, bits: int) -> tuple[Array, Array]:
+    """Each row's best class, given the tables that `classes` make; and how often each table's symbols then come."""
+    kinds = tallies.shape[1]
+    counts = _summed(tallies, classes, bits)
+    shares = counts + _PRIOR * counts.sum(0) / counts.sum() + 1e-3
+    costs = -np.log2(shares / shares.sum(1, keepdims=True))
+    if bits:
+        own = np.stack([costs[each : each + kinds].ravel() for each in range(1 << bits)], 1)
+        classes = (tallies.reshape(len(tallies), -1) @ own).argmin(1).astype(np.uint8)
+    return classes, _summed(tallies, classes, bits)
+
+
+def _summed(tallies: Array, classes: Array, bits: int) -> Array:
+    """How often each table's symbols come: (tables, count)."""
+    kinds = tallies.shape[1]
+    counts = np.zeros((kinds + (1 << bits) - 1, tallies.shape[2]))
+    for each in range(1 << bits):
+        counts[each : each + kinds] += tallies[classes == each].sum(0)
+    return counts

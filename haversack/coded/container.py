@@ -26,7 +26,7 @@ LIMIT_BYTES = 1 << 28
 _START = len(MAGIC) + 2
 _CRC = 4
 # Lanes make numpy fast, and each costs 3 bytes; a short coded part is read in one.
-_LANES, _WORTH_LANES = 32, 1 << 16
+_LANES, _WORTH_LANES = 64, 1 << 17
 
 
 def stored(values: Array) -> Stored:

@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from haversack.coded.bits import BitReader, BitWriter, Cursor, packed, packed_bytes, unpacked, width_of
-from haversack.coded.classes import Classes, classified
+from haversack.coded.bits import BitReader, BitWriter, Cursor, packed, packed_bytes, unpacked, varint, width_of
+from haversack.coded.classes import Classes, likeliest
 from haversack.coded.rans import Coded, Decoder, Tables
 from haversack.coded.tables import chosen, read_table
 from haversack.errors import CodedError
 
 Array = np.ndarray[Any, Any]
 
-_PACKED, _CODED = 0, 1
+_PACKED, _CODED, _SPLIT = 0, 1, 2
+# How many divisions into classes are written out in full, those that look shortest.
+_TRIED = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,25 +32,27 @@ class Plane:
     """One way of writing bytes: what the file's head holds of them, and what its coded part does, if anything."""
 
     head: bytes
-    coded: Coded | None = None
+    coded: tuple[Coded, ...] = ()
 
     @property
     def bytes_written(self) -> float:
         """Its share of the file."""
-        return len(self.head) + (self.coded.bits / 8 if self.coded else 0)
+        return len(self.head) + sum(each.bits for each in self.coded) / 8
 
 
 def plane(values: Array) -> Plane:
     """The shortest plane of the uint8 `values`, of which there is at least one."""
+    whole, split = _whole(values), _split(values)
+    return split if split and split.bytes_written < whole.bytes_written else whole
+
+
+def _whole(values: Array) -> Plane:
     low, high = int(values.min()), int(values.max())
     symbols, count = values - np.uint8(low), high - low + 1
     ends = bytes([low, count - 1])
-    width = width_of(count)
-    ways = [_coded(symbols, count, ends, classes) for classes in classified(symbols, count)]
-    shortest = min(ways, key=lambda each: each.bytes_written)
-    if packed_bytes(width, values.size) + len(ends) + 1 <= shortest.bytes_written:
-        return Plane(bytes([_PACKED]) + ends + packed(symbols, width))
-    return shortest
+    packed_plane = Plane(bytes([_PACKED]) + ends + packed(symbols, width_of(count)))
+    made = [_coded(symbols, count, ends, classes) for classes in likeliest(symbols, count, _TRIED)]
+    return min([*made, packed_plane], key=lambda each: each.bytes_written)
 
 
 def _coded(symbols: Array, count: int, ends: bytes, classes: Classes) -> Plane:
@@ -60,45 +64,92 @@ def _coded(symbols: Array, count: int, ends: bytes, classes: Classes) -> Plane:
         tables.append(table.frequencies)
     mode = _CODED | classes.row_bits << 2 | classes.column_bits << 4
     head = bytes([mode]) + ends + classes.content + writer.content
-    return Plane(head, Coded(symbols.ravel(), Tables(np.stack(tables)), classes.of_each(symbols.shape)))
+    return Plane(head, (Coded(symbols.ravel(), Tables(np.stack(tables)), classes.of_each(symbols.shape)),))
+
+
+def _split(values: Array) -> Plane | None:
+    """Where the commonest byte is, and then the others: shorter where that one is most of them."""
+    counts = np.bincount(values.ravel(), minlength=256)
+    commonest = int(counts.argmax())
+    if counts[commonest] * 2 < values.size or (counts > 0).sum() < 3:
+        return None
+    others = values != commonest
+    where, rest = _whole(others.astype(np.uint8)), _whole(values[others])
+    start = bytes([_SPLIT, commonest])
+    return Plane(start + where.head + varint(int(others.sum())) + rest.head, where.coded + rest.coded)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """A plane whose head was read: `values` gives its bytes, in the file's order of planes."""
+class Literal:
+    """A plane whose bytes stand in the head."""
+
+    content: Array
+
+    def values(self, decoder: Decoder) -> Array:  # noqa: ARG002 - what other planes need
+        """The bytes."""
+        return self.content
+
+
+@dataclass(frozen=True, eq=False)
+class Symbols:
+    """A coded plane whose head was read: `values` gives its bytes when the planes before it have given theirs."""
 
     shape: tuple[int, ...]
     low: int
-    literal: Array | None = None
-    tables: Tables | None = None
-    classes: Classes | None = None
+    tables: Tables
+    classes: Classes
 
     def values(self, decoder: Decoder) -> Array:
         """The bytes, uint8 of `shape`."""
-        symbols = self.literal
-        if self.tables is not None and self.classes is not None:
-            which = self.classes.of_each(self.shape)
-            symbols = decoder.symbols(math.prod(self.shape), self.tables, which)
-        assert symbols is not None
+        symbols = decoder.symbols(math.prod(self.shape), self.tables, self.classes.of_each(self.shape))
         return (symbols + np.uint8(self.low)).reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A plane in two: where its commonest byte is not, and the bytes there."""
+
+    commonest: int
+    where: Literal | Symbols
+    rest: Literal | Symbols
+    count: int
+
+    def values(self, decoder: Decoder) -> Array:
+        """The bytes, uint8."""
+        others, rest = self.where.values(decoder) == 1, self.rest.values(decoder)
+        if int(others.sum()) != self.count:
+            raise CodedError("the file is damaged.", mend="fetch it again.")
+        whole = np.full(others.shape, self.commonest, np.uint8)
+        whole[others] = rest
+        return whole
+
+
+Found = Literal | Symbols | Split
 
 
 def find_plane(cursor: Cursor, shape: tuple[int, ...]) -> Found:
     """The plane whose head stands at the cursor; raises CodedError where none does."""
-    mode, low, count = cursor.byte(), cursor.byte(), cursor.byte() + 1
-    if low + count > 256 or mode & ~(_CODED | 0x3C):
-        raise CodedError("the file is damaged.", mend="fetch it again.")
-    size = math.prod(shape)
+    mode = cursor.byte()
+    if mode != _SPLIT:
+        return _find_whole(cursor, shape, mode)
+    commonest, where = cursor.byte(), _find_whole(cursor, shape, cursor.byte())
+    count = cursor.varint()
+    return Split(commonest, where, _find_whole(cursor, (count,), cursor.byte()), count)
+
+
+def _find_whole(cursor: Cursor, shape: tuple[int, ...], mode: int) -> Literal | Symbols:
+    low, count, size = cursor.byte(), cursor.byte() + 1, math.prod(shape)
     cursor.claim(size)
-    if not mode & _CODED:
+    if low + count > 256 or mode & 0xC2:
+        raise CodedError("the file is damaged.", mend="fetch it again.")
+    if mode == _PACKED:
         width = width_of(count)
-        literal = unpacked(cursor.take(packed_bytes(width, size)), width, size)
-        if width and int(literal.max()) >= count:
+        symbols = unpacked(cursor.take(packed_bytes(width, size)), width, size)
+        if symbols.size and int(symbols.max()) >= count:
             raise CodedError("the file is damaged.", mend="fetch it again.")
-        return Found(shape, low, literal)
+        return Literal((symbols + np.uint8(low)).reshape(shape))
     classes = Classes.read(cursor, mode >> 2 & 3, mode >> 4 & 3, shape)
-    tables = np.stack(list(_tables(cursor, count, classes.tables)))
-    return Found(shape, low, tables=Tables(tables), classes=classes)
+    return Symbols(shape, low, Tables(np.stack(list(_tables(cursor, count, classes.tables)))), classes)
 
 
 def _tables(cursor: Cursor, count: int, tables: int) -> Iterator[Array]:

@@ -8,7 +8,7 @@ its own; symbol i of a plane is in lane i modulo the number of lanes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,10 @@ PRECISION = 14
 TOTAL = 1 << PRECISION
 LOWEST = 1 << 16
 MOST_LANES = 64
-_SLOT = TOTAL - 1
 # A state that is not below frequency << 18 would leave 32 bits.
-_FULL = 32 - PRECISION
+_FULL, _SHIFT, _SLOT, _WORD, _LOWEST = map(np.uint64, (32 - PRECISION, PRECISION, TOTAL - 1, 16, LOWEST))
+# Symbols between looking up what they need.
+_PART = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,58 +57,58 @@ class Coded:
     @property
     def bits(self) -> float:
         """The length that the frequencies promise."""
-        return float((PRECISION - np.log2(self.tables.frequencies.ravel()[self.places])).sum())
+        width = self.tables.frequencies.shape[1]
+        counts = np.bincount(self.places(slice(None)), minlength=len(self.tables.frequencies) * width)
+        present = counts.nonzero()[0]
+        return float((counts[present] * (PRECISION - np.log2(self.tables.frequencies.ravel()[present]))).sum())
 
-    @property
-    def places(self) -> Array:
-        """Where in the flattened tables each symbol is."""
+    def places(self, part: slice) -> Array:
+        """Where in the flattened tables the symbols of that part are."""
+        symbols = self.symbols[part].astype(np.intp)
         if self.which is None:
-            return self.symbols.astype(np.intp)
-        return self.which.astype(np.intp) * self.tables.frequencies.shape[1] + self.symbols
+            return symbols
+        return symbols + self.which[part].astype(np.intp) * self.tables.frequencies.shape[1]
 
 
 def encode(planes: Sequence[Coded], lanes: int) -> bytes:
     """The words that `Decoder` gives the symbols of `planes` back from."""
-    if lanes == 1:
-        return _encode_in_one(planes)
-    states = np.full(lanes, LOWEST, np.uint64)
+    parts = (part for each in reversed(planes) for part in _backwards(each, lanes))
+    return _encode_in_one(parts) if lanes == 1 else _encode(parts, lanes)
+
+
+def _backwards(plane: Coded, lanes: int) -> Iterator[tuple[Array, Array]]:
+    """Frequencies and starts of the plane's symbols, uint64, in parts whose last comes first."""
+    frequencies, starts = (each.ravel().astype(np.uint64) for each in (plane.tables.frequencies, plane.tables.starts))
+    step = _PART // lanes * lanes
+    for begin in range((plane.symbols.size - 1) // step * step, -1, -step):
+        places = plane.places(slice(begin, begin + step))
+        yield frequencies[places], starts[places]
+
+
+def _encode(parts: Iterable[tuple[Array, Array]], lanes: int) -> bytes:
+    whole = np.full(lanes, LOWEST, np.uint64)
     words: list[Array] = []
-    for plane in reversed(planes):
-        places = plane.places
-        frequencies = plane.tables.frequencies.ravel().astype(np.uint64)[places]
-        starts = plane.tables.starts.ravel().astype(np.uint64)[places]
-        for begin in range((len(places) - 1) // lanes * lanes, -1, -lanes):
+    for frequencies, starts in parts:
+        limits, gaps = frequencies << _FULL, np.uint64(TOTAL) - frequencies
+        for begin in range((len(starts) - 1) // lanes * lanes, -1, -lanes):
             part = slice(begin, begin + lanes)
-            _push(states[: len(frequencies[part])], frequencies[part], starts[part], words)
-    words.append(_as_words(states)[::-1])
-    return np.concatenate(words).astype("<u2").tobytes()
+            states = whole[: len(starts[part])]
+            full = (states >= limits[part]).nonzero()[0]
+            words.append(states[full[::-1]])
+            states[full] >>= _WORD
+            states += states // frequencies[part] * gaps[part] + starts[part]
+    words.append(np.stack([whole >> _WORD, whole], 1).ravel()[::-1])
+    return (np.concatenate(words) & np.uint64(0xFFFF)).astype("<u2").tobytes()
 
 
-def _push(states: Array, frequencies: Array, starts: Array, words: list[Array]) -> None:
-    """One symbol onto each of `states`, in place; what overflows goes to `words`, last lane first."""
-    full = states >= frequencies << np.uint64(_FULL)
-    words.append((states[full] & np.uint64(0xFFFF))[::-1])
-    states[full] >>= np.uint64(16)
-    quotients, rests = np.divmod(states, frequencies)
-    states[:] = (quotients << np.uint64(PRECISION)) + rests + starts
-
-
-def _as_words(states: Array) -> Array:
-    """High word and low word of each state."""
-    return np.stack([states >> np.uint64(16), states & np.uint64(0xFFFF)], 1).ravel()
-
-
-def _encode_in_one(planes: Sequence[Coded]) -> bytes:
+def _encode_in_one(parts: Iterable[tuple[Array, Array]]) -> bytes:
     state, words = LOWEST, []
-    for plane in reversed(planes):
-        places = plane.places[::-1]
-        frequencies = plane.tables.frequencies.ravel()[places].tolist()
-        starts = plane.tables.starts.ravel()[places].tolist()
-        for frequency, start in zip(frequencies, starts, strict=True):
-            if state >= frequency << _FULL:
+    for frequencies, starts in parts:
+        for frequency, start in zip(frequencies[::-1].tolist(), starts[::-1].tolist(), strict=True):
+            if state >= frequency << 32 - PRECISION:
                 words.append(state & 0xFFFF)
                 state >>= 16
-            state = (state // frequency << PRECISION) + state % frequency + start
+            state += state // frequency * (TOTAL - frequency) + start
     words += [state & 0xFFFF, state >> 16]
     return np.array(words, "<u2").tobytes()
 
@@ -119,24 +120,28 @@ class Decoder:
     """
 
     def __init__(self, content: bytes, lanes: int) -> None:
-        if len(content) % 2:
-            raise CodedError("the file's coded part is cut off.", mend="fetch it again.")
-        self.words = np.frombuffer(content, "<u2")[::-1]
-        if lanes > MOST_LANES or len(self.words) < 2 * lanes:
-            raise CodedError("the file's coded part is cut off.", mend="fetch it again.")
+        if len(content) % 2 or lanes > MOST_LANES or len(content) < 4 * lanes:
+            raise _cut_off()
+        self.words = np.frombuffer(content, "<u2")[::-1].astype(np.uint64)
         self.at = 2 * lanes
-        heads = self.words[: self.at].astype(np.uint64).reshape(lanes, 2)
-        self.states = heads[:, 0] << np.uint64(16) | heads[:, 1]
+        heads = self.words[: self.at].reshape(lanes, 2)
+        self.states = heads[:, 0] << _WORD | heads[:, 1]
 
     def symbols(self, count: int, tables: Tables, which: Array | None = None) -> Array:
         """The next `count` symbols, uint8, each by its table."""
         if not len(self.states):
             raise CodedError("the file has no coded part, though something is coded.", mend="fetch it again.")
+        read = self._in_one if len(self.states) == 1 else self._in_lanes
+        symbols, frequencies = tables.symbols, tables.frequencies.astype(np.uint64)
+        slots = np.tile(np.arange(TOTAL, dtype=np.uint64), (len(symbols), 1))
+        factors = np.take_along_axis(frequencies, symbols.astype(np.intp), 1).ravel()
+        offsets = (slots - np.take_along_axis(tables.starts.astype(np.uint64), symbols.astype(np.intp), 1)).ravel()
         found = np.empty(count, np.uint8)
-        if len(self.states) == 1:
-            self._read_in_one(found, tables, which)
-        else:
-            self._read(found, tables, which)
+        step = _PART // len(self.states) * len(self.states)
+        for begin in range(0, count, step):
+            part = slice(begin, min(begin + step, count))
+            tops = None if which is None else which[part].astype(np.uint64) << np.uint64(PRECISION)
+            found[part] = symbols.ravel()[read(part.stop - begin, factors, offsets, tops)]
         return found
 
     def close(self) -> None:
@@ -144,45 +149,48 @@ class Decoder:
         if self.at != len(self.words) or (self.states != LOWEST).any():
             raise CodedError("the file's coded part does not end where it should.", mend="fetch it again.")
 
-    def _read(self, found: Array, tables: Tables, which: Array | None) -> None:
-        width, lanes = tables.frequencies.shape[1], len(self.states)
-        symbols = tables.symbols.ravel()
-        frequencies, starts = (each.ravel().astype(np.uint64) for each in (tables.frequencies, tables.starts))
-        words, at = self.words.astype(np.uint64), self.at
-        for begin in range(0, len(found), lanes):
+    def _in_lanes(self, count: int, factors: Array, offsets: Array, tops: Array | None) -> Array:
+        """The next `count` slots, each in its table; `tops` are where the tables begin."""
+        found = np.empty(count, np.uint64)
+        lanes, words, at = len(self.states), self.words, self.at
+        for begin in range(0, count, lanes):
             part = slice(begin, begin + lanes)
-            states = self.states[: len(found[part])]
-            slots = states & np.uint64(_SLOT)
-            if which is None:
-                places = symbols[slots]
-                found[part] = places
-            else:
-                rows = which[part].astype(np.intp)
-                found[part] = symbols[rows * TOTAL + slots.astype(np.intp)]
-                places = rows * width + found[part]
-            states[:] = frequencies[places] * (states >> np.uint64(PRECISION)) + slots - starts[places]
-            low = (states < LOWEST).nonzero()[0]
-            fetched = words[at : at + len(low)]
-            if len(fetched) < len(low):
-                raise CodedError("the file's coded part is cut off.", mend="fetch it again.")
-            states[low] = states[low] << np.uint64(16) | fetched
-            at += len(low)
+            slots = found[part]
+            states = self.states[: len(slots)]
+            np.bitwise_and(states, _SLOT, out=slots)
+            if tops is not None:
+                slots += tops[part]
+            states >>= _SHIFT
+            states *= factors[slots]
+            states += offsets[slots]
+            low = (states < _LOWEST).nonzero()[0]
+            if len(low):
+                fetched = words[at : at + len(low)]
+                if len(fetched) < len(low):
+                    raise _cut_off()
+                states[low] = states[low] << _WORD | fetched
+                at += len(low)
         self.at = at
+        return found
 
-    def _read_in_one(self, found: Array, tables: Tables, which: Array | None) -> None:
-        symbols, frequencies, starts = (each.tolist() for each in (tables.symbols, tables.frequencies, tables.starts))
-        rows = [0] * len(found) if which is None else which.tolist()
-        words, at, state = self.words.tolist(), self.at, int(self.states[0])
-        result = bytearray(len(found))
+    def _in_one(self, count: int, factors: Array, offsets: Array, tops: Array | None) -> Array:
+        """What `_in_lanes` does, of one lane."""
+        factor, offset = factors.tolist(), offsets.tolist()
+        bases = [0] * count if tops is None else tops.tolist()
+        words, at, state = self.words[self.at : self.at + count].tolist(), 0, int(self.states[0])
         try:
-            for index, row in enumerate(rows):
-                slot = state & _SLOT
-                symbol = result[index] = symbols[row][slot]
-                state = frequencies[row][symbol] * (state >> PRECISION) + slot - starts[row][symbol]
+            for index, base in enumerate(bases):
+                slot = bases[index] = (state & TOTAL - 1) + base
+                state = factor[slot] * (state >> PRECISION) + offset[slot]
                 if state < LOWEST:
                     state = state << 16 | words[at]
                     at += 1
         except IndexError:
-            raise CodedError("the file's coded part is cut off.", mend="fetch it again.") from None
-        found[:] = np.frombuffer(result, np.uint8)
-        self.at, self.states = at, np.array([state], np.uint64)
+            raise _cut_off() from None
+        self.at += at
+        self.states[0] = state
+        return np.array(bases, np.intp)
+
+
+def _cut_off() -> CodedError:
+    return CodedError("the file's coded part is cut off.", mend="fetch it again.")

@@ -67,7 +67,7 @@ def _joined(shape: tuple[int, ...], form: int, *parts: bytes | Planes | Plane) -
         else:
             heads += [part.start, *(each.head for each in part.planes)]
             found += part.planes
-    return Record(b"".join(heads), tuple(each.coded for each in found if each.coded is not None))
+    return Record(b"".join(heads), tuple(coded for each in found for coded in each.coded))
 
 
 def _byte_planes(values: Array) -> list[Plane]:

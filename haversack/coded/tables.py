@@ -9,7 +9,7 @@ pruned tensor, then has a code of its own. `chosen` tries the ways and keeps the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 _OCTAVES = 15
 _STEPS = range(4)
 _KNOTS = range(6)
-_ORDERS = range(4)
+_ORDERS = np.arange(4)
 _CONSTANT = 7
 
 
@@ -100,12 +100,23 @@ def read_table(reader: BitReader, count: int) -> Array:
 
 
 def chosen(counts: Array) -> tuple[Table, float]:
-    """The table for symbols that come `counts` times, and the bits that table and symbols take together."""
+    """The table for symbols that come `counts` times, and the bits that table and symbols take together.
+
+    Each way to place codes is tried with few steps an octave, and the best of them with all.
+    """
     present = np.flatnonzero(counts)
     if len(present) < 2:
         table = Table(len(counts), spike=int(present[0]) if len(present) else 0)
         return table, table.bits
-    costs = [(table, table.bits + symbol_bits(counts, table.frequencies)) for table in _ways(counts)]
+    first = _best(counts, ((knots, spiked, 1) for knots, spiked in _ways(counts)))
+    best = first[0]
+    finer = _best(counts, ((best.knots, best.spike, steps) for steps in _STEPS if steps != best.steps))
+    return min(first, finer, key=lambda each: each[1])
+
+
+def _best(counts: Array, ways: Iterable[tuple[int, int | None, int]]) -> tuple[Table, float]:
+    tables = (_table(counts, *way) for way in ways)
+    costs = ((table, table.bits + symbol_bits(counts, table.frequencies)) for table in tables)
     return min(costs, key=lambda each: each[1])
 
 
@@ -117,19 +128,23 @@ def symbol_bits(counts: Array, frequencies: Array) -> float:
     return float((counts[present] * (PRECISION - np.log2(frequencies[present]))).sum())
 
 
-def _ways(counts: Array) -> Iterator[Table]:
+def _ways(counts: Array) -> Iterator[tuple[int, int | None]]:
+    """Distances between codes, and spikes, worth trying."""
     spike = int(counts.argmax())
-    for knots in _KNOTS:
-        if knots and _knots(len(counts), knots - 1) < 4:
-            continue
-        for spiked in (None, spike) if knots else (None,):
-            targets = _at_knots(counts, knots, spiked)
-            top = float(max(targets.max(), counts[spike]))
-            for steps in _STEPS:
-                codes = _codes(targets, top, steps)
-                own = 0 if spiked is None else int(_codes(counts[spike : spike + 1], top, steps)[0])
-                order = min(_ORDERS, key=lambda each: int(golomb_bits(_differences(codes), each).sum()))
-                yield Table(len(counts), steps, knots, order, tuple(codes.tolist()), spiked, own)
+    yield 0, None
+    for knots in _KNOTS[1:]:
+        if _knots(len(counts), knots - 1) >= 4:
+            yield knots, None
+            yield knots, spike
+
+
+def _table(counts: Array, knots: int, spike: int | None, steps: int) -> Table:
+    targets = _at_knots(counts, knots, spike)
+    top = float(max(targets.max(), 0 if spike is None else counts[spike]))
+    codes = _codes(targets, top, steps)
+    own = 0 if spike is None else int(_codes(counts[spike : spike + 1], top, steps)[0])
+    order = int(golomb_bits(_differences(codes), _ORDERS[:, None]).sum(1).argmin())
+    return Table(len(counts), steps, knots, order, tuple(codes.tolist()), spike, own)
 
 
 def _at_knots(counts: Array, knots: int, spike: int | None) -> Array:
@@ -179,12 +194,14 @@ def _normalised(weights: Array) -> Array:
     present = weights > 0
     free = TOTAL - int(present.sum())
     sums = np.cumsum(present) + np.cumsum(weights) * free // int(weights.sum())
-    return np.diff(sums, prepend=0)
+    sums[1:] -= sums[:-1].copy()
+    return sums
 
 
 def _differences(codes: Array) -> Array:
     """Each code's difference from the one before, folded to numbers from 0 up: 0, -1, 1, -2, 2..."""
-    steps = np.diff(codes, prepend=0)
+    steps = codes.copy()
+    steps[1:] -= codes[:-1]
     return np.where(steps < 0, -2 * steps - 1, 2 * steps)
 
 
