@@ -80,14 +80,14 @@ class PruneLayers:
         del device
         if model.grids:
             return ()
-        try:
-            return tuple(step for of in ("latency", "parameters") for step in cls._reachable(of, model))
-        except NothingChangedError:
-            return ()
+        return tuple(step for of in ("latency", "parameters") for step in cls._reachable(of, model))
 
     @classmethod
     def _reachable(cls, of: Measure, model: Model) -> Iterable[Self]:
-        smallest = _Choice.of(model, of).smallest
+        try:
+            smallest = _Choice.of(model, of).smallest
+        except NothingChangedError:
+            return ()
         return (cls(keep=keep / 100, of=of) for keep in range(95, 15, -5) if keep / 100 >= smallest)
 
     def _removed(self, model: Model, task: Task) -> list[str]:
@@ -148,7 +148,16 @@ class _Choice:
             rise = loss(_paths(after)) - loss(_paths(gone))
             fresh[place] = done
             heapq.heappush(queue, (rise / min(gain, share), place))
-        return [each.path for each in gone]
+        return [each.path for each in self._needed(gone, -share)]
+
+    def _needed(self, gone: Sequence[Removable], surplus: float) -> Sequence[Removable]:
+        """Those of `gone` that must go, where later ones saved so much that earlier ones may come back."""
+        needed = list(gone)
+        for each in reversed(gone):
+            if self.saved[each] <= surplus:
+                needed.remove(each)
+                surplus -= self.saved[each]
+        return needed
 
 
 _TINY = 1e-9

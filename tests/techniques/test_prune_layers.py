@@ -1,0 +1,220 @@
+"""Which blocks go, by measured loss and measured time."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from haversack.device import find_device
+from haversack.errors import NothingChangedError, RecipeError
+from haversack.graph.surgery import load, save
+from haversack.model import Edits, Model, Swap
+from haversack.recipe import Recipe, recipe_from_toml
+from haversack.task import Task
+from haversack.techniques.prune_layers import PruneLayers
+
+
+class Block(nn.Module):
+    """A residual block; `strength` scales what it adds."""
+
+    def __init__(self, width: int, strength: float) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        nn.init.constant_(self.norm.weight, strength)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm(self.conv(x)))
+
+
+class Net(nn.Module):
+    """Four residual blocks, of which the third is nearly the identity and the second does little."""
+
+    def __init__(self, strengths: Sequence[float] = (1.0, 0.1, 0.001, 0.5)) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.blocks = nn.Sequential(*(Block(8, strength) for strength in strengths))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(F.relu(self.stem(x))).mean((2, 3)))
+
+
+def task() -> Task:
+    generator = torch.Generator().manual_seed(0)
+    images, target = torch.randn(64, 1, 8, 8, generator=generator), torch.arange(64) % 4
+
+    def score(predict: object) -> float:
+        return float((predict(images).argmax(1) == target).float().mean())
+
+    return Task(
+        train=lambda: [(images[:32], target[:32]), (images[32:], target[32:])],
+        calibrate=lambda: list(images.split(32)),
+        score=score,
+    )
+
+
+def model(network: nn.Module | None = None) -> Model:
+    """The network with batch statistics as they are."""
+    torch.manual_seed(0)
+    module, images = (network or Net()).train(), torch.cat(list(task().calibrate()))
+    with torch.no_grad():
+        for _ in range(50):
+            module(images)
+    return Model(module.eval(), (images[:1],))
+
+
+def gone(found: Model) -> list[str]:
+    return [change.path for change in found.edits.changes if isinstance(change, Swap)]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A runtime in which every block takes the milliseconds that `costs` names, and all else takes 10."""
+
+    costs: tuple[float, ...]
+
+    def latencies_ms(self, models: Sequence[Model]) -> list[float]:
+        return [self.latency_ms(each) for each in models]
+
+    def latency_ms(self, found: Model) -> float:
+        blocks = zip(found.module.blocks, self.costs, strict=True)
+        return 10 + sum(cost for block, cost in blocks if isinstance(block, Block))
+
+    def flash_bytes(self, model: Model) -> int:
+        raise NotImplementedError
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(each.numel() for each in module.parameters())
+
+
+def test_the_block_that_is_nearly_the_identity_goes_first_and_the_strongest_last() -> None:
+    order = gone(PruneLayers(keep=0.07, of="macs", epochs=0).apply(model(), task()))
+    assert order == ["blocks.2", "blocks.1", "blocks.3", "blocks.0"]
+
+
+@pytest.mark.parametrize(("keep", "count"), [(0.95, 1), (0.7, 2), (0.5, 3)])
+def test_no_more_blocks_go_than_the_fraction_asks_for(keep: float, count: int) -> None:
+    found = PruneLayers(keep=keep, of="parameters", epochs=0).apply(model(), task())
+    assert len(gone(found)) == count
+    assert parameters(found.module) <= keep * parameters(model().module)
+
+
+def test_regression_and_reconstruction_measure_the_distance_of_their_outputs() -> None:
+    ours = replace(task(), kind="regression", train=lambda: [(torch.randn(4, 1, 8, 8), torch.randn(4, 4))])
+    assert gone(PruneLayers(keep=0.9, of="macs", epochs=0).apply(model(), ours)) == ["blocks.2"]
+
+
+class Slow(Block):
+    """A block of another build."""
+
+
+def test_a_block_that_saves_more_time_goes_before_one_of_like_loss() -> None:
+    torch.manual_seed(0)
+    network = Net((0.1, 0.1, 0.1, 0.1))
+    network.blocks[3] = Slow(8, 0.1)
+    timed = replace(model(network), target=Clock((1.0, 1.0, 1.0, 8.0)))
+    assert gone(PruneLayers(keep=0.65, of="macs", epochs=0).apply(timed, task())) != ["blocks.3"]
+    assert gone(PruneLayers(keep=0.65, epochs=0).apply(timed, task())) == ["blocks.3"]
+
+
+def test_a_removal_that_the_runtime_does_not_notice_is_left_alone() -> None:
+    timed = replace(model(), target=Clock((0.0, 0.0, 0.0, 0.0)))
+    with pytest.raises(NothingChangedError, match="no removal saves latency"):
+        PruneLayers(keep=0.9).apply(timed, task())
+    assert {step.of for step in PruneLayers.options(timed, find_device("host"))} == {"parameters"}
+
+
+def test_latency_is_what_the_target_measures() -> None:
+    timed = replace(model(), target=Clock((5.0, 5.0, 5.0, 5.0)))
+    found = PruneLayers(keep=0.7, epochs=0).apply(timed, task())
+    assert len(gone(found)) == 2
+    assert timed.target.latency_ms(found) <= 0.7 * timed.target.latency_ms(timed)
+
+
+def test_a_fraction_out_of_reach_names_the_smallest_one() -> None:
+    timed = replace(model(), target=Clock((5.0, 5.0, 5.0, 5.0)))
+    with pytest.raises(RecipeError, match=r"smallest fraction of latency in reach is 0\.333"):
+        PruneLayers(keep=0.3).apply(timed, task())
+
+
+class Widening(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(F.relu(self.one(x))).mean((2, 3))
+
+
+def test_a_network_without_a_block_to_remove_says_why() -> None:
+    with pytest.raises(NothingChangedError, match="one: it turns 1x8x8 into 8x6x6"):
+        PruneLayers().apply(model(Widening()), task())
+    assert list(PruneLayers.options(model(Widening()), find_device("host"))) == []
+
+
+def test_training_brings_the_outputs_back_towards_the_teacher() -> None:
+    original, inputs = model(), torch.cat(list(task().calibrate()))
+    unlabelled = replace(task(), kind="regression", train=lambda: [(inputs,)] * 8)
+    cut = PruneLayers(keep=0.5, of="macs", epochs=0).apply(original, unlabelled)
+    trained = PruneLayers(keep=0.5, of="macs", epochs=4, learning_rate=0.02).apply(original, unlabelled)
+
+    def distance(found: Model) -> float:
+        with torch.no_grad():
+            return float(F.mse_loss(found.module(inputs), original.module(inputs)))
+
+    assert distance(trained) < distance(cut)
+    assert trained.teacher is original.module
+    assert gone(trained) == gone(cut)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"keep": 0.0}, {"keep": 1.0}, {"of": "time"}, {"epochs": -1}, {"learning_rate": 0.0}]
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=next(iter(wrong))):
+        PruneLayers(**wrong)
+
+
+def test_settings_survive_toml() -> None:
+    recipe = Recipe((PruneLayers(keep=0.6, of="parameters", epochs=3),))
+    assert recipe_from_toml(recipe.to_toml(), {"prune_layers": PruneLayers}) == recipe
+
+
+def test_options_stop_at_what_is_in_reach() -> None:
+    steps = [step for step in PruneLayers.options(model(), find_device("host")) if step.of == "latency"]
+    assert [step.keep for step in steps[:2]] == [0.95, 0.9]
+    PruneLayers(keep=steps[-1].keep, epochs=0).apply(model(), task())
+
+
+def test_weights_changed_in_place_are_measured_anew() -> None:
+    original, step = model(), PruneLayers(keep=0.9, of="macs", epochs=0)
+    assert gone(step.apply(original, task())) == ["blocks.2"]
+    with torch.no_grad():
+        original.module.blocks[2].norm.weight.fill_(2.0)
+        original.module.blocks[0].norm.weight.fill_(1e-4)
+    assert gone(step.apply(original, task())) == ["blocks.0"]
+
+
+def test_a_block_removed_twice_over_two_steps_is_saved_and_rebuilt_in_another_process(tmp_path: Path) -> None:
+    once = PruneLayers(keep=0.9, of="macs", epochs=0).apply(model(), task())
+    twice = PruneLayers(keep=0.7, of="macs", epochs=0).apply(once, task())
+    assert gone(twice) == ["blocks.2", "blocks.1"]
+    save(twice, tmp_path)
+    x = torch.ones(1, 1, 8, 8)
+    code = (
+        "import sys, torch; from pathlib import Path; sys.path[:0] = sys.argv[2:]\n"
+        "from haversack.graph.surgery import load; from test_prune_layers import Net\n"
+        "x = torch.ones(1, 1, 8, 8); print(load(Net(), Path(sys.argv[1]), (x,)).module(x).tolist())"
+    )
+    here = Path(__file__)
+    folders = (str(here.parent), str(here.parents[2]))
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path), *folders], capture_output=True, check=True)
+    assert torch.allclose(torch.tensor(eval(ran.stdout)), twice.module(x), rtol=0, atol=1e-6)
+    assert load(Net(), tmp_path, (x,)).edits == twice.edits != Edits()
