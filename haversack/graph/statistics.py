@@ -22,8 +22,8 @@ def with_corrected_statistics(
 
     What earlier layers lost shifts the values of later ones; measuring statistics again needs no labels and no
     gradients (EagleEye, Li et al. 2020). Calibration inputs are not the training data with its augmentation, though, so
-    only the change is taken from them: means move by the difference between `small` and `original`, variances by their
-    ratio. With few inputs, nothing is changed.
+    only the change is taken from them: variances move by the ratio of `small` to `original`, and what training's means
+    differ by from the measured ones is kept, in standard deviations. With few inputs, nothing is changed.
     """
     small = copy.deepcopy(small).eval()
     batches = list(_batches(inputs))
@@ -32,14 +32,15 @@ def with_corrected_statistics(
     before, after = _measured(original, batches), _measured(small, batches)
     tensors, kept = dict(small.named_buffers()), edits.kept
     for name, found in after.items():
-        if name not in before:
+        if name not in before or name.endswith("running_var"):
             continue
+        spread = f"{name.removesuffix('running_mean')}running_var"
         left = kept.get(name, {}).get(0)
-        was = before[name] if left is None else before[name][list(left)]
-        if name.endswith("running_mean"):
-            tensors[name] += found - was
-        else:
-            tensors[name] *= (found + _TINY) / (was + _TINY)
+        mean, variance = (each if left is None else each[list(left)] for each in (before[name], before[spread]))
+        ratio = (after[spread] + _TINY) / (variance + _TINY)
+        # A channel that has become constant has no deviation: taken over whole, its small one would be blown up.
+        tensors[name].copy_(found + (tensors[name] - mean) * ratio.sqrt())
+        tensors[spread] *= ratio
     return small
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from haversack.numerics.least_squares import Fit
+from haversack.numerics.least_squares import Fit, spread
 
 # Steps in shares of the one that reaches the largest weight: at 2 bits the best may be a quarter of it.
 _SHARES = tuple(share / 20 for share in range(5, 21))
@@ -20,22 +20,33 @@ _BLOCK = 64
 _MOST_NUMBERS = 1 << 22
 
 
-def closest(fit: Fit, top: int, least: Tensor) -> tuple[Tensor, Tensor]:
+def closest(fit: Fit, top: int, least: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Integers -top..top (groups, rows, columns) and steps (groups, rows), none below `least`, that cost little.
 
-    They cost no more than the trained weights rounded to nearest with steps that reach the largest of them.
+    They cost no more than the trained weights rounded to nearest with steps that reach the largest of them. Where
+    `kept` is False there is no weight: the integer is zero, and the others are chosen as if its column were none.
     """
     groups, rows, columns = fit.best.shape
+    if kept is not None and not kept.all():
+        return _closest_of(fit, top, least, kept)
     turn = _Turn(fit.curvature)
     size = max(1, _MOST_NUMBERS // (groups * columns * len(_SHARES)))
-    parts = [_closest(_rows(fit, start, start + size), top, least[:, start : start + size], turn)
+    parts = [_closest(fit.part(slice(start, start + size)), top, least[:, start : start + size], turn)
              for start in range(0, rows, size)]  # fmt: skip
     codes, steps = (torch.cat(each, 1) for each in zip(*parts, strict=True))
     return codes, steps
 
 
-def _rows(fit: Fit, start: int, end: int) -> Fit:
-    return Fit(fit.start[:, start:end], fit.best[:, start:end], fit.curvature, fit.rows[:, start:end], fit.columns)
+def _closest_of(fit: Fit, top: int, least: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """The integers of rows that keep different columns: each row is a problem of its own."""
+    groups, _, columns = fit.best.shape
+    codes, steps = torch.zeros_like(fit.best), torch.zeros_like(least)
+    for some in fit.chunks(kept):
+        own, places = fit.part(some).restricted(kept[:, some])
+        found, theirs = closest(own, top, least[:, some].reshape(-1, 1))
+        codes[:, some] = spread(found, places, columns).view(groups, -1, columns)
+        steps[:, some] = theirs.view(groups, -1)
+    return codes, steps
 
 
 def _closest(fit: Fit, top: int, least: Tensor, turn: _Turn) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,16 @@ form of the weights, so a layer's whole calibration set shrinks to a matrix as w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
 from haversack.numerics.patches import Patches
+
+# Numbers of all rows' own curvatures that are worked on at once.
+_MOST_NUMBERS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,45 @@ class Fit:
         away = weight - self.best.repeat(1, repeats, 1)
         return ((away @ self.curvature) * away).sum(-1)
 
+    def restricted(self, kept: Tensor) -> tuple[Fit, Tensor]:
+        """The fit of each row to the columns that it keeps (groups, rows, columns), every row a group of its own.
+
+        Also the places of its columns (groups x rows, most columns that a row keeps). Rows that keep fewer are filled
+        up with columns that nothing depends on and whose best weight is zero.
+        """
+        wanted = kept.flatten(0, 1)
+        most = max(1, int(wanted.sum(1).max()))
+        places = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        real = wanted.gather(1, places)
+        group = torch.arange(len(self.best)).repeat_interleave(self.best.shape[1])
+        curvature = self.curvature[group[:, None, None], places[:, :, None], places[:, None, :]]
+        curvature = curvature * (real[:, :, None] & real[:, None, :]) + torch.diag_embed((~real).to(curvature.dtype))
+        start, pulled, columns = (
+            (each.gather(1, places) * real)
+            for each in (self.start.flatten(0, 1), (self.best @ self.curvature).flatten(0, 1), self.columns[group])
+        )
+        best = torch.linalg.solve(curvature, pulled.unsqueeze(-1)).mT
+        return Fit(start.unsqueeze(1), best, curvature, self.rows.reshape(-1, 1), columns), places
+
+    def part(self, rows: slice) -> Fit:
+        """Some rows of each group."""
+        return Fit(self.start[:, rows], self.best[:, rows], self.curvature, self.rows[:, rows], self.columns)
+
+    def chunks(self, kept: Tensor) -> Iterator[slice]:
+        """Rows whose own curvatures, restricted to what they keep, fit into memory together."""
+        groups, rows, _ = self.best.shape
+        most = max(1, int(kept.sum(-1).max()))
+        size = max(1, _MOST_NUMBERS // (groups * most * most))
+        return (slice(start, start + size) for start in range(0, rows, size))
+
     def bias(self, weight: Tensor) -> Tensor:
         """The bias, one number a row, with which the mean outputs of `weight` are the wanted ones."""
         return self.rows - (weight @ self.columns.unsqueeze(-1)).squeeze(-1)
+
+
+def spread(values: Tensor, places: Tensor, columns: int) -> Tensor:
+    """Numbers (rows, 1, some columns) back at their places among all columns; (rows, columns)."""
+    return values.new_zeros(len(values), columns).scatter(1, places, values.squeeze(1))
 
 
 class Moments:

@@ -11,16 +11,21 @@ from torch import Tensor, nn
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.finetune import Training, finetune
+from haversack.finetune import Masks, Training, finetune
+from haversack.graph.quantized import inference, tensor_of
+from haversack.graph.settle import settleable
 from haversack.graph.statistics import with_corrected_statistics
+from haversack.graph.unfold import unfold
 from haversack.model import Edits, Model
 from haversack.numerics.schedule import Moving, Pool, Rising
+from haversack.numerics.second_order import second_order_scores, second_order_weights
 from haversack.numerics.sparsity import masked, prunable, reach, read_pattern
+from haversack.numerics.sweep import swept_layers
 from haversack.progress import say
 from haversack.recipe import Stage
 from haversack.task import Task
 
-Method = Literal["magnitude", "movement"]
+Method = Literal["magnitude", "movement", "second_order"]
 Scope = Literal["global", "layer"]
 Tensors = Mapping[str, Tensor]
 
@@ -84,15 +89,21 @@ class PruneWeights:
         """The sparse model; raises RecipeError, naming the largest sparsity in reach, where `sparsity` lies above."""
         if model.grids:
             raise NothingChangedError("the weights lie on grids already.", mend="prune before numbers are chosen.")
-        weights = prunable(model)
+        weights = self._weights(model)
         pools, left = self._pools(weights)
-        _tell(weights, pools, left)
+        if left:
+            shown = ", ".join(f"{name} {tuple(weights[name].shape)}" for name in left)
+            say(f"left dense, because the pattern {self.pattern} does not divide them: {shown}.")
         if not _falls_short(pools, weights, model.sparse):
             raise NothingChangedError("the weights are that sparse already.", mend="write a larger sparsity.")
-        if self.epochs:
-            return self._trained(model, task, pools)
-        sparse = masked(model, _masks(pools, weights))
-        return _with_statistics(sparse, model.module, task)
+        if self.method == "second_order":
+            sparse = self._compensated(model, task, pools)
+        elif not self.epochs:
+            return _with_statistics(masked(model, _masks(pools, weights)), model.module, task)
+        else:
+            names = {name for pool in pools for name in pool.names}
+            sparse = replace(model, sparse=model.sparse | names)
+        return self._trained(sparse, model, task, pools) if self.epochs else sparse
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:  # noqa: ARG003 - a step's signature
@@ -109,12 +120,38 @@ class PruneWeights:
         except (NothingChangedError, RecipeError):
             return False
 
-    def _trained(self, model: Model, task: Task, pools: Sequence[Pool]) -> Model:
+    def _weights(self, model: Model) -> Tensors:
+        """The weights that the method can choose from; others are told of."""
+        weights = prunable(model)
+        if self.method != "second_order":
+            return weights
+        network = inference(model)
+        able = {layer.weight for layer in swept_layers(network, weights, settleable(model, network))}
+        unable = [name for name in weights if name not in able]
+        if unable:
+            say(f"left dense, because their outputs cannot be fitted: {', '.join(unable)}.")
+        return {name: weight for name, weight in weights.items() if name in able}
+
+    def _compensated(self, model: Model, task: Task, pools: Sequence[Pool]) -> Model:
+        """The model pruned at once, in which what stays makes up for what goes."""
+        network, batches = inference(model), task.calibration()
+        names = [name for pool in pools for name in pool.names]
+        chosen = swept_layers(network, names, settleable(model, network))
+        scores = second_order_scores(network, batches, chosen, read_pattern(self.pattern), self.seed)
+        masks = {name: mask for pool in pools for name, mask in pool.kept(scores).items()}
+        masks = {name: mask & (tensor_of(network, name) != 0) for name, mask in masks.items()}
+        pruned = unfold(model, second_order_weights(network, batches, chosen, masks))
+        return replace(pruned, sparse=model.sparse | masks.keys())
+
+    def _trained(self, sparse: Model, model: Model, task: Task, pools: Sequence[Pool]) -> Model:
         training = Training(epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
+        student = replace(sparse, teacher=model.teacher or model.module)
         own = {name: weight.detach() for name, weight in model.module.named_parameters(remove_duplicate=False)}
-        masks = (Moving if self.method == "movement" else Rising)(pools, self.ramp, own, model.sparse)
-        names = {name for pool in pools for name in pool.names}
-        student = replace(model, sparse=model.sparse | names, teacher=model.teacher or model.module)
+        masks: Masks | None = None
+        if self.method == "magnitude":
+            masks = Rising(pools, self.ramp, own, model.sparse)
+        elif self.method == "movement":
+            masks = Moving(pools, self.ramp, own, model.sparse)
         return student.with_module(finetune(student, task, training, masks))
 
     def _pools(self, weights: Tensors) -> tuple[list[Pool], list[str]]:
@@ -185,12 +222,6 @@ def _check_reach(pool: Pool, weights: Tensors) -> None:
             f"which leaves {most:.4f}.",
             mend="write a smaller sparsity.",
         )
-
-
-def _tell(weights: Tensors, pools: Sequence[Pool], left: Sequence[str]) -> None:
-    if left:
-        shown = ", ".join(f"{name} {tuple(weights[name].shape)}" for name in left)
-        say(f"left dense, because the pattern {pools[0].pattern.name} does not divide them: {shown}.")
 
 
 def _with_statistics(sparse: Model, original: nn.Module, task: Task) -> Model:

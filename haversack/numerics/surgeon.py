@@ -1,0 +1,147 @@
+"""Surgeon: weights are removed one after the other, the others taking over what each of them did.
+
+Optimal Brain Surgeon (Hassibi and Stork 1993) on the squared output error of a layer, as in Optimal Brain Compression
+(Frantar and Alistarh 2022): the error is a quadratic form of each row of weights, so that what a removal costs and how
+the others make up for it are known exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from haversack.numerics.least_squares import Fit, spread
+from haversack.numerics.sparsity import Pattern
+
+# Of the columns that are left, the share that goes before costs are looked at again.
+_SHARE = 0.05
+# Problems are closed up when less than this share of their columns is left.
+_CROWDED = 0.75
+# Numbers of all curvatures that are worked on at once: what fits into the processor's cache is much faster.
+_MOST_NUMBERS = 1 << 20
+
+
+def removal_costs(fit: Fit, pattern: Pattern, zeros: Tensor) -> Tensor:
+    """What each weight's removal costs, in squared output error, when its turn comes: shape of `fit.best`, float64.
+
+    Weights of a row go in the order of their costs, the cheapest first; numbers rise along that order, so that the
+    lowest of them are what to remove however many shall go. `zeros` (True where there is no weight any longer) go
+    first and cost nothing. Columns lie channel by channel, as `Pattern` wants them; a block's weights cost the same.
+    """
+    groups, rows, columns = fit.best.shape
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(fit.curvature))
+    size = max(pattern.rows, _MOST_NUMBERS // (groups * columns * columns) // pattern.rows * pattern.rows)
+    parts = [
+        _costs(fit.best[:, start : start + size], inverse, zeros[:, start : start + size], pattern)
+        for start in range(0, rows, size)
+    ]
+    return torch.cat(parts, 1)
+
+
+def refitted(fit: Fit, kept: Tensor) -> Tensor:
+    """The best weights of which only those in `kept` may differ from zero; both (groups, rows, columns)."""
+    groups, _, columns = fit.best.shape
+    found = torch.zeros_like(fit.best)
+    for some in fit.chunks(kept):
+        best, places = fit.part(some).restricted(kept[:, some])
+        found[:, some] = spread(best.best, places, columns).view(groups, -1, columns)
+    return found * kept
+
+
+def _costs(weight: Tensor, inverse: Tensor, zeros: Tensor, pattern: Pattern) -> Tensor:
+    """`removal_costs` of some rows."""
+    groups, rows, columns = weight.shape
+    problems = weight.reshape(-1, pattern.rows, columns)
+    each = inverse.repeat_interleave(rows // pattern.rows, 0)
+    gone = zeros.reshape(-1, pattern.rows, columns // pattern.columns, pattern.columns).all(3).all(1)
+    ordered = _Removal(problems, each, gone, pattern).run()
+    blocks = ordered.repeat_interleave(pattern.columns, 1).unsqueeze(1).expand(-1, pattern.rows, -1)
+    return blocks.reshape(groups, rows, columns)
+
+
+class _Removal:
+    """Problems of a few rows each that lose the same columns; in every round each loses as many blocks.
+
+    `names` says which block each place holds: the places of dead blocks are closed up now and then.
+    """
+
+    def __init__(self, weight: Tensor, inverse: Tensor, gone: Tensor, pattern: Pattern) -> None:
+        self._weight, self._inverse, self._gone, self._pattern = weight, inverse, gone, pattern
+        self._names = torch.arange(gone.shape[1]).repeat(len(gone), 1)
+        self._alive, self._left = torch.ones_like(gone), gone.shape[1]
+        self._costs = torch.zeros(gone.shape, dtype=torch.float64)
+        self._highest = torch.full((len(gone), 1), -1.0, dtype=torch.float64)
+
+    def run(self) -> Tensor:
+        """The cost of each block (problems, blocks)."""
+        if self._pattern.of:
+            self._until(self._left * self._pattern.kept // self._pattern.of, grouped=True)
+        self._until(0, grouped=False)
+        return self._costs
+
+    def _until(self, least: int, *, grouped: bool) -> None:
+        while self._left > least:
+            count = min(self._left - least, max(1, int(self._left * _SHARE)))
+            costs = self._now()
+            if grouped:
+                costs, count = self._one_a_group(costs, count)
+            chosen = costs.topk(count, largest=False, sorted=True)
+            self._note(chosen.indices, chosen.values)
+            self._remove(chosen.indices)
+
+    def _now(self) -> Tensor:
+        """What the removal of each block costs now, all others making up for it; infinity for dead ones."""
+        count, width = self._alive.shape[1], self._pattern.columns
+        blocks = self._inverse.view(-1, count, width, count, width).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+        weight = self._weight.view(len(blocks), -1, count, width).permute(0, 2, 3, 1)
+        if width == 1:
+            costs = weight.square().sum((2, 3)) / blocks[..., 0, 0]
+        else:
+            lively = torch.where(self._alive[..., None, None], blocks, torch.eye(width, dtype=blocks.dtype))
+            costs = (weight * torch.linalg.solve(lively, weight)).sum((2, 3))
+        return costs.masked_fill(self._gone.gather(1, self._names), -1.0).masked_fill(~self._alive, torch.inf)
+
+    def _one_a_group(self, costs: Tensor, count: int) -> tuple[Tensor, int]:
+        """The costs of the cheapest block of each group that may lose one, all others infinite; how many to take."""
+        of = self._pattern.of
+        whole = torch.full(self._costs.shape, torch.inf, dtype=torch.float64).scatter(1, self._names, costs)
+        groups = whole.view(len(whole), -1, of)
+        full = groups.isfinite().sum(2, keepdim=True) <= self._pattern.kept
+        cheapest = torch.zeros_like(groups, dtype=torch.bool).scatter(2, groups.argmin(2, keepdim=True), ~full)
+        allowed = cheapest.view(len(whole), -1).gather(1, self._names)
+        return costs.masked_fill(~allowed, torch.inf), min(count, int((~full).sum(1).min()))
+
+    def _remove(self, places: Tensor) -> None:
+        """Takes the blocks at some places out of each problem; the weights that are left make up for them."""
+        lost = (places.unsqueeze(-1) * self._pattern.columns + torch.arange(self._pattern.columns)).flatten(1)
+        rows = _at(self._inverse, lost, 1)
+        passed = torch.linalg.solve(_at(rows, lost, 2), rows)
+        self._weight = torch.baddbmm(self._weight, _at(self._weight, lost, 2), passed, alpha=-1)
+        self._inverse = self._inverse.baddbmm_(rows.mT, passed, alpha=-1)
+        self._alive.scatter_(1, places, False)
+        self._left -= places.shape[1]
+        if 0 < self._left < _CROWDED * self._alive.shape[1]:
+            self._close_up()
+
+    def _close_up(self) -> None:
+        """Leaves out the places of dead blocks."""
+        blocks = self._alive.nonzero()[:, 1].view(-1, self._left)
+        columns = (blocks.unsqueeze(-1) * self._pattern.columns + torch.arange(self._pattern.columns)).flatten(1)
+        self._names, self._alive = self._names.gather(1, blocks), self._alive.gather(1, blocks)
+        self._weight = _at(self._weight, columns, 2)
+        self._inverse = _at(_at(self._inverse, columns, 1), columns, 2).contiguous()
+
+    def _note(self, places: Tensor, costs: Tensor) -> None:
+        """Writes down costs that rise strictly along the order of removal."""
+        rising = torch.cat([self._highest, costs], 1).cummax(1).values[:, 1:]
+        steps = torch.arange(1, costs.shape[1] + 1, dtype=torch.float64)
+        rising = rising + steps * (rising.abs() * 1e-12 + 1e-300)
+        self._highest = rising[:, -1:]
+        self._costs.scatter_(1, self._names.gather(1, places), rising)
+
+
+def _at(values: Tensor, places: Tensor, dim: int) -> Tensor:
+    """Of each problem's matrix the rows (dimension 1) or columns (2) at its own places."""
+    other = values.shape[3 - dim]
+    index = places.unsqueeze(3 - dim)
+    return values.gather(dim, index.expand(-1, *((-1, other) if dim == 1 else (other, -1))))
