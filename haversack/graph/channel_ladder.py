@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from haversack.graph.channel_cost import ChannelCost, Counts
+from haversack.graph.channel_cost import Counts
 from haversack.graph.groups import ChannelGroup
 from haversack.graph.importance import Ranking, Scores
 
@@ -19,13 +21,25 @@ Price = Callable[[int, int, float], float]
 _RUNGS = 32
 
 
+class Cost(Protocol):
+    """What a network costs for each choice of channel counts: multiply-accumulates, parameters or milliseconds."""
+
+    def of(self, kept: Counts) -> float:
+        """The cost when group i keeps `kept[i]` of its channels."""
+        ...
+
+    def savings(self, kept: Counts, fewer: Counts) -> NDArray[np.float64]:
+        """How much cheaper it gets when group i alone loses `fewer[i]` more."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ladder:
     """How many channels each group may keep, most first, and what that costs."""
 
     groups: Sequence[ChannelGroup]
     rungs: Sequence[Sequence[int]]
-    cost: ChannelCost
+    cost: Cost
 
     @property
     def smallest(self) -> float:
@@ -69,7 +83,7 @@ class Ladder:
         below = self.counts([min(step + 1, len(rungs) - 1) for step, rungs in zip(steps, self.rungs, strict=True)])
         saved = self.cost.savings(kept, kept - below)
         # Blocked kernels: a step that saves nothing by itself may open the way for another one. Dear, not impossible.
-        least = max(float(saved.max()), 1.0) * 1e-9
+        least = max(float(saved.max()) * 1e-9, 1e-12)
         return min(
             np.flatnonzero(kept > below).tolist(),
             key=lambda place: price(place, steps[place], max(float(saved[place]), least)),

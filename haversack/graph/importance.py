@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
@@ -15,17 +16,46 @@ from haversack.errors import RecipeError, TrainingError
 from haversack.graph.groups import ChannelGroup, Member
 from haversack.task import Batch, Task, unpack
 
-Importance = Literal["l2", "bn_scale", "taylor"]
+Importance = Literal["l1", "l2", "fpgm", "bn_scale", "taylor", "second_order"]
 Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A group's channels, the first to go first; `losses[n]` is what it costs that the first n are gone."""
+
+    order: tuple[int, ...]
+    losses: tuple[float, ...]
+
+    @classmethod
+    def of(cls, scores: Scores) -> Ranking:
+        """The least important channels first; each costs its score."""
+        order = np.argsort(scores, kind="stable")
+        return cls(tuple(order.tolist()), (0.0, *np.cumsum(scores[order]).tolist()))
+
+
 # Molchanov's squares are taken a mini-batch: small ones keep effects of opposite sign from cancelling out.
 _SAMPLES, _MINI_BATCH = 512, 16
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+def l1(module: nn.Module, groups: Sequence[ChannelGroup]) -> list[Scores]:
+    """The sum of the magnitudes of all kernel slices that a channel takes with it (Li et al. 2017)."""
+    return [_array(_kernels(module, group).abs().sum(1)) for group in groups]
+
+
 def l2(module: nn.Module, groups: Sequence[ChannelGroup]) -> list[Scores]:
     """The norm of all kernel slices that a channel takes with it (Li et al. 2017, over coupled layers)."""
-    tensors = dict(module.named_parameters(remove_duplicate=False))
-    return [_norms(tensors, group.members) for group in groups]
+    return [_array(_kernels(module, group).norm(dim=1)) for group in groups]
+
+
+def fpgm(module: nn.Module, groups: Sequence[ChannelGroup]) -> list[Scores]:
+    """How far a channel's kernels lie from those of all others together (geometric median, He et al. 2019).
+
+    What lies in the middle is what the others can stand in for. Kernels are the slices that a channel takes with it of
+    every layer that makes or reads it.
+    """
+    return [_array(torch.cdist(kernels, kernels).sum(1)) for kernels in (_kernels(module, each) for each in groups)]
 
 
 def bn_scale(module: nn.Module, groups: Sequence[ChannelGroup]) -> list[Scores]:
@@ -45,7 +75,7 @@ def bn_scale(module: nn.Module, groups: Sequence[ChannelGroup]) -> list[Scores]:
     for group in groups:
         found = [member for member in group.members if member.tensor in scales]
         sums = [_along(tensors[member.tensor].detach().abs(), member) for member in found]
-        scores.append(_array(torch.stack(sums).sum(0)) if sums else _norms(tensors, group.members))
+        scores.append(_array(torch.stack(sums).sum(0) if sums else _kernels(module, group).norm(dim=1)))
     return scores
 
 
@@ -96,9 +126,15 @@ def _pieces(batches: Iterable[Batch]) -> Iterator[tuple[tuple[Tensor, ...], Tens
             yield tuple(value[piece] for value in inputs), target[piece]
 
 
-def _norms(tensors: Mapping[str, Tensor], members: Iterable[Member]) -> Scores:
-    kernels = [member for member in members if member.tensor in tensors and tensors[member.tensor].dim() > 1]
-    return _array(torch.stack([_along(tensors[each.tensor].detach() ** 2, each) for each in kernels]).sum(0).sqrt())
+def _kernels(module: nn.Module, group: ChannelGroup) -> Tensor:
+    """All numbers of the kernels that a channel takes with it, one row a channel; biases and norms are no kernels."""
+    tensors = dict(module.named_parameters(remove_duplicate=False))
+    found = [each for each in group.members if each.tensor in tensors and tensors[each.tensor].dim() > 1]
+    rows = [torch.zeros(group.size, 0, dtype=torch.float64)]
+    for each in found:
+        taken = tensors[each.tensor].detach().double().movedim(each.dim, 0)[torch.tensor(each.indices)]
+        rows.append(taken.flatten(1))
+    return torch.cat(rows, 1)
 
 
 def _along(values: Tensor, member: Member) -> Tensor:

@@ -7,28 +7,29 @@ that read it: their covariance tells how far the other columns, refitted by leas
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
 from haversack.errors import TaskError
-from haversack.graph.groups import ChannelGroup, Member
-from haversack.graph.importance import Ranking
+from haversack.graph.channel_group import ChannelGroup, Member
+from haversack.graph.importance import Ranking, Scores, l2
 from haversack.graph.observe import Batches
+from haversack.graph.quantized import inference
+from haversack.model import Model
 from haversack.numerics.lane import Lane
 from haversack.numerics.least_squares import Moments
 from haversack.numerics.patches import Patches
-from haversack.progress import track
-from haversack.task import Kind
+from haversack.progress import say, track
 
 aten = torch.ops.aten
 
 _RIDGE = 1e-2
 _MOST_POSITIONS = 50_000
-_FISHER_SAMPLES, _FISHER_BATCH = 256, 32
 # So many rounds of elimination at most: wide groups lose several channels in each.
 _ROUNDS = 128
 
@@ -48,29 +49,47 @@ def readings(network: fx.GraphModule, group: ChannelGroup) -> tuple[Reading, ...
     return whole if whole and len(whole) == len(found) else None
 
 
-def second_order(
-    network: fx.GraphModule, groups: Sequence[ChannelGroup], batches: Batches, kind: Kind, seed: int
-) -> dict[int, Ranking]:
-    """The ranking of each group, by its place, whose readers are all convolutions or linear layers.
+def second_order(model: Model, groups: Sequence[ChannelGroup], batches: Batches) -> list[Ranking]:
+    """The ranking of each group.
 
     Channels go one by one, always the one whose loss the other columns of its readers can make up for best (the Optimal
-    Brain Surgeon, Hassibi 1993, for blocks of columns: Kurtic et al. 2022, Frantar and Alistarh 2022). The squared
-    error of a reader's outputs is weighed with the Fisher information of the network's outputs, which is taken from
-    its own predictions and needs no labels, so that costs of different groups are of one unit: nats a sample.
+    Brain Surgeon, Hassibi 1993, for blocks of columns: Kurtic et al. 2022, Frantar and Alistarh 2022). What that costs
+    is the squared error left in the readers' outputs, relative to the variance of the values that they complete: sums,
+    in a residual network. So the losses of different groups may be held against each other (ResNet-20 at half of its
+    multiply-accumulates, refitted: 91.1 % of held-back images, 87.0 % with half of each block's inner channels gone,
+    86.6 % with errors weighed by the Fisher information of the network's own predictions).
 
-    `network` is the float inference graph. Raises TaskError where it computes NaN or infinity.
+    Groups that something other than a convolution or a linear layer reads are ranked by their kernels' norms; the
+    listener hears which. Raises TaskError where the network computes NaN or infinity.
     """
+    network = inference(model)
     found = {place: reads for place, group in enumerate(groups) if (reads := readings(network, group))}
+    ranked = _ranked(network, found, batches)
+    others = [group for place, group in enumerate(groups) if place not in found]
+    if others:
+        say(f"ranked by their kernels' norms: the channels of {', '.join(each.name for each in others)}.")
+    norms = iter(l2(model.module, others))
+    whole = float(np.mean([each.losses[-1] for each in ranked.values()])) if ranked else 1.0
+    return [ranked[place] if place in ranked else _by_norm(next(norms), whole) for place in range(len(groups))]
+
+
+def _by_norm(norms: Scores, whole: float) -> Ranking:
+    """Squared norms, together as dear as all channels of a group usually are."""
+    squares = norms**2
+    return Ranking.of(squares * (whole / max(float(squares.sum()), 1e-30)))
+
+
+def _ranked(network: fx.GraphModule, found: Mapping[int, Sequence[Reading]], batches: Batches) -> dict[int, Ranking]:
     order = {node: place for place, node in enumerate(network.graph.nodes)}
     nodes = sorted({each.node for reads in found.values() for each in reads}, key=order.__getitem__)
-    fisher = _fisher(network, nodes, batches, kind, seed)
     left = {place: list(reads) for place, reads in found.items()}
     parts: dict[int, list[_Part]] = {place: [] for place in found}
     ranked: dict[int, Ranking] = {}
+    powers = _powers(network, nodes, batches)
     for node, weight, curvature in _curvatures(network, nodes, batches):
         for place, reads in left.items():
             for each in [each for each in reads if each.node is node]:
-                parts[place].append(_part(weight, curvature, fisher[node], each.columns))
+                parts[place].append(_part(weight / math.sqrt(max(powers[node], 1e-30)), curvature, each.columns))
                 reads.remove(each)
             if not reads and place not in ranked:
                 ranked[place] = _eliminated(parts.pop(place))
@@ -91,7 +110,8 @@ class _Part:
         size, shape = self.channels * self.width, (self.channels, self.width)
         blocks = self.inverse[:size, :size].view(*shape, *shape).diagonal(dim1=0, dim2=2).movedim(-1, 0)
         weights = self.weight[:, :size].view(-1, *shape).movedim(1, 0)
-        return (torch.linalg.solve(blocks, weights.mT).mT * weights).sum((1, 2))
+        costs: Tensor = (torch.linalg.solve(blocks, weights.mT).mT * weights).sum((1, 2))
+        return costs
 
     def remove(self, channels: Tensor) -> None:
         """Eliminates the channels: the other columns make up for them, as far as they can."""
@@ -125,12 +145,11 @@ def _eliminated(parts: Sequence[_Part]) -> Ranking:
     return Ranking(tuple(order), tuple(losses))
 
 
-def _part(weight: Tensor, curvature: Tensor, fisher: Tensor, columns: tuple[tuple[int, ...], ...]) -> _Part:
+def _part(weight: Tensor, curvature: Tensor, columns: tuple[tuple[int, ...], ...]) -> _Part:
     taken = [column for each in columns for column in each]
     rest = sorted(set(range(weight.shape[1])) - set(taken))
     order = torch.tensor([*taken, *rest])
-    rows = weight[:, order] * fisher.sqrt().unsqueeze(1)
-    return _Part(rows, torch.linalg.inv(curvature[order][:, order]), len(columns), len(columns[0]))
+    return _Part(weight[:, order], torch.linalg.inv(curvature[order][:, order]), len(columns), len(columns[0]))
 
 
 def _curvatures(
@@ -139,7 +158,7 @@ def _curvatures(
     """Each layer with its flattened weight and the curvature of its squared error, its bias free to follow."""
     lane, total = Lane(network, batches), sum(len(batch[0]) for batch in batches)
     for node in track(nodes, "curvatures", len(nodes)):
-        weight = lane.tensors[str(cast("fx.Node", node.args[1]).target)]
+        weight = lane.tensors[str(cast("fx.Node", node.args[1]).target)].detach()
         moments = Moments(node, weight, centred=True)
         with torch.no_grad():
             for place, batch in enumerate(batches):
@@ -153,57 +172,35 @@ def _curvatures(
                 where=f"value {node.name}",
                 mend="check the inputs and the weights of the network.",
             )
-        fit = moments.fit(weight.detach(), None, ridge=_RIDGE)
+        fit = moments.fit(weight, None, ridge=_RIDGE)
         yield node, fit.start[0], fit.curvature[0]
 
 
-def _fisher(
-    network: fx.GraphModule, nodes: Sequence[fx.Node], batches: Batches, kind: Kind, seed: int
-) -> dict[fx.Node, Tensor]:
-    """What a squared error of 1 a position costs in each row of the layers, in nats a sample.
-
-    Half the mean square of the gradients of the log-likelihood of outcomes drawn from the network's own predictions:
-    classes, or values with the spread of the outputs.
-    """
-    random = torch.Generator().manual_seed(seed)
-    inputs = [torch.cat(each)[:_FISHER_SAMPLES] for each in zip(*batches, strict=True)]
+def _powers(network: fx.GraphModule, nodes: Sequence[fx.Node], batches: Batches) -> dict[fx.Node, float]:
+    """The variance of what each layer completes, summed over the channels."""
+    completed = {node: _completed(node) for node in nodes}
     sums: dict[fx.Node, Tensor] = {}
-    for piece in zip(*(each.split(_FISHER_BATCH) for each in inputs), strict=True):
-        probe = _Probe(network, nodes)
-        outputs = probe.run(*piece)
-        loss = _surprise(outputs[0] if isinstance(outputs, tuple | list) else outputs, kind, random)
-        for node, slope in zip(probe.zeros, torch.autograd.grad(loss, list(probe.zeros.values())), strict=True):
-            rows = slope.double().square().movedim(-1 if node.target is aten.linear.default else 1, 0)
-            squares = rows.flatten(1).sum(1) / (2 * len(inputs[0]))
-            sums[node] = sums[node] + squares if node in sums else squares
-    return sums
+    for batch in batches:
+        lane = Lane(network, [batch], completed.values())
+        with torch.no_grad():
+            lane.run(0, network.graph.output_node(), inclusive=False)
+        values = {value: lane.take(0, value) for value in set(completed.values())}
+        for node, value in completed.items():
+            rows = values[value].double().movedim(_channels(node), 0).flatten(1)
+            found = torch.stack([torch.full((len(rows),), rows.shape[1]), rows.sum(1), rows.square().sum(1)])
+            sums[node] = sums[node] + found if node in sums else found
+    return {node: float((squares / count - (sum_ / count) ** 2).sum()) for node, (count, sum_, squares) in sums.items()}
 
 
-class _Probe(fx.Interpreter):
-    """Adds a zero to some values, so that the gradient with respect to it is the value's."""
-
-    def __init__(self, network: fx.GraphModule, nodes: Collection[fx.Node]) -> None:
-        super().__init__(network)
-        self._nodes = frozenset(nodes)
-        self.zeros: dict[fx.Node, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - whatever the node returns
-        """The node's result."""
-        result = super().run_node(n)
-        if n not in self._nodes:
-            return result
-        self.zeros[n] = torch.zeros_like(result, requires_grad=True)
-        return result + self.zeros[n]
+def _channels(layer: fx.Node) -> int:
+    """The dimension of a layer's outputs that its rows make."""
+    return -1 if layer.target is aten.linear.default else 1
 
 
-def _surprise(outputs: Tensor, kind: Kind, random: torch.Generator) -> Tensor:
-    """The negative log-likelihood, summed over the samples, of outcomes drawn from the outputs."""
-    if kind == "classification":
-        scores = outputs.flatten(0, -2).log_softmax(-1)
-        drawn = torch.multinomial(scores.detach().exp(), 1, generator=random)
-        return -scores.gather(1, drawn).sum()
-    spread = outputs.detach().std().clamp_min(1e-12)
-    return (outputs / spread * torch.randn(outputs.shape, generator=random)).sum()
+def _completed(layer: fx.Node) -> fx.Node:
+    """The sum that the layer completes, where nothing else reads it; otherwise the layer."""
+    reader = next(iter(layer.users))
+    return reader if len(layer.users) == 1 and reader.target is aten.add.Tensor else layer
 
 
 def _reading(network: fx.GraphModule, member: Member) -> Reading | None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, fx
 
 from haversack.errors import TaskError
+from haversack.graph.norms import with_measured_norms
 from haversack.graph.observe import Batches
-from haversack.model import Edits
+from haversack.graph.quantized import inference
+from haversack.graph.settle import settle, settleable
+from haversack.model import Edits, Model
 from haversack.numerics.lane import Lane
 from haversack.numerics.least_squares import Moments
 from haversack.numerics.patches import Patches
@@ -28,16 +31,20 @@ _RIDGE = 1e-3
 _MOST_POSITIONS = 100_000
 
 
-@torch.no_grad()
-def reconstruct(
-    small: fx.GraphModule, original: fx.GraphModule, edits: Edits, batches: Batches, *, writable: Collection[str]
-) -> dict[str, Tensor]:
-    """The new weights and biases of `small`, which `edits` made of `original`; both are float inference graphs."""
-    sweep = _Sweep(small, original, edits, batches)
-    chosen = list(_chosen(small, original, writable))
-    for layer in track(chosen, "reconstructing", len(chosen)):
-        sweep.fit(layer)
-    return sweep.tensors
+def reconstructed(small: Model, original: Model, edits: Edits, batches: Batches) -> Model:
+    """`small`, which `edits` made of `original`, with new weights, biases and batch norms.
+
+    Layers that share weights or compute them, and all that are neither convolutions nor linear, keep what they have.
+    Raises TaskError where there are no inputs, or the networks compute NaN or infinity on them.
+    """
+    network = inference(small)
+    sweep = _Sweep(network, inference(original), edits, batches)
+    chosen = list(_chosen(network, sweep.twins, settleable(small, network)))
+    with torch.no_grad():
+        for layer in track(chosen, "reconstructing", len(chosen)):
+            sweep.fit(layer)
+    settled = settle(small, sweep.tensors)
+    return replace(settled, module=with_measured_norms(settled.module, batches))
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,8 @@ class _Layer:
 
 class _Sweep:
     def __init__(self, small: fx.GraphModule, original: fx.GraphModule, edits: Edits, batches: Batches) -> None:
-        twins = {node.name: node for node in original.graph.nodes}
-        keep = {twins[node.name] for node in small.graph.nodes if node.name in twins and node.op == "call_function"}
-        keep = {node for node in keep if Patches.know(node) or node.target is aten.add.Tensor}
+        self.twins = {node.name: node for node in original.graph.nodes}
+        keep = {node for node in original.graph.nodes if Patches.know(node) or node.target is aten.add.Tensor}
         self._real, self._small = Lane(original, batches, keep), Lane(small, batches)
         self._kept, self._sizes = edits.kept, [len(batch[0]) for batch in batches]
         self.tensors: dict[str, Tensor] = {}
@@ -91,8 +97,7 @@ class _Sweep:
         return inputs, wanted
 
 
-def _chosen(small: fx.GraphModule, original: fx.GraphModule, writable: Collection[str]) -> Iterator[_Layer]:
-    twins = {node.name: node for node in original.graph.nodes}
+def _chosen(small: fx.GraphModule, twins: Mapping[str, fx.Node], writable: Collection[str]) -> Iterator[_Layer]:
     places = {node: place for place, node in enumerate(small.graph.nodes)}
     readers = Counter(str(node.target) for node in small.graph.find_nodes(op="get_attr") for _ in node.users)
     own = {name for name in writable if readers[name] == 1}

@@ -3,47 +3,77 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError, SurgeryError
 from haversack.finetune import Training, finetune
-from haversack.graph.channel_cost import ChannelCost, Counts, Measure, channel_cost
+from haversack.graph.channel_cost import Measure, channel_cost
+from haversack.graph.channel_ladder import Ladder, Price, rungs
+from haversack.graph.channel_latency import measured_cost
 from haversack.graph.groups import ChannelGroup, Groups, channel_groups
-from haversack.graph.importance import Importance, Scores, bn_scale, l2, taylor
+from haversack.graph.importance import Importance, Ranking, bn_scale, fpgm, l1, l2, taylor
+from haversack.graph.observe import Batches
 from haversack.graph.statistics import with_corrected_statistics
 from haversack.graph.surgery import edit, edits_for
 from haversack.graph.trace import trace
 from haversack.model import Model
+from haversack.numerics.channel_order import second_order
+from haversack.numerics.imitate import imitating
+from haversack.numerics.reconstruct import reconstructed
 from haversack.recipe import Stage
-from haversack.task import Task
+from haversack.task import Task, unpack
 
-# (group, rung it stands on, cost that the step saves) -> what the step costs; the lowest is taken.
-Price = Callable[[int, int, float], float]
+Scope = Literal["global", "layer"]
+Correct = Literal["least_squares", "statistics", "nothing"]
+_SCORES = {"l1": l1, "l2": l2, "fpgm": fpgm, "bn_scale": bn_scale}
+_CHOICES = (
+    ("of", ("macs", "parameters", "latency")),
+    ("importance", ("second_order", "taylor", "l1", "l2", "fpgm", "bn_scale")),
+    ("scope", ("global", "layer")),
+    ("correct", ("least_squares", "statistics", "nothing")),
+)
+# So many training inputs stand in for calibration inputs where the task has none.
+_INPUTS = 512
 
 
 @dataclass(frozen=True)
 class PruneChannels:
-    """The network with its least important channels removed, then fine-tuned with the original as its teacher.
+    """The network with its least important channels removed, corrected or fine-tuned with the original as its teacher.
 
-    `keep` is the fraction that is left of the multiply-accumulates, the parameters or the estimated latency (`of`).
-    `importance` is the kernels' norm (`l2`, Li et al. 2017), the batch norm scale (`bn_scale`, Liu et al. 2017) or the
-    first-order change of the loss (`taylor`, Molchanov et al. 2019). With `scope` `global` the channels that matter
-    least for what they cost go first, wherever they are; with `layer` all layers shrink alike. Layers keep a multiple
-    of `multiple` channels, and at least `min_share` of them; layers narrower than `multiple` stay whole.
+    `keep` is the fraction that is left of the multiply-accumulates, the parameters or the latency (`of`); latency is
+    measured on the device's runtime where there is one to measure on, and estimated elsewhere.
+
+    `importance` ranks channels: by how well the others can stand in for them on the calibration inputs
+    (`second_order`, see numerics/channel_order.py), by the first-order change of the loss (`taylor`, Molchanov et al.
+    2019, which needs labels), by their kernels' norms (`l1`, `l2`, Li et al. 2017), by the kernels' distance from each
+    other (`fpgm`, He et al. 2019) or by batch norm's scales (`bn_scale`, Liu et al. 2017). With `scope` `global` the
+    channels that matter least for what they cost go first, wherever they are; with `layer` all layers shrink alike.
+    Layers keep a multiple of `multiple` channels, and at least `min_share` of them; layers narrower than `multiple`
+    stay whole.
+
+    `correct` says what makes up for the loss before any training: the layers' weights, refitted to the original's
+    values (`least_squares`, see numerics/reconstruct.py), or the batch norms' statistics alone. Then the network learns
+    in `imitate` passes over the calibration inputs, without labels, to repeat the original's values (see
+    numerics/imitate.py). `epochs` of training with the task's data follow; with `rounds`, equal parts of pruning and
+    training take turns.
     """
 
     keep: float = 0.7
     of: Measure = "macs"
-    importance: Importance = "taylor"
-    scope: str = "global"
+    importance: Importance = "second_order"
+    scope: Scope = "global"
     multiple: int = 1
     min_share: float = 0.2
+    correct: Correct = "least_squares"
+    imitate: int = 10
+    rounds: int = 1
     epochs: int = 2
     learning_rate: float = 0.05
     seed: int = 0
@@ -55,32 +85,51 @@ class PruneChannels:
             raise RecipeError(f"keep is {self.keep}.", mend="write the fraction to keep, such as 0.7.")
         if not 0 < self.min_share <= 1:
             raise RecipeError(f"min_share is {self.min_share}.", mend="write a share above 0 and up to 1, such as 0.2.")
-        for name, allowed in (
-            ("of", ("macs", "parameters", "latency")),
-            ("importance", ("l2", "bn_scale", "taylor")),
-            ("scope", ("global", "layer")),
-        ):
+        for name, allowed in _CHOICES:
             if getattr(self, name) not in allowed:
                 raise RecipeError(f"{name} is '{getattr(self, name)}'.", mend=f"choose from: {', '.join(allowed)}.")
-        for name, least in (("multiple", 1), ("epochs", 0)):
+        for name, least in (("multiple", 1), ("imitate", 0), ("rounds", 1), ("epochs", 0)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}.", mend=f"write a whole number from {least} up.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.05.")
 
     def apply(self, model: Model, task: Task) -> Model:
-        """The smaller model, trained for `epochs`; edits and teacher follow.
+        """The smaller model, corrected and then trained for `epochs`; edits and teacher follow.
 
         Raises RecipeError, naming the smallest fraction in reach, when `keep` lies below it.
         """
+        for part in self._parts():
+            small = replace(part._pruned(model, task), teacher=model.teacher or model.module)  # noqa: SLF001 - its own
+            training = Training(epochs=part.epochs, learning_rate=part.learning_rate, seed=part.seed)
+            model = small.with_module(finetune(small, task, training)) if part.epochs else small
+        return model
+
+    def _parts(self) -> Iterable[Self]:
+        """Steps of one round each, which together keep and train as much as this one."""
+        keep, floor = self.keep ** (1 / self.rounds), self.min_share ** (1 / self.rounds)
+        for done in range(self.rounds):
+            epochs = self.epochs * (done + 1) // self.rounds - self.epochs * done // self.rounds
+            yield replace(self, rounds=1, keep=keep, min_share=floor, epochs=epochs, seed=self.seed + done)
+
+    def _pruned(self, model: Model, task: Task) -> Model:
         ladder = self._ladder(model)
-        edits = edits_for(model.module, ladder.groups, self._kept(ladder, self._scores(model, ladder.groups, task)))
-        small = replace(model.with_module(edit(model.module, edits), edits), teacher=model.teacher or model.module)
+        batches = _inputs(task) if self._reads_inputs else []
+        rankings = self._rankings(model, ladder.groups, task, batches)
+        edits = edits_for(model.module, ladder.groups, self._kept(ladder, rankings))
+        small = model.with_module(edit(model.module, edits), edits)
         _check_runs(small, model)
-        if not self.epochs:
-            return small.with_module(with_corrected_statistics(small.module, model.module, edits, task.calibration()))
-        training = Training(epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
-        return small.with_module(finetune(small, task, training))
+        if self.correct == "statistics":
+            small = replace(small, module=with_corrected_statistics(small.module, model.module, edits, batches))
+        elif self.correct == "least_squares":
+            small = reconstructed(small, model, edits, batches)
+        if not self.imitate:
+            return small
+        return imitating(small, model, edits, batches, passes=self.imitate, seed=self.seed)
+
+    @property
+    def _reads_inputs(self) -> bool:
+        return self.importance == "second_order" or self.correct != "nothing" or self.imitate > 0
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
@@ -95,125 +144,67 @@ class PruneChannels:
     @classmethod
     def _reachable(cls, of: Measure, model: Model, device: Device) -> Iterable[Self]:
         mildest = cls(of=of, multiple=device.channel_multiple)
-        smallest = mildest._ladder(model).smallest
+        smallest = mildest._ladder(replace(model, target=None)).smallest
         return (replace(mildest, keep=keep / 100) for keep in range(95, 15, -5) if keep / 100 >= smallest)
 
-    def _ladder(self, model: Model) -> _Ladder:
+    def _ladder(self, model: Model) -> Ladder:
         read = trace(model.module, model.example)
         found = channel_groups(read, model.module)
-        rungs = [_rungs(model, group, self.multiple, self.min_share) for group in found.groups]
-        if all(len(each) == 1 for each in rungs):
+        steps = [rungs(model.module, group, self.multiple, self.min_share) for group in found.groups]
+        if all(len(each) == 1 for each in steps):
             raise NothingChangedError(*_why_nothing(found, self))
-        model_of_cost = channel_cost(read, model.module, found.groups, self.of, self.multiple)
-        return _Ladder(found.groups, rungs, model_of_cost)
+        if self.of == "latency" and model.target is not None:
+            return Ladder(found.groups, steps, measured_cost(model, found.groups, steps))
+        return Ladder(found.groups, steps, channel_cost(read, model.module, found.groups, self.of, self.multiple))
 
-    def _scores(self, model: Model, groups: Sequence[ChannelGroup], task: Task) -> list[Scores]:
+    def _rankings(
+        self, model: Model, groups: Sequence[ChannelGroup], task: Task, batches: Batches
+    ) -> Sequence[Ranking]:
+        if self.importance == "second_order":
+            return second_order(model, groups, batches)
         if self.importance == "taylor":
-            return taylor(model.module, groups, task, self.seed)
-        return _comparable((l2 if self.importance == "l2" else bn_scale)(model.module, groups))
+            return [Ranking.of(each) for each in taylor(model.module, groups, task, self.seed)]
+        scores = _SCORES[self.importance](model.module, groups)
+        # Norms of different layers have different sizes.
+        return [Ranking.of(each / max(float(each.mean()), 1e-30)) for each in scores]
 
-    def _kept(self, ladder: _Ladder, scores: list[Scores]) -> list[Sequence[int]]:
+    def _kept(self, ladder: Ladder, rankings: Sequence[Ranking]) -> list[list[int]]:
         """The channels of each group that stay: the most important ones, as many as the budget of cost allows."""
         if self.keep < ladder.smallest:
             raise RecipeError(
-                f"keep is {self.keep}, but the smallest fraction of {self.of} in reach is {ladder.smallest:.3f}.",
+                f"keep is {self.keep:.4g}, but the smallest fraction of {self.of} in reach is {ladder.smallest:.3f}.",
                 mend="keep more, or lower multiple or min_share.",
             )
-        steps = ladder.descend(self.keep, self._price(ladder, scores))
-        order = [np.argsort(-each, kind="stable") for each in scores]
-        return [sorted(ranked[:count].tolist()) for ranked, count in zip(order, ladder.kept(steps), strict=True)]
+        return ladder.kept(ladder.descend(self.keep, self._price(ladder, rankings)), rankings)
 
-    def _price(self, ladder: _Ladder, scores: list[Scores]) -> Price:
+    def _price(self, ladder: Ladder, rankings: Sequence[Ranking]) -> Price:
         """What a group's next step down costs, given what it saves.
 
-        Taylor scores are changes of the loss, so they may be held against savings; norms only rank channels (ResNet-20
-        at 0.8 of its MACs, not trained, batch statistics measured again, 1,000 test images: Taylor 86.0 % so and 85.3 %
-        otherwise, l2 76.6 % so and 84.1 % otherwise).
+        Taylor's scores and the curvature's are losses, so they may be held against savings; norms only rank channels
+        (ResNet-20 at 0.8 of its MACs, not trained, batch statistics measured again, 1,000 test images: Taylor 86.0 % so
+        and 85.3 % otherwise, l2 76.6 % so and 84.1 % otherwise).
         """
-        losses = [ladder.losses(place, each) for place, each in enumerate(scores)]
+        losses = [ladder.losses(place, each) for place, each in enumerate(rankings)]
         if self.scope == "layer":
             return lambda place, step, _: -ladder.rungs[place][step] / ladder.groups[place].size
-        if self.importance == "taylor":
+        if self.importance in ("taylor", "second_order"):
             return lambda place, step, saved: losses[place][step] / saved
         gone = [-np.diff(rungs) for rungs in ladder.rungs]
         return lambda place, step, _: losses[place][step] / gone[place][step]
 
 
-@dataclass(frozen=True)
-class _Ladder:
-    """How many channels each group may keep, most first, and what that costs."""
-
-    groups: Sequence[ChannelGroup]
-    rungs: Sequence[Sequence[int]]
-    cost: ChannelCost
-
-    @property
-    def smallest(self) -> float:
-        """The smallest fraction of the cost in reach."""
-        return self.cost.of(self.kept([-1] * len(self.rungs))) / self.cost.of(self.kept([0] * len(self.rungs)))
-
-    def kept(self, steps: Sequence[int]) -> Counts:
-        """The channel counts on these rungs."""
-        return np.array([rungs[step] for rungs, step in zip(self.rungs, steps, strict=True)], dtype=np.int64)
-
-    def losses(self, place: int, scores: Scores) -> Scores:
-        """The importance that each rung of a group gives up against the one before it."""
-        ranked = np.concatenate([[0.0], np.cumsum(np.sort(scores))])
-        gone = [self.groups[place].size - kept for kept in self.rungs[place]]
-        return np.diff(ranked[gone])
-
-    def descend(self, keep: float, price: Price) -> list[int]:
-        """The rung of each group at which the cost is just below `keep`.
-
-        Always takes the step of the lowest price; then takes those back that turn out not to be needed, dearest first.
-        """
-        steps = [0] * len(self.rungs)
-        target = keep * self.cost.of(self.kept(steps))
-        taken: list[int] = []
-        while self.cost.of(self.kept(steps)) > target:
-            place = self._cheapest(steps, price)
-            steps[place] += 1
-            taken.append(place)
-        for place in reversed(taken):
-            steps[place] -= 1
-            if self.cost.of(self.kept(steps)) > target:
-                steps[place] += 1
-        return steps
-
-    def _cheapest(self, steps: list[int], price: Price) -> int:
-        kept = self.kept(steps)
-        below = self.kept([min(step + 1, len(rungs) - 1) for step, rungs in zip(steps, self.rungs, strict=True)])
-        saved = self.cost.savings(kept, kept - below)
-        # Blocked kernels: a step that saves nothing by itself may open the way for another one. Dear, not impossible.
-        least = max(float(saved.max()), 1.0) * 1e-9
-        return min(
-            np.flatnonzero(kept > below).tolist(),
-            key=lambda place: price(place, steps[place], max(float(saved[place]), least)),
-        )
-
-
-def _rungs(model: Model, group: ChannelGroup, multiple: int, min_share: float) -> list[int]:
-    """The counts that a group may keep: whole multiples for the layer that makes it, about 32 steps at most."""
-    first = group.members[0]
-    width = dict(_named(model))[first.tensor].shape[first.dim]
-    taken = len(first.indices[0])
-    fitting = (gone for gone in range(1, group.size) if (width - gone * taken) % multiple == 0)
-    start, floor = next(fitting, group.size), max(group.least, math.ceil(min_share * group.size))
-    if width < multiple:
-        return [group.size]
-    pitch = multiple // math.gcd(multiple, taken)
-    pitch *= max(1, group.size // (32 * pitch))
-    return [group.size, *range(group.size - start, floor - 1, -pitch)]
-
-
-def _comparable(scores: list[Scores]) -> list[Scores]:
-    """Scores in units of their group's mean: norms of different layers have different sizes."""
-    return [each / max(float(each.mean()), 1e-30) for each in scores]
-
-
-def _named(model: Model) -> Iterable[tuple[str, torch.Tensor]]:
-    yield from model.module.named_parameters(remove_duplicate=False)
-    yield from model.module.named_buffers(remove_duplicate=False)
+def _inputs(task: Task) -> list[tuple[Tensor, ...]]:
+    """Calibration inputs, or some training inputs where the task has none."""
+    if task.calibrate is not None:
+        return task.calibration()
+    found, count = [], 0
+    for batch in task.epoch():
+        inputs, _ = unpack(batch)
+        found.append(inputs)
+        count += len(inputs[0])
+        if count >= _INPUTS:
+            break
+    return found
 
 
 def _check_runs(small: Model, model: Model) -> None:

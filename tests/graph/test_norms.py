@@ -1,0 +1,30 @@
+import torch
+from prunable_networks import build
+from torch import nn
+
+from haversack.graph.norms import with_measured_norms
+
+
+def test_the_network_computes_what_it_did_and_does_so_in_training_too() -> None:
+    module, x = build("padded residual")
+    x = torch.cat([x, torch.randn(30, *x.shape[1:], generator=torch.Generator().manual_seed(0))])
+    measured = with_measured_norms(module, [(x[:10],), (x[10:],)])
+    with torch.no_grad():
+        wanted = module(x)
+        torch.testing.assert_close(measured(x), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(measured.train()(x), wanted, rtol=1e-3, atol=1e-3)
+        assert (module.train()(x) - wanted).abs().max() > 0.1
+
+
+def test_norms_without_scales_and_norms_of_nothing_stay_as_they_are() -> None:
+    module = nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(3, track_running_stats=False)).eval()
+    measured = with_measured_norms(module, [(torch.randn(4, 3, 5, 5) + 2.0,)])
+    assert torch.equal(measured[0].running_mean, torch.zeros(3))
+
+
+def test_a_channel_that_is_constant_stays_finite() -> None:
+    module = nn.Sequential(nn.BatchNorm2d(2)).eval()
+    measured = with_measured_norms(module, [(torch.ones(4, 2, 3, 3),)])
+    x = torch.randn(4, 2, 3, 3)
+    torch.testing.assert_close(measured(torch.ones(1, 2, 1, 1)), module(torch.ones(1, 2, 1, 1)))
+    assert measured(x).isfinite().all()
