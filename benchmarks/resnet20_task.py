@@ -35,9 +35,9 @@ class Epoch:
         return self.images.augmented(self.batch)
 
 
-def network(data: Path = DATA) -> ResNet:
-    """The pretrained network: 91.73 % of the test images."""
-    return pretrained(data, 20)
+def network(data: Path = DATA, depth: int = 20) -> ResNet:
+    """The pretrained network: 91.73 % of the test images; of depth 56, 93.39 %."""
+    return pretrained(data, depth)
 
 
 def task(data: Path = DATA, *, learn: int = 50_000 - HELD_BACK) -> Task:

@@ -22,10 +22,10 @@ class Files:
     """How long each model is timed."""
 
     def latencies_ms(self, models: Sequence[Model]) -> list[float]:
-        """The median latency of each model's file, one sample."""
+        """The median latency of each model's file, one sample; ratios between them are those of the rounds."""
         files = [self._written(model) for model in models]
         timed = host.time_files(files, threads=self.threads, seconds=self.seconds * len(files))
-        return [each.latency_ms.value for each in timed]
+        return [timed[0].latency_ms.value * each.ratio.value for each in timed]
 
     def flash_bytes(self, model: Model) -> int:
         """The size of the model's file."""

@@ -204,9 +204,14 @@ def _timed(model: Model, removals: Sequence[frozenset[str]]) -> Mapping[frozense
     noted = _noted(f"{_digest(model.module)} {model.target!r}")
     wanted = [frozenset[str](), *removals]
     if model.target is not None and not noted.keys() >= set(wanted):
-        variants = [replace(model, module=without(model.module, sorted(each))) for each in wanted]
+        variants = [_without(model, each) for each in wanted]
         noted.update(zip(wanted, model.target.latencies_ms(variants), strict=True))
     return noted
+
+
+def _without(model: Model, paths: Iterable[str]) -> Model:
+    edits = removal(sorted(paths))
+    return model.with_module(edit(model.module, edits), edits)
 
 
 def _losses(model: Model, task: Task) -> Loss:
