@@ -15,11 +15,11 @@ Array = np.ndarray[Any, Any]
 
 # Bits of the classes of rows and of columns.
 _DIVISIONS = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (2, 1), (1, 2), (2, 2))
-_ROUNDS, _PRIOR = 6, 4
+_ROUNDS, _PRIOR = 4, 4
 # What tables take, roughly: smooth ones of many symbols stay short.
 _BITS_A_SYMBOL, _BITS_A_TABLE = 5, 200
-# Smaller tensors do not pay for the search, larger ones cost minutes of it.
-_LEAST, _MOST = 256, 1 << 23
+# Smaller tensors do not pay for the search; of larger ones a sample is enough.
+_LEAST, _SAMPLE = 256, 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +74,15 @@ ONE = Classes(np.zeros(0, np.uint8), np.zeros(0, np.uint8))
 """One table for all."""
 
 
-def likeliest(symbols: Array, count: int, most: int) -> list[Classes]:
-    """The `most` divisions that promise the shortest plane of symbols below `count`."""
+def likeliest(symbols: Array, count: int) -> Classes:
+    """The division that promises the shortest plane of symbols below `count`."""
     ways = [(ONE, likely_bits(ONE.counts(symbols, count)))]
-    if symbols.ndim >= 2 and count > 1 and _LEAST <= symbols.size <= _MOST:
+    if symbols.ndim >= 2 and count > 1 and symbols.size >= _LEAST:
         cells = symbols.reshape(*symbols.shape[:2], -1)
         for bits in _DIVISIONS:
             if all(extent >= 2 << each for extent, each in zip(symbols.shape, bits, strict=False)):
                 ways.append(_divided(cells, count, *bits))
-    return [classes for classes, _ in sorted(ways, key=lambda each: each[1])[:most]]
+    return min(ways, key=lambda each: each[1])[0]
 
 
 def likely_bits(counts: Array) -> float:
@@ -95,17 +95,23 @@ def likely_bits(counts: Array) -> float:
 
 
 def _divided(cells: Array, count: int, row_bits: int, column_bits: int) -> tuple[Classes, float]:
-    """The division that assigning rows and columns to tables, by turns, arrives at (Lloyd's algorithm); its bits."""
-    turned = cells.transpose(1, 0, 2)
+    """The division that assigning rows and columns to tables, by turns, arrives at (Lloyd's algorithm); its bits.
+
+    Of a large tensor of many symbols, every n-th column decides about the rows, and every n-th row about the columns.
+    """
+    every = max(1, cells.size // _SAMPLE) if count > 2 else 1
+    down, across = cells[:, ::every], cells.transpose(1, 0, 2)[:, ::every]
     rare = -np.log2((np.bincount(cells.ravel(), minlength=count) + 0.5) / cells.size)
-    rows, columns = (_ranked(_tallies(each, count)[:, 0] @ rare, bits) for each, bits in ((cells, row_bits), (turned, column_bits)))
+    rows = _ranked(_tallies(down, count)[:, 0] @ rare, row_bits)
+    columns = _ranked(_tallies(across, count)[:, 0] @ rare, column_bits)
     for _ in range(_ROUNDS):
         before = rows, columns
-        rows, _ = _assigned(_tallies(cells, count, columns), rows, row_bits)
-        columns, counts = _assigned(_tallies(turned, count, rows), columns, column_bits)
+        rows, _ = _assigned(_tallies(down, count, columns[::every]), rows, row_bits)
+        columns, counts = _assigned(_tallies(across, count, rows[::every]), columns, column_bits)
         if np.array_equal(rows, before[0]) and np.array_equal(columns, before[1]):
             break
-    return Classes(rows, columns, row_bits, column_bits), likely_bits(counts) + len(rows) * row_bits + len(columns) * column_bits
+    bits = likely_bits(counts * every) + len(rows) * row_bits + len(columns) * column_bits
+    return Classes(rows, columns, row_bits, column_bits), bits
 
 
 def _ranked(values: Array, bits: int) -> Array:

@@ -23,8 +23,8 @@ from haversack.errors import CodedError
 Array = np.ndarray[Any, Any]
 
 _PACKED, _CODED, _SPLIT = 0, 1, 2
-# How many divisions into classes are written out in full, those that look shortest.
-_TRIED = 2
+# Larger ones are split untried where splitting makes sense.
+_LARGE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,10 @@ class Plane:
 
 def plane(values: Array) -> Plane:
     """The shortest plane of the uint8 `values`, of which there is at least one."""
-    whole, split = _whole(values), _split(values)
+    split = _split(values)
+    if split and values.size > _LARGE:
+        return split
+    whole = _whole(values)
     return split if split and split.bytes_written < whole.bytes_written else whole
 
 
@@ -51,8 +54,8 @@ def _whole(values: Array) -> Plane:
     symbols, count = values - np.uint8(low), high - low + 1
     ends = bytes([low, count - 1])
     packed_plane = Plane(bytes([_PACKED]) + ends + packed(symbols, width_of(count)))
-    made = [_coded(symbols, count, ends, classes) for classes in likeliest(symbols, count, _TRIED)]
-    return min([*made, packed_plane], key=lambda each: each.bytes_written)
+    coded = _coded(symbols, count, ends, likeliest(symbols, count))
+    return min(packed_plane, coded, key=lambda each: each.bytes_written)
 
 
 def _coded(symbols: Array, count: int, ends: bytes, classes: Classes) -> Plane:

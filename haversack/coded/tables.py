@@ -3,13 +3,13 @@
 A table need not be exact: frequencies that are off by a tenth lengthen the code by less than a hundredth (the loss is
 half the squared error). So frequencies are written as codes of 2^m steps an octave, each as its difference from the one
 before, in an exponential Golomb code; for every symbol, or only for every 2^s-th with straight lines between, which is
-all that the smooth histogram of many integers needs. One symbol that stands out from its neighbours, the zero of a
-pruned tensor, then has a code of its own. `chosen` tries the ways and keeps the shortest in table and symbols together.
+all that the smooth histogram of many integers needs. `chosen` tries the ways and keeps the shortest in table and
+symbols together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,50 +31,40 @@ _CONSTANT = 7
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """How one table is written: `codes` at every 2^`knots`-th symbol, the spike's own, and the bits of all that.
+    """How the table of `count` symbols is written: `codes` at every 2^`knots`-th symbol, 2^`steps` codes an octave.
 
-    `steps` is m; `knots` is 7 for a table of one symbol, which is then `spike`.
+    `order` is that of the Golomb code. Where `knots` is 7 there is one symbol, which `codes` holds.
     """
 
     count: int
+    knots: int
+    codes: Array
     steps: int = 0
-    knots: int = _CONSTANT
     order: int = 0
-    codes: tuple[int, ...] = ()
-    spike: int | None = 0
-    spike_code: int = 0
 
     @property
     def frequencies(self) -> Array:
         """Frequencies of the `count` symbols, int64, which add up to 2^14."""
         if self.knots == _CONSTANT:
-            return np.where(np.arange(self.count) == self.spike, TOTAL, 0).astype(np.int64)
-        weights = _between(_weights(np.array(self.codes), self.steps), self.knots, self.count)
-        if self.spike is not None:
-            weights[self.spike] = _weights(np.array([self.spike_code]), self.steps)[0]
-        return _normalised(weights)
+            return np.where(np.arange(self.count) == self.codes, TOTAL, 0).astype(np.int64)
+        return _normalised(_between(_weights(self.codes, self.steps), self.knots, self.count))
 
     @property
     def bits(self) -> int:
         """The length of the written table."""
         if self.knots == _CONSTANT:
             return 3 + 8
-        spike = 0 if self.spike is None else 8 + 8
-        return 3 + 2 + 2 + 1 + spike + int(golomb_bits(_differences(np.array(self.codes)), self.order).sum())
+        return 3 + 2 + 2 + int(golomb_bits(_differences(self.codes), self.order).sum())
 
     def write(self, writer: BitWriter) -> None:
         """The table, appended."""
         writer.put(self.knots, 3)
         if self.knots == _CONSTANT:
-            writer.put(self.spike or 0, 8)
+            writer.put(int(self.codes[0]), 8)
             return
         writer.put(self.steps, 2)
         writer.put(self.order, 2)
-        writer.put(int(self.spike is not None), 1)
-        if self.spike is not None:
-            writer.put(self.spike, 8)
-            writer.put(self.spike_code, 8)
-        for difference in _differences(np.array(self.codes)).tolist():
+        for difference in _differences(self.codes).tolist():
             writer.put_golomb(difference, self.order)
 
 
@@ -82,42 +72,45 @@ def read_table(reader: BitReader, count: int) -> Array:
     """The frequencies of the next table, int64 (count,); raises CodedError where it is none."""
     knots = reader.take(3)
     if knots == _CONSTANT:
-        table = Table(count, spike=reader.take(8))
-        _check(table.spike is not None and table.spike < count)
-        return table.frequencies
+        only = reader.take(8)
+        _check(only < count)
+        return Table(count, knots, np.array([only])).frequencies
     _check(knots in _KNOTS)
-    steps, order, spiked = reader.take(2), reader.take(2), reader.bit()
-    spike, spike_code = (reader.take(8), reader.take(8)) if spiked else (None, 0)
-    _check(spike is None or spike < count)
+    steps, order = reader.take(2), reader.take(2)
     codes = [0]
     for _ in range(_knots(count, knots)):
         folded = reader.golomb(order)
         codes.append(codes[-1] + (folded >> 1 ^ -(folded & 1)))
-    _check(all(0 <= code <= _largest(steps) for code in (*codes, spike_code)))
-    table = Table(count, steps, knots, order, tuple(codes[1:]), spike, spike_code)
-    _check(knots > 0 or spike_code > 0 or any(codes))
-    return table.frequencies
+        _check(0 <= codes[-1] <= _largest(steps))
+    _check(knots > 0 or any(codes))
+    return Table(count, knots, np.array(codes[1:]), steps, order).frequencies
 
 
 def chosen(counts: Array) -> tuple[Table, float]:
     """The table for symbols that come `counts` times, and the bits that table and symbols take together.
 
-    Each way to place codes is tried with few steps an octave, and the best of them with all.
+    Each distance between codes is tried with two steps an octave, and the best of them with all.
     """
     present = np.flatnonzero(counts)
     if len(present) < 2:
-        table = Table(len(counts), spike=int(present[0]) if len(present) else 0)
+        table = Table(len(counts), _CONSTANT, present if len(present) else np.zeros(1, np.int64))
         return table, table.bits
-    first = _best(counts, ((knots, spiked, 1) for knots, spiked in _ways(counts)))
-    best = first[0]
-    finer = _best(counts, ((best.knots, best.spike, steps) for steps in _STEPS if steps != best.steps))
+    apart = [knots for knots in _KNOTS if not knots or _knots(len(counts), knots - 1) >= 4]
+    first = _best(counts, ((knots, 1) for knots in apart))
+    finer = _best(counts, ((first[0].knots, steps) for steps in _STEPS if steps != 1))
     return min(first, finer, key=lambda each: each[1])
 
 
-def _best(counts: Array, ways: Iterable[tuple[int, int | None, int]]) -> tuple[Table, float]:
+def _best(counts: Array, ways: Iterable[tuple[int, int]]) -> tuple[Table, float]:
     tables = (_table(counts, *way) for way in ways)
     costs = ((table, table.bits + symbol_bits(counts, table.frequencies)) for table in tables)
     return min(costs, key=lambda each: each[1])
+
+
+def _table(counts: Array, knots: int, steps: int) -> Table:
+    codes = _codes(_at_knots(counts, knots), steps)
+    order = int(golomb_bits(_differences(codes), _ORDERS[:, None]).sum(1).argmin())
+    return Table(len(counts), knots, codes, steps, order)
 
 
 def symbol_bits(counts: Array, frequencies: Array) -> float:
@@ -128,26 +121,7 @@ def symbol_bits(counts: Array, frequencies: Array) -> float:
     return float((counts[present] * (PRECISION - np.log2(frequencies[present]))).sum())
 
 
-def _ways(counts: Array) -> Iterator[tuple[int, int | None]]:
-    """Distances between codes, and spikes, worth trying."""
-    spike = int(counts.argmax())
-    yield 0, None
-    for knots in _KNOTS[1:]:
-        if _knots(len(counts), knots - 1) >= 4:
-            yield knots, None
-            yield knots, spike
-
-
-def _table(counts: Array, knots: int, spike: int | None, steps: int) -> Table:
-    targets = _at_knots(counts, knots, spike)
-    top = float(max(targets.max(), 0 if spike is None else counts[spike]))
-    codes = _codes(targets, top, steps)
-    own = 0 if spike is None else int(_codes(counts[spike : spike + 1], top, steps)[0])
-    order = int(golomb_bits(_differences(codes), _ORDERS[:, None]).sum(1).argmin())
-    return Table(len(counts), steps, knots, order, tuple(codes.tolist()), spike, own)
-
-
-def _at_knots(counts: Array, knots: int, spike: int | None) -> Array:
+def _at_knots(counts: Array, knots: int) -> Array:
     """What the counts are around every 2^`knots`-th symbol, each neighbour weighing less the farther it is."""
     if not knots:
         return counts.astype(float)
@@ -155,15 +129,13 @@ def _at_knots(counts: Array, knots: int, spike: int | None) -> Array:
     symbols = np.arange(len(counts))
     places = np.arange(_knots(len(counts), knots)) * step
     shares = np.maximum(0, 1 - np.abs(places[:, None] - symbols) / step)
-    if spike is not None:
-        shares[:, spike] = 0
-    return np.asarray((shares @ counts + 0.1) / np.maximum(shares.sum(1), 0.1))
+    return np.asarray((shares @ counts + 0.1) / shares.sum(1))
 
 
-def _codes(targets: Array, top: float, steps: int) -> Array:
+def _codes(targets: Array, steps: int) -> Array:
     """The code of each target: 0 for none, else 1 + its distance above the smallest code, 2^`steps` codes an octave."""
     present = targets > 0
-    least = max(float(targets[present].min()), top / 2**_OCTAVES)
+    least = max(float(targets[present].min()), float(targets.max()) / 2**_OCTAVES)
     mantissas, exponents = np.frexp(np.maximum(targets / least, 1))
     codes = np.rint((exponents - 1 + 2 * mantissas - 1) * (1 << steps)).astype(np.int64)
     return np.where(present, np.minimum(codes + 1, _largest(steps)), 0)
