@@ -118,31 +118,38 @@ def _operations(trace: Trace) -> Iterator[tuple[_Term, int]]:
     weights = {node: trace.weights[node.name] for node in trace.graph.nodes if node.name in trace.weights}
     batch = _batch(trace)
     for node in trace.operations():
-        found = _product(node)
-        if found is not None and found[0] in weights:
-            weight, positions, out = found
-            shape = sizes(weight)
-            factor = positions // batch if positions % batch == 0 else positions
-            yield _Term(float(factor), weights[weight], tuple(range(len(shape))), shape), out
+        for weight, positions, out in _recurrent(node) or _product(node):
+            if weight in weights:
+                shape = sizes(weight)
+                factor = positions // batch if positions % batch == 0 else positions
+                yield _Term(float(factor), weights[weight], tuple(range(len(shape))), shape), out
 
 
-def _product(node: fx.Node) -> tuple[fx.Node, int, int] | None:
-    """The weight of a node's product, how often each of its elements is used, and its output dimension."""
+def _recurrent(node: fx.Node) -> list[tuple[fx.Node, int, int]]:
+    """The matrices of a recurrent layer, each used once a step."""
+    if operation_name(node) not in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        return []
+    steps = math.prod(sizes(node.all_input_nodes[0])[:-1])
+    return [(each, steps, 0) for each in node.all_input_nodes if each.op == "placeholder" and len(sizes(each)) == 2]
+
+
+def _product(node: fx.Node) -> list[tuple[fx.Node, int, int]]:
+    """The weight of a node's product, if it is one, how often each of its elements is used, and its output dimension."""
     name, tensors = operation_name(node), [each for each in node.args if isinstance(each, fx.Node)]
     if name.startswith("conv") and len(tensors) > 1:
         transposed = name.startswith("conv_transpose") or (name == "convolution" and node.args[6] is True)
         data, weight = tensors[:2]
         swept = sizes(data if transposed else node)
         channel = len(swept) - len(sizes(weight)) + 1
-        return weight, math.prod((*swept[:channel], *swept[channel + 1 :])), 1 if transposed else 0
+        return [(weight, math.prod((*swept[:channel], *swept[channel + 1 :])), 1 if transposed else 0)]
     if name == "linear":
-        return tensors[1], math.prod(sizes(tensors[0])[:-1]), 0
+        return [(tensors[1], math.prod(sizes(tensors[0])[:-1]), 0)]
     if name in ("matmul", "mm", "bmm", "addmm"):
         left, right = tensors[-2:]
         if right.op == "placeholder":
-            return right, math.prod(sizes(left)[:-1]), len(sizes(right)) - 1
-        return left, math.prod(sizes(right)) // sizes(right)[max(len(sizes(right)) - 2, 0)], 0
-    return None
+            return [(right, math.prod(sizes(left)[:-1]), len(sizes(right)) - 1)]
+        return [(left, math.prod(sizes(right)) // sizes(right)[max(len(sizes(right)) - 2, 0)], 0)]
+    return []
 
 
 def _batch(trace: Trace) -> int:

@@ -89,7 +89,10 @@ class _Pair:
 
 
 def _distance(ours: Tensor, theirs: Tensor, rows: Tensor | None) -> Tensor | None:
-    theirs = theirs if rows is None else theirs.index_select(1, rows)
+    if rows is not None and ours.dim() == theirs.dim():
+        # Channels are the last dimension of a linear or recurrent layer's values, and the second of a convolution's.
+        narrower = [dim for dim in range(ours.dim()) if ours.shape[dim] != theirs.shape[dim]]
+        theirs = theirs.index_select(narrower[0], rows) if len(narrower) == 1 else theirs
     if ours.shape != theirs.shape or not theirs.is_floating_point():
         return None
     theirs = theirs.float()

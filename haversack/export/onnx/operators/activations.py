@@ -78,6 +78,14 @@ def mish(call: Call) -> str:
     return call.graph.node("Mul", call.x, call.graph.node("Tanh", call.graph.node("Softplus", call.x)))
 
 
+def glu(call: Call) -> str:
+    """One half times the sigmoid of the other (Dauphin et al. 2017)."""
+    axis = call.dim()
+    sizes = call.graph.integers([call.size(axis) // 2] * 2)
+    value, gate = call.graph.split("Split", call.x, sizes, outputs=2, axis=axis)
+    return call.graph.node("Mul", value, call.graph.node("Sigmoid", gate))
+
+
 TABLE: Table = {
     "aten.abs": same("Abs"),
     "aten.ceil": same("Ceil"),
@@ -91,6 +99,7 @@ TABLE: Table = {
     "aten.exp": same("Exp"),
     "aten.floor": same("Floor"),
     "aten.gelu": gelu,
+    "aten.glu": glu,
     "aten.hardsigmoid": lambda call: call.graph.node("HardSigmoid", call.x, alpha=1 / 6, beta=0.5),
     "aten.hardswish": same("HardSwish"),
     "aten.hardtanh": lambda call: clip(call, call["min_val"], call["max_val"]),
