@@ -84,9 +84,8 @@ def channel_reads(trace: Trace, module: nn.Module) -> Reads:
     reads: list[Read] = []
     elsewhere: set[int] = set()
     for node in trace.operations():
-        ours = list(_layer_reads(node, trace, values, roots))
-        reads += ours
-        for atoms in _mixed(node, values, read=bool(ours)):
+        reads += _layer_reads(node, trace, values, roots)
+        for atoms in _mixed(node, trace, values):
             elsewhere.update(roots[atoms].tolist())
     return Reads(groups, of, tuple(reads), frozenset(elsewhere), _shared(trace, module))
 
@@ -107,16 +106,15 @@ def _shared(trace: Trace, module: nn.Module) -> frozenset[str]:
 
 def _layer_reads(node: fx.Node, trace: Trace, values: Mapping[fx.Node, Value], roots: Atoms) -> Iterator[Read]:
     """One Read a group of the layer; none where the weight is computed, or each channel is filtered by itself."""
-    name = operation_name(node)
-    if name not in (*_CONVOLUTIONS, *_TRANSPOSED, "linear") or _by_itself(node):
+    if not _is_layer(node, trace, values) or _by_itself(node):
         return
-    arguments = arguments_of(node)
-    weight, bias = trace.weights.get(arguments["weight"].name), arguments["bias"]
-    made, taken = _atoms(values, node), _atoms(values, arguments["input"])
+    arguments, name = arguments_of(node), operation_name(node)
     axis = channel_axis(node)
-    if weight is None or made[axis] is None or taken[axis] is None:
+    made, taken = _atoms(values, node)[axis], _atoms(values, arguments["input"])[axis]
+    if made is None or taken is None:
         return
-    outputs, channels = roots[made[axis]], roots[taken[axis]]
+    weight, bias = trace.weights[arguments["weight"].name], arguments["bias"]
+    outputs, channels = roots[made], roots[taken]
     groups = int(arguments.get("groups", 1))
     rows, columns = len(outputs) // groups, len(channels) // groups
     layer = weight.rpartition(".")[0]
@@ -151,9 +149,21 @@ def channel_axis(layer: fx.Node) -> int:
     return rank - len(arguments["weight"].meta["val"].shape) + 1
 
 
-def _mixed(node: fx.Node, values: Mapping[fx.Node, Value], *, read: bool) -> Iterator[Atoms]:
+def _is_layer(node: fx.Node, trace: Trace, values: Mapping[fx.Node, Value]) -> bool:
+    """Whether it multiplies by a weight of the network's, whose rows make channels."""
+    if operation_name(node) not in (*_CONVOLUTIONS, *_TRANSPOSED, "linear"):
+        return False
+    named = arguments_of(node)["weight"].name in trace.weights
+    return named and _atoms(values, node)[channel_axis(node)] is not None
+
+
+def _mixed(node: fx.Node, trace: Trace, values: Mapping[fx.Node, Value]) -> Iterator[Atoms]:
     """The channels whose number, or whose neighbours' values, the operation's result depends on."""
-    if read or _by_itself(node) or not isinstance(node.meta.get("val"), Tensor | tuple | list):
+    if (
+        _is_layer(node, trace, values)
+        or _by_itself(node)
+        or not isinstance(node.meta.get("val"), Tensor | tuple | list)
+    ):
         return
     arguments, name = arguments_of(node), operation_name(node)
     for value in node.all_input_nodes:

@@ -169,6 +169,7 @@ def test_zeros_padded_around_a_constant_channel_show_at_the_border() -> None:
     assert known.maps[0].tolist() == pytest.approx([8.5, 12.5, 8.5, 12.5, 18.5, 12.5, 8.5, 12.5, 8.5])
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @given(st.integers(0, 10_000))
 @settings(deadline=None, max_examples=8)
 def test_no_layer_of_a_random_network_sees_anything_that_was_ruled_out(seed: int) -> None:
