@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,7 @@ def round_learned(  # noqa: PLR0913 - what all roundings take, and for how long
     batches: Batches,
     *,
     writable: frozenset[str],
+    sparse: Collection[str] = (),
     iterations: int = 500,
     seed: int = 0,
 ) -> Rounded:
@@ -49,12 +50,14 @@ def round_learned(  # noqa: PLR0913 - what all roundings take, and for how long
     many iterations (ResNet-20 and ResNet-8, 4 bits); weights confined to their two neighbours on the grid, 1.6 dB.
 
     `network` is the float inference graph; `grids` are its activations' grids (none: they stay float). What is not
-    `writable` keeps its values; such a weight gets a grid only. Raises TaskError where samples differ in shape.
+    `writable` keeps its values; such a weight gets a grid only. Zeros of the weights in `sparse` stay zero. Raises TaskError where samples differ in shape.
     """
     lowered = insert(network, {name: grid for name, grid in grids.items() if name not in bits})
     constants = lowered.graph.find_nodes(op="get_attr")
     tensors = {str(node.target): tensor_of(lowered, str(node.target)).detach() for node in constants}
     weights = _weights(network, grids, bits, writable)
+    for name in weights.keys() & set(sparse):
+        weights[name].free = weights[name].real != 0
     chunks = _chunks(batches)
     sizes = sizes_of(lowered, chunks[0], tensors)
     generator = torch.Generator().manual_seed(seed)
@@ -75,7 +78,8 @@ def round_learned(  # noqa: PLR0913 - what all roundings take, and for how long
 class _Weight:
     """A weight that learns where its integers, steps and bias go; `real` is counted in steps.
 
-    `growth` is the logarithm of what each step became, as a multiple of the first one.
+    `growth` is the logarithm of what each step became, as a multiple of the first one. `free` is False for the zeros of
+    a pruned weight, which stay zero.
     """
 
     name: str
@@ -86,6 +90,7 @@ class _Weight:
     growth: Tensor
     biases: dict[str, Tensor]
     writable: bool
+    free: Tensor | None = None
 
     @property
     def top(self) -> int:
@@ -101,6 +106,8 @@ class _Weight:
         """The weight on its grid and its biases; gradients pass through the rounding, and stop at the ends."""
         within = self.real.clamp(-self.top, self.top)
         integers = within + (within.round() - within).detach()
+        if self.free is not None:
+            integers = integers * self.free
         return {self.name: integers * self.steps.view(-1, *[1] * (self.real.dim() - 1)), **self.biases}
 
     def parts(self) -> list[Tensor]:

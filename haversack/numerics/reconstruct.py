@@ -24,6 +24,7 @@ from haversack.model import Edits, Model
 from haversack.numerics.lane import Lane
 from haversack.numerics.least_squares import Moments
 from haversack.numerics.patches import Patches
+from haversack.numerics.surgeon import refitted
 from haversack.progress import track
 
 aten = torch.ops.aten
@@ -39,6 +40,7 @@ def reconstructed(small: Model, original: Model, edits: Edits, batches: Batches)
     """
     network = inference(small)
     sweep = _Sweep(network, inference(original), edits, batches)
+    sweep.sparse = small.sparse
     chosen = list(_chosen(network, sweep.twins, settleable(small, network)))
     with torch.no_grad():
         for layer in track(chosen, "reconstructing", len(chosen)):
@@ -60,11 +62,12 @@ class _Layer:
 
 class _Sweep:
     def __init__(self, small: fx.GraphModule, original: fx.GraphModule, edits: Edits, batches: Batches) -> None:
-        self.twins = {node.name: node for node in original.graph.nodes}
+        self.twins = _twins(small, original)
         keep = {node for node in original.graph.nodes if Patches.know(node) or node.target is aten.add.Tensor}
         self._real, self._small = Lane(original, batches, keep), Lane(small, batches)
         self._kept, self._sizes = edits.kept, [len(batch[0]) for batch in batches]
         self.tensors: dict[str, Tensor] = {}
+        self.sparse: frozenset[str] = frozenset()
 
     def fit(self, layer: _Layer) -> None:
         weight = self._small.tensors[layer.weight]
@@ -79,9 +82,11 @@ class _Sweep:
                 mend="check the inputs and the weights of the network.",
             )
         fit = moments.fit(weight, None, ridge=_RIDGE)
-        self.tensors[layer.weight] = fit.best.reshape(weight.shape).to(weight.dtype)
+        # Zeros that pruning left stay zero.
+        best = refitted(fit, (weight != 0).reshape(fit.best.shape)) if layer.weight in self.sparse else fit.best
+        self.tensors[layer.weight] = best.reshape(weight.shape).to(weight.dtype)
         if layer.bias is not None:
-            self.tensors[layer.bias] = fit.bias(fit.best).flatten().to(weight.dtype)
+            self.tensors[layer.bias] = fit.bias(best).flatten().to(weight.dtype)
         self._small.tensors |= self.tensors
 
     def _inputs_and_outputs(self, layer: _Layer, batch: int) -> tuple[Tensor, Tensor]:
@@ -102,14 +107,33 @@ def _chosen(small: fx.GraphModule, twins: Mapping[str, fx.Node], writable: Colle
     readers = Counter(str(node.target) for node in small.graph.find_nodes(op="get_attr") for _ in node.users)
     own = {name for name in writable if readers[name] == 1}
     for node in small.graph.nodes:
-        if not Patches.know(node) or cast("fx.Node", node.args[1]).op != "get_attr" or weight_of(node) not in own:
+        if not _is_layer(node) or weight_of(node) not in own or node.name not in twins:
             continue
         bias = node.args[2] if len(node.args) > 2 else None
         name = str(bias.target) if isinstance(bias, fx.Node) and str(bias.target) in own else None
         if bias is not None and name is None:
             continue
         add, other = _sum(node, places)
-        yield _Layer(node, weight_of(node), name, twins[add.name], other)
+        twin = twins[node.name]
+        reader = next(iter(twin.users))
+        if add is node or len(twin.users) > 1 or reader.target is not aten.add.Tensor:
+            yield _Layer(node, weight_of(node), name, twin, None)
+        else:
+            yield _Layer(node, weight_of(node), name, reader, other)
+
+
+def _twins(small: fx.GraphModule, original: fx.GraphModule) -> Mapping[str, fx.Node]:
+    """The original's layers by the names of those of `small` that hold their weights: names shift with each removal."""
+    layers = {weight_of(node): node for node in original.graph.nodes if _is_layer(node)}
+    return {
+        node.name: layers[weight_of(node)]
+        for node in small.graph.nodes
+        if _is_layer(node) and weight_of(node) in layers
+    }
+
+
+def _is_layer(node: fx.Node) -> bool:
+    return Patches.know(node) and cast("fx.Node", node.args[1]).op == "get_attr"
 
 
 def _sum(layer: fx.Node, places: Mapping[fx.Node, int]) -> tuple[fx.Node, fx.Node | None]:

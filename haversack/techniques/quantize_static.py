@@ -107,7 +107,7 @@ class QuantizeStatic:
         seen = self._seen(scope, model, batches, start.divisors)
         grids = value_grids(scope, seen, self.ranges, self.activations)
         _tell(network, seen, self.leave_float)
-        rounded = self._rounded(network, scope, grids, batches, writable)
+        rounded = self._rounded(network, scope, grids, batches, writable, model.sparse)
         tensors = {**start.tensors, **rounded.tensors}
         return replace(settle(model, tensors) if tensors else model, grids={**grids, **rounded.grids})
 
@@ -158,13 +158,14 @@ class QuantizeStatic:
             return ranges_from_norms(network, points(network), state, model.example, divisors)
         return observe(network, points(network), batches, counted=self.ranges != "min_max")
 
-    def _rounded(
+    def _rounded(  # noqa: PLR0913 - what the roundings take, and in what scope
         self,
         network: fx.GraphModule,
         scope: fx.GraphModule,
         grids: Mapping[str, Grid],
         batches: Batches | None,
         writable: frozenset[str],
+        sparse: frozenset[str],
     ) -> Rounded:
         """The weights' grids, and the weights and biases that change."""
         bits = self._bits(scope, batches)
@@ -176,7 +177,7 @@ class QuantizeStatic:
             return Rounded(biases, weights)
         clever_ones = {name for _, name in layers(scope)} & writable
         chosen = {name: count for name, count in bits.items() if name in clever_ones}
-        clever = _rounding(self.rounding)(network, grids, chosen, batches, writable=writable)
+        clever = _rounding(self.rounding)(network, grids, chosen, batches, writable=writable, sparse=sparse)
         return Rounded(clever.tensors, {**weights, **clever.grids})
 
     def _bits(self, scope: fx.GraphModule, batches: Batches | None) -> dict[str, int]:

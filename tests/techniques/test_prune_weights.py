@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, finetune
+from haversack.graph.quantized import inference, tensor_of
 from haversack.model import Model
 from haversack.recipe import Recipe, recipe_from_toml
 from haversack.task import Task
@@ -89,3 +90,46 @@ def test_training_keeps_the_zeros_of_an_earlier_step():
         after = sparse.with_module(finetune(sparse, task(), Training(epochs=2, optimizer=optimizer)))
         assert all(torch.equal(gone, zeros(after)[name]) for name, gone in zeros(sparse).items())
         assert not torch.equal(after.module.inner.weight, sparse.module.inner.weight)
+
+
+LATER = {
+    "prune_channels": {"keep": 0.7, "epochs": 1},
+    "quantize_training": {"epochs": 1, "weight_bits": 4},
+    "nearest": {"equalize": True},
+    "gptq": {"weight_bits": 3},
+    "learned": {"weight_bits": 3},
+    "quantize_weights": {"bits": 4},
+    "half": {"bits": 16},
+}
+TECHNIQUES = {
+    **dict.fromkeys(("nearest", "gptq", "learned"), "quantize_static"),
+    "half": "quantize_weights",
+}
+
+
+@pytest.mark.parametrize("later", sorted(LATER))
+def test_zeros_survive_a_later_step(later):
+    name, settings = TECHNIQUES.get(later, later), dict(LATER[later])
+    if name == "quantize_static":
+        settings["rounding"] = later
+    sparse = PruneWeights(0.6, epochs=0).apply(model(), task())
+    after = catalogue()[name](**settings).apply(sparse, task())
+    assert after.sparse == sparse.sparse
+    lost = sliced(zeros(sparse), after) if later == "prune_channels" else zeros(sparse)
+    weights = dict(after.module.named_parameters())
+    assert all(not weights[name][gone].any() for name, gone in lost.items())
+    lowered = inference(after)
+    assert all(not tensor_of(lowered, name)[gone].any() for name, gone in lost.items())
+
+
+def sliced(found, after):
+    """The masks of what is left of each weight."""
+    kept = after.edits.kept
+    assert kept
+    return {name: _cut(mask, kept.get(name, {})) for name, mask in found.items()}
+
+
+def _cut(mask, dims):
+    for dim, indices in dims.items():
+        mask = mask.index_select(dim, torch.tensor(indices))
+    return mask
