@@ -50,7 +50,8 @@ def round_learned(  # noqa: PLR0913 - what all roundings take, and for how long
     many iterations (ResNet-20 and ResNet-8, 4 bits); weights confined to their two neighbours on the grid, 1.6 dB.
 
     `network` is the float inference graph; `grids` are its activations' grids (none: they stay float). What is not
-    `writable` keeps its values; such a weight gets a grid only. Zeros of the weights in `sparse` stay zero. Raises TaskError where samples differ in shape.
+    `writable` keeps its values; such a weight gets a grid only. Zeros of the weights in `sparse` stay zero.
+    Raises TaskError where samples differ in shape.
     """
     lowered = insert(network, {name: grid for name, grid in grids.items() if name not in bits})
     constants = lowered.graph.find_nodes(op="get_attr")
