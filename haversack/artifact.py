@@ -12,6 +12,8 @@ from haversack.recipe import Recipe
 if TYPE_CHECKING:
     from torch import fx
 
+CODED_FILE = "model.hsk"
+"""The weights for flash and link, entropy-coded, beside the files that the runtime runs."""
 Files = Mapping[str, bytes]
 Orders = tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]
 """For each input and each output of a file: which of torch's dimensions stand along its axes."""
@@ -41,5 +43,5 @@ class Artifact:
 
     @property
     def flash_bytes(self) -> int:
-        """Bytes of all files together. Code of the runtime is not counted."""
-        return sum(len(content) for content in self.files.values())
+        """Bytes of the files that the runtime runs. Its code is not counted."""
+        return sum(len(content) for name, content in self.files.items() if name != CODED_FILE)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from haversack.artifact import Artifact, Runtime
+from haversack.artifact import CODED_FILE, Artifact, Runtime
 from haversack.device import Budget, Device, find_device
 from haversack.door import checked_model, checked_score
 from haversack.errors import ExportError, InfeasibleError, NothingChangedError, RecipeError
-from haversack.export import find_runtime
+from haversack.export import coded, find_runtime
 from haversack.graph.cost import cost
 from haversack.graph.quantized import lower, output_step
 from haversack.graph.surgery import export_pt2
@@ -163,13 +163,18 @@ class Bench:
         model, runtime = self.model(trial.recipe), find_runtime(self.device)
         _check_format(model, runtime)
         lowered = lower(model)
-        files = runtime.write(lowered)
+        files = {**runtime.write(lowered), CODED_FILE: coded.write(model)}
         content = next(iter(files.values()))
         step = output_step(lowered)
         predict = host.load(content, orders=runtime.orders(lowered) if runtime.orders else None)
         agreed = parity.compare(parity.in_torch(lowered), predict, self.task.calibration(), step)
         parity.require(agreed, quantized=model.number_format != "float32", step=step)
-        measurement = replace(self._figures(model, content, trial), parity=agreed, score=self._score(predict, trial))
+        measurement = replace(
+            self._figures(model, content, trial),
+            update_bytes=Figure(len(files[CODED_FILE]), "host"),
+            parity=agreed,
+            score=self._score(predict, trial),
+        )
         return Artifact(runtime.name, files, trial.recipe, measurement)
 
     def _figures(self, model: Model, content: bytes, trial: Trial) -> Measurement:

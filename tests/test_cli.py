@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from haversack.cli import main, running
@@ -257,3 +258,43 @@ def test_an_interrupt_that_a_destructor_swallows_comes_again_silently(monkeypatc
     monkeypatch.setattr(running, "_AGAIN_S", 0.2)
     with pytest.raises(HaversackError, match="stopped"):
         work()
+
+
+@pytest.mark.slow
+def test_a_result_is_coded_beside_its_file_and_decoded_to_its_weights(
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    task, recipe, out = task_file(GOOD), tmp_path / "recipe.toml", tmp_path / "out"
+    recipe.write_text('[[step]]\ntechnique = "quantize_static"\nweight_bits = 4\n')
+    assert run("apply", recipe, task, "--out", out, "--seconds", "0.1")[0] == 0
+    coded = (out / "model.hsk").read_bytes()
+    assert len(coded) < (out / "model.onnx").stat().st_size
+    assert json.loads((out / "measurement.json").read_text())["packed"]["update_bytes"]["value"] == len(coded)
+    code, shown, _ = run("decode", out / "model.hsk", "--out", tmp_path / "weights.npz")
+    assert code == 0
+    assert "4-bit integers" in shown
+    with np.load(tmp_path / "weights.npz") as weights:
+        assert {tuple(weights[name].shape) for name in weights} == {(4, 1, 3, 3), (4,), (3, 144), (3,)}
+        assert max(len(np.unique(weights[name])) for name in weights if weights[name].ndim == 4) <= 16 * 4
+    code, shown, _ = run("encode", out, task, "--out", tmp_path / "again.hsk", "--json")
+    assert code == 0
+    assert json.loads(shown)["bytes"] == len(coded)
+    assert (tmp_path / "again.hsk").read_bytes() == coded
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no file of coded weights"),
+        (b"HSC\x01\x00\x00", "damaged or cut off"),
+        (b"PK\x03\x04", "no file of coded"),
+    ],
+)
+def test_what_is_no_coded_file_is_refused_with_its_path(run: Run, tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "some.hsk"
+    file.write_bytes(content)
+    code, _, err = run("decode", file)
+    assert code == 2
+    assert str(file) in err
+    assert says in err
+    assert run("decode", tmp_path / "none.hsk")[0] == 2

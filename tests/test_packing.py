@@ -236,3 +236,19 @@ def test_a_device_that_runs_tflite_files_gets_one_that_was_scored_in_litert(
     assert measured.parity.max_steps <= 1.001
     assert measured.score is not None
     assert file.task.scored(host.load(content)) == measured.score.value
+
+
+@pytest.mark.slow
+def test_zeros_are_kept_where_the_link_is_limited_and_pay_there(file: TaskFile, tmp_path: Path) -> None:
+    whole = apply(Recipe(), file.network(), file.task, find_device("host"), Settings(seconds=0.1))
+    coded = whole.artifact.measurement.update_bytes
+    assert coded is not None
+    settings = Settings(out=tmp_path, seconds=0.1, epochs=2, techniques=("prune_weights",))
+    limit = int(0.6 * coded.value)
+    result = pack(file.network, file.task, "host", Budget(update_bytes=limit, max_drop=0.05), settings)
+    assert (tmp_path / "model.hsk").stat().st_size <= limit
+    assert "PruneWeights" in [type(step).__name__ for step in result.artifact.recipe.steps]
+    assert result.model.sparse
+    weights = dict(result.model.module.named_parameters())
+    zeros = sum(int((weights[name] == 0).sum()) for name in result.model.sparse)
+    assert zeros >= 0.4 * sum(weights[name].numel() for name in result.model.sparse)

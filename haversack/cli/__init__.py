@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from haversack import __version__
-from haversack.cli import looking, packing, proving
+from haversack.cli import coding, looking, packing, proving
 from haversack.errors import HaversackError
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ for _command in (
     proving.bench,
     proving.prove,
     proving.blame,
+    coding.encode,
+    coding.decode,
 ):
     app.command()(_command)
 app.add_typer(devices_app, name="devices")
