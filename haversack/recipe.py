@@ -90,8 +90,16 @@ class Recipe:
         return model
 
     def untrained(self) -> Recipe:
-        """The same structure without any training: what size and speed need, before an hour is spent."""
+        """The same recipe without any training, to see what it is worth before an hour is spent."""
         return Recipe(tuple(replace(s, epochs=0) if getattr(s, "epochs", 0) else s for s in self.steps))  # type: ignore[type-var]
+
+    def skeleton(self) -> Recipe:
+        """The same structure with no work spent on its weights: all that size and speed need.
+
+        A step whose work is more than training offers it by a method of this name.
+        """
+        steps = self.untrained().steps
+        return Recipe(tuple(step.skeleton() if hasattr(step, "skeleton") else step for step in steps))
 
     @property
     def digest(self) -> str:

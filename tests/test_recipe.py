@@ -209,3 +209,19 @@ def test_a_recipe_file_that_makes_no_sense_is_refused_with_the_way_to_mend_it(te
 def test_numbers_are_chosen_once_the_later_choice_replaces_the_earlier():
     recipe = Recipe().then(Numbers(0.1)).then(Trained(0.2)).then(Numbers(0.3))
     assert recipe.steps == (Trained(0.2), Numbers(0.3))
+
+
+@dataclass(frozen=True)
+class Careful(Trained):
+    """Works on its weights beside training."""
+
+    refit: bool = True
+
+    def skeleton(self):
+        return replace(self, refit=False)
+
+
+def test_a_skeleton_spends_no_work_that_a_step_says_it_can_leave_out():
+    recipe = Recipe((Trained(), Careful()))
+    assert recipe.skeleton() == Recipe((Trained(epochs=0), Careful(epochs=0, refit=False)))
+    assert recipe.untrained().steps[1].refit

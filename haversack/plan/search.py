@@ -21,7 +21,7 @@ _WORTH_IT = 0.02
 
 @dataclass(frozen=True)
 class Trial:
-    """A recipe to measure. Without `scored` only size and speed are wanted, which need no training."""
+    """A recipe to measure. Without `scored` only size and speed are wanted, for which its skeleton is enough."""
 
     recipe: Recipe
     scored: bool = True
@@ -146,7 +146,7 @@ class _Run:
         fitting, first, last = None, 0, len(fit.ladder) - 1
         while first <= last:
             middle = (first + last) // 2
-            dry = yield Trial(fit.start.then(fit.ladder[middle]).untrained(), scored=False)
+            dry = yield Trial(fit.start.then(fit.ladder[middle]).skeleton(), scored=False)
             misses = self.misses(dry)
             why = f"misses {misses[0]}" if misses else "fits"
             self.verdicts.append(Verdict(dry, False, f"untrained, to see its size and speed: {why}"))

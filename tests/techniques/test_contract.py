@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from haversack import techniques
 from haversack.device import find_device
 from haversack.errors import NothingChangedError
+from haversack.export import onnx
+from haversack.graph.quantized import lower
 from haversack.model import Edits, Model
 from haversack.recipe import Recipe, Stage, recipe_from_toml, technique
 from haversack.task import Task
@@ -132,6 +134,13 @@ def test_a_teacher_survives(name):
     teacher = Small().eval()
     result = first_option(name).apply(Model(model.module, model.example, teacher=teacher), task())
     assert result.teacher is teacher
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(techniques.catalogue()[name], "skeleton")])
+def test_a_skeleton_is_as_large_as_the_whole(name):
+    whole, bare = (Recipe((first_option(name),)).untrained(), Recipe((first_option(name),)).skeleton())
+    sizes = [len(onnx.write(lower(each.apply(fresh(), task())))) for each in (whole, bare)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if techniques.catalogue()[name].stage is Stage.NUMERICS])
