@@ -14,6 +14,8 @@ from haversack.graph.quantized import inference, layers, lower, points, tensor_o
 from haversack.graph.settle import settle, settleable
 from haversack.grid import symmetric
 from haversack.model import Model
+from haversack.numerics.closest import closest
+from haversack.numerics.least_squares import Fit
 from haversack.numerics.rounding import round_closed_form
 
 LAYERS = {
@@ -62,9 +64,8 @@ class Case:
         self.writable = settleable(self.model, self.network)
 
     def rounded(self, **changes):
-        given = {"grids": self.grids, "bits": self.bits, "batches": self.batches, "writable": self.writable, **changes}
-        writable = given.pop("writable")
-        return round_closed_form(self.network, *given.values(), writable=writable)
+        given = {"grids": self.grids, "bits": self.bits, "batches": self.batches, "writable": self.writable}
+        return round_closed_form(self.network, **{**given, **changes})
 
     def nearest(self):
         weights = {name: tensor_of(self.network, name) for name in self.bits}
@@ -253,3 +254,47 @@ def test_no_inputs_and_inputs_that_hold_nan_are_refused(residual):
         residual.rounded(batches=[])
     with pytest.raises(TaskError, match="NaN or infinity"):
         residual.rounded(batches=[(residual.x * math.nan,)])
+
+
+def pruned(case, share=0.5):
+    """The case with some of its weights at zero."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name in case.bits:
+            weight = dict(case.model.module.named_parameters())[name]
+            weight *= torch.rand(weight.shape, generator=generator) > share
+    case.network = inference(case.model)
+    return case
+
+
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "linear"])
+def test_zeros_of_a_pruned_weight_stay_and_the_others_make_up_for_each_other_all_the_same(kind):
+    build, shape = LAYERS[kind]
+    case = pruned(Case(build(), shape, bits=3))
+    found = case.rounded(sparse=case.bits.keys())
+    for name in case.bits:
+        assert not found.tensors[name][tensor_of(case.network, name) == 0].any()
+    assert case.error(found.tensors, found.grids) < 0.75 * case.error({}, case.nearest())
+
+
+def test_zeros_are_left_out_as_if_their_columns_were_not_there():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 12, generator=generator, dtype=torch.float64) @ torch.randn(
+        12, 12, generator=generator, dtype=torch.float64
+    )
+    curvature = (x.T @ x / 300 + 0.01 * torch.eye(12))[None]
+    weight = torch.randn(1, 4, 12, generator=generator, dtype=torch.float64)
+    kept = torch.rand(1, 4, 12, generator=generator) > 0.5
+    least = torch.full((1, 4), 1e-8, dtype=torch.float64)
+    whole = Fit(weight * kept, weight, curvature, torch.zeros(1, 4), torch.zeros(1, 12))
+    codes, steps = closest(whole, 3, least, kept)
+    assert not codes[~kept].any()
+    for row in range(4):
+        some = kept[0, row].nonzero()[:, 0]
+        inner = curvature[:, some][:, :, some]
+        best = torch.linalg.solve(inner[0], (weight[0, row] @ curvature[0])[some])[None, None]
+        start = weight[:, row : row + 1, some]
+        alone = Fit(start, best, inner, torch.zeros(1, 1), torch.zeros(1, len(some)))
+        wanted, step = closest(alone, 3, least[:, :1])
+        assert torch.equal(codes[0, row, some], wanted[0, 0])
+        assert steps[0, row] == pytest.approx(float(step))
