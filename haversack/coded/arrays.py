@@ -1,8 +1,8 @@
 """Arrays: numbers of any of the common kinds, byte plane by byte plane.
 
-The bytes of small floats are not alike: the one with sign and exponent takes few values, the others look random. So each
-byte of all elements makes a plane of its own, which is coded where that is shorter, and stored as it is where not.
-Numbers of 32 bits that 16 hold exactly are stored in 16.
+The bytes of floats are not alike: the one with sign and exponent takes few values, the others look random. So each byte
+of all elements makes a plane of its own, which is coded where that is shorter, and stored as it is where not. Numbers of
+32 bits that 16 hold exactly are stored in 16.
 """
 
 from __future__ import annotations

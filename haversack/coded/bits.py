@@ -75,7 +75,7 @@ class BitWriter:
 def golomb_bits(values: Array, order: int | Array) -> Array:
     """How many bits `put_golomb` takes for each of `values`."""
     exponents = np.frexp(values + np.left_shift(1, order))[1] - 1
-    return 2 * exponents - order + 1
+    return np.asarray(2 * exponents - order + 1)
 
 
 @dataclass

@@ -79,9 +79,12 @@ def likeliest(symbols: Array, count: int) -> Classes:
     ways = [(ONE, likely_bits(ONE.counts(symbols, count)))]
     if symbols.ndim >= 2 and count > 1 and symbols.size >= _LEAST:
         cells = symbols.reshape(*symbols.shape[:2], -1)
-        for bits in _DIVISIONS:
-            if all(extent >= 2 << each for extent, each in zip(symbols.shape, bits, strict=False)):
-                ways.append(_divided(cells, count, *bits))
+        possible = (
+            bits
+            for bits in _DIVISIONS
+            if all(size >= 2 << each for size, each in zip(symbols.shape, bits, strict=False))
+        )
+        ways += [_divided(cells, count, *bits) for bits in possible]
     return min(ways, key=lambda each: each[1])[0]
 
 

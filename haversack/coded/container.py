@@ -13,7 +13,7 @@ import numpy as np
 
 from haversack.coded.bits import Cursor, varint
 from haversack.coded.names import name_bytes, read_name
-from haversack.coded.rans import Decoder, encode
+from haversack.coded.rans import Coded, Decoder, encode
 from haversack.coded.records import find_record, record
 from haversack.coded.tensors import Codebook, Raw, Stored
 from haversack.errors import CodedError
@@ -38,7 +38,8 @@ def stored(values: Array) -> Stored:
     if len(patterns) > min(256, values.size // 2):
         return Raw(values)
     book = Codebook(indices.reshape(values.shape), patterns.view(np.float32))
-    return min(Raw(values), book, key=lambda each: record(each).bytes_written)
+    raw = Raw(values)
+    return book if record(book).bytes_written < record(raw).bytes_written else raw
 
 
 def write(tensors: Mapping[str, Stored]) -> bytes:
@@ -46,7 +47,9 @@ def write(tensors: Mapping[str, Stored]) -> bytes:
 
     Raises CodedError for a name of more than 255 bytes or a tensor of more than 8 dimensions.
     """
-    parts, coded, before = [varint(len(tensors))], [], ""
+    parts = [varint(len(tensors))]
+    coded: list[Coded] = []
+    before = ""
     for name, tensor in tensors.items():
         made = record(tensor)
         parts += [name_bytes(name, before), made.head]

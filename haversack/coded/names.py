@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 
 from haversack.coded.bits import Cursor
 from haversack.errors import CodedError
 
 _LONGEST = 255
-_ENDINGS = (b"", b".weight", b".bias", b".")
+_ENDINGS = (b"", b".weight", b".bias")
 _SHARED = 63
 
 
@@ -19,15 +19,18 @@ def name_bytes(name: str, before: str) -> bytes:
         raise CodedError(f"the name {name[:40]}... is longer than 255 bytes.", mend="shorten it.")
     ending = next(index for index in (1, 2, 0) if whole.endswith(_ENDINGS[index]))
     stem = whole.removesuffix(_ENDINGS[ending])
-    shared = min(len(os.path.commonprefix([stem, before.encode()])), _SHARED)
+    pairs = zip(stem[:_SHARED], before.encode(), strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
     return bytes([shared << 2 | ending, len(stem) - shared]) + stem[shared:]
 
 
 def read_name(cursor: Cursor, before: str) -> str:
     """The name at the cursor; raises CodedError where there is none."""
     shared, ending = divmod(cursor.byte(), 4)
+    if ending == len(_ENDINGS) or shared > len(before.encode()):
+        raise CodedError("a name in the file is damaged.", mend="fetch it again.")
     whole = before.encode()[:shared] + cursor.take(cursor.byte()) + _ENDINGS[ending]
-    if ending == 3 or shared > len(before.encode()) or len(whole) > _LONGEST:
+    if len(whole) > _LONGEST:
         raise CodedError("a name in the file is damaged.", mend="fetch it again.")
     try:
         return whole.decode()

@@ -67,7 +67,7 @@ class Coded:
         symbols = self.symbols[part].astype(np.intp)
         if self.which is None:
             return symbols
-        return symbols + self.which[part].astype(np.intp) * self.tables.frequencies.shape[1]
+        return np.asarray(symbols + self.which[part].astype(np.intp) * self.tables.frequencies.shape[1])
 
 
 def encode(planes: Sequence[Coded], lanes: int) -> bytes:

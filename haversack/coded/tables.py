@@ -158,7 +158,7 @@ def _between(weights: Array, knots: int, count: int) -> Array:
     left, part = np.divmod(np.arange(count), 1 << knots)
     right = np.minimum(left + 1, len(weights) - 1)
     lines = weights[left] * ((1 << knots) - part) + weights[right] * part >> knots
-    return np.maximum(lines, 1)
+    return np.asarray(np.maximum(lines, 1))
 
 
 def _normalised(weights: Array) -> Array:
@@ -167,7 +167,7 @@ def _normalised(weights: Array) -> Array:
     free = TOTAL - int(present.sum())
     sums = np.cumsum(present) + np.cumsum(weights) * free // int(weights.sum())
     sums[1:] -= sums[:-1].copy()
-    return sums
+    return np.asarray(sums)
 
 
 def _differences(codes: Array) -> Array:
