@@ -84,11 +84,17 @@ class Moving:
             if gradient is not None:
                 self._scores[name].addcmul_(gradient, last, value=-1.0)
         if self._plan.is_due(share_done):
-            for name, mask in self._plan.kept(self._scores, share_done).items():
+            for name, mask in self._plan.kept(self._ranked(), share_done).items():
                 alive = mask & self._alive[name] if name in self._alive else mask
                 weights[name].copy_(torch.where(alive, self._last[name], weights[name]))
                 self._masks[name] = alive
         return self._masks
+
+    def _ranked(self) -> Tensors:
+        """The scores, those of what is gone for good below all others."""
+        lowest = min(float(score.min()) for score in self._scores.values()) - 1
+        gone = {name: ~alive for name, alive in self._alive.items() if name in self._scores}
+        return self._scores | {name: self._scores[name].masked_fill(each, lowest) for name, each in gone.items()}
 
 
 class _Plan:

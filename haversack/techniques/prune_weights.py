@@ -82,6 +82,8 @@ class PruneWeights:
                 f"the pattern {self.pattern} brings {least:.0%} of zeros, sparsity is {self.sparsity}.",
                 mend=f"write sparsity {least:g} or more.",
             )
+        if isinstance(self.layer_sparsity, str):
+            raise RecipeError(f"layer_sparsity is {self.layer_sparsity!r}.", mend='write a list: ["head=0.5"].')
         object.__setattr__(self, "layer_sparsity", tuple(self.layer_sparsity))
         self._exceptions()
 

@@ -1,14 +1,25 @@
 """Weights go to exactly zero, where they matter least, and the zeros survive what comes after."""
 
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, finetune
 from haversack.graph.quantized import inference, tensor_of
+from haversack.graph.surgery import save
+from haversack.grid import affine
 from haversack.model import Model
+from haversack.progress import shown_by
 from haversack.recipe import Recipe, recipe_from_toml
 from haversack.task import Task
 from haversack.techniques import catalogue
@@ -90,6 +101,149 @@ def test_training_keeps_the_zeros_of_an_earlier_step():
         after = sparse.with_module(finetune(sparse, task(), Training(epochs=2, optimizer=optimizer)))
         assert all(torch.equal(gone, zeros(after)[name]) for name, gone in zeros(sparse).items())
         assert not torch.equal(after.module.inner.weight, sparse.module.inner.weight)
+
+
+def error(sparse: Model, original: Model) -> float:
+    """The mean squared output error on the calibration inputs."""
+    with torch.no_grad():
+        return float((sparse.module(images()) - original.module(images())).square().mean())
+
+
+@pytest.mark.parametrize(("pattern", "sparsity"), [("free", 0.7), ("2:4", 0.5), ("1x4", 0.6)])
+def test_second_order_stays_far_closer_to_the_network_than_magnitude(pattern, sparsity):
+    original = model()
+    ours, theirs = (
+        PruneWeights(sparsity, method, pattern, epochs=0).apply(original, task())
+        for method in ("second_order", "magnitude")
+    )
+    assert ours.sparse == theirs.sparse
+    assert error(ours, original) < 0.1 * error(theirs, original)
+
+
+def test_a_pattern_leaves_what_it_does_not_divide_and_says_so():
+    listener = Lines()
+    with shown_by(listener):
+        sparse = PruneWeights(0.5, pattern="2:4", epochs=0).apply(model(), task())
+    assert sparse.sparse == WEIGHTS - {"stem.weight", "depth.weight"}
+    assert any("stem.weight (8, 1, 3, 3), depth.weight" in line for line in listener.lines)
+    groups = sparse.module.inner.weight.view(16, 4, 4, 9)
+    assert int((groups != 0).sum(2).max()) == 2
+
+
+class Lines:
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.lines = []
+
+    def track(self, items, label, total):
+        return iter(items)
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def test_exceptions_of_layers_are_kept():
+    step = PruneWeights(0.8, epochs=0, layer_sparsity=("head=0.25", "stem=0", "inner.weight=0.5"))
+    sparse = step.apply(model(), task())
+    assert sparse.sparse == WEIGHTS - {"stem.weight"}
+    found = {name: float(gone.float().mean()) for name, gone in zeros(sparse).items()}
+    assert found["head.weight"] == 0.25
+    assert found["inner.weight"] == 0.5
+    assert Recipe((step,)) == recipe_from_toml(Recipe((step,)).to_toml(), catalogue())
+
+
+def test_sparser_in_two_steps_keeps_the_first_zeros():
+    first = PruneWeights(0.5, epochs=0).apply(model(), task())
+    for method, epochs in (("magnitude", 1), ("movement", 1), ("second_order", 0), ("second_order", 1)):
+        second = PruneWeights(0.75, method, epochs=epochs).apply(first, task())
+        assert all(zeros(second)[name][gone].all() for name, gone in zeros(first).items())
+        assert sparsity(second) == pytest.approx(0.75, abs=2e-3)
+
+
+def test_movement_trains_and_reaches_the_share():
+    sparse = PruneWeights(0.6, "movement", epochs=2).apply(model(), task())
+    assert sparsity(sparse) == pytest.approx(0.6, abs=2e-3)
+    assert all((~each).any() for each in zeros(sparse).values())
+
+
+def test_a_sparse_network_is_saved_and_loaded_in_another_process(tmp_path):
+    sparse = PruneWeights(0.7, "second_order", epochs=0).apply(model(), task())
+    save(sparse, tmp_path)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import torch;"
+        "from test_prune_weights import Net, images, zeros; from haversack.graph.surgery import load;"
+        "found = load(Net(), Path(sys.argv[2]), (images(1),));"
+        "print(sorted(found.sparse), sum(int(gone.sum()) for gone in zeros(found).values()));"
+        "print(float(found.module(images(1)).detach().double().sum()))"
+    )
+    here = Path(__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(here.parent), str(tmp_path)],
+        capture_output=True, text=True, check=True, cwd=here.parents[2], env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    names, total = done.stdout.splitlines()
+    assert names == f"{sorted(sparse.sparse)} {sum(int(gone.sum()) for gone in zeros(sparse).values())}"
+    assert float(total) == pytest.approx(float(sparse.module(images(1)).detach().double().sum()), abs=1e-5)
+
+
+def test_options_offer_only_what_goes_further():
+    sparse = PruneWeights(0.75, epochs=0).apply(model(), task())
+    offered = [list(PruneWeights.options(each, find_device("host"))) for each in (model(), sparse)]
+    assert [step.sparsity for step in offered[0]] == [0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
+    assert [step.sparsity for step in offered[1]] == [0.8, 0.9, 0.95]
+    rounded = replace(model(), grids={"input_1": affine(0, 1)})
+    assert not list(PruneWeights.options(rounded, find_device("host")))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sparsity": 0.0},
+        {"sparsity": 1.0},
+        {"sparsity": math.nan},
+        {"method": "luck"},
+        {"scope": "row"},
+        {"pattern": "4:2"},
+        {"pattern": "1:4"},
+        {"epochs": -1},
+        {"ramp": 1.5},
+        {"learning_rate": 0.0},
+        {"layer_sparsity": ("head",)},
+        {"layer_sparsity": ("head=1",)},
+        {"layer_sparsity": "head=0.5"},
+        {"method": "movement", "epochs": 0},
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(RecipeError) as caught:
+        PruneWeights(**wrong)
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "said"),
+    [
+        (PruneWeights(0.999, epochs=0), RecipeError, r"0\.9988.* out of reach|out of reach.*0\.9988"),
+        (PruneWeights(0.5, layer_sparsity=("tail=0.5",)), RecipeError, "no weights lie at 'tail'"),
+        (PruneWeights(0.5, pattern="5x7"), NothingChangedError, "pattern 5x7"),
+    ],
+    ids=["too much", "no such layer", "no layer fits"],
+)
+def test_what_a_network_cannot_do_is_refused_in_its_own_terms(step, kind, said):
+    with pytest.raises(kind, match=said) as caught:
+        step.apply(model(), task())
+    assert caught.value.mend
+
+
+def test_what_is_sparse_already_is_no_success():
+    sparse = PruneWeights(0.7, epochs=0).apply(model(), task())
+    for method in ("magnitude", "second_order"):
+        with pytest.raises(NothingChangedError, match="that sparse already"):
+            PruneWeights(0.6, method, epochs=0).apply(sparse, task())
+    with pytest.raises(NothingChangedError, match="grids"):
+        PruneWeights(0.6).apply(replace(sparse, grids={"input_1": affine(0, 1)}), task())
 
 
 LATER = {
