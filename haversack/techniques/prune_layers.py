@@ -6,7 +6,7 @@ import functools
 import hashlib
 import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -20,27 +20,32 @@ from haversack.finetune import Training, finetune
 from haversack.graph.channel_cost import Measure
 from haversack.graph.cost import cost
 from haversack.graph.removable import Found, Removable, outermost, removable, removal, without
-from haversack.graph.statistics import with_corrected_statistics
 from haversack.graph.surgery import edit
 from haversack.graph.trace import trace
 from haversack.model import Model
+from haversack.numerics.reconstruct import reconstructed
 from haversack.recipe import Stage
 from haversack.task import Kind, Task
 
 _SAMPLES = 128
+"""Inputs that tell how far the outputs move: of ResNet-56, which took 160 trials to lose 12 blocks."""
+_REFIT_SAMPLES = 256
+_PORTION = 0.2
+"""So much of the cost is saved between two refits."""
 _PAYS = 0.002
 """A removal that saves less than this share is within what a timing varies."""
 
 
 @dataclass(frozen=True)
 class PruneLayers:
-    """The network without the blocks and layers that matter least for what they cost, then fine-tuned.
+    """The network without the blocks and layers that matter least for what they cost, refitted and then fine-tuned.
 
     `keep` is the fraction that is left of the latency, the multiply-accumulates or the parameters (`of`). Latency is
     what the device's runtime measures; without a target, multiply-accumulates stand in for it. What a removal costs is
     measured too: how far the outputs move away from the network's own on calibration inputs (Veit et al. 2016 take
     blocks out of residual networks; Elkerdawy et al. 2020 find that this beats removing filters at equal latency).
-    The original is the teacher of the `epochs` that follow.
+    The layers that are left are refitted to the original's values, as far as they see what the others did (see
+    numerics/reconstruct.py); the original is the teacher of the `epochs` that follow.
     """
 
     keep: float = 0.7
@@ -62,17 +67,14 @@ class PruneLayers:
             raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.05.")
 
     def apply(self, model: Model, task: Task) -> Model:
-        """The shorter model, trained for `epochs`; edits and teacher follow.
+        """The shorter model, refitted and trained for `epochs`; edits and teacher follow.
 
         Raises RecipeError, naming the smallest fraction in reach, when `keep` lies below it, and NothingChangedError
         where no module may go or no removal pays.
         """
-        edits = removal(self._removed(model, task))
-        small = replace(model.with_module(edit(model.module, edits), edits), teacher=model.teacher or model.module)
-        if not self.epochs:
-            return small.with_module(with_corrected_statistics(small.module, model.module, edits, task.calibration()))
+        small = replace(self._shortened(model, task), teacher=model.teacher or model.module)
         training = Training(epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
-        return small.with_module(finetune(small, task, training))
+        return small.with_module(finetune(small, task, training)) if self.epochs else small
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
@@ -90,15 +92,21 @@ class PruneLayers:
             return ()
         return (cls(keep=keep / 100, of=of) for keep in range(95, 15, -5) if keep / 100 >= smallest)
 
-    def _removed(self, model: Model, task: Task) -> list[str]:
-        """The paths of the modules that go, in the order in which they were chosen."""
+    def _shortened(self, model: Model, task: Task) -> Model:
+        """The model without the modules that go, its other layers refitted whenever some more have gone."""
         choice = _Choice.of(model, self.of)
         if self.keep < choice.smallest:
             raise RecipeError(
-                f"keep is {self.keep}, but the smallest fraction of {self.of} in reach is {choice.smallest:.3f}.",
+                f"keep is {self.keep:.4g}, but the smallest fraction of {self.of} in reach is {choice.smallest:.3f}.",
                 mend="keep more, or remove channels (prune_channels) as well.",
             )
-        return choice.cheapest(1 - self.keep, _losses(model, task))
+        batches, gone, small = _first(task.calibration(), _REFIT_SAMPLES), list[Removable](), model
+        for share in _portions(1 - self.keep):
+            more = choice.cheapest(share, _losses(small, model, batches, task.kind), gone)
+            if more:
+                paths = [each.path for each in more]
+                gone, small = [*gone, *more], reconstructed(_without(small, paths), model, removal(paths), batches)
+        return small
 
 
 Loss = Callable[[frozenset[str]], float]
@@ -123,44 +131,65 @@ class _Choice:
     @property
     def smallest(self) -> float:
         """The smallest fraction of the cost in reach."""
-        return 1 - sum(self.saved[each] for each in outermost(tuple(self.saved)))
+        return 1 - self._saved(tuple(self.saved))
 
-    def cheapest(self, share: float, loss: Loss) -> list[str]:
-        """The modules to remove so that `share` of the cost is saved, always the one that moves the outputs least.
+    def cheapest(self, share: float, loss: Loss, gone: Sequence[Removable] = ()) -> list[Removable]:
+        """The modules to remove beside those `gone`, in order, so that `share` of the cost is saved by all.
 
-        That is, least for what it saves of what is still asked for. Prices are looked up again only for the module that
-        seems cheapest (Minoux 1978): what others have left behind makes a removal dearer, hardly ever cheaper.
+        Always the one that moves the outputs least for what it saves of what is still asked for. Prices are looked up
+        again only for the module that seems cheapest (Minoux 1978): what others have left behind makes a removal
+        dearer, hardly ever cheaper.
         """
-        modules, gone, fresh = list(self.saved), list[Removable](), dict[int, int]()
-        queue = [(-math.inf, place) for place in range(len(modules))]
-        done = 0
+        modules, more, fresh = list(self.saved), list[Removable](), dict[int, int]()
+        queue, done, share = [(-math.inf, place) for place in range(len(modules))], 0, share - self._saved(gone)
         while queue and share > _TINY:
             _, place = heapq.heappop(queue)
             each = modules[place]
-            inner = [other for other in gone if other.within(each)]
-            gain = self.saved[each] - sum(self.saved[other] for other in inner)
-            if gain < _TINY or any(each.within(other) for other in gone):
+            gain = self._saved((*gone, *more, each)) - self._saved((*gone, *more))
+            if gain < _TINY:
                 continue
-            after = [*(other for other in gone if other not in inner), each]
+            after = [*(other for other in more if not other.within(each)), each]
             if fresh.get(place) == done:
-                gone, share, done = after, share - gain, done + 1
+                more, share, done = after, share - gain, done + 1
                 continue
-            rise = loss(_paths(after)) - loss(_paths(gone))
+            rise = loss(_paths(after)) - loss(_paths(more))
             fresh[place] = done
             heapq.heappush(queue, (rise / min(gain, share), place))
-        return [each.path for each in self._needed(gone, -share)]
+        return self._needed(more, -share)
 
-    def _needed(self, gone: Sequence[Removable], surplus: float) -> Sequence[Removable]:
-        """Those of `gone` that must go, where later ones saved so much that earlier ones may come back."""
-        needed = list(gone)
-        for each in reversed(gone):
+    def _needed(self, more: Sequence[Removable], surplus: float) -> list[Removable]:
+        """Those of `more` that must go, where later ones saved so much that earlier ones may come back."""
+        needed = list(more)
+        for each in reversed(more):
             if self.saved[each] <= surplus:
                 needed.remove(each)
                 surplus -= self.saved[each]
         return needed
 
+    def _saved(self, modules: Sequence[Removable]) -> float:
+        """What is saved when all these are gone, of which one may be a part of another or named twice."""
+        return sum(self.saved[each] for each in outermost(tuple(dict.fromkeys(modules))))
+
 
 _TINY = 1e-9
+
+
+def _portions(share: float) -> Iterator[float]:
+    """Shares of the cost to be saved one after the other, the last of them `share`.
+
+    What was refitted stands the next removals better, and tells better which: ResNet-56 without 12 of its 27 blocks,
+    before any training, scores 92.6 % on 1,000 training images when it is refitted halfway too, and 90.9 % otherwise.
+    """
+    done = _PORTION
+    while done < share - _TINY:
+        yield done
+        done += _PORTION
+    yield share
+
+
+def _first(batches: Sequence[tuple[Tensor, ...]], samples: int) -> list[tuple[Tensor, ...]]:
+    """The first samples of all, in one batch."""
+    return [tuple(torch.cat(each)[:samples] for each in zip(*batches, strict=True))]
 
 
 def _paths(modules: Iterable[Removable]) -> frozenset[str]:
@@ -214,17 +243,17 @@ def _without(model: Model, paths: Iterable[str]) -> Model:
     return model.with_module(edit(model.module, edits), edits)
 
 
-def _losses(model: Model, task: Task) -> Loss:
-    """How far the outputs move on calibration inputs when modules are gone; what was measured before is looked up."""
-    inputs = tuple(torch.cat(each)[:_SAMPLES] for each in zip(*task.calibration(), strict=True))
+def _losses(small: Model, original: Model, batches: Sequence[tuple[Tensor, ...]], kind: Kind) -> Loss:
+    """How far `small`'s outputs are from the original's when modules are gone; what was measured before is noted."""
+    (inputs,) = _first(batches, _SAMPLES)
     with torch.no_grad():
-        wanted = model.module(*inputs)
-    noted = _noted(f"{_digest(model.module)} {_digest(wanted, *inputs)} {task.kind}")
+        wanted = original.module(*inputs)
+    noted = _noted(f"{_digest(small.module)} {_digest(wanted, *inputs)} {kind}")
 
     def loss(gone: frozenset[str]) -> float:
         if gone not in noted:
             with torch.no_grad():
-                noted[gone] = _distance(without(model.module, sorted(gone))(*inputs), wanted, task.kind)
+                noted[gone] = _distance(without(small.module, sorted(gone))(*inputs), wanted, kind)
         return noted[gone]
 
     return loss

@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
+from haversack.graph.removable import without
 from haversack.graph.surgery import load, save
 from haversack.model import Edits, Model, Swap
 from haversack.recipe import Recipe, recipe_from_toml
 from haversack.task import Task
+from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.prune_layers import PruneLayers
 
 
@@ -159,19 +161,21 @@ def test_a_network_without_a_block_to_remove_says_why() -> None:
     assert list(PruneLayers.options(model(Widening()), find_device("host"))) == []
 
 
-def test_training_brings_the_outputs_back_towards_the_teacher() -> None:
+def test_the_layers_that_are_left_are_refitted_and_training_keeps_what_that_wins() -> None:
     original, inputs = model(), torch.cat(list(task().calibrate()))
     unlabelled = replace(task(), kind="regression", train=lambda: [(inputs,)] * 8)
-    cut = PruneLayers(keep=0.5, of="macs", epochs=0).apply(original, unlabelled)
+    refitted = PruneLayers(keep=0.5, of="macs", epochs=0).apply(original, unlabelled)
     trained = PruneLayers(keep=0.5, of="macs", epochs=4, learning_rate=0.02).apply(original, unlabelled)
 
-    def distance(found: Model) -> float:
+    def distance(module: nn.Module) -> float:
         with torch.no_grad():
-            return float(F.mse_loss(found.module(inputs), original.module(inputs)))
+            return float(F.mse_loss(module(inputs), original.module(inputs)))
 
-    assert distance(trained) < distance(cut)
+    cut = distance(without(original.module, gone(refitted)))
+    assert distance(refitted.module) < 0.5 * cut
+    assert distance(trained.module) < 0.5 * cut
     assert trained.teacher is original.module
-    assert gone(trained) == gone(cut)
+    assert gone(trained) == gone(refitted)
 
 
 @pytest.mark.parametrize(
@@ -218,3 +222,11 @@ def test_a_block_removed_twice_over_two_steps_is_saved_and_rebuilt_in_another_pr
     ran = subprocess.run([sys.executable, "-c", code, str(tmp_path), *folders], capture_output=True, check=True)
     assert torch.allclose(torch.tensor(eval(ran.stdout)), twice.module(x), rtol=0, atol=1e-6)
     assert load(Net(), tmp_path, (x,)).edits == twice.edits != Edits()
+
+
+def test_blocks_go_from_a_network_whose_channels_went_before() -> None:
+    narrow = PruneChannels(keep=0.7, importance="l1", correct="nothing", epochs=0, imitate=0).apply(model(), task())
+    both = PruneLayers(keep=0.6, of="macs", epochs=0).apply(narrow, task())
+    assert gone(both)
+    assert both.module.stem.out_channels == narrow.module.stem.out_channels < 8
+    assert both.teacher is narrow.teacher
