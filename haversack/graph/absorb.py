@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from haversack.graph.channel_reads import tensors_of
 from haversack.graph.dead import Dead, Place, Reals
 from haversack.graph.surgery import edit
 from haversack.model import Edits, Layer, Setting, Swap
@@ -27,16 +28,22 @@ class _Change:
 
 
 def absorb(module: nn.Module, dead: Dead) -> tuple[nn.Module, Edits]:
-    """A copy of `module` whose outputs no longer depend on the channels that are to go, and the layers put into it."""
+    """A copy of `module` in which nothing reads the channels that are to go, and the layers put into it.
+
+    Its outputs are those of `module`.
+    """
     changes = [change for place in dead.places if (change := _change(place, dead, module))]
     edits = Edits(tuple(_with_bias(path, module) for path in dict.fromkeys(_without_bias(changes))))
     changed = edit(module, edits)
-    tensors = dict(changed.named_parameters()) | dict(changed.named_buffers())
+    tensors = tensors_of(changed)
     with torch.no_grad():
         for path in _without_bias(changes):
             tensors[f"{path}.weight"].copy_(module.get_parameter(f"{path}.weight"))
         for change in changes:
             _write(change, tensors)
+        for place in dead.places:
+            gone = [column for column, root in enumerate(place.read.channels.tolist()) if root in dead.gone]
+            place.read.columns(tensors[place.read.weight])[gone] = 0.0
     return changed, edits
 
 
@@ -48,7 +55,7 @@ def _change(place: Place, dead: Dead, module: nn.Module) -> _Change | None:
     if not place.open or not gone:
         return None
     shares, constants = _shares(place.maps[gone], place.maps[carriers], constant=place.shift is not None)
-    columns = place.read.columns(module.get_parameter(place.read.weight).detach().double())
+    columns = place.read.columns(tensors_of(module)[place.read.weight].detach().double())
     lost = columns[gone]
     weights = torch.einsum("gk,gr...->kr...", torch.from_numpy(shares), lost)
     shift = torch.from_numpy(constants) @ lost.reshape(*lost.shape[:2], -1).sum(2)

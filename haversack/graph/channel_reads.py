@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -61,12 +60,14 @@ class Read:
 class Reads:
     """Who reads the channels of a network.
 
-    `of[g][i]` is the number of group g's channel i; `elsewhere` are those that something else than a Read takes in, so
-    that their number or their neighbours count. `shared` are tensors that several operations use.
+    `of[g][i]` is the number of group g's channel i, `widths[g]` how wide the layer is that makes it; `elsewhere` are
+    those that something else than a Read takes in, so that their number or their neighbours count. `shared` are tensors
+    that several operations use.
     """
 
     groups: tuple[ChannelGroup, ...]
     of: tuple[Atoms, ...]
+    widths: tuple[int, ...]
     reads: tuple[Read, ...]
     elsewhere: frozenset[int]
     shared: frozenset[str]
@@ -77,25 +78,29 @@ def channel_reads(trace: Trace, module: nn.Module) -> Reads:
     reading = channel_reading(trace, module)
     values, roots, groups = reading.values, reading.roots, reading.found.groups
     firsts = [group.members[0] for group in groups]
-    of = tuple(
-        np.array([roots[reading.weights[first.tensor, first.dim][each[0]]] for each in first.indices])
-        for first in firsts
-    )
+    made = [roots[reading.weights[first.tensor, first.dim]] for first in firsts]
+    of = tuple(made_here[[each[0] for each in first.indices]] for first, made_here in zip(firsts, made, strict=True))
     reads: list[Read] = []
     elsewhere: set[int] = set()
     for node in trace.operations():
         reads += _layer_reads(node, trace, values, roots)
         for atoms in _mixed(node, trace, values):
             elsewhere.update(roots[atoms].tolist())
-    return Reads(groups, of, tuple(reads), frozenset(elsewhere), _shared(trace, module))
+    widths = tuple(len(each) for each in made)
+    return Reads(groups, of, widths, tuple(reads), frozenset(elsewhere), _shared(trace, module))
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by all of their names."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
 
 
 def _shared(trace: Trace, module: nn.Module) -> frozenset[str]:
     """Tensors with more than one user or more than one name."""
-    tensors = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
+    tensors = tensors_of(module)
     names = Counter(id(tensor) for tensor in tensors.values())
     twice = {name for name, tensor in tensors.items() if names[id(tensor)] > 1}
     users: Counter[str] = Counter()

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from haversack.graph.channel_book import operation_name
-from haversack.graph.channel_reads import Read, Reads
+from haversack.graph.channel_group import ChannelGroup
+from haversack.graph.channel_reads import Read, Reads, tensors_of
 from haversack.graph.constants import Seen
 from haversack.graph.trace import arguments_of
 
@@ -59,9 +60,20 @@ class Dead:
     gone: frozenset[int]
     carriers: frozenset[int]
 
-    def kept(self, reads: Reads) -> list[list[int]]:
-        """Which channels of each group stay."""
-        return [[place for place, root in enumerate(of.tolist()) if root not in self.gone] for of in reads.of]
+    def kept(self, reads: Reads, multiple: int = 1) -> list[list[int]]:
+        """Which channels of each group stay, so that the layers that make them keep a multiple of `multiple`.
+
+        Dead channels fill up to that, once nothing reads them.
+        """
+        groups = zip(reads.groups, reads.widths, reads.of, strict=True)
+        return [self._filled(group, width, of.tolist(), multiple) for group, width, of in groups]
+
+    def _filled(self, group: ChannelGroup, width: int, roots: Sequence[int], multiple: int) -> list[int]:
+        dead = [channel for channel, root in enumerate(roots) if root in self.gone]
+        taken = len(group.members[0].indices[0])
+        fitting = (count for count in range(len(dead), 0, -1) if (width - count * taken) % multiple == 0)
+        going = set(dead[len(dead) - next(fitting, 0) :])
+        return [channel for channel in range(group.size) if channel not in going]
 
 
 def find_dead(reads: Reads, seen: Mapping[fx.Node, Seen], module: nn.Module, tolerance: float) -> Dead:
@@ -77,7 +89,7 @@ def find_dead(reads: Reads, seen: Mapping[fx.Node, Seen], module: nn.Module, tol
 
 def _place(read: Read, seen: Seen, reads: Reads, module: nn.Module, tolerance: float) -> Place:
     mine = slice(read.inputs.start, read.inputs.stop)
-    weight = module.get_parameter(read.weight).detach().double()
+    weight = tensors_of(module)[read.weight].detach().double()
     taps = read.columns(weight).abs().flatten(2).sum(2) if weight.dim() > 2 else read.columns(weight).abs()
     changeable = read.weight not in reads.shared
     return Place(
@@ -105,7 +117,7 @@ def _sees_all(layer: fx.Node) -> bool:
 
 
 def _shift(read: Read, reads: Reads, module: nn.Module) -> Shift | None:
-    ours = {name for name, _ in (*module.named_parameters(), *module.named_buffers())} - reads.shared
+    ours = tensors_of(module).keys() - reads.shared
     if read.bias:
         return Shift("bias", read.bias) if read.bias in ours else None
     if read.mean in ours:

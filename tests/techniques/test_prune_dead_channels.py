@@ -264,6 +264,18 @@ def test_a_network_without_dead_channels_gets_no_options() -> None:
     assert list(PruneDeadChannels.options(Model(module, (x[:1],)), find_device("host"))) == []
 
 
+def test_layers_keep_a_multiple_filled_up_with_channels_that_nothing_reads() -> None:
+    module = chain(nn.Conv2d(3, 20, 1), nn.ReLU(), nn.Conv2d(20, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 2, 1))
+    still(module[0], dict.fromkeys(range(2, 15), 0.5))
+    still(module[2], {0: 1.0, 1: -1.0, 2: 1.0})
+    small = pruned(module, IMAGES, PruneDeadChannels(multiple=8))
+    # Of 20 channels, 7 live and one carries: 8. Of 12, 9 live: 12 stay, which are no multiple either way.
+    assert widths(small.module) == [8, 12, 2]
+    assert bool((small.module[4].weight[:, :3] == 0).all())
+    with pytest.raises(NothingChangedError, match="3 channels are dead, but"):
+        PruneDeadChannels(multiple=8).apply(small, no_data())
+
+
 def test_what_went_is_told() -> None:
     lines: list[str] = []
 
@@ -282,7 +294,8 @@ def test_what_went_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tolerance": -1.0}, {"tolerance": 1.0}, {"input_limit": 0.0}, {"input_limit": float("inf")}]
+    "wrong",
+    [{"tolerance": -1.0}, {"tolerance": 1.0}, {"input_limit": 0.0}, {"multiple": 0}, {"input_limit": float("inf")}],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RecipeError) as caught:
