@@ -35,10 +35,10 @@ MEAN, DEVIATION = 0.1307, 0.3081
 class LeNet5(nn.Module):
     """Caffe's LeNet-5 (20-50-500), 431,080 parameters; a ReLU follows each convolution as in later papers' copies."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 20, second: int = 50, hidden: int = 500) -> None:
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
-        self.fc1, self.fc2 = nn.Linear(800, 500), nn.Linear(500, 10)
+        self.conv1, self.conv2 = nn.Conv2d(1, first, 5), nn.Conv2d(first, second, 5)
+        self.fc1, self.fc2 = nn.Linear(16 * second, hidden), nn.Linear(hidden, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores of images (n, 1, 28, 28)."""

@@ -136,7 +136,8 @@ class _Shared(nn.Module):
 def _biases(model: Model, network: fx.GraphModule) -> dict[str, Tensor]:
     """The biases of layers that can be written back."""
     writable = settleable(model, network)
-    given = (str(node.args[2].target) for node, _ in layers(network) if len(node.args) > 2 and node.args[2] is not None)
+    read = (value for node, _ in layers(network) for value in node.args[2:3])
+    given = (str(value.target) for value in read if isinstance(value, fx.Node) and value.op == "get_attr")
     return {name: tensor_of(network, name) for name in given if name in writable}
 
 
@@ -152,7 +153,7 @@ def _weights(model: Model, network: fx.GraphModule) -> dict[str, Tensor]:
 
 def _is_worth_it(weight: Tensor, bits: int) -> bool:
     """Whether a codebook makes a weight smaller: it is not small, and has more different values than that."""
-    return weight.numel() >= 8 * 2**bits and len(weight.unique()) > 2**bits
+    return len(weight.unique()) > 1 << bits and weight.numel() >= 8 << bits
 
 
 def _is_clustered(weight: Tensor) -> bool:
