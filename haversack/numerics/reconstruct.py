@@ -35,41 +35,49 @@ _MOST_POSITIONS = 100_000
 def reconstructed(small: Model, original: Model, edits: Edits, batches: Batches) -> Model:
     """`small`, which `edits` made of `original`, with new weights, biases and batch norms.
 
-    Layers that share weights or compute them, and all that are neither convolutions nor linear, keep what they have.
-    Raises TaskError where there are no inputs, or the networks compute NaN or infinity on them.
+    Layers that share weights or compute them, and all that are neither convolutions nor linear, keep what they have;
+    zeros that pruning left stay zero. Raises TaskError where there are no inputs, or the networks compute NaN or
+    infinity on them.
     """
-    network = inference(small)
-    sweep = _Sweep(network, inference(original), edits, batches)
-    sweep.sparse = small.sparse
-    chosen = list(_chosen(network, sweep.twins, settleable(small, network)))
+    networks = inference(small), inference(original)
+    chosen = list(_chosen(*networks, settleable(small, networks[0]), edits))
+    sweep = _Sweep(*networks, batches, chosen)
     with torch.no_grad():
         for layer in track(chosen, "reconstructing", len(chosen)):
-            sweep.fit(layer)
+            sweep.fit(layer, sparse=layer.weight in small.sparse)
     settled = settle(small, sweep.tensors)
     return replace(settled, module=with_measured_norms(settled.module, batches))
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer of the pruned network; `wanted` is the value of the original that it shall repeat."""
+    """A layer of the pruned network.
+
+    `wanted` is the value of the original that it shall repeat, in the channels `rows` where not in all: its own, or
+    the sum that it completes beside `other`.
+    """
 
     node: fx.Node
     weight: str
     bias: str | None
+    rows: Tensor | None
     wanted: fx.Node
-    completes: fx.Node | None
+    other: fx.Node | None
 
 
 class _Sweep:
-    def __init__(self, small: fx.GraphModule, original: fx.GraphModule, edits: Edits, batches: Batches) -> None:
-        self.twins = _twins(small, original)
-        keep = {node for node in original.graph.nodes if Patches.know(node) or node.target is aten.add.Tensor}
-        self._real, self._small = Lane(original, batches, keep), Lane(small, batches)
-        self._kept, self._sizes = edits.kept, [len(batch[0]) for batch in batches]
-        self.tensors: dict[str, Tensor] = {}
-        self.sparse: frozenset[str] = frozenset()
+    """The original and the pruned network, side by side; `tensors` holds what was fitted so far."""
 
-    def fit(self, layer: _Layer) -> None:
+    def __init__(
+        self, small: fx.GraphModule, original: fx.GraphModule, batches: Batches, chosen: Collection[_Layer]
+    ) -> None:
+        self._real = Lane(original, batches, {each.wanted for each in chosen})
+        self._small = Lane(small, batches)
+        self._sizes = [len(batch[0]) for batch in batches]
+        self.tensors: dict[str, Tensor] = {}
+
+    def fit(self, layer: _Layer, *, sparse: bool) -> None:
+        """Gives the layer the weight and the bias that come closest to what is wanted of it."""
         weight = self._small.tensors[layer.weight]
         moments = Moments(layer.node, weight, centred=layer.bias is not None)
         for batch, size in enumerate(self._sizes):
@@ -82,8 +90,7 @@ class _Sweep:
                 mend="check the inputs and the weights of the network.",
             )
         fit = moments.fit(weight, None, ridge=_RIDGE)
-        # Zeros that pruning left stay zero.
-        best = refitted(fit, (weight != 0).reshape(fit.best.shape)) if layer.weight in self.sparse else fit.best
+        best = refitted(fit, (weight != 0).reshape(fit.best.shape)) if sparse else fit.best
         self.tensors[layer.weight] = best.reshape(weight.shape).to(weight.dtype)
         if layer.bias is not None:
             self.tensors[layer.bias] = fit.bias(best).flatten().to(weight.dtype)
@@ -94,63 +101,55 @@ class _Sweep:
         self._real.run(batch, layer.wanted, inclusive=True)
         inputs = self._small.read(batch, cast("fx.Node", layer.node.args[0]))
         wanted = self._real.take(batch, layer.wanted)
-        rows = self._kept.get(layer.weight, {}).get(0)
-        if rows is not None:
-            wanted = wanted.index_select(channel_dim(layer.node), torch.tensor(rows))
-        if layer.completes is not None:
-            wanted = wanted - self._small.read(batch, layer.completes)
+        if layer.rows is not None:
+            wanted = wanted.index_select(-1 if layer.node.target is aten.linear.default else 1, layer.rows)
+        if layer.other is not None:
+            # The other summand's error is known by now: this layer makes up for it as well.
+            wanted = wanted - self._small.read(batch, layer.other)
         return inputs, wanted
 
 
-def _chosen(small: fx.GraphModule, twins: Mapping[str, fx.Node], writable: Collection[str]) -> Iterator[_Layer]:
+def _chosen(
+    small: fx.GraphModule, original: fx.GraphModule, writable: Collection[str], edits: Edits
+) -> Iterator[_Layer]:
+    """The layers that can be fitted, in the order in which they run."""
     places = {node: place for place, node in enumerate(small.graph.nodes)}
     readers = Counter(str(node.target) for node in small.graph.find_nodes(op="get_attr") for _ in node.users)
     own = {name for name in writable if readers[name] == 1}
+    # By their weights: the names of nodes shift with each removal.
+    twins = {_weight(node): node for node in original.graph.nodes if _is_layer(node)}
+    kept = edits.kept
     for node in small.graph.nodes:
-        if not _is_layer(node) or weight_of(node) not in own or node.name not in twins:
+        if not _is_layer(node) or _weight(node) not in own or _weight(node) not in twins:
             continue
-        bias = node.args[2] if len(node.args) > 2 else None
-        name = str(bias.target) if isinstance(bias, fx.Node) and str(bias.target) in own else None
-        if bias is not None and name is None:
-            continue
-        add, other = _sum(node, places)
-        twin = twins[node.name]
-        reader = next(iter(twin.users))
-        if add is node or len(twin.users) > 1 or reader.target is not aten.add.Tensor:
-            yield _Layer(node, weight_of(node), name, twin, None)
-        else:
-            yield _Layer(node, weight_of(node), name, reader, other)
+        weight, bias = _weight(node), node.args[2] if len(node.args) > 2 else None
+        name = str(bias.target) if isinstance(bias, fx.Node) else None
+        if name is None or name in own:
+            rows = kept.get(weight, {}).get(0)
+            taken = None if rows is None else torch.tensor(rows)
+            yield _Layer(node, weight, name, taken, *_wanted(node, twins[weight], places))
 
 
-def _twins(small: fx.GraphModule, original: fx.GraphModule) -> Mapping[str, fx.Node]:
-    """The original's layers by the names of those of `small` that hold their weights: names shift with each removal."""
-    layers = {weight_of(node): node for node in original.graph.nodes if _is_layer(node)}
-    return {
-        node.name: layers[weight_of(node)]
-        for node in small.graph.nodes
-        if _is_layer(node) and weight_of(node) in layers
-    }
+def _wanted(layer: fx.Node, twin: fx.Node, places: Mapping[fx.Node, int]) -> tuple[fx.Node, fx.Node | None]:
+    """What the original's layer computes or completes, and what the pruned network adds to that."""
+    if not (_is_summed(layer) and _is_summed(twin)):
+        return twin, None
+    add = next(iter(layer.users))
+    other = add.args[1 - add.args.index(layer)]
+    known = isinstance(other, fx.Node) and places[other] < places[layer]
+    return (next(iter(twin.users)), cast("fx.Node", other)) if known else (twin, None)
+
+
+def _is_summed(layer: fx.Node) -> bool:
+    """Whether the layer's result is a summand of equal shape, and nothing else."""
+    reader = next(iter(layer.users))
+    plain = len(layer.users) == 1 and reader.target is aten.add.Tensor and not reader.kwargs
+    return plain and bool(reader.meta["val"].shape == layer.meta["val"].shape)
 
 
 def _is_layer(node: fx.Node) -> bool:
     return Patches.know(node) and cast("fx.Node", node.args[1]).op == "get_attr"
 
 
-def _sum(layer: fx.Node, places: Mapping[fx.Node, int]) -> tuple[fx.Node, fx.Node | None]:
-    reader = next(iter(layer.users))
-    if len(layer.users) > 1 or reader.target is not aten.add.Tensor or reader.kwargs:
-        return layer, None
-    other = reader.args[1 - reader.args.index(layer)]
-    known = isinstance(other, fx.Node) and places[other] < places[layer]
-    same = reader.meta["val"].shape == layer.meta["val"].shape
-    return (reader, cast("fx.Node", other)) if known and same else (layer, None)
-
-
-def weight_of(layer: fx.Node) -> str:
-    """The name of the layer's weight."""
+def _weight(layer: fx.Node) -> str:
     return str(cast("fx.Node", layer.args[1]).target)
-
-
-def channel_dim(layer: fx.Node) -> int:
-    """The dimension of a layer's outputs that its rows make."""
-    return -1 if layer.target is aten.linear.default else 1
