@@ -1,8 +1,8 @@
 """Arrays: numbers of any of the common kinds, byte plane by byte plane.
 
 The bytes of floats are not alike: the one with sign and exponent takes few values, the others look random. So each byte
-of all elements makes a plane of its own, which is coded where that is shorter, and stored as it is where not. Numbers of
-32 bits that 16 hold exactly are stored in 16.
+of all elements makes a plane of its own, which is coded where that is shorter, and stored as it is where not. A float32
+array that float16 holds exactly is stored as that.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ class FoundArray:
         return numbers.astype(_FLOAT) if self.kind == _HALVED else numbers
 
 
-def find_array(cursor: Cursor, shape: tuple[int, ...]) -> FoundArray:
-    """The array whose head stands at the cursor; raises CodedError where none does."""
+def find_array(cursor: Cursor, shape: tuple[int, ...], dtype: type[np.generic] | None = None) -> FoundArray:
+    """The array whose head stands at the cursor; raises CodedError where none does, or one of another type."""
     kind, mask = cursor.byte(), cursor.byte()
-    if kind > _HALVED:
-        raise CodedError(f"the file has numbers of a kind {kind}.", mend="read it with a newer haversack.")
+    if kind > _HALVED or (dtype and (_FLOAT if kind == _HALVED else KINDS[kind]) != dtype):
+        raise CodedError("the file is damaged.", mend="fetch it again.")
     size, width = math.prod(shape), 2 if kind == _HALVED else KINDS[kind].itemsize
     if mask >> width:
         raise CodedError("the file is damaged.", mend="fetch it again.")

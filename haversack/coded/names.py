@@ -15,6 +15,8 @@ _SHARED = 63
 def name_bytes(name: str, before: str) -> bytes:
     """The name, given the one before it: how many bytes they share and a common ending, then the rest."""
     whole = name.encode()
+    if b"\0" in whole:
+        raise CodedError(f"the name {name!r} has a zero byte.", mend="leave it out.")
     if len(whole) > _LONGEST:
         raise CodedError(f"the name {name[:40]}... is longer than 255 bytes.", mend="shorten it.")
     ending = next(index for index in (1, 2, 0) if whole.endswith(_ENDINGS[index]))
@@ -30,7 +32,7 @@ def read_name(cursor: Cursor, before: str) -> str:
     if ending == len(_ENDINGS) or shared > len(before.encode()):
         raise CodedError("a name in the file is damaged.", mend="fetch it again.")
     whole = before.encode()[:shared] + cursor.take(cursor.byte()) + _ENDINGS[ending]
-    if len(whole) > _LONGEST:
+    if len(whole) > _LONGEST or b"\0" in whole:
         raise CodedError("a name in the file is damaged.", mend="fetch it again.")
     try:
         return whole.decode()

@@ -95,7 +95,7 @@ def find_record(cursor: Cursor) -> Finish:
 
 
 def _find_codebook(cursor: Cursor, shape: tuple[int, ...]) -> Finish:
-    centroids = find_array(cursor, (cursor.byte() + 1,))
+    centroids = find_array(cursor, (cursor.byte() + 1,), np.float32)
     found = _find_planes(cursor, shape, 1)
 
     def finish(decoder: Decoder) -> Stored:
@@ -110,8 +110,8 @@ def _find_integers(cursor: Cursor, shape: tuple[int, ...]) -> Finish:
     if flags & 0x80:
         raise CodedError("the file is damaged.", mend="fetch it again.")
     steps = (cursor.varint() if axis >= 0 else 1,)
-    scale = find_array(cursor, steps)
-    zeros = find_array(cursor, steps) if flags & _SHIFTED else None
+    scale = find_array(cursor, steps, np.float32)
+    zeros = find_array(cursor, steps, np.int32) if flags & _SHIFTED else None
     bits, signed = (flags & 0xF) + 1, not flags & _UNSIGNED
     dtype = integer_type(bits, signed=signed)
     found = _find_planes(cursor, shape, dtype.itemsize)
