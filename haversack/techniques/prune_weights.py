@@ -40,14 +40,18 @@ class PruneWeights:
 
     `sparsity` is the share of zeros among the weights of the layers that are pruned; `layer_sparsity` ("head=0.5")
     sets it for a layer or a module by its path, 0 leaves it alone. `method` says which go: the smallest (`magnitude`,
-    Han et al. 2015), or those that training moves towards zero (`movement`, Sanh et al. 2020).
+    Han et al. 2015), those that training moves towards zero (`movement`, Sanh et al. 2020), or those whose removal
+    costs the outputs least while all others make up for it (`second_order`, Frantar and Alistarh 2022, see
+    numerics/second_order.py), for which calibration inputs are enough.
+
     `pattern` is `free`, N:M (`2:4`: 2 of 4 input channels stay, Mishra et al. 2021) or a block of outputs x inputs
     (`1x4`) that goes as a whole; a layer that it does not divide is left, and that is said. With `scope` `global` all
     layers are judged together, with `layer` each loses the same share; each keeps its best weight.
 
     Over the first `ramp` of `epochs` the sparsity rises as a cubic (Zhu and Gupta 2017), from what it is; the rest
-    trains what is left, with the network as it was for its teacher. Without epochs the weights go at once, and batch
-    norm's statistics are corrected on the calibration inputs.
+    trains what is left, with the network as it was for its teacher. `second_order` prunes before the first epoch.
+    Without epochs the weights go at once (`movement` knows no more than `magnitude` then), and batch norm's statistics
+    are corrected on the calibration inputs.
     """
 
     sparsity: float = 0.5
@@ -74,8 +78,6 @@ class PruneWeights:
             raise RecipeError(f"ramp is {self.ramp}.", mend="write a share of the training from 0 to 1, such as 0.5.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.02.")
-        if self.method == "movement" and not self.epochs:
-            raise RecipeError("movement without epochs: it is read off the training.", mend="write epochs, such as 2.")
         least = read_pattern(self.pattern).least
         if self.sparsity < least:
             raise RecipeError(
@@ -199,8 +201,11 @@ class PruneWeights:
                 found[path] = float(share)
             except ValueError:
                 found[path] = math.nan
-            if not path or not 0 <= found[path] < 1:
-                raise RecipeError(f"layer_sparsity holds {entry!r}.", mend='write such as ["head=0.5", "stem=0"].')
+            if not path or not 0 <= found[path] < 1 or 0 < found[path] < read_pattern(self.pattern).least:
+                raise RecipeError(
+                    f"layer_sparsity holds {entry!r}.",
+                    mend='write a list such as ["head=0.5", "stem=0"], no share below what the pattern brings.',
+                )
         return found
 
 

@@ -113,3 +113,28 @@ def test_rows_are_worked_on_in_parts_with_the_same_result(monkeypatch):
     whole = removal_costs(layer, Pattern(2, 1), none(layer))
     monkeypatch.setattr(surgeon, "_MOST_NUMBERS", 1)
     torch.testing.assert_close(removal_costs(layer, Pattern(2, 1), none(layer)), whole)
+
+
+@pytest.mark.parametrize("name", ["free", "2:4", "1x4", "2x2"])
+def test_a_layer_too_large_for_it_is_still_far_better_off_than_by_the_smallest_weights(name, monkeypatch):
+    layer, pattern = fit(1, 8, 64), read_pattern(name)
+    monkeypatch.setattr(surgeon, "_MOST_WORK", 0)
+    costs = removal_costs(layer, pattern, none(layer))
+    ours, theirs = (kept({"w": each[0]}, pattern, 0.5)["w"][None] for each in (costs, layer.best.abs()))
+    found = refitted(layer, ours)
+    assert not found[~ours].any()
+    assert float(layer.cost(found).sum()) < 0.7 * float(layer.cost(layer.best * theirs).sum())
+    monkeypatch.undo()
+    assert float(layer.cost(found).sum()) < 1.05 * float(layer.cost(refitted(layer, ours)).sum())
+
+
+def test_a_first_cost_is_what_the_error_becomes_when_one_block_goes_and_the_rest_is_refitted(monkeypatch):
+    layer = fit(2, 4, 8)
+    monkeypatch.setattr(surgeon, "_MOST_WORK", 0)
+    costs = removal_costs(layer, Pattern(2, 2), none(layer))
+    monkeypatch.undo()
+    for group, rows, columns in ((0, 0, 0), (1, 2, 4), (1, 0, 6)):
+        mask = ~none(layer)
+        mask[group, rows : rows + 2, columns : columns + 2] = False
+        error = layer.cost(refitted(layer, mask))[group, rows : rows + 2].sum()
+        torch.testing.assert_close(costs[group, rows, columns], error)

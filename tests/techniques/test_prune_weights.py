@@ -161,6 +161,11 @@ def test_sparser_in_two_steps_keeps_the_first_zeros():
         assert sparsity(second) == pytest.approx(0.75, abs=2e-3)
 
 
+def test_movement_without_training_is_magnitude():
+    ours, theirs = (PruneWeights(0.6, method, epochs=0).apply(model(), task()) for method in ("movement", "magnitude"))
+    assert all(torch.equal(gone, zeros(theirs)[name]) for name, gone in zeros(ours).items())
+
+
 def test_movement_trains_and_reaches_the_share():
     sparse = PruneWeights(0.6, "movement", epochs=2).apply(model(), task())
     assert sparsity(sparse) == pytest.approx(0.6, abs=2e-3)
@@ -212,7 +217,7 @@ def test_options_offer_only_what_goes_further():
         {"layer_sparsity": ("head",)},
         {"layer_sparsity": ("head=1",)},
         {"layer_sparsity": "head=0.5"},
-        {"method": "movement", "epochs": 0},
+        {"pattern": "2:4", "layer_sparsity": ("head=0.3",)},
     ],
     ids=str,
 )
