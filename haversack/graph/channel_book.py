@@ -52,7 +52,7 @@ class Book:
     """Channels of grouped convolutions: two a group must stay, since one would read as depthwise."""
     assumed: dict[fx.Node, list[Assumption]] = field(default_factory=dict)
     """The operations that keep channels apart only if the code reads shapes off its tensors."""
-    columns: dict[int, tuple[Atoms, Atoms]] = field(default_factory=dict)
+    columns: dict[int, tuple[Atoms, Atoms | None]] = field(default_factory=dict)
     """All rows of a linear layer and its columns, by the first row."""
 
     def fresh(self, size: int) -> Atoms:

@@ -134,7 +134,7 @@ def _recurrent(node: fx.Node) -> list[tuple[fx.Node, int, int]]:
 
 
 def _product(node: fx.Node) -> list[tuple[fx.Node, int, int]]:
-    """The weight of a node's product, if it is one, how often each of its elements is used, and its output dimension."""
+    """The weight of a node that is a product, how often each of its elements is used, and its output dimension."""
     name, tensors = operation_name(node), [each for each in node.args if isinstance(each, fx.Node)]
     if name.startswith("conv") and len(tensors) > 1:
         transposed = name.startswith("conv_transpose") or (name == "convolution" and node.args[6] is True)

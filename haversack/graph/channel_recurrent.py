@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from torch import fx, nn
+from torch import nn
 
-from haversack.graph.channel_book import Atoms, Dims, Operation, Value, sizes, unknown
+from haversack.graph.channel_book import Atoms, Dims, Operation, Value, unknown
 
 
 def _recurrent(gates: int) -> Callable[[Operation], Value]:
@@ -29,7 +28,8 @@ def _recurrent(gates: int) -> Callable[[Operation], Value]:
                     operation.book.unite(hidden, each, operation.why)
             into = np.concatenate(units)
         _states(operation, hidden)
-        operation.book.produced.append((into, operation.layer))
+        if into is not None:
+            operation.book.produced.append((into, operation.layer))
         last: Dims = (None, None, hidden)
         return [(*x[:-1], into), *(last for _ in operation.node.meta["val"][1:])]
 
@@ -37,7 +37,7 @@ def _recurrent(gates: int) -> Callable[[Operation], Value]:
 
 
 def _projected(operation: Operation) -> bool:
-    """Whether an LSTM's outputs are narrower than its hidden units (Sak et al. 2014), or its weights are not its own."""
+    """Whether an LSTM's outputs are narrower than its state (Sak et al. 2014), or no layer of torch runs it."""
     per_direction = 4 if operation.argument("has_biases") else 2
     directions = 2 if operation.argument("bidirectional") else 1
     count: int = operation.argument("num_layers") * directions * per_direction
@@ -62,15 +62,26 @@ def _units(operation: Operation, gates: int, into: Atoms | None, weights: list[D
     return units
 
 
+def _cell(gates: int) -> Callable[[Operation], Value]:
+    def rule(operation: Operation) -> Value:
+        given = (operation.dims(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
+        units = _units(operation, gates, (operation.dims("input") or ())[-1], [each for each in given if each])
+        _states(operation, units)
+        operation.book.produced.append((units, operation.layer))
+        many = isinstance(operation.node.meta["val"], tuple | list)
+        return [(None, units) for _ in operation.node.meta["val"]] if many else (None, units)
+
+    return rule
+
+
 def _states(operation: Operation, hidden: Atoms | None) -> None:
-    """What the layer starts from: zeros that it makes itself follow its attributes."""
-    given: Any = operation.argument("hx")
+    """What the layer starts from: zeros follow where their size is read off the layer."""
+    given = operation.argument("hx")
     for state in given if isinstance(given, list | tuple) else [given]:
-        made_by_layer = isinstance(state, fx.Node) and str(state.target).startswith("aten.zeros")
-        if not made_by_layer and isinstance(state, fx.Node):
+        if str(state.target).partition(".")[2].startswith(("zeros", "new_zeros")):
+            operation.reading(hidden)
+        else:
             operation.book.unite(hidden, operation.of(state)[-1], operation.why)
-            if sizes(state)[0] > 1:
-                operation.book.pin(operation.of(state)[0], operation.why)
 
 
 RECURRENT_RULES: dict[str, Callable[[Operation], Value]] = {
@@ -78,4 +89,8 @@ RECURRENT_RULES: dict[str, Callable[[Operation], Value]] = {
     "gru": _recurrent(3),
     "rnn_tanh": _recurrent(1),
     "rnn_relu": _recurrent(1),
+    "lstm_cell": _cell(4),
+    "gru_cell": _cell(3),
+    "rnn_tanh_cell": _cell(1),
+    "rnn_relu_cell": _cell(1),
 }

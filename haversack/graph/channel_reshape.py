@@ -72,9 +72,7 @@ def _spelled(operation: Operation, rank: int) -> list[object]:
     return list(said) if isinstance(said, Sequence) and operation.name != "unflatten" else [-1] * rank
 
 
-def _carried(
-    operation: Operation, block: _Block, chosen: int, said: Sequence[object]
-) -> Iterator[tuple[int, Atoms]]:
+def _carried(operation: Operation, block: _Block, chosen: int, said: Sequence[object]) -> Iterator[tuple[int, Atoms]]:
     """Which factor each dimension's channels run along; the others repeat them."""
     for dim, atoms in block.tracked.items():
         span = block.before[dim]

@@ -1,4 +1,4 @@
-"""A trial of what rules assumed about the code: does it count its channels anew once some are gone?
+"""Trials of what rules assumed about the code: that it counts its channels anew once some are gone.
 
 A graph cannot tell a size that stands in the code from one that the code read off a tensor. So some channels of each
 group are removed, and the network is traced again: every value must have the shape that its channels foretell.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor, fx, nn
 
 from haversack.errors import TraceError
@@ -21,6 +21,8 @@ from haversack.graph.surgery import edit
 from haversack.graph.trace import Trace, layer_path, trace
 from haversack.model import Edits
 
+# Whoever uses what these make ties it to its own channels or pins them.
+_MAKES_CONSTANTS = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "arange"}
 # Each is a trace of the whole network.
 _MOST_TRIALS = 3
 
@@ -70,12 +72,22 @@ def trials(groups: Sequence[ChannelGroup]) -> list[list[list[int]]]:
 
     Any two groups of one size differ in some trial, so that none passes for the other.
     """
-    bases = [max(1, group.size - max(group.least, 2)) for group in groups]
-    needed = max((math.ceil(math.log(len(groups), base)) for base in bases if base > 1), default=1)
+    counts = Counter(group.size for group in groups)
+    needed = max(math.ceil(math.log(count, max(size - 2, 2))) for size, count in counts.items())
+    seen: Counter[int] = Counter()
+    places = []
+    for group in groups:
+        places.append(seen[group.size])
+        seen[group.size] += 1
     return [
-        [_stay(group, 1 + place // base**trial % base) for place, (group, base) in enumerate(zip(groups, bases, strict=True))]
+        [_stay(group, _digit(place, trial, group.size - 2)) for place, group in zip(places, groups, strict=True)]
         for trial in range(min(max(needed, 1), _MOST_TRIALS))
     ]
+
+
+def _digit(number: int, place: int, base: int) -> int:
+    """A digit of a number, counted from 1."""
+    return 1 + number // base**place % base if base > 1 else 1
 
 
 def _stay(group: ChannelGroup, gone: int) -> list[int]:
@@ -103,9 +115,11 @@ def refuted(read: Trace, module: nn.Module, edits: Edits, foretold: Foretold) ->
 
 
 def _results(read: Trace) -> Iterator[fx.Node]:
-    """The operations that give tensors."""
+    """The operations that compute tensors."""
     for node in read.operations():
         value = node.meta.get("val")
+        if operation_name(node) in _MAKES_CONSTANTS:
+            continue
         if isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value)):
             yield node
 
@@ -168,3 +182,11 @@ def at_stake(
         for node, assumptions in assumed.items()
     }
     return {node: assumptions for node, assumptions in free.items() if assumptions}
+
+
+def in_vain(
+    assumed: Mapping[fx.Node, Sequence[Assumption]], staked: Mapping[fx.Node, Sequence[Assumption]]
+) -> set[str]:
+    """The sites that can be read in another way and whose channels must all stay as they are read now."""
+    free = {each.site for assumptions in staked.values() for each in assumptions}
+    return {each.site for assumptions in assumed.values() for each in assumptions if each.more} - free

@@ -236,9 +236,17 @@ def _refresh(layer: nn.Module, path: str) -> None:
         layer.num_parameters = layer.weight.shape[0]
     elif isinstance(layer, nn.Embedding):
         layer.num_embeddings, layer.embedding_dim = layer.weight.shape
-    elif isinstance(layer, nn.RNNBase):
-        layer.input_size, layer.hidden_size = layer.weight_ih_l0.shape[1], layer.weight_hh_l0.shape[1]  # type: ignore[union-attr]
+    else:
+        _refresh_sequential(layer)
+
+
+def _refresh_sequential(layer: nn.Module) -> None:
+    if isinstance(layer, nn.RNNBase):
+        layer.input_size = layer.get_parameter("weight_ih_l0").shape[1]
+        layer.hidden_size = layer.get_parameter("weight_hh_l0").shape[1]
         layer._init_flat_weights()  # noqa: SLF001 - the list that forward() reads
+    elif isinstance(layer, nn.RNNCellBase):
+        layer.input_size, layer.hidden_size = layer.weight_ih.shape[1], layer.weight_hh.shape[1]
     elif isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
         # The number of heads stays; all of them shrink.
         layer.embed_dim = layer.kdim = layer.vdim = layer.in_proj_weight.shape[1]

@@ -122,7 +122,7 @@ def grouped() -> nn.Module:
 
 
 class Transformer(nn.Module):
-    """Attention by hand and by nn.MultiheadAttention, each followed by an MLP whose hidden channels may go."""
+    """Attention by hand and by nn.MultiheadAttention, as wide as the stream that they write to."""
 
     def __init__(self, width: int = 16, heads: int = 4) -> None:
         super().__init__()
@@ -161,6 +161,54 @@ class Upscale(nn.Module):
         return self.end(torch.cat([self.fine(self.up(deep)), F.interpolate(low, scale_factor=2.0)], 1))
 
 
+class WholeHeads(nn.Module):
+    """Attention whose heads' size stands in the code, so that heads may go; then one whose heads may get smaller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(6, 20) for _ in range(3))
+        self.out, self.qkv, self.head = nn.Linear(20, 6), nn.Linear(6, 36), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = (layer(x).view(b, n, -1, 4).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = self.qkv(x).view(b, n, 3, 2, -1).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * 0.4).softmax(-1)
+        return self.head((weights @ v).transpose(1, 2).reshape(b, n, -1))
+
+
+class Recurrent(nn.Module):
+    """A stacked LSTM in both directions, a GRU whose last state is read, and a plain RNN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.lstm = nn.Linear(6, 8), nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True)
+        self.gru, self.rnn, self.head = nn.GRU(12, 8, 2), nn.RNN(12, 6, bias=False), nn.Linear(14, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lstm(self.into(x))[0].transpose(0, 1)
+        return self.head(torch.cat([self.gru(x)[1][-1], self.rnn(x)[0].mean(0)], 1))
+
+
+class Shuffled(nn.Module):
+    """Squeeze-and-excitation with sizes read off the tensor, halves that pass by, a shuffle and a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc1, self.fc2 = conv(3, 16), nn.Linear(16, 6), nn.Linear(6, 16)
+        self.branch, self.gated, self.up = conv(8, 8), nn.Conv2d(16, 12, 1), nn.Conv2d(6, 8, 1)
+        self.head = nn.Linear(2, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        b, c, h, w = x.shape
+        x = x * torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3)).view(b, c))))).view(b, c, 1, 1)
+        left, right = x[:, : c // 2], x[:, c // 2 :]
+        x = torch.cat([left, self.branch(right)], 1).view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+        return self.head(F.pixel_shuffle(F.relu(self.up(F.glu(self.gated(x), 1))), 2).amax((2, 3)))
+
+
 IMAGE, SIGNAL, TOKENS = torch.Size((2, 3, 8, 8)), torch.Size((2, 4, 26)), torch.Size((2, 7, 6))
 NETWORKS = {
     "padded residual": (PaddedResidual, IMAGE),
@@ -171,6 +219,9 @@ NETWORKS = {
     "grouped": (grouped, IMAGE),
     "transformer": (Transformer, TOKENS),
     "upscale": (Upscale, IMAGE),
+    "whole heads": (WholeHeads, TOKENS),
+    "recurrent": (Recurrent, TOKENS),
+    "shuffled": (Shuffled, IMAGE),
 }
 
 

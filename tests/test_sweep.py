@@ -1,0 +1,100 @@
+"""Pruning on any topology: each architecture is pruned, saved, loaded, exported and compared with ONNX Runtime."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent / "architectures"))
+import attention
+import maps
+import mobile
+import plain
+import refused
+import residual
+import sequences
+
+from haversack.errors import HaversackError
+from haversack.export.onnx.writer import write
+from haversack.graph.cost import cost
+from haversack.graph.groups import channel_groups
+from haversack.graph.quantized import lower
+from haversack.graph.surgery import load, save
+from haversack.graph.trace import trace
+from haversack.measure import host, parity
+from haversack.model import Model
+from haversack.task import Task
+from haversack.techniques.prune_channels import PruneChannels
+
+FAMILIES = (plain, residual, mobile, maps, sequences, attention)
+NETWORKS = {name: each for family in FAMILIES for name, each in family.NETWORKS.items()}
+# One of each kind of topology in the quick tests; all in the slow ones.
+QUICK = {"SE-Net", "ShuffleNetV2", "bidirectional GRU", "ViT", "ViT, whole heads", "spelled flatten", "maxout and GLU"}
+# Why networks are refused as a whole, and which layers of others must stay besides their outputs.
+REFUSED = {
+    "logistic regression": "no channel of this network can go (1: an output of the network)",
+    "spelled attention": "the code splits channels: unbind in the network itself",
+    "fixed filters": "tied to a dimension of fixed size (conv2d in the network itself)",
+    "a branch on values": "torch.export cannot trace the network",
+    "sorted channels": "topk in the network itself: how it uses channels is not known",
+    "LSTM cell": "the code spells the size: lstm_cell in layer cell",
+}
+PINNED = {
+    "ResNet option A": {"2.body.1.0": "zero channels that the code adds: pad in layer 2"},
+    "spelled flatten": {"features.2.0": "the code spells the size: view in the network itself"},
+}
+
+
+def inputs(shape: tuple[int, ...], batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    if shape == sequences.TOKENS:
+        return torch.randint(0, 40, (batch, *shape), generator=generator)
+    return torch.randn(batch, *shape, generator=generator)
+
+
+def built(name: str) -> tuple[nn.Module, Tensor]:
+    kind, shape = (NETWORKS | refused.NETWORKS)[name]
+    torch.manual_seed(0)
+    return kind().eval(), inputs(shape, 4)
+
+
+def pruned(module: nn.Module, x: Tensor) -> Model:
+    task = Task(train=list, calibrate=lambda: [x], score=lambda _: 0.0)
+    step = PruneChannels(keep=0.7, importance="l2", correct="nothing", imitate=0, epochs=0)
+    return step.apply(Model(module, (x[:1],)), task)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+)
+def test_an_architecture_loses_three_tenths_and_runs_everywhere(name: str, tmp_path: Path) -> None:
+    module, x = built(name)
+    small = pruned(module, x)
+    before, after = (cost(trace(each, (x[:1],))).macs for each in (module, small.module))
+    assert 0.4 * before < after <= 0.7 * before
+    save(small, tmp_path)
+    again = load(built(name)[0], tmp_path, (x[:1],))
+    with torch.no_grad():
+        assert torch.equal(again.module(x), small.module(x))
+    exported = host.load(write(lower(again)), threads=1)
+    parity.require(parity.compare(parity.in_torch(small.module), exported, [(x,)]), quantized=False)
+
+
+@pytest.mark.parametrize("name", refused.NETWORKS)
+def test_what_cannot_be_pruned_is_refused_with_the_reason(name: str) -> None:
+    module, x = built(name)
+    with pytest.raises(HaversackError) as refusal:
+        pruned(module, x)
+    assert REFUSED[name] in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+)
+def test_what_must_stay_is_listed_with_the_reason(name: str) -> None:
+    module, x = built(name)
+    pinned = channel_groups(trace(module, (x[:1],)), module).pinned
+    found = {each.layer: each.reason for each in pinned if each.reason != "an output of the network"}
+    assert found == PINNED.get(name, {})
