@@ -6,7 +6,7 @@ from torch import nn
 
 from haversack.errors import RecipeError, TrainingError
 from haversack.graph.groups import channel_groups
-from haversack.graph.importance import bn_scale, l2, taylor
+from haversack.graph.importance import Ranking, bn_scale, fpgm, l1, l2, taylor
 from haversack.graph.surgery import edit, edits_for
 from haversack.graph.trace import trace
 from haversack.task import Task
@@ -24,6 +24,32 @@ def test_l2_is_the_norm_of_all_kernel_slices() -> None:
     rows, columns = module[0].weight.detach(), module[2].weight.detach()
     expected = [torch.cat([rows[c].flatten(), columns[:, c].flatten()]).norm().item() for c in range(4)]
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_l1_is_the_sum_of_all_magnitudes() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).eval()
+    groups = channel_groups(trace(module, (torch.randn(2, 3, 5, 5),)), module).groups
+    rows, columns = module[0].weight.detach(), module[2].weight.detach()
+    expected = [(rows[c].abs().sum() + columns[:, c].abs().sum()).item() for c in range(4)]
+    np.testing.assert_allclose(l1(module, groups)[0], expected, rtol=1e-5)
+
+
+def test_the_kernel_in_the_middle_of_the_others_matters_least_to_fpgm() -> None:
+    module = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1)).eval()
+    module[0].weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [0.1, 0.0]])
+    module[2].weight.data.fill_(1.0)
+    groups = channel_groups(trace(module, (torch.randn(2, 2),)), module).groups
+    (scores,) = fpgm(module, groups)
+    rows = module[0].weight.double()
+    expected = [sum((row - other).norm().item() for other in rows) for row in rows]
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    assert scores.argmin() == 4
+
+
+def test_a_ranking_of_scores_adds_them_up_from_the_least() -> None:
+    ranking = Ranking.of(np.array([3.0, 1.0, 2.0]))
+    assert ranking.order == (1, 2, 0)
+    assert ranking.losses == (0.0, 1.0, 3.0, 6.0)
 
 
 def test_bn_scale_is_the_magnitude_of_gamma() -> None:

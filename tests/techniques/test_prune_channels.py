@@ -75,38 +75,38 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("importance", ["l2", "bn_scale", "taylor"])
+@pytest.mark.parametrize("importance", ["l1", "l2", "fpgm", "bn_scale", "taylor", "second_order"])
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize(("of", "measured"), [("macs", macs), ("parameters", parameters)])
 def test_the_pruned_network_costs_at_most_the_fraction_asked_for(
     model: Model, importance: str, scope: str, of: str, measured: object
 ) -> None:
-    step = PruneChannels(keep=0.6, of=of, importance=importance, scope=scope, epochs=0)
+    step = PruneChannels(keep=0.6, of=of, importance=importance, scope=scope, correct="nothing", imitate=0, epochs=0)
     share = measured(step.apply(model, task()).module) / measured(model.module)
     assert 0.5 < share <= 0.6
 
 
 def test_latency_is_lowered_in_whole_blocks(model: Model) -> None:
-    small = PruneChannels(keep=0.7, of="latency", multiple=8, epochs=0).apply(model, task()).module
+    small = PruneChannels(keep=0.7, of="latency", multiple=8, imitate=0, epochs=0).apply(model, task()).module
     assert macs(small) < macs(model.module)
     assert small.stem.out_channels % 8 == small.a.out_channels % 8 == 0
 
 
 @pytest.mark.parametrize("multiple", [2, 4, 8, 16])
 def test_channel_counts_are_multiples_and_never_less_than_one(model: Model, multiple: int) -> None:
-    small = PruneChannels(keep=0.8, multiple=multiple, epochs=0).apply(model, task()).module
+    small = PruneChannels(keep=0.8, multiple=multiple, imitate=0, epochs=0).apply(model, task()).module
     for width in (small.stem.out_channels, small.a.out_channels, small.b.out_channels):
         assert width % multiple == 0
         assert width > 0
 
 
 def test_a_layer_narrower_than_the_multiple_stays_whole(model: Model) -> None:
-    small = PruneChannels(keep=0.6, of="parameters", multiple=16, epochs=0).apply(model, task()).module
+    small = PruneChannels(keep=0.6, of="parameters", multiple=16, imitate=0, epochs=0).apply(model, task()).module
     assert (small.stem.out_channels, small.a.out_channels) == (16, 16)
 
 
 def test_min_share_is_a_floor(model: Model) -> None:
-    small = PruneChannels(keep=0.6, min_share=0.5, importance="l2", epochs=0).apply(model, task()).module
+    small = PruneChannels(keep=0.6, min_share=0.5, importance="l2", imitate=0, epochs=0).apply(model, task()).module
     assert small.stem.out_channels >= 8
     assert small.a.out_channels >= 16
 
@@ -162,15 +162,63 @@ def test_the_same_seed_gives_the_same_network(model: Model) -> None:
 
 
 def test_training_wins_back_what_pruning_lost(model: Model) -> None:
-    ours, step = task(), PruneChannels(keep=0.15, importance="l2", scope="layer", min_share=0.1, correct="nothing", imitate=0, epochs=6)
+    ours, step = (
+        task(),
+        PruneChannels(keep=0.15, importance="l2", scope="layer", min_share=0.1, correct="nothing", imitate=0, epochs=6),
+    )
     dry = ours.scored(replace(step, epochs=0).apply(model, ours).module)
     trained = ours.scored(step.apply(model, ours).module)
     assert dry < 0.7
     assert trained > 0.9
 
 
+def test_least_squares_and_imitation_win_back_what_pruning_lost_without_labels(model: Model) -> None:
+    def unlabelled() -> list[tuple[Tensor, Tensor]]:
+        raise AssertionError("nobody may look at labels")
+
+    ours = replace(task(), train=unlabelled)
+    lost, found = [], (("nothing", 0), ("statistics", 0), ("least_squares", 0), ("least_squares", 5))
+    for correct, imitate in found:
+        small = PruneChannels(keep=0.3, correct=correct, imitate=imitate, epochs=0).apply(model, ours)
+        images = torch.cat(list(ours.calibrate()))
+        with torch.no_grad():
+            lost.append(float((small.module(images) - model.module(images)).square().mean()))
+    assert lost[3] < lost[2] < min(lost[:2])
+
+
+def test_without_calibration_inputs_training_inputs_stand_in(model: Model) -> None:
+    without = replace(task(), calibrate=None)
+    small = PruneChannels(keep=0.6, imitate=1, epochs=0).apply(model, without)
+    assert macs(small.module) <= 0.6 * macs(model.module)
+
+
+def test_rounds_share_what_is_to_be_pruned_and_trained(model: Model) -> None:
+    ours, seen = task(), []
+    counting = replace(ours, train=lambda: seen.append(1) or ours.train())
+    step = PruneChannels(keep=0.4, rounds=2, min_share=0.1, imitate=0, epochs=3)
+    small = step.apply(model, counting)
+    assert 0.3 < macs(small.module) / macs(model.module) <= 0.4
+    assert small.teacher is model.module
+    assert len(seen) >= 3
+
+
+def test_latency_is_measured_where_there_is_something_to_measure_on(model: Model) -> None:
+    class Runtime:
+        """A device that takes its time for the stem alone."""
+
+        def latencies_ms(self, models: list[Model]) -> list[float]:
+            return [each.module.stem.out_channels / 10 for each in models]
+
+        def flash_bytes(self, model: Model) -> int:
+            raise NotImplementedError
+
+    step = PruneChannels(keep=0.75, of="latency", correct="nothing", imitate=0, epochs=0)
+    small = step.apply(replace(model, target=Runtime()), task()).module
+    assert (small.stem.out_channels, small.a.out_channels) == (12, 32)
+
+
 def test_two_rounds_of_pruning_reload_onto_a_fresh_network(model: Model, tmp_path: Path) -> None:
-    step = PruneChannels(keep=0.7, epochs=0)
+    step = PruneChannels(keep=0.7, imitate=1, epochs=0)
     twice = step.apply(step.apply(model, task()), task())
     save(twice, tmp_path)
     again = load(Small(), tmp_path, model.example)
@@ -184,7 +232,8 @@ def test_two_rounds_of_pruning_reload_onto_a_fresh_network(model: Model, tmp_pat
     [
         {"keep": 0.0}, {"keep": 1.0}, {"keep": float("nan")}, {"of": "joules"}, {"importance": "magic"},
         {"scope": "world"}, {"multiple": 0}, {"multiple": 1.5}, {"min_share": 0.0}, {"min_share": 1.1},
-        {"epochs": -1}, {"learning_rate": 0.0}, {"learning_rate": float("inf")},
+        {"correct": "luck"}, {"imitate": -1}, {"rounds": 0}, {"rounds": 1.5}, {"epochs": -1},
+        {"learning_rate": 0.0}, {"learning_rate": float("inf")},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_with_a_mend(settings: dict[str, object]) -> None:

@@ -1,0 +1,73 @@
+"""Channel pruning on CIFAR-10: pretrained ResNets at half of their multiply-accumulates, one-shot and after two epochs.
+
+One-shot means 500 training images without labels; every setting was chosen on held-back training images.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from cifar10 import Images, images, pretrained
+from resnet20_task import task
+from torch import nn
+
+from haversack.graph.cost import cost
+from haversack.graph.trace import trace
+from haversack.model import Model
+from haversack.techniques.prune_channels import PruneChannels
+
+KEEP = 0.5
+
+
+def run(data: Path, *, quick: bool) -> dict[str, object]:
+    """Accuracy on the test images, the fraction of multiply-accumulates that is left, and seconds.
+
+    `quick` trains and tests on a part of the images.
+    """
+    test = images(data)[1].first(1_000 if quick else 10_000)
+    found: dict[str, object] = {}
+    for depth in (56, 20):
+        found |= _one_shot(data, depth, test)
+        found |= _trained(data, depth, test, learn=2_000 if quick else 50_000)
+    return found
+
+
+def _one_shot(data: Path, depth: int, test: Images) -> dict[str, object]:
+    model = _model(data, depth)
+    begin = time.perf_counter()
+    small = PruneChannels(keep=KEEP, epochs=0).apply(model, task(data))
+    seconds = time.perf_counter() - begin
+    name = f"resnet{depth}"
+    return {
+        f"{name}.one_shot": _accuracy(small.module, test),
+        f"{name}.one_shot_seconds": round(seconds, 1),
+        f"{name}.one_shot_macs": round(_macs(small) / _macs(model), 4),
+    }
+
+
+def _trained(data: Path, depth: int, test: Images, *, learn: int) -> dict[str, object]:
+    model = _model(data, depth)
+    begin = time.perf_counter()
+    small = PruneChannels(keep=KEEP, epochs=2).apply(model, task(data, learn=learn))
+    seconds = time.perf_counter() - begin
+    name = f"resnet{depth}"
+    return {
+        f"{name}.two_epochs": _accuracy(small.module, test),
+        f"{name}.two_epochs_seconds": round(seconds, 1),
+        f"{name}.two_epochs_macs": round(_macs(small) / _macs(model), 4),
+    }
+
+
+def _model(data: Path, depth: int) -> Model:
+    return Model(pretrained(data, depth), (torch.zeros(1, 3, 32, 32),))
+
+
+def _macs(model: Model) -> int:
+    return cost(trace(model.module, model.example)).macs
+
+
+def _accuracy(module: nn.Module, test: Images) -> float:
+    with torch.no_grad():
+        return round(test.accuracy(module), 4)
