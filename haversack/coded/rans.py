@@ -131,6 +131,8 @@ class Decoder:
         """The next `count` symbols, uint8, each by its table."""
         if not len(self.states):
             raise CodedError("the file has no coded part, though something is coded.", mend="fetch it again.")
+        if which is None and tables.frequencies.max() == TOTAL:
+            return np.full(count, tables.frequencies.argmax(), np.uint8)
         read = self._in_one if len(self.states) == 1 else self._in_lanes
         symbols, frequencies = tables.symbols, tables.frequencies.astype(np.uint64)
         slots = np.tile(np.arange(TOTAL, dtype=np.uint64), (len(symbols), 1))

@@ -132,7 +132,10 @@ def _find_planes(cursor: Cursor, shape: tuple[int, ...], count: int) -> list[Fou
 
 def _values(found: list[Found], shape: tuple[int, ...], dtype: np.dtype[Any], decoder: Decoder) -> Array:
     """The integers whose planes these are."""
-    whole = np.zeros(shape, np.int32)
-    for each in found:
-        whole = whole << 8 | each.values(decoder)
-    return np.asarray((whole + np.iinfo(dtype).min).astype(dtype))
+    lowest = int(np.iinfo(dtype).min)
+    if not found:
+        return np.zeros(shape, dtype)
+    if len(found) == 1:
+        return np.asarray((found[0].values(decoder) ^ np.uint8(lowest & 0x80)).view(dtype))
+    high, low = (each.values(decoder).astype(np.uint16) for each in found)
+    return np.asarray((high << np.uint16(8) | low) ^ np.uint16(lowest & 0x8000)).view(dtype)

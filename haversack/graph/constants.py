@@ -11,7 +11,8 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten
 
 from haversack.graph.channel_reads import channel_axis
-from haversack.graph.intervals import Call, Interval, enclose, unbounded
+from haversack.graph.interval_rules import enclose
+from haversack.graph.intervals import Call, Interval, unbounded
 from haversack.graph.trace import Trace
 
 
