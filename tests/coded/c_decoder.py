@@ -63,6 +63,13 @@ def _dumped(tensor: Stored) -> bytes:
         numbers += [0, 0, 0, 0xFFFFFFFF, 0, 0]
         return np.array([*numbers, values.nbytes], "<u4").tobytes() + values.tobytes()
     axis = 0xFFFFFFFF if integers.axis is None else integers.axis
-    numbers += [integers.bits, integers.signed, integers.narrow, axis, integers.scale.size, integers.zero_point.size > 0]
+    numbers += [
+        integers.bits,
+        integers.signed,
+        integers.narrow,
+        axis,
+        integers.scale.size,
+        integers.zero_point.size > 0,
+    ]
     steps = integers.scale.tobytes() + integers.zero_point.tobytes()
     return np.array(numbers, "<u4").tobytes() + steps + np.array([values.nbytes], "<u4").tobytes() + values.tobytes()

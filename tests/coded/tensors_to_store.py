@@ -46,7 +46,9 @@ def integers(seed: int, shape: tuple[int, ...]) -> Integers:
 def codebook(seed: int, shape: tuple[int, ...]) -> Codebook:
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 257))
-    return Codebook(skewed(rng, shape, 0, count - 1), rng.normal(size=count).astype(rng.choice([np.float16, np.float32])))
+    return Codebook(
+        skewed(rng, shape, 0, count - 1), rng.normal(size=count).astype(rng.choice([np.float16, np.float32]))
+    )
 
 
 def raw(seed: int, shape: tuple[int, ...]) -> Raw:
@@ -58,7 +60,9 @@ def raw(seed: int, shape: tuple[int, ...]) -> Raw:
     return Raw(skewed(rng, shape, max(ends.min, -(2**40)), min(ends.max, 2**40)).astype(dtype))
 
 
-STORED = st.builds(lambda make, seed, shape: make(seed, shape), st.sampled_from([integers, codebook, raw]), SEEDS, SHAPES)
+STORED = st.builds(
+    lambda make, seed, shape: make(seed, shape), st.sampled_from([integers, codebook, raw]), SEEDS, SHAPES
+)
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40) | st.sampled_from(
     ["conv1.weight", "conv1.bias", "conv2.weight", "layer1.0.conv1.weight", "layer1.0.bias", ".weight", ".bias"]
 )
