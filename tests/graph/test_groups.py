@@ -9,7 +9,9 @@ from prunable_networks import NETWORKS, PaddedBlock, build, conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haversack.graph.groups import ChannelGroup, Groups, channel_groups, components
+from haversack.graph.channel_trial import trials
+from haversack.graph.groups import ChannelGroup, Groups, Member, channel_groups, components
+from haversack.graph.surgery import edit, edits_for
 from haversack.graph.trace import trace
 
 
@@ -92,23 +94,104 @@ def test_concatenated_channels_keep_their_places() -> None:
     assert places["head.weight"] == ((10,), (11,), (12,), (13,))
 
 
-def test_only_the_hidden_channels_of_a_transformer_can_go() -> None:
+def test_heads_as_wide_as_the_stream_shrink_with_it() -> None:
+    """The code splits 16 channels into 4 heads and writes as many back; nn.MultiheadAttention demands it."""
     module, x = build("transformer")
-    found = groups_of(module, x)
-    assert set(by_name(found)) == {"mlp.0", "layer.linear1"}
-    assert any(each.layer == "embed" and "attention" in each.reason for each in found.pinned)
-    assert any(each.layer == "qkv" for each in found.pinned)
+    found = by_name(groups_of(module, x))
+    assert set(found) == {"embed", "mlp.0", "layer.linear1"}
+    taken = {(member.tensor, member.dim): member.indices[1] for member in found["embed"].members}
+    assert taken["embed.weight", 0] == taken["out.weight", 1] == (1, 5, 9, 13)
+    assert taken["qkv.weight", 0] == taken["layer.self_attn.in_proj_weight", 0] == (*range(1, 48, 4),)
+
+
+def test_whole_heads_go_where_their_number_is_what_is_left_and_all_shrink_where_their_size_is() -> None:
+    module, x = build("whole heads")
+    found = by_name(groups_of(module, x))
+    rows = {(member.tensor, member.dim): member.indices for member in (*found["q"].members, *found["qkv"].members)}
+    assert found["q"].size == 5
+    assert rows["q.weight", 0][1] == rows["k.weight", 0][1] == rows["out.weight", 1][1] == (4, 5, 6, 7)
+    assert found["qkv"].size == 6
+    assert rows["qkv.weight", 0][0] == (0, 6, 12, 18, 24, 30)
+
+
+def test_a_hidden_unit_goes_with_its_gates_in_all_layers_and_directions() -> None:
+    module, x = build("recurrent")
+    found = by_name(groups_of(module, x))
+    rows = {(member.tensor, member.dim): member.indices[2] for member in found["lstm"].members}
+    assert rows["lstm.weight_ih_l0", 0] == rows["lstm.bias_hh_l1_reverse", 0] == (2, 8, 14, 20)
+    assert rows["lstm.weight_hh_l1", 1] == (2,)
+    assert rows["lstm.weight_ih_l1", 1] == rows["gru.weight_ih_l0", 1] == (2, 8)
+    assert {"into", "gru", "rnn"} < set(found)
+
+
+class Cell(nn.Module):
+    """A recurrent cell in a loop that starts from zeros of a size that `size` tells."""
+
+    def __init__(self, size: object) -> None:
+        super().__init__()
+        self.cell, self.out, self.size = nn.GRUCell(6, 8), nn.Linear(8, 2), size
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[0], self.size(self.cell))
+        for step in range(3):
+            state = self.cell(x[:, step], state)
+        return self.out(state)
+
+
+def test_first_states_may_be_as_wide_as_the_layer_says_but_not_as_the_code_says() -> None:
+    x = torch.randn(2, 3, 6)
+    assert [group.name for group in groups_of(Cell(lambda cell: cell.hidden_size), x).groups] == ["cell"]
+    spelled = groups_of(Cell(lambda _: 8), x)
+    assert not spelled.groups
+    assert any("spells the size" in each.reason for each in spelled.pinned)
+
+
+@pytest.mark.parametrize(
+    ("between", "width"),
+    [
+        (lambda x: x.view(x.shape[0], x.shape[1] * 16), 128),
+        (lambda x: x.mean((2, 3)).view(-1, x.shape[1], 1, 1).squeeze(3).squeeze(2), 8),
+        (lambda x: x[:, : x.shape[1] // 2].mean((2, 3)), 4),
+        (lambda x: torch.cat([x[:, x.shape[1] // 2 :], x[:, : x.shape[1] // 2]], 1).mean((2, 3)), 8),
+        (lambda x: x.split(x.shape[1] // 4, 1)[2].mean((2, 3)), 2),
+        (lambda x: (x.chunk(2, 1)[0] * x.chunk(2, 1)[1]).mean((2, 3)), 4),
+        (lambda x: x.unflatten(1, (2, x.shape[1] // 2)).mean((1, 3, 4)), 4),
+        (lambda x: F.glu(x, 1).mean((2, 3)), 4),
+        (lambda x: F.pixel_shuffle(x, 2).mean((2, 3)), 2),
+        (lambda x: F.pixel_unshuffle(x, 2).mean((2, 3)), 32),
+        (lambda x: F.channel_shuffle(x, 2).mean((2, 3)), 8),
+        (lambda x: x.mean((2, 3), keepdim=True).expand(-1, x.shape[1], 4, 4).amax((2, 3)), 8),
+        (lambda x: F.layer_norm(x.mean((2, 3)), x.shape[1:2]), 8),
+    ],
+)
+def test_channels_that_the_code_counts_anew_can_go(between: object, width: int) -> None:
+    module, x = Lambda(between, nn.Linear(width, 2)).eval(), torch.randn(2, 3, 4, 4)
+    found = groups_of(module, x).groups
+    assert [group.name for group in found] == ["first"]
+    kept = [range(group.size - 1) for group in found]
+    assert edit(module, edits_for(module, found, kept))(x).shape == (2, 2)
+
+
+def test_some_trial_tells_any_two_groups_of_one_size_apart() -> None:
+    sizes = [8] * 30 + [3] * 2 + [2] * 4
+    groups = [ChannelGroup(str(i), (Member("w", 0, tuple((c,) for c in range(n))),)) for i, n in enumerate(sizes)]
+    left = list(zip(*([len(stay) for stay in trial] for trial in trials(groups)), strict=True))
+    assert len(set(left[:30])) == 30
+    assert all(0 < count < size for counts, size in zip(left, sizes, strict=True) for count in counts)
 
 
 @pytest.mark.parametrize(
     ("between", "head", "reason"),
     [
         (lambda x: x.view(-1, 8 * 16), nn.Linear(128, 2), "spells the size"),
-        (lambda x: x[:, :4], nn.Conv2d(4, 2, 1), "picks channels"),
-        (lambda x: x.split(4, 1)[0] * x.split(4, 1)[1], nn.Conv2d(4, 2, 1), "splits channels"),
-        (lambda x: F.pixel_shuffle(x, 2), nn.Conv2d(2, 2, 1), "not known"),
+        (lambda x: x[:, :4], nn.Conv2d(4, 2, 1), "spells the size"),
+        (lambda x: x[:, :3], nn.Conv2d(3, 2, 1), "picks channels"),
+        (lambda x: x.split(4, 1)[0] * x.split(4, 1)[1], nn.Conv2d(4, 2, 1), "spells the size"),
+        (lambda x: x.split((2, 6), 1)[1], nn.Conv2d(6, 2, 1), "unevenly"),
+        (lambda x: x.unbind(1)[0][:, None], nn.Conv2d(1, 2, 1), "splits channels"),
+        (lambda x: x.sort(1).values, nn.Conv2d(8, 2, 1), "not known"),
         (lambda x: F.conv2d(x, torch.ones(8, 1, 3, 3), groups=8), nn.Conv2d(8, 2, 1), "fixed size"),
-        (lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (8,)), nn.Linear(8, 2), "normalised shape"),
+        (lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (8,)), nn.Linear(8, 2), "spells the size"),
         (lambda x: x.expand(2, 8, 4, 4), nn.Conv2d(8, 2, 1), "spells the size"),
         (lambda x: x + torch.arange(8.0)[:, None, None], nn.Conv2d(8, 2, 1), "fixed size"),
     ],
@@ -144,17 +227,17 @@ def test_channels_that_only_pass_through_can_go(between: object, head: nn.Module
     assert ("head.weight", 1) in dims(group)
 
 
-def test_a_recurrent_layer_pins_what_flows_in_and_out() -> None:
-    class Recurrent(nn.Module):
+def test_an_lstm_with_a_projection_pins_what_flows_in_and_out() -> None:
+    class Projected(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.into, self.lstm = nn.Linear(4, 6), nn.LSTM(6, 5, batch_first=True)
+            self.into, self.lstm = nn.Linear(4, 6), nn.LSTM(6, 8, batch_first=True, proj_size=5)
             self.hidden, self.out = nn.Linear(5, 7), nn.Linear(7, 2)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.out(F.relu(self.hidden(self.lstm(self.into(x))[0][:, -1])))
 
-    found = groups_of(Recurrent(), torch.randn(2, 3, 4))
+    found = groups_of(Projected(), torch.randn(2, 3, 4))
     assert set(by_name(found)) == {"hidden"}
     assert any(each.layer == "into" and "lstm in layer lstm" in each.reason for each in found.pinned)
 
