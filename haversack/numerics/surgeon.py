@@ -84,7 +84,7 @@ def _first_costs(weight: Tensor, inverse: Tensor, pattern: Pattern) -> Tensor:
     count = columns // width
     blocks = inverse.view(groups, count, width, count, width).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
     parts = weight.view(groups, rows, count, width).permute(0, 2, 3, 1)
-    alone = (parts * torch.linalg.solve(blocks, parts)).sum(2).mT.view(groups, -1, pattern.rows, count).sum(2)
+    alone: Tensor = (parts * torch.linalg.solve(blocks, parts)).sum(2).mT.view(groups, -1, pattern.rows, count).sum(2)
     return alone.repeat_interleave(pattern.rows, 1).repeat_interleave(width, 2)
 
 

@@ -1,3 +1,5 @@
+import copy
+
 import torch
 from prunable_networks import build
 from torch import nn
@@ -36,3 +38,21 @@ def test_few_inputs_change_nothing() -> None:
     small = nn.Sequential(*module)
     again = with_corrected_statistics(small, module, Edits(), [(x,)])
     assert torch.equal(again(x), small(x))
+
+
+def test_a_channel_that_became_constant_is_not_blown_up() -> None:
+    torch.manual_seed(0)
+    layer, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    module = nn.Sequential(layer, norm).train()
+    for _ in range(50):
+        module(torch.randn(64, 3, 8, 8) + 1)
+    small = copy.deepcopy(module.eval())
+    with torch.no_grad():
+        small[0].weight[1] = 0
+    # Calibration inputs of other brightness than the training data: their means differ.
+    inputs = torch.randn(128, 3, 8, 8) + 1.5
+    corrected = with_corrected_statistics(small, module, Edits(), [(inputs,)])
+    with torch.no_grad():
+        constant = corrected(inputs)[:, 1]
+    assert (constant - norm.bias[1]).abs().max() < 0.5
+    assert torch.equal(corrected[1].running_mean[0], module[1].running_mean[0])
