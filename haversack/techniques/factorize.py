@@ -16,16 +16,16 @@ from haversack.numerics.factors import factorized, fitting, loss
 from haversack.numerics.factors.allocate import Choice, allocated
 from haversack.numerics.factors.ladder import by_rule, ladder
 from haversack.numerics.factors.method import Method
-from haversack.numerics.factors.price import Measure, Price
+from haversack.numerics.factors.price import Measure, Price, price_of
 from haversack.numerics.factors.problem import Problem
-from haversack.numerics.factors.sites import Batches, Site, problem_at, sites, with_chains
+from haversack.numerics.factors.sites import Batches, Site, blank, problem_at, sites, with_chains
 from haversack.progress import say, track
 from haversack.recipe import Stage
 from haversack.task import Task
 
 Way = Literal["auto", "svd", "spatial", "tucker", "cp"]
 Rule = Literal["measured", "energy", "vbmf"]
-_SAID = {"latency": "latency", "macs": "multiply-accumulates", "parameters": "parameters"}
+_SAID: dict[Measure, str] = {"latency": "latency", "macs": "multiply-accumulates", "parameters": "parameters"}
 _TRIES = 3
 """Layers are timed by themselves: what they save together has to be corrected once or twice."""
 
@@ -80,15 +80,13 @@ class Factorize:
         where no layer pays, or the whole network turns out not to be cheaper.
         """
         found, batches = self._sites(model), task.calibration() if task.calibrate is not None else []
-        price = Price(model, self.of)
-        shares = price.shares(found)
-        choices = [
-            self._choices(price, site, share, batches)
-            for site, share in track(list(zip(found, shares, strict=True)), "trying factors", len(found))
-        ]
+        price = price_of(model, self.of)
+        choices = [self._choices(price, site, batches) for site in track(found, "trying factors", len(found))]
         if all(len(each) == 1 for each in choices):
             raise NothingChangedError(f"no layer has less {_SAID[self.of]} in factors.", mend="leave the step out.")
-        small = replace(self._small(price, found, choices, batches), teacher=model.teacher or model.module)
+        chosen = self._chosen(price, found, choices)
+        _report(found, chosen)
+        small = replace(_with(model, found, chosen, batches), teacher=model.teacher or model.module)
         if self.epochs:
             return small.with_module(finetune(small, task, Training(self.epochs, self.learning_rate, seed=self.seed)))
         corrected = with_corrected_statistics(small.module, model.module, small.edits, batches) if batches else None
@@ -104,9 +102,9 @@ class Factorize:
     @classmethod
     def _reachable(cls, of: Measure, model: Model, device: Device) -> Iterable[Self]:
         mildest = cls(0.85, of, multiple=device.channel_multiple)
-        found, price = sites(model)[0], Price(replace(model, target=None), of)
-        cheapest = [min([1.0, *price.ratios(site, mildest._layers(site))]) for site in found]
-        left = 1 - sum(share * (1 - least) for share, least in zip(price.shares(found), cheapest, strict=True))
+        found, price = sites(model)[0], price_of(replace(model, target=None), of)
+        gains = [price.gains(site, mildest._layers(site)) for site in found]
+        left = 1 - sum(max([0.0, *(gain.saved for gain in each)]) for each in gains)
         return (replace(mildest, keep=keep) for keep in (0.85, 0.7, 0.55, 0.4) if keep >= left and left < 1)
 
     def _sites(self, model: Model) -> list[Site]:
@@ -128,50 +126,57 @@ class Factorize:
     def _layers(self, site: Site) -> list[tuple[Layer, ...]]:
         return [each.layers for each in ladder(self._ways(site), site.geometry, self.multiple)]
 
-    def _choices(self, price: Price, site: Site, share: float, batches: Batches) -> list[Choice]:
+    def _choices(self, price: Price, site: Site, batches: Batches) -> list[Choice]:
         """The layer as it is, and the ways to write it that are cheaper, with what they lose of its output."""
         problem = problem_at(price.model.module, site, batches)
         tried = list(self._tried(site, problem))
-        ratios = price.ratios(site, [each.layers for each in tried])
+        gains = price.gains(site, [each.layers for each in tried])
         cheaper = [
-            replace(each, cost=share * ratio, loss=loss(problem, each.method, each.ranks))
-            for each, ratio in zip(tried, ratios, strict=True)
-            if ratio < price.worth
+            replace(each, cost=-gain.saved, loss=loss(problem, each.method, each.ranks))
+            for each, gain in zip(tried, gains, strict=True)
+            if gain.pays
         ]
         if not cheaper:
-            best = f"the best of {len(ratios)} ranks has {min(ratios):.2f} of it" if ratios else "no rank fits"
-            say(f"{site.path} is left alone: in factors its {_SAID[self.of]} is not less; {best}.")
-        return [Choice("", (), (site.whole,), share), *cheaper]
+            best = f"the best has {min(gain.ratio for gain in gains):.2f} of it" if gains else "no rank fits"
+            say(f"{site.path} is left alone: no factors have less {_SAID[self.of]}; {best}.")
+        return [Choice("", (), (site.whole,)), *cheaper]
 
     def _tried(self, site: Site, problem: Problem) -> Iterable[Choice]:
         if self.ranks == "measured":
             return ladder(self._ways(site), site.geometry, self.multiple)
         return by_rule(self._ways(site), problem, self.multiple, self.energy if self.ranks == "energy" else None)
 
-    def _small(self, price: Price, found: list[Site], choices: list[list[Choice]], batches: Batches) -> Model:
-        """The network with the chosen factors, not trained; measured to be cheaper."""
-        # What is not in these layers stays; a rule's ranks are taken wherever they pay.
-        floor = 1 - sum(each[0].cost - min(one.cost for one in each) for each in choices)
-        if self.ranks == "measured" and floor > self.keep:
-            raise RecipeError(
-                f"keep is {self.keep}, but the smallest fraction of {_SAID[self.of]} in reach is {floor:.3f}.",
-                mend="keep more, or lower multiple.",
-            )
-        wanted, goal = (self.keep, self.keep) if self.ranks == "measured" else (floor, floor)
-        for _ in range(_TRIES):
-            chosen = allocated(choices, max(goal, floor))
-            small = _with(price.model, found, chosen, batches)
-            ratio = price.ratio(small)
-            if ratio <= wanted * 1.01 or goal <= floor or not price.timed:
-                break
-            goal -= ratio - wanted
-        _report(found, chosen, ratio, _SAID[self.of])
-        if ratio >= 1:
+    def _chosen(self, price: Price, found: list[Site], choices: list[list[Choice]]) -> list[Choice]:
+        """One choice a layer, with which the network is measured to cost what it may."""
+        cheapest = [min(each, key=lambda one: one.cost) for each in choices]
+        least, said = price.ratio(_blank(price.model, found, cheapest)), _SAID[self.of]
+        if least >= 1:
             raise NothingChangedError(
-                f"with factors the network has {ratio:.3f} of its {_SAID[self.of]}, though its layers have less alone.",
+                f"with factors the network has {least:.3f} of its {said}, though its layers have less by themselves.",
                 mend="leave the step out.",
             )
-        return small
+        if self.ranks != "measured":
+            return cheapest
+        if least > self.keep:
+            raise RecipeError(
+                f"keep is {self.keep}, but the smallest fraction of {said} in reach is {least:.3f}.",
+                mend="keep more, or lower multiple.",
+            )
+        # What layers save by themselves is not what they save together: the cheapest choices tell by how much.
+        scale = sum(one.cost for one in cheapest) / (least - 1)
+        goal = 1 - (1 - self.keep) * scale
+        for _ in range(_TRIES):
+            chosen = allocated(choices, goal)
+            ratio = price.ratio(_blank(price.model, found, chosen))
+            if ratio <= self.keep * (1.01 if price.timed else 1):
+                return chosen
+            goal -= (ratio - self.keep) * scale
+        return cheapest
+
+
+def _blank(model: Model, found: Sequence[Site], chosen: Sequence[Choice]) -> Model:
+    pairs = zip(found, chosen, strict=True)
+    return blank(model, {site.path: choice.layers for site, choice in pairs if choice.method})
 
 
 def _with(model: Model, found: Sequence[Site], chosen: Sequence[Choice], batches: Batches) -> Model:
@@ -184,9 +189,8 @@ def _with(model: Model, found: Sequence[Site], chosen: Sequence[Choice], batches
     return model.with_module(*with_chains(model.module, chains))
 
 
-def _report(found: Sequence[Site], chosen: Sequence[Choice], ratio: float, of: str) -> None:
+def _report(found: Sequence[Site], chosen: Sequence[Choice]) -> None:
     for site, choice in zip(found, chosen, strict=True):
         if choice.method:
             ranks = " x ".join(map(str, choice.ranks))
             say(f"{site.path}: {choice.method} of rank {ranks}, {choice.loss:.1%} of its output is lost.")
-    say(f"the network has {ratio:.3f} of its {of}.")

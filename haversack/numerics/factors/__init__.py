@@ -41,8 +41,9 @@ def decomposed(problem: Problem, method: str, ranks: Ranks) -> Factors:
 
 
 def loss(problem: Problem, method: str, ranks: Ranks) -> float:
-    """The share of the layer's output power that its factors lose."""
-    return problem.error(METHODS[method].compose(decomposed(problem, method, ranks)))
+    """The share of the layer's output power that factors lose which fit the inputs; at most so much is lost."""
+    way = METHODS[method]
+    return problem.error(way.compose(way.decompose(problem, ranks)))
 
 
 def factorized(problem: Problem, method: str, ranks: Ranks) -> Chain:

@@ -11,7 +11,7 @@ from haversack.numerics.factors.method import Ranks
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to write a layer. Its cost is a share of the network's, its loss one of the layer's output."""
+    """One way to write a layer: its cost over the layer as it is, a share of the network's; its loss, of its output."""
 
     method: str
     ranks: Ranks
@@ -37,13 +37,12 @@ def frontier(choices: Sequence[Choice]) -> list[Choice]:
 def allocated(layers: Sequence[Sequence[Choice]], goal: float) -> list[Choice]:
     """One choice a layer, so that the network costs at most `goal` of what it did, or as little as is in reach.
 
-    Each layer's first choice is the layer as it is; what the network costs beside these layers stays. Always takes the
-    step that loses least for what it saves, then takes those back that turn out not to be needed, latest first.
+    One choice of each layer is the layer as it is, which costs 0. Always takes the step that loses least for what it
+    saves, then takes those back that turn out not to be needed, latest first.
     """
     hulls = [frontier(choices) for choices in layers]
-    rest = 1 - sum(choices[0].cost for choices in layers)
     steps, taken = [0] * len(hulls), []
-    while rest + _cost(hulls, steps) > goal + 1e-9:
+    while _cost(hulls, steps) > goal + 1e-9:
         open_ = [place for place, hull in enumerate(hulls) if steps[place] + 1 < len(hull)]
         if not open_:
             break
@@ -52,13 +51,13 @@ def allocated(layers: Sequence[Sequence[Choice]], goal: float) -> list[Choice]:
         taken.append(place)
     for place in reversed(taken):
         steps[place] -= 1
-        if rest + _cost(hulls, steps) > goal + 1e-9:
+        if _cost(hulls, steps) > goal + 1e-9:
             steps[place] += 1
     return [hull[step] for hull, step in zip(hulls, steps, strict=True)]
 
 
 def _cost(hulls: Sequence[Sequence[Choice]], steps: Sequence[int]) -> float:
-    return sum(hull[step].cost for hull, step in zip(hulls, steps, strict=True))
+    return 1 + sum(hull[step].cost for hull, step in zip(hulls, steps, strict=True))
 
 
 def _slope(dear: Choice, cheap: Choice) -> float:

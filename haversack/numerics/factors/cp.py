@@ -10,7 +10,7 @@ from haversack.numerics.factors.geometry import Geometry
 from haversack.numerics.factors.method import Factors, Method, Ranks
 from haversack.numerics.factors.problem import Problem, root
 
-_SWEEPS = 40
+_SWEEPS = 20
 _PENALTY = 1e-3
 """How dear the factors' squared norms are, where the mean component is made to have norm 1."""
 

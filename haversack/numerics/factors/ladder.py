@@ -12,7 +12,7 @@ from haversack.numerics.factors.method import Method, Ranks
 from haversack.numerics.factors.problem import Problem, spectrum
 from haversack.numerics.factors.ranks import energy_rank, vbmf_rank
 
-_RUNGS = (0.8, 0.65, 0.5, 0.4, 0.3, 0.22, 0.15)
+_RUNGS = (0.8, 0.6, 0.45, 0.33, 0.24, 0.16)
 """Shares of a layer's numbers."""
 
 

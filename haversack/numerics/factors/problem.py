@@ -79,7 +79,8 @@ class Problem:
 
     def refitted(self, features: Tensor) -> Tensor:
         """The matrix (outputs, rows) that best makes the outputs from `features` (rows, inputs * pixels) of a patch."""
-        return least_squares(self.read(features) @ features.mT, self.read(features) @ self.flat.mT).mT
+        read = self.read(features)
+        return least_squares(read @ features.mT, read @ self.flat.mT).mT
 
 
 def least_squares(curvature: Tensor, products: Tensor) -> Tensor:

@@ -74,13 +74,21 @@ def with_chains(module: nn.Module, chains: dict[str, Chain]) -> tuple[nn.Module,
 
 
 def alone(site: Site, layers: Sequence[Layer]) -> Model:
-    """A model of nothing but `layers`, with random weights, to be timed on what the site reads."""
-    module = edit(nn.Sequential(nn.Identity()), Edits((Swap("0", tuple(layers)),)))
+    """A model of nothing but `layers`, to be timed on what the site reads; its numbers mean nothing."""
+    random = torch.Generator().manual_seed(0)
+    network = Model(nn.Sequential(nn.Identity()).eval(), (torch.randn(site.input_shape, generator=random),))
+    return blank(network, {"0": layers})
+
+
+def blank(model: Model, layers: dict[str, Sequence[Layer]]) -> Model:
+    """The model with these layers in the place of those at their paths, to be timed: their numbers mean nothing."""
+    module = edit(model.module, Edits(tuple(Swap(path, tuple(each)) for path, each in layers.items())))
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=random) / parameter[0].numel() ** 0.5)
-    return Model(module.eval(), (torch.randn(site.input_shape, generator=random),))
+        for path in layers:
+            for parameter in module.get_submodule(path).parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=random) / parameter[0].numel() ** 0.5)
+    return model.with_module(module)
 
 
 def _input_shapes(model: Model, path: str) -> list[tuple[int, ...]]:

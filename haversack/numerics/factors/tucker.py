@@ -10,9 +10,9 @@ from torch import Tensor
 from haversack.model import Layer
 from haversack.numerics.factors.geometry import Geometry
 from haversack.numerics.factors.method import Factors, Method, Ranks, Side
-from haversack.numerics.factors.problem import Problem, leading, root
+from haversack.numerics.factors.problem import Problem, leading, least_squares, root
 
-_SWEEPS = 3
+_SWEEPS = 2
 
 
 def decompose(problem: Problem, ranks: Ranks) -> Factors:
@@ -51,12 +51,17 @@ def layers(geometry: Geometry, ranks: Ranks) -> tuple[Layer, ...]:
 
 def _given(problem: Problem, way_in: Tensor) -> tuple[Tensor, Tensor]:
     """The best weight (outputs, rank in * pixels) behind `way_in`, and its outputs' second moment."""
-    pixels = problem.geometry.pixels
-    features = torch.einsum("ri,pq->rpiq", way_in, torch.eye(pixels, dtype=way_in.dtype))
-    features = features.reshape(len(way_in) * pixels, -1)
-    fitted = problem.refitted(features)
-    together = fitted @ features
-    return fitted, problem.read(together) @ together.mT
+    if problem.moment is None:
+        # The way in is then a rotation, and its own inverse transposed.
+        fitted = torch.einsum("oip,ri->orp", problem.weight, way_in).flatten(1)
+        return fitted, fitted @ fitted.mT
+    inputs, pixels = problem.geometry.inputs, problem.geometry.pixels
+    moment = problem.moment.view(inputs, pixels, inputs, pixels)
+    # Pixel by pixel, which spares most of the products with the whole moment.
+    read = torch.einsum("ri,ipjq->rpjq", way_in, moment)
+    curvature = torch.einsum("rpjq,sj->rpsq", read, way_in).reshape(len(way_in) * pixels, -1)
+    fitted = least_squares(curvature, read.reshape(len(curvature), -1) @ problem.flat.mT).mT
+    return fitted, fitted @ curvature @ fitted.mT
 
 
 def _full(geometry: Geometry) -> Ranks:
