@@ -8,16 +8,16 @@ Bai et al. 2020, Wang et al. 2022).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.norms import with_measured_norms
+from haversack.graph.norms import settled_to_train
 from haversack.graph.observe import Batches
 from haversack.graph.quantized import inference, tensor_of
-from haversack.graph.settle import settle, settleable
+from haversack.graph.settle import settleable
 from haversack.model import Edits, Model
 from haversack.numerics.blocks import Block, Sizes, blocks, run, sizes_of
 from haversack.progress import say, track
@@ -46,8 +46,7 @@ def imitating(  # noqa: PLR0913 - what goes in, and for how long
     learned = _learned(pair, inputs, passes, torch.Generator().manual_seed(seed))
     if learned is None:
         return small
-    settled = settle(small, learned)
-    return replace(settled, module=with_measured_norms(settled.module, batches))
+    return settled_to_train(small, learned, batches)
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, fx
 
 from haversack.errors import TaskError
-from haversack.graph.norms import with_measured_norms
+from haversack.graph.norms import settled_to_train
 from haversack.graph.observe import Batches
 from haversack.graph.quantized import inference
-from haversack.graph.settle import settle, settleable
+from haversack.graph.settle import settleable
 from haversack.model import Edits, Model
 from haversack.numerics.lane import Lane
 from haversack.numerics.least_squares import Moments
@@ -45,8 +45,7 @@ def reconstructed(small: Model, original: Model, edits: Edits, batches: Batches)
     with torch.no_grad():
         for layer in track(chosen, "reconstructing", len(chosen)):
             sweep.fit(layer, sparse=layer.weight in small.sparse)
-    settled = settle(small, sweep.tensors)
-    return replace(settled, module=with_measured_norms(settled.module, batches))
+    return settled_to_train(small, sweep.tensors, batches)
 
 
 @dataclass(frozen=True)

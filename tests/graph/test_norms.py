@@ -1,8 +1,12 @@
+import pytest
 import torch
-from prunable_networks import build
+from prunable_networks import NETWORKS, build
 from torch import nn
 
-from haversack.graph.norms import with_measured_norms
+from haversack.graph.norms import settled_to_train, with_measured_norms
+from haversack.graph.quantized import inference, tensor_of
+from haversack.graph.settle import settleable
+from haversack.model import Model
 
 
 def test_the_network_computes_what_it_did_and_does_so_in_training_too() -> None:
@@ -28,3 +32,20 @@ def test_a_channel_that_is_constant_stays_finite() -> None:
     x = torch.randn(4, 2, 3, 3)
     torch.testing.assert_close(measured(torch.ones(1, 2, 1, 1)), module(torch.ones(1, 2, 1, 1)))
     assert measured(x).isfinite().all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_settled_weights_are_those_that_were_chosen_and_kernels_keep_their_size(name: str) -> None:
+    module, x = build(name)
+    x = torch.randn(16, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+    model = Model(module, (x[:1],))
+    network = inference(model)
+    chosen = {each: tensor_of(network, each).detach() * 1.25 for each in settleable(model, network)}
+    settled = settled_to_train(model, chosen, [(x,)])
+    again = inference(settled)
+    for each, tensor in chosen.items():
+        torch.testing.assert_close(tensor_of(again, each), tensor, rtol=1e-4, atol=1e-5)
+    kernels = {each: tensor for each, tensor in module.named_parameters() if tensor.dim() > 1 and each in chosen}
+    for each, tensor in settled.module.named_parameters():
+        if each in kernels:
+            torch.testing.assert_close(tensor, kernels[each] * 1.25, rtol=1e-4, atol=1e-5)
