@@ -94,8 +94,7 @@ def channel_cost(
         return ChannelCost(list(_parameters(module)), groups)
     operations = list(_operations(trace))
     if measure == "macs":
-        terms = [macs for macs, _ in operations]
-        # Products of two activations, such as attention's: none of their channels can go.
+        terms = [*(macs for macs, _ in operations), *_of_activations(trace)]
         others = cost(trace).macs - sum(term.factor * math.prod(term.shape) for term in terms)
         return ChannelCost(terms, groups, others)
     terms = []
@@ -150,6 +149,45 @@ def _product(node: fx.Node) -> list[tuple[fx.Node, int, int]]:
             return [(right, math.prod(sizes(left)[:-1]), len(sizes(right)) - 1)]
         return [(left, math.prod(sizes(right)) // sizes(right)[max(len(sizes(right)) - 2, 0)], 0)]
     return []
+
+
+def _of_activations(trace: Trace) -> Iterator[_Term]:
+    """Products of two activations, such as attention's: they grow with the layer that an operand comes from."""
+    batch = _batch(trace)
+    for node in trace.operations():
+        for operand, macs in _operands(node):
+            layer = _maker(operand)
+            for weight, _, out in _product(layer) if layer is not None else ():
+                name = trace.weights.get(weight.name)
+                if name is not None:
+                    rows = sizes(weight)[out]
+                    yield _Term(macs / batch / rows, name, (out,), (rows,))
+
+
+def _operands(node: fx.Node) -> list[tuple[fx.Node, int]]:
+    """The operands of a product that hold channels, and the multiply-accumulates that they cause."""
+    name, tensors = operation_name(node), [each for each in node.args if isinstance(each, fx.Node)]
+    if name == "scaled_dot_product_attention":
+        query, key, value = tensors[:3]
+        tokens = sizes(key)[-2]
+        return [(query, math.prod(sizes(query)) * tokens), (value, math.prod(sizes(node)) * tokens)]
+    if name in ("matmul", "bmm") and all(each.op != "placeholder" for each in tensors):
+        found = [(each, math.prod(sizes(node)) * sizes(tensors[0])[-1]) for each in tensors if _maker(each) is not None]
+        return found[:1]
+    return []
+
+
+_MOVES = {
+    *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "transpose", "permute", "t", "squeeze", "unsqueeze"),
+    *("getitem", "unbind", "select", "chunk", "split", "contiguous", "clone", "expand", "mul", "div", "dropout"),
+}
+
+
+def _maker(value: fx.Node) -> fx.Node | None:
+    """The layer with a weight that a value is, but for scaling and the order of its elements."""
+    while operation_name(value) in _MOVES and isinstance(value.args[0], fx.Node):
+        value = value.args[0]
+    return value if value.op == "call_function" and _product(value) else None
 
 
 def _batch(trace: Trace) -> int:
