@@ -44,7 +44,8 @@ int main(int count, char **arguments) {
         clock_t begin = clock();
         if (haversack_coded_open(&reader, file, size)) return 1;
         while (!haversack_coded_next(&reader, &tensor)) {
-            if (tensor.form == HAVERSACK_CODED_INTEGERS && haversack_coded_scale(&reader, scale, tensor.steps)) return 1;
+            int steps = tensor.form == HAVERSACK_CODED_INTEGERS;
+            if (steps && haversack_coded_scale(&reader, scale, tensor.steps)) return 1;
             if (tensor.has_zero_points && haversack_coded_zero_points(&reader, zeros, tensor.steps)) return 1;
             if (haversack_coded_values(&reader, out, sizeof out)) return 1;
         }

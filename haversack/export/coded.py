@@ -1,8 +1,8 @@
 """Coded: all weights of a network in one small file, and back into the network that they are of.
 
-The file holds what the device computes with: batch norm is merged, quantized weights are integers with their steps, a
-tensor of few different numbers is a codebook, and everything is entropy coded. It holds no graph: what computes with the
-weights is on the device already.
+The file holds what the device computes with: batch norm is merged, quantized weights are integers with their steps,
+tensors of few different numbers are codebooks, and everything is entropy coded. It holds no graph: what computes with
+the weights is on the device already.
 """
 
 from __future__ import annotations
