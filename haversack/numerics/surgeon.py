@@ -21,7 +21,8 @@ _CROWDED = 0.75
 _MOST_NUMBERS = 1 << 20
 # Rows x columns^3 of a layer that is solved exactly: some twenty seconds on one core.
 _MOST_WORK = 2e11
-_ROUNDS = 30
+# Of larger layers: the share of what is left that goes in a stage, and the rounds of conjugate gradients.
+_STAGE, _STAGE_ROUNDS, _ROUNDS = 0.1, 5, 30
 
 
 def removal_costs(fit: Fit, pattern: Pattern, zeros: Tensor) -> Tensor:
@@ -31,12 +32,13 @@ def removal_costs(fit: Fit, pattern: Pattern, zeros: Tensor) -> Tensor:
     lowest of them are what to remove however many shall go. `zeros` (True where there is no weight any longer) go
     first and cost nothing. Columns lie channel by channel, as `Pattern` wants them; a block's weights cost the same.
 
-    In layers so large that this would take minutes, costs are those of a first removal (Hassibi's saliency).
+    In layers so large that this would take minutes, the smallest weights go a tenth at a time, the others refitted in
+    between; on 64 rows of 576 columns the error was 1.3 times as large at half of the weights, 1.03 times at a fifth.
     """
     groups, rows, columns = fit.best.shape
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(fit.curvature))
     if groups * rows * columns**3 > _MOST_WORK:
-        return _first_costs(fit.best, inverse, pattern).masked_fill(zeros, -1.0)
+        return _Stages(fit, pattern, zeros).run()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(fit.curvature))
     size = max(pattern.rows, _MOST_NUMBERS // (groups * columns * columns) // pattern.rows * pattern.rows)
     parts = [
         _costs(fit.best[:, start : start + size], inverse, zeros[:, start : start + size], pattern)
@@ -52,7 +54,7 @@ def refitted(fit: Fit, kept: Tensor) -> Tensor:
     """
     groups, rows, columns = fit.best.shape
     if groups * rows * int(kept.sum(-1).max()) ** 3 > _MOST_WORK:
-        return _descended(fit, kept)
+        return _descended(fit, kept, fit.best, _ROUNDS)
     found = torch.zeros_like(fit.best)
     for some in fit.chunks(kept):
         best, places = fit.part(some).restricted(kept[:, some])
@@ -60,14 +62,14 @@ def refitted(fit: Fit, kept: Tensor) -> Tensor:
     return found * kept
 
 
-def _descended(fit: Fit, kept: Tensor) -> Tensor:
-    """The weights after some rounds of conjugate gradients, each row of its own, scaled by the curvature's diagonal."""
+def _descended(fit: Fit, kept: Tensor, weight: Tensor, rounds: int) -> Tensor:
+    """`weight` after rounds of conjugate gradients, each row of its own, scaled by the curvature's diagonal."""
     diagonal = fit.curvature.diagonal(dim1=1, dim2=2).unsqueeze(1)
-    weight = fit.best * kept
+    weight = weight * kept
     slope = ((fit.best - weight) @ fit.curvature) * kept
     scaled = slope / diagonal
     direction, size = scaled, (slope * scaled).sum(-1, keepdim=True)
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         along = (direction @ fit.curvature) * kept
         length = size / (direction * along).sum(-1, keepdim=True).clamp_min(1e-300)
         weight, slope = weight + length * direction, slope - length * along
@@ -75,17 +77,6 @@ def _descended(fit: Fit, kept: Tensor) -> Tensor:
         before, size = size, (slope * scaled).sum(-1, keepdim=True)
         direction = scaled + size / before.clamp_min(1e-300) * direction
     return weight
-
-
-def _first_costs(weight: Tensor, inverse: Tensor, pattern: Pattern) -> Tensor:
-    """What each block's removal costs if it alone goes."""
-    groups, rows, columns = weight.shape
-    width = pattern.columns
-    count = columns // width
-    blocks = inverse.view(groups, count, width, count, width).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-    parts = weight.view(groups, rows, count, width).permute(0, 2, 3, 1)
-    alone: Tensor = (parts * torch.linalg.solve(blocks, parts)).sum(2).mT.view(groups, -1, pattern.rows, count).sum(2)
-    return alone.repeat_interleave(pattern.rows, 1).repeat_interleave(width, 2)
 
 
 def _costs(weight: Tensor, inverse: Tensor, zeros: Tensor, pattern: Pattern) -> Tensor:
@@ -178,6 +169,53 @@ class _Removal:
         rising = rising + steps * (rising.abs() * 1e-12 + 1e-300)
         self._highest = rising[:, -1:]
         self._costs.scatter_(1, self._names.gather(1, places), rising)
+
+
+class _Stages:
+    """Blocks that go in a few stages, the smallest first; after each, what is left is refitted."""
+
+    def __init__(self, fit: Fit, pattern: Pattern, zeros: Tensor) -> None:
+        groups, rows, columns = fit.best.shape
+        self._fit, self._pattern, self._weight = fit, pattern, fit.best
+        self._shape = (groups, rows // pattern.rows, pattern.rows, columns // pattern.columns, pattern.columns)
+        self._gone = zeros.view(self._shape).all(4).all(2)
+        self._alive = torch.ones_like(self._gone)
+        self._costs = torch.zeros(self._gone.shape, dtype=torch.float64)
+        self._highest = torch.zeros((*self._gone.shape[:2], 1), dtype=torch.float64)
+        self._cost = torch.zeros_like(self._highest)
+
+    def run(self) -> Tensor:
+        """The cost of each weight's removal (groups, rows, columns)."""
+        blocks = left = self._alive.shape[2]
+        least = blocks * self._pattern.kept // self._pattern.of if self._pattern.of else 0
+        while left:
+            least = least if left > least else 0
+            count = min(left - least, max(1, int(left * _STAGE)))
+            self._remove(count, grouped=least > 0)
+            left -= count
+        return self._whole(self._costs)
+
+    def _remove(self, count: int, *, grouped: bool) -> None:
+        sizes = self._weight.view(self._shape).square().sum((2, 4)).masked_fill(self._gone, -1.0)
+        sizes = sizes.masked_fill(~self._alive, torch.inf)
+        if grouped:
+            order = (
+                sizes.masked_fill(~self._alive, -2.0).unflatten(2, (-1, self._pattern.of)).argsort(3, descending=True)
+            )
+            best = torch.zeros_like(order, dtype=torch.bool).scatter(3, order[..., : self._pattern.kept], True)
+            sizes = sizes.masked_fill(best.flatten(2), torch.inf)
+        chosen = sizes.topk(count, largest=False, sorted=True)
+        self._alive.scatter_(2, chosen.indices, False)
+        self._weight = _descended(self._fit, self._whole(self._alive), self._weight, _STAGE_ROUNDS)
+        cost = self._fit.cost(self._weight).view(*self._shape[:3]).sum(2).unsqueeze(2)
+        steps = 1 + 1e-12 * torch.arange(1, count + 1, dtype=torch.float64)
+        rising = torch.maximum(self._highest, (cost - self._cost) / count) * steps + 1e-300 * steps
+        self._highest, self._cost = rising[..., -1:], cost
+        self._costs.scatter_(2, chosen.indices, torch.where(chosen.values < 0, -1.0, rising))
+
+    def _whole(self, blocks: Tensor) -> Tensor:
+        """Numbers of blocks as numbers of weights."""
+        return blocks.repeat_interleave(self._pattern.rows, 1).repeat_interleave(self._pattern.columns, 2)
 
 
 def _at(values: Tensor, places: Tensor, dim: int) -> Tensor:
