@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from haversack.graph.channel_reads import tensors_of
 from haversack.graph.dead import Dead, Place, Reals
 from haversack.graph.surgery import edit
-from haversack.model import Edits, Layer, Setting, Swap
+from haversack.model import Edits, Layer, Setting, Slices, Swap
 
 _SIZES = ("kernel_size", "stride", "padding", "output_padding", "dilation", "groups", "padding_mode")
 
@@ -45,6 +45,16 @@ def absorb(module: nn.Module, dead: Dead) -> tuple[nn.Module, Edits]:
             gone = [column for column, root in enumerate(place.read.channels.tolist()) if root in dead.gone]
             place.read.columns(tensors[place.read.weight])[gone] = 0.0
     return changed, edits
+
+
+def with_new_biases(slices: Edits, layers: Edits) -> Edits:
+    """`slices` that cut the biases of the layers put in like their weights' rows, which no group knows."""
+    kept = dict(slices.kept)
+    for change in layers.changes:
+        rows = kept.get(f"{change.path}.weight", {}).get(0) if isinstance(change, Swap) else None
+        if isinstance(change, Swap) and rows is not None:
+            kept[f"{change.path}.bias"] = {0: rows}
+    return Edits((Slices(kept),))
 
 
 def _change(place: Place, dead: Dead, module: nn.Module) -> _Change | None:

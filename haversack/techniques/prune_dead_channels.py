@@ -12,7 +12,7 @@ from torch import nn
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError, SurgeryError
-from haversack.graph.absorb import absorb
+from haversack.graph.absorb import absorb, with_new_biases
 from haversack.graph.channel_reads import Reads, channel_reads
 from haversack.graph.constants import seen
 from haversack.graph.dead import Dead, find_dead
@@ -61,7 +61,7 @@ class PruneDeadChannels:
                 mend="leave the step out; to remove channels that matter little, use prune_channels.",
             )
         whole, swaps = absorb(model.module, dead)
-        slices = edits_for(whole, reads.groups, kept)
+        slices = with_new_biases(edits_for(whole, reads.groups, kept), swaps)
         small = model.with_module(edit(whole, slices), swaps.then(slices))
         _check_equal(small, model)
         say(_told(reads, kept))

@@ -173,6 +173,15 @@ def test_a_layer_without_any_bias_is_given_one() -> None:
     assert [change.path for change in small.edits.changes if isinstance(change, Swap)] == ["two"]
 
 
+def test_the_bias_given_to_a_layer_follows_when_it_loses_filters_itself() -> None:
+    module = plain()
+    with torch.no_grad():
+        module.head.weight[:, 4:8] = 0.0
+    small = pruned(module, IMAGES)
+    assert widths(small.module) == [3, 3, 2]
+    assert small.module.two.bias.shape == (3,)
+
+
 def test_the_result_is_the_same_once_loaded_in_another_process(tmp_path: Path) -> None:
     small = pruned(plain(), IMAGES)
     save(small, tmp_path)
