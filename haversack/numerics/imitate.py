@@ -22,7 +22,7 @@ from haversack.model import Edits, Model
 from haversack.numerics.blocks import Block, Sizes, blocks, run, sizes_of
 from haversack.progress import say, track
 
-_RATE, _BATCH, _CHECKED = 3e-4, 50, 128
+_RATE, _BATCH, _CHECKED = 1e-3, 50, 128
 _TINY = 1e-12
 
 Chunk = tuple[Tensor, ...]
@@ -73,6 +73,7 @@ class _Pair:
     original: _Network
     rows: tuple[tuple[Tensor | None, ...], ...]
     learn: frozenset[str]
+    sparse: frozenset[str]
 
     def loss(self, chunk: Chunk, tensors: Tensors, sizes: tuple[Sizes, Sizes]) -> Tensor:
         """How far the values are from the original's, averaged over the blocks."""
@@ -103,7 +104,7 @@ def _pair(small: Model, original: Model, edits: Edits) -> _Pair | None:
     if [_writes(each) for each in ours.blocks] != [_writes(each) for each in theirs.blocks]:
         return None
     rows = tuple(_rows(block, edits) for block in ours.blocks)
-    return _Pair(ours, theirs, rows, settleable(small, ours.graph) & ours.tensors.keys())
+    return _Pair(ours, theirs, rows, settleable(small, ours.graph) & ours.tensors.keys(), small.sparse)
 
 
 def _network(model: Model) -> _Network:
@@ -158,6 +159,10 @@ def _learned(pair: _Pair, inputs: Chunk, passes: int, random: torch.Generator) -
             loss = pair.loss(chunk, {**pair.small.tensors, **parts}, sizes[count])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        for name in pair.sparse & parts.keys():
+            slope = parts[name].grad
+            if slope is not None:
+                slope *= pair.small.tensors[name] != 0
         optimizer.step()
         schedule.step()
     learned = {name: part.detach() for name, part in parts.items()}

@@ -55,10 +55,13 @@ def test_zeros_of_pruned_weights_stay_zero() -> None:
     refitted = reconstructed(
         Model(small.module, small.example, sparse=frozenset({"2.weight"})), model, small.edits, [(x,)]
     )
-    assert torch.equal(refitted.module[2].weight == 0, small.module[2].weight == 0)
+    learned = imitating(refitted, model, small.edits, [(x,)], passes=2, seed=0)
+    for each in (refitted, learned):
+        assert torch.equal(each.module[2].weight == 0, small.module[2].weight == 0)
+        assert not torch.equal(each.module[2].weight, small.module[2].weight)
 
 
-@pytest.mark.parametrize("name", ["padded residual", "mobile", "signal", "transformer"])
+@pytest.mark.parametrize("name", ["padded residual", "signal"])
 def test_a_network_that_imitates_comes_closer_and_never_further_away(name: str) -> None:
     module, x = build(name)
     x = torch.randn(64, *x.shape[1:], generator=torch.Generator().manual_seed(1))
