@@ -31,7 +31,7 @@ from haversack.task import Kind, Task
 _SAMPLES = 128
 """Inputs that tell how far the outputs move: of ResNet-56, which took 160 trials to lose 12 blocks."""
 _REFIT_SAMPLES = 256
-_PORTION = 0.2
+_PORTION = 0.1
 """So much of the cost is saved between two refits."""
 _PAYS = 0.002
 """A removal that saves less than this share is within what a timing varies."""
@@ -181,7 +181,8 @@ def _portions(share: float) -> Iterator[float]:
     """Shares of the cost to be saved one after the other, the last of them `share`.
 
     What was refitted stands the next removals better, and tells better which: ResNet-56 without 12 of its 27 blocks,
-    before any training, scores 92.6 % on 1,000 training images when it is refitted halfway too, and 90.9 % otherwise.
+    before any training, scores 95.1 % on 1,000 training images so, 92.6 % when it is refitted halfway and at the end,
+    and 90.9 % when only at the end.
     """
     done = _PORTION
     while done < share - _TINY:
