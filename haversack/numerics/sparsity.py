@@ -68,13 +68,15 @@ def read_pattern(text: str) -> Pattern:
     )
 
 
-def prunable(model: Model) -> dict[str, Tensor]:
+def prunable(model: Model, *, transposed: bool = True) -> dict[str, Tensor]:
     """The weights of convolutions and linear layers that are parameters of the model's own, by name.
 
-    Raises RecipeError where one holds NaN or infinity.
+    Those of transposed convolutions, whose inputs come first, are left out unless `transposed`. Raises RecipeError
+    where one holds NaN or infinity.
     """
     own = dict(model.module.named_parameters(remove_duplicate=False))
-    found = dict.fromkeys(_weight(node) for node in inference(model).graph.nodes)
+    nodes = (node for node in inference(model).graph.nodes if transposed or "transpose" not in str(node.target))
+    found = dict.fromkeys(_weight(node) for node in nodes)
     weights = {name: own[name].detach() for name in found if name in own}
     for name, weight in weights.items():
         if not weight.isfinite().all():

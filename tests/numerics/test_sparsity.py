@@ -129,6 +129,9 @@ def test_masks_that_do_not_fit_are_refused(name, mask, said):
 
 def test_weights_that_layers_read_can_be_pruned_and_nothing_else():
     assert prunable(small()).keys() == {"0.weight", "2.weight"}
+    both = Model(nn.Sequential(nn.Conv1d(4, 8, 3), nn.ConvTranspose1d(8, 4, 3)).eval(), (torch.randn(1, 4, 8),))
+    assert prunable(both).keys() == {"0.weight", "1.weight"}
+    assert prunable(both, transposed=False).keys() == {"0.weight"}
     broken = small()
     with torch.no_grad():
         broken.module[0].weight[0] = torch.nan
