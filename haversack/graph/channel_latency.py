@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from haversack.errors import HaversackError
 from haversack.graph.channel_cost import Counts
 from haversack.graph.groups import ChannelGroup
 from haversack.graph.surgery import edit, edits_for
-from haversack.model import Model
+from haversack.model import Model, Target
 
 # Latency between two counts is taken to be a line: so many counts of each group are timed, the whole one besides.
-_TIMED = 3
+_TIMED = 2
+# A search asks for many fractions of one network.
+_measured: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], MeasuredCost]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,23 @@ def measured_cost(model: Model, groups: Sequence[ChannelGroup], rungs: Sequence[
     """The latency model of a network, from the device's runtime: each group is timed alone at a few of its counts.
 
     Which channels go makes no difference to the time: the last ones do. More channels are never taken to be faster, so
-    that noise saves nothing.
+    that noise saves nothing. What was timed once for a network is not timed again.
     """
     if model.target is None:
         raise HaversackError("there is no runtime to measure on.", mend="prune by macs, or give a device.")
+    known = _measured.setdefault(model.module, {})
+    asked = (repr(model.target), tuple(map(tuple, rungs)))
+    if asked not in known:
+        known[asked] = _measure(model, model.target, groups, rungs)
+    return known[asked]
+
+
+def _measure(
+    model: Model, target: Target, groups: Sequence[ChannelGroup], rungs: Sequence[Sequence[int]]
+) -> MeasuredCost:
     timed = [_timed(each) for each in rungs]
     tried = [_with_fewer(model, groups, place, count) for place, few in enumerate(timed) for count in few]
-    whole, *times = model.target.latencies_ms([model, *tried])
+    whole, *times = target.latencies_ms([model, *tried])
     counts, saved = [], []
     for group, few in zip(groups, timed, strict=True):
         spans = [whole - times.pop(0) for _ in few]

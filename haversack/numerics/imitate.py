@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 from haversack.graph.norms import settled_to_train
 from haversack.graph.observe import Batches
@@ -22,7 +23,7 @@ from haversack.model import Edits, Model
 from haversack.numerics.blocks import Block, Sizes, blocks, run, sizes_of
 from haversack.progress import say, track
 
-_RATE, _BATCH, _CHECKED = 1e-3, 50, 128
+_RATE, _BATCH, _CHECKED = 3e-4, 50, 128
 _TINY = 1e-12
 
 Chunk = tuple[Tensor, ...]
@@ -189,8 +190,10 @@ def _chunks(inputs: Chunk, passes: int, random: torch.Generator) -> Iterator[Chu
 def _moved(values: Tensor, random: torch.Generator) -> Tensor:
     if values.dim() != 4 or not values.is_floating_point():
         return values
-    if torch.rand((), generator=random) < 0.5:
-        values = values.flip(3)
-    most = max(values.shape[2:]) // 8
-    shifts = torch.randint(-most, most + 1, (2,), generator=random).tolist()
-    return values.roll(shifts, (2, 3)).contiguous(memory_format=torch.channels_last)
+    mirrored = torch.rand(len(values), generator=random) < 0.5
+    values = torch.where(mirrored.view(-1, 1, 1, 1), values.flip(3), values)
+    height, width = values.shape[2:]
+    most = max(height, width) // 8
+    down, right = torch.randint(0, 2 * most + 1, (2,), generator=random).tolist()
+    shifted = F.pad(values, [most] * 4)[:, :, down : down + height, right : right + width]
+    return shifted.contiguous(memory_format=torch.channels_last)

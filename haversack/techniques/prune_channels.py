@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from haversack.device import Device
-from haversack.errors import NothingChangedError, RecipeError, SurgeryError
+from haversack.errors import HaversackError, NothingChangedError, RecipeError, SurgeryError
 from haversack.finetune import Training, finetune
 from haversack.graph.channel_cost import Measure, channel_cost
 from haversack.graph.channel_ladder import Ladder, Price, rungs
-from haversack.graph.channel_latency import measured_cost
+from haversack.graph.channel_latency import MeasuredCost, measured_cost
 from haversack.graph.groups import ChannelGroup, Groups, channel_groups
 from haversack.graph.importance import Importance, Ranking, bn_scale, fpgm, l1, l2, taylor
 from haversack.graph.observe import Batches
@@ -27,6 +27,7 @@ from haversack.model import Model
 from haversack.numerics.channel_order import second_order
 from haversack.numerics.imitate import imitating
 from haversack.numerics.reconstruct import reconstructed
+from haversack.progress import say
 from haversack.recipe import Stage
 from haversack.task import Task, unpack
 
@@ -144,7 +145,7 @@ class PruneChannels:
     @classmethod
     def _reachable(cls, of: Measure, model: Model, device: Device) -> Iterable[Self]:
         mildest = cls(of=of, multiple=device.channel_multiple)
-        smallest = mildest._ladder(replace(model, target=None)).smallest
+        smallest = mildest._ladder(model).smallest
         return (replace(mildest, keep=keep / 100) for keep in range(95, 15, -5) if keep / 100 >= smallest)
 
     def _ladder(self, model: Model) -> Ladder:
@@ -153,9 +154,18 @@ class PruneChannels:
         steps = [rungs(model.module, group, self.multiple, self.min_share) for group in found.groups]
         if all(len(each) == 1 for each in steps):
             raise NothingChangedError(*_why_nothing(found, self))
-        if self.of == "latency" and model.target is not None:
-            return Ladder(found.groups, steps, measured_cost(model, found.groups, steps))
-        return Ladder(found.groups, steps, channel_cost(read, model.module, found.groups, self.of, self.multiple))
+        measured = self._measured(model, found, steps)
+        cost = measured or channel_cost(read, model.module, found.groups, self.of, self.multiple)
+        return Ladder(found.groups, steps, cost)
+
+    def _measured(self, model: Model, found: Groups, steps: Sequence[Sequence[int]]) -> MeasuredCost | None:
+        if self.of != "latency" or model.target is None:
+            return None
+        try:
+            return measured_cost(model, found.groups, steps)
+        except HaversackError as error:
+            say(f"latency is estimated, since it cannot be measured: {error}")
+            return None
 
     def _rankings(
         self, model: Model, groups: Sequence[ChannelGroup], task: Task, batches: Batches

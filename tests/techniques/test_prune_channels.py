@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from haversack.device import Device
-from haversack.errors import NothingChangedError, RecipeError, SurgeryError
+from haversack.errors import ExportError, NothingChangedError, RecipeError, SurgeryError
 from haversack.graph.surgery import load, save
 from haversack.model import Model
 from haversack.recipe import Recipe, recipe_from_toml
@@ -215,6 +215,19 @@ def test_latency_is_measured_where_there_is_something_to_measure_on(model: Model
     step = PruneChannels(keep=0.75, of="latency", correct="nothing", imitate=0, epochs=0)
     small = step.apply(replace(model, target=Runtime()), task()).module
     assert (small.stem.out_channels, small.a.out_channels) == (12, 32)
+
+
+def test_latency_that_cannot_be_measured_is_estimated(model: Model) -> None:
+    class Broken:
+        def latencies_ms(self, models: list[Model]) -> list[float]:
+            raise ExportError("no such file can be written.")
+
+        def flash_bytes(self, model: Model) -> int:
+            raise NotImplementedError
+
+    step = PruneChannels(keep=0.7, of="latency", multiple=8, correct="nothing", imitate=0, epochs=0)
+    ours, theirs = (step.apply(replace(model, target=each), task()) for each in (None, Broken()))
+    assert ours.edits == theirs.edits
 
 
 def test_two_rounds_of_pruning_reload_onto_a_fresh_network(model: Model, tmp_path: Path) -> None:
