@@ -19,7 +19,7 @@ _ROUNDS, _PRIOR = 4, 4
 # What tables take, roughly: smooth ones of many symbols stay short.
 _BITS_A_SYMBOL, _BITS_A_TABLE = 5, 200
 # Smaller tensors do not pay for the search; of larger ones a sample is enough.
-_LEAST, _SAMPLE = 256, 1 << 18
+LEAST, _SAMPLE = 256, 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ ONE = Classes(np.zeros(0, np.uint8), np.zeros(0, np.uint8))
 def likeliest(symbols: Array, count: int) -> Classes:
     """The division that promises the shortest plane of symbols below `count`."""
     ways = [(ONE, likely_bits(ONE.counts(symbols, count)))]
-    if symbols.ndim >= 2 and count > 1 and symbols.size >= _LEAST:
+    if symbols.ndim >= 2 and count > 1 and symbols.size >= LEAST:
         cells = symbols.reshape(*symbols.shape[:2], -1)
         possible = (
             bits

@@ -2,7 +2,7 @@
 
 A plane of a matrix (or of anything with two dimensions or more) may give each row and each column a class; the sum of
 the two picks the element's frequency table. Channels differ in how wide their weights spread, and those that pruning
-emptied then cost next to nothing.
+emptied then cost next to nothing. Kernels are smooth: there, the weight before may pick the table instead.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 
 from haversack.coded.bits import BitReader, BitWriter, Cursor, packed, packed_bytes, unpacked, varint, width_of
-from haversack.coded.classes import Classes, likeliest
+from haversack.coded.classes import LEAST, Classes, likeliest
+from haversack.coded.neighbours import CLASSES, FIRST, borders_of, class_of
 from haversack.coded.rans import Coded, Decoder, Tables
 from haversack.coded.tables import chosen, read_table
 from haversack.errors import CodedError
 
 Array = np.ndarray[Any, Any]
 
-_PACKED, _CODED, _SPLIT = 0, 1, 2
+_PACKED, _CODED, _SPLIT, _BESIDE = 0, 1, 2, 0x41
 # Larger ones are split untried where splitting makes sense.
 _LARGE = 1 << 20
 
@@ -55,19 +56,39 @@ def _whole(values: Array) -> Plane:
     ends = bytes([low, count - 1])
     packed_plane = Plane(bytes([_PACKED]) + ends + packed(symbols, width_of(count)))
     coded = _coded(symbols, count, ends, likeliest(symbols, count))
-    return min(packed_plane, coded, key=lambda each: each.bytes_written)
+    ways = [packed_plane, coded, *_beside(symbols, count, ends)]
+    return min(ways, key=lambda each: each.bytes_written)
 
 
 def _coded(symbols: Array, count: int, ends: bytes, classes: Classes) -> Plane:
-    writer = BitWriter()
-    tables = []
-    for counts in classes.counts(symbols, count):
-        table, _ = chosen(counts)
-        table.write(writer)
-        tables.append(table.frequencies)
+    written, tables = _written(classes.counts(symbols, count))
     mode = _CODED | classes.row_bits << 2 | classes.column_bits << 4
-    head = bytes([mode]) + ends + classes.content + writer.content
-    return Plane(head, (Coded(symbols.ravel(), Tables(np.stack(tables)), classes.of_each(symbols.shape)),))
+    head = bytes([mode]) + ends + classes.content + written
+    return Plane(head, (Coded(symbols.ravel(), tables, classes.of_each(symbols.shape)),))
+
+
+def _beside(symbols: Array, count: int, ends: bytes) -> Iterator[Plane]:
+    """Kernels place by place, each symbol's table picked by the symbol before it, where kernels have places."""
+    cells = symbols.reshape(math.prod(symbols.shape[:2]), -1)
+    if symbols.ndim > 2 and cells.shape[1] > 1 and symbols.size >= LEAST:
+        borders = borders_of(cells)
+        which = np.full(cells.shape, FIRST, np.uint8)
+        which[:, 1:] = class_of(cells[:, :-1], borders)
+        counts = np.bincount((which.astype(np.intp) * count + cells).ravel(), minlength=CLASSES * count)
+        written, tables = _written(counts.reshape(CLASSES, count))
+        places = zip(cells.T, which.T, strict=True)
+        yield Plane(
+            bytes([_BESIDE]) + ends + borders.tobytes() + written, tuple(Coded(s, tables, w) for s, w in places)
+        )
+
+
+def _written(counts: Array) -> tuple[bytes, Tables]:
+    """Tables for symbols that come `counts` times (tables, count), as the head holds them."""
+    writer = BitWriter()
+    tables = [chosen(each)[0] for each in counts]
+    for table in tables:
+        table.write(writer)
+    return writer.content, Tables(np.stack([table.frequencies for table in tables]))
 
 
 def _split(values: Array) -> Plane | None:
@@ -109,12 +130,32 @@ class Symbols:
 
 
 @dataclass(frozen=True, eq=False)
+class Beside:
+    """A plane coded place by place, each symbol by a table that the one before it in its kernel picks."""
+
+    shape: tuple[int, ...]
+    low: int
+    tables: Tables
+    borders: Array
+
+    def values(self, decoder: Decoder) -> Array:
+        """The bytes, uint8 of `shape`."""
+        cells = math.prod(self.shape[:2])
+        places, which = [], np.full(cells, FIRST, np.uint8)
+        for _ in range(math.prod(self.shape[2:]) if cells else 0):
+            places.append(decoder.symbols(cells, self.tables, which))
+            which = class_of(places[-1], self.borders)
+        symbols = np.stack(places, 1) if places else np.zeros(0, np.uint8)
+        return (symbols + np.uint8(self.low)).reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
 class Split:
     """A plane in two: where its commonest byte is not, and the bytes there."""
 
     commonest: int
-    where: Literal | Symbols
-    rest: Literal | Symbols
+    where: Literal | Symbols | Beside
+    rest: Literal | Symbols | Beside
     count: int
 
     def values(self, decoder: Decoder) -> Array:
@@ -127,7 +168,7 @@ class Split:
         return whole
 
 
-Found = Literal | Symbols | Split
+Found = Literal | Symbols | Beside | Split
 
 
 def find_plane(cursor: Cursor, shape: tuple[int, ...]) -> Found:
@@ -140,10 +181,10 @@ def find_plane(cursor: Cursor, shape: tuple[int, ...]) -> Found:
     return Split(commonest, where, _find_whole(cursor, (count,), cursor.byte()), count)
 
 
-def _find_whole(cursor: Cursor, shape: tuple[int, ...], mode: int) -> Literal | Symbols:
+def _find_whole(cursor: Cursor, shape: tuple[int, ...], mode: int) -> Literal | Symbols | Beside:
     low, count, size = cursor.byte(), cursor.byte() + 1, math.prod(shape)
     cursor.claim(size)
-    if low + count > 256 or mode & 0xC2:
+    if low + count > 256 or (mode & 0xC2 and mode != _BESIDE):
         raise CodedError("the file is damaged.", mend="fetch it again.")
     if mode == _PACKED:
         width = width_of(count)
@@ -151,11 +192,15 @@ def _find_whole(cursor: Cursor, shape: tuple[int, ...], mode: int) -> Literal | 
         if symbols.size and int(symbols.max()) >= count:
             raise CodedError("the file is damaged.", mend="fetch it again.")
         return Literal((symbols + np.uint8(low)).reshape(shape))
+    if mode == _BESIDE:
+        if len(shape) < 3:
+            raise CodedError("the file is damaged.", mend="fetch it again.")
+        borders = np.frombuffer(cursor.take(CLASSES - 1), np.uint8)
+        return Beside(shape, low, _tables(cursor, count, CLASSES), borders)
     classes = Classes.read(cursor, mode >> 2 & 3, mode >> 4 & 3, shape)
-    return Symbols(shape, low, Tables(np.stack(list(_tables(cursor, count, classes.tables)))), classes)
+    return Symbols(shape, low, _tables(cursor, count, classes.tables), classes)
 
 
-def _tables(cursor: Cursor, count: int, tables: int) -> Iterator[Array]:
+def _tables(cursor: Cursor, count: int, tables: int) -> Tables:
     reader = BitReader(cursor)
-    for _ in range(tables):
-        yield read_table(reader, count)
+    return Tables(np.stack([read_table(reader, count) for _ in range(tables)]))

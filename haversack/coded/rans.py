@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,28 @@ class Tables:
         """Where each symbol's slots begin, like `frequencies`."""
         return np.cumsum(self.frequencies, axis=1) - self.frequencies
 
-    @property
+    @cached_property
     def symbols(self) -> Array:
         """The symbol of each slot, uint8 (K, 2^14)."""
         names = np.arange(self.frequencies.shape[1], dtype=np.uint8)
         return np.stack([np.repeat(names, row) for row in self.frequencies])
+
+    @cached_property
+    def factors(self) -> Array:
+        """The frequency of each slot's symbol, uint64, flattened."""
+        frequencies = self.frequencies.astype(np.uint64)
+        return np.asarray(np.take_along_axis(frequencies, self.symbols.astype(np.intp), 1).ravel())
+
+    @cached_property
+    def offsets(self) -> Array:
+        """Each slot's distance from its symbol's start, uint64, flattened."""
+        starts = np.take_along_axis(self.starts, self.symbols.astype(np.intp), 1)
+        return np.asarray((np.arange(TOTAL) - starts).astype(np.uint64).ravel())
+
+    @cached_property
+    def listed(self) -> tuple[list[int], list[int]]:
+        """`factors` and `offsets` as lists, which plain Python reads faster."""
+        return self.factors.tolist(), self.offsets.tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,16 +152,12 @@ class Decoder:
         if which is None and tables.frequencies.max() == TOTAL:
             return np.full(count, tables.frequencies.argmax(), np.uint8)
         read = self._in_one if len(self.states) == 1 else self._in_lanes
-        symbols, frequencies = tables.symbols, tables.frequencies.astype(np.uint64)
-        slots = np.tile(np.arange(TOTAL, dtype=np.uint64), (len(symbols), 1))
-        factors = np.take_along_axis(frequencies, symbols.astype(np.intp), 1).ravel()
-        offsets = (slots - np.take_along_axis(tables.starts.astype(np.uint64), symbols.astype(np.intp), 1)).ravel()
         found = np.empty(count, np.uint8)
         step = _PART // len(self.states) * len(self.states)
         for begin in range(0, count, step):
             part = slice(begin, min(begin + step, count))
             tops = None if which is None else which[part].astype(np.uint64) << np.uint64(PRECISION)
-            found[part] = symbols.ravel()[read(part.stop - begin, factors, offsets, tops)]
+            found[part] = tables.symbols.ravel()[read(part.stop - begin, tables, tops)]
         return found
 
     def close(self) -> None:
@@ -151,9 +165,9 @@ class Decoder:
         if self.at != len(self.words) or (self.states != LOWEST).any():
             raise CodedError("the file's coded part does not end where it should.", mend="fetch it again.")
 
-    def _in_lanes(self, count: int, factors: Array, offsets: Array, tops: Array | None) -> Array:
+    def _in_lanes(self, count: int, tables: Tables, tops: Array | None) -> Array:
         """The next `count` slots, each in its table; `tops` are where the tables begin."""
-        found = np.empty(count, np.uint64)
+        found, factors, offsets = np.empty(count, np.uint64), tables.factors, tables.offsets
         lanes, words, at = len(self.states), self.words, self.at
         for begin in range(0, count, lanes):
             part = slice(begin, begin + lanes)
@@ -175,9 +189,9 @@ class Decoder:
         self.at = at
         return found
 
-    def _in_one(self, count: int, factors: Array, offsets: Array, tops: Array | None) -> Array:
+    def _in_one(self, count: int, tables: Tables, tops: Array | None) -> Array:
         """What `_in_lanes` does, of one lane."""
-        factor, offset = factors.tolist(), offsets.tolist()
+        factor, offset = tables.listed
         bases = [0] * count if tops is None else tops.tolist()
         words, at, state = self.words[self.at : self.at + count].tolist(), 0, int(self.states[0])
         try:

@@ -10,19 +10,26 @@ from hypothesis import strategies as st
 from haversack.coded.arrays import KINDS
 from haversack.coded.tensors import Codebook, Integers, Raw, Stored
 
-SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple) | st.tuples(st.integers(1, 40), st.integers(1, 40))
+SHAPES = (
+    st.lists(st.integers(0, 9), max_size=4).map(tuple)
+    | st.just((8, 6, 3, 3))
+    | st.tuples(st.integers(1, 40), st.integers(1, 40))
+)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
 def skewed(rng: np.random.Generator, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
-    """Integers from low to high: one value, few, one that is most, rows of unlike width, or all alike."""
-    kind = rng.integers(5)
+    """Integers from low to high: one value, few, one that is most, rows of unlike width, smooth, or all alike."""
+    kind = rng.integers(6)
     if kind == 0:
         return np.full(shape, rng.integers(low, high + 1))
     if kind == 1:
         return rng.choice(rng.integers(low, high + 1, 4), shape)
     if kind == 2:
         return np.where(rng.random(shape) < 0.9, (low + high) // 2, rng.integers(low, high + 1, shape))
+    if kind == 5:
+        walk = rng.normal(0, (high - low) / 6, shape).cumsum(-1 if shape else None).reshape(shape)
+        return np.clip(np.rint((low + high) / 2 + walk), low, high).astype(int)
     if kind == 3:
         width = rng.gamma(1.0, (high - low) / 8, (*shape[:1], *[1] * (len(shape) - 1)))
         return np.clip(np.rint(rng.normal((low + high) / 2, width, shape)), low, high).astype(int)

@@ -112,6 +112,16 @@ def test_rows_that_pruning_emptied_cost_next_to_nothing():
     assert len(write({"w": Integers(values, np.ones(1))})) < rows * 128 * 1.02 + 200
 
 
+def test_smooth_kernels_are_shorter_than_their_weights_alone():
+    """Each weight is the one before and a little more, so that it is the little more which has to be told."""
+    kernels = np.random.default_rng(3).normal(0, 10, (64, 32, 25)).cumsum(2)
+    values = np.clip(np.rint(kernels), -127, 127).astype(int).reshape(64, 32, 5, 5)
+    tensor = Integers(values, np.ones(1))
+    file, shuffled = write({"w": tensor}), np.random.default_rng(4).permuted(values, axis=None)
+    assert same(read(file)["w"], tensor)
+    assert len(file) < 0.92 * len(write({"w": Integers(shuffled, np.ones(1))}))
+
+
 def test_what_coding_does_not_shorten_is_packed():
     values = np.random.default_rng(3).integers(0, 16, (64, 64))
     file = write({"w": Integers(values, np.ones(1), bits=4, signed=False)})

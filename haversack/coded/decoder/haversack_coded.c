@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { PACKED = 0, CODED = 1, SPLIT = 2, HALVED = 9, PRECISION = 14, TOTAL = 1 << PRECISION, CONSTANT = 7 };
+enum { PACKED = 0, CODED = 1, SPLIT = 2, BESIDE = 0x41, BORDERS = 4, HALVED = 9, PRECISION = 14, TOTAL = 1 << PRECISION, CONSTANT = 7 };
 enum { NARROW = 0x10, UNSIGNED = 0x20, SHIFTED = 0x40 };
 enum { NAMED, SCALE, ZERO_POINTS, VALUES, FAILED };
 enum { START = 5, CHECKSUM = 4 };
@@ -291,6 +291,25 @@ static status_t read_coded(reader_t *r, const classes_t *classes, const place_t 
     return OK;
 }
 
+/* Kernels place by place; the symbol before picks the table. */
+static status_t read_beside(reader_t *r, const uint8_t *borders, const place_t *place, uint32_t low) {
+    const haversack_coded_tensor *shaped = place->shaped;
+    uint32_t cells = place->size ? shaped->shape[0] * shaped->shape[1] : 0, inner = cells ? place->size / cells : 0;
+    for (uint32_t at = 0; at < inner; at++) {
+        uint32_t lane = 0;
+        uint8_t *out = place->out + at * place->stride;
+        for (uint32_t cell = 0; cell < cells; cell++, out += inner * place->stride) {
+            uint32_t class = 2;
+            if (at) {
+                uint32_t before = *(out - place->stride) - low;
+                class = (before >= borders[0]) + (before >= borders[1]) + (before >= borders[2]) + (before >= borders[3]);
+            }
+            TRY(run(r, &r->tables[class], out, 1, 1, &lane, low));
+        }
+    }
+    return OK;
+}
+
 static status_t take_classes(reader_t *r, uint32_t mode, const haversack_coded_tensor *shaped, classes_t *classes) {
     memset(classes, 0, sizeof *classes);
     classes->row_bits = mode >> 2 & 3;
@@ -309,7 +328,7 @@ static status_t take_classes(reader_t *r, uint32_t mode, const haversack_coded_t
 
 typedef struct {
     uint32_t mode, low, count;
-    const uint8_t *packed;
+    const uint8_t *packed, *borders;
     classes_t classes;
 } plane_t;
 
@@ -320,7 +339,13 @@ static status_t take_plane(reader_t *r, plane_t *plane, uint32_t mode, uint32_t 
     TRY(take_byte(r, &plane->low));
     TRY(take_byte(r, &plane->count));
     plane->count++;
-    if (plane->low + plane->count > 256 || mode & 0xC2 || (mode != PACKED && !(mode & CODED))) return DAMAGED;
+    if (plane->low + plane->count > 256) return DAMAGED;
+    if (mode == BESIDE) {
+        if (!shaped || shaped->dimensions < 3) return DAMAGED;
+        TRY(take(r, BORDERS, &plane->borders));
+        return take_tables(r, plane->count, BORDERS + 1);
+    }
+    if (mode & 0xC2 || (mode != PACKED && !(mode & CODED))) return DAMAGED;
     if (mode == PACKED) return take_packed(r, width_of(plane->count), size, &plane->packed);
     TRY(take_classes(r, mode, shaped, &plane->classes));
     return take_tables(r, plane->count, (1u << plane->classes.row_bits) + (1u << plane->classes.column_bits) - 1);
@@ -336,6 +361,7 @@ static status_t take_symbol(const plane_t *plane, uint32_t index, uint8_t *value
 static status_t read_whole(reader_t *r, const place_t *place, uint32_t mode) {
     plane_t plane;
     TRY(take_plane(r, &plane, mode, place->size, place->shaped));
+    if (mode == BESIDE) return read_beside(r, plane.borders, place, plane.low);
     if (mode & CODED) return read_coded(r, &plane.classes, place, plane.low);
     for (uint32_t index = 0; index < place->size; index++)
         TRY(take_symbol(&plane, index, place->out + index * place->stride));
