@@ -92,8 +92,10 @@ class _Pair:
 def _distance(ours: Tensor, theirs: Tensor, rows: Tensor | None) -> Tensor | None:
     if rows is not None and ours.dim() == theirs.dim():
         # Channels are the last dimension of a linear or recurrent layer's values, and the second of a convolution's.
+        # Where rows and channels are not one and the same, as those of gates and heads, no value is compared.
         narrower = [dim for dim in range(ours.dim()) if ours.shape[dim] != theirs.shape[dim]]
-        theirs = theirs.index_select(narrower[0], rows) if len(narrower) == 1 else theirs
+        if len(narrower) == 1 and len(rows) == ours.shape[narrower[0]] and int(rows[-1]) < theirs.shape[narrower[0]]:
+            theirs = theirs.index_select(narrower[0], rows)
     if ours.shape != theirs.shape or not theirs.is_floating_point():
         return None
     theirs = theirs.float()
