@@ -25,6 +25,7 @@ ONE_INPUT = {
     "hard swish": (F.hardswish, IMAGE),
     "hard sigmoid": (F.hardsigmoid, IMAGE),
     "silu": (F.silu, IMAGE),
+    "gated linear unit": (lambda x: F.glu(x, 1), IMAGE),
     "mish": (F.mish, IMAGE),
     "gelu": (F.gelu, IMAGE),
     "gelu by tanh": (lambda x: F.gelu(x, approximate="tanh"), IMAGE),

@@ -169,19 +169,20 @@ def test_a_saved_network_reloads_to_equal_outputs(name: str, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["network.json", "weights.safetensors"]
 
 
-def test_another_process_reloads_the_same_network_and_trains_it(tmp_path: Path) -> None:
-    _, small, x, edits = pruned("padded residual")
+@pytest.mark.parametrize("name", ["padded residual", "recurrent", "transformer"])
+def test_another_process_reloads_the_same_network_and_trains_it(name: str, tmp_path: Path) -> None:
+    _, small, x, edits = pruned(name)
     save(Model(small, (x[:1],), edits), tmp_path)
     torch.save(x, tmp_path / "x.pt")
     code = (
         "import sys, torch; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from prunable_networks import build; from haversack.graph.surgery import load\n"
         "folder = Path(sys.argv[2]); x = torch.load(folder / 'x.pt')\n"
-        "module = load(build('padded residual')[0], folder, (x[:1],)).module\n"
+        "module = load(build(sys.argv[3])[0], folder, (x[:1],)).module\n"
         "print(module(x).detach().flatten().tolist()); module.train()(x).sum().backward()\n"
     )
     here = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", code, here, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, here, str(tmp_path), name], capture_output=True, text=True, check=True)
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), small(x).detach().flatten())
 
 
