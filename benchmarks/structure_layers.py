@@ -16,7 +16,7 @@ from haversack.recipe import Recipe
 from haversack.techniques.prune_layers import PruneLayers
 
 # Each of the 25 blocks that keep their input's shape does 3.7 % of the multiply-accumulates.
-STEP = PruneLayers(keep=0.86, of="macs", epochs=1, learning_rate=0.01)
+STEP = PruneLayers(keep=0.86, of="macs", epochs=1, learning_rate=0.005)
 QUICK = {"learn": 1_280}
 
 

@@ -52,7 +52,7 @@ class PruneLayers:
     keep: float = 0.7
     of: Measure = "latency"
     epochs: int = 4
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
@@ -65,7 +65,7 @@ class PruneLayers:
         if not isinstance(self.epochs, int) or self.epochs < 0:
             raise RecipeError(f"epochs is {self.epochs}.", mend="write a whole number from 0 up.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.05.")
+            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.02.")
 
     def apply(self, model: Model, task: Task) -> Model:
         """The shorter model, refitted and trained for `epochs`; edits and teacher follow.
