@@ -59,7 +59,7 @@ def test_the_format_is_what_it_was():
     assert all(same(found, TINY[name]) for name, found in read(write(TINY)).items())
     found = read(base64.b64decode(FROZEN))
     assert [f"{name} {type(each).__name__} {each.shape}" for name, each in found.items()] == FROZEN_NAMES
-    assert zlib.crc32(dumped(found)) == 788249244
+    assert zlib.crc32(dumped(found)) == 2340155626
 
 
 TINY = {"fc.weight": Codebook([[0, 1, 1, 0], [1, 1, 0, 0]], [0.5, -1.5]), "fc.bias": Raw(np.float32([0.1, 0.2]))}
@@ -69,21 +69,27 @@ FROZEN_NAMES = [
     "b.weight Codebook (60, 60)",
     "c Integers (20, 40)",
     "d Integers (5, 6)",
+    "e.weight Integers (12, 4, 3, 3)",
     "é Raw (5,)",
 ]
-# Packed, coded with straight lines between codes, by classes of columns, split, in two planes, and as it is.
+# In it: packed, coded with straight lines between codes, by classes of columns, split, two planes, kernels.
 FROZEN = """
-SFNDAQEGAQFhEQYEAwMXAQYJAAAAAAAAADw4NEBEQgEusQVmFwkGAAQDAABDFhU32D7FxJY+P7wBAWIKPDwHCQAAAAAAAAAAAAAw
+SFNDAQEHAQFhEQYEAwMXAQYJAAAAAAAAADw4NEBEQgEusQVmFwkGAAQDAABDFhU32D7FxJY+P7wBAWIKPDwHCQAAAAAAAAAAAAAw
 NDY4OTo7EQAHnHPOOeeccw4AeFDIVgAe+QMAAWMJFChXAAkAADgHAAMAAAACgAEAAUDtACcAIbuJu7VJsHdWPYlcC4xhZg42b2Wr
 ul16KDpwOoySDARcSzYoAHdZozUAAWQJBQYPAAAAzczMPQB6CppzZ5ioWRiQcmOqdXWSNwAO8XFqALOhEEzxkHrRCg7eTb7PCH4T
-lVl2xCS4ezBeUAACw6kEBQgA/v8AAQL//wAAAP//AAAA//8AAAD//wAAAP//AAAA//8AAAD//wAAAESifa/S/A3X5KnjkKA6Xc/m
-55Wvm3H6TZ27Tg65hAc4J3Wxh/WwukkiRuHY/tJd+IoRE5S8HnSqXV5heqfPoVTlVSdzk7GuRwkeLWFL0/z80aB7Xsw5JCBGUV4e
-A9yAf4+OwnKEesiB3tPlr7QLFmRfmWPrev/LY/X162NL58DgFrQiUIepnuZSkiwVeftvC32FeqgrnU7Tlt5Vj9cQZaIO6Lab0f+n
-hGUOYGiUG7CwYlSz2Alka1fhZkdFOCcOaSF/msBcFyXIwWA8rRumlQcO+i0euRPFVX6Vc7/PqHD1vKQj6FoKlbld0/thEGHpD7BM
-/U9Otbg/c+bOkdQGcKo/ojJoMCQVuF5mjahcyikTbrHl4GwdNmVJBMoVJ32BVcQR4pL/8uLqRxgHZYGjEsoTTEYd+LZiG6l3VcG5
-zk+I8xqrcQ4tH7z9pKtqFh7xLm4xelSbcwPWB0h+8L1WxLan2tGPuwOsi2cE9mB1I4AO7D/0wIGG8eyXMvAo8KjPOTzwYdAW7sbG
-tI+KqVumS0E5OgrwToEx/fXpezYzJHs5Rt568xih3A54WtyUpu0VwD3uBlv0UojPyy3H0VIJ7O+RcSJdUUNxjowg8z5q/BEAW97w
-wA==
+lVl2xCS4ezBeUAEBZREMBAMDFwAJAAA0QQH+SHCRuCWk272kRFBa7iYlnVbJmUt6JFFuBKa/MX4GAALDqQQFCAD+/wABAv//AAAA
+//8AAAD//wAAAP//AAAA//8AAAD//wAAAP//AAAARhHgpdYjosDanL43SL51dtrw3SX3nL2XZbzBgHN/d6dguf8A+idxZFQnIgaC
+cfuZAWEHT+8+4d9eSdG06b80VNeaQgAsP+Lov42QD9/uxtWEzbzXWd/ZHIinRLPL2fPk+9yFqCoWjNMB62FAjj4Z5CEXzGdLmb11
+RRgxINyW6gHqXWANoZKa1Ga6zzlwvSZplZU3yVM5ZBY+v/VNewreQCukXSnjLhTL+qq/7qiJPM0cQkP2ZiH3UPueIBwFgUdqxys3
+JU+rbrgkc8f28JSLVufj+GWy8WsHJ9AfB9KZ+74T20Byoxgn4h2KmKXaI8XcnocUETedwxXoHz7kctemTA77si0YtYoT0CTmY3P0
+m8YoP0DMyfrRpILUWAmE0wqs+FRpTOYF9xmeivbCA6LOaxvWWNzVcUvMQgZ0241ij4nRSxkWdWbFbj8c0xRBUegUeEghp4oH+kr3
+V2vPDY20V6xT8u/x9PERWdMgIyWRZs6b798spr1lap1KfU7ibtXchSjj1EUTauTX9yq2tpEinLu7/MU9dyRF3GIDts9qzdCPwaB3
+Yu8KH4XjsfmcNyFjrUkRxyio0Qpd4VHfJVI1PdXz1N3nAmBEXsPJHRJdQKcQljssjZP34RqV3iJCIoqj3grZV1frkN/3pzRc1b2M
+lMOQteqikthK1s3qRzDCwbf6tluZF1KtH+Xqp7H9D1KtuFfdXEA/inZzL4i+XPLh0/ad6pMhs5rS2axiajJ168B9rKOJ3IxsEpPf
+43nuqzmgw1S2bfNkkgANlIn/P6y9qEd5bEttseaoy6bUXRFh6Q+wTP1PTrW4P3PmzpHUBnCqP6IyaDAkFbheZo2oXMopE26x5eBs
+HTZlSQTKFSd9gVXEEeKS//Li6kcYB2WBoxLKE0xGHfi2Yhupd1XBuc5PiPMaq3EOLR+8/aSrahYe8S5uMXpUm3MD1gdIfvC9VsS2
+p9rRj7sDrItnBPZgdSOADuw/9MCBhvHslzLwKPCozzk88GHQFu7GxrSPiqlbpktBOToK8E6BMf316Xs2MyR7OUbeevMYodwOeFrc
+lKbtFcA97gZb9FKIz8stx9FSCezvkXEiXVFDcY6MIPM+avwRAFNNfbY=
 """
 
 
