@@ -271,7 +271,7 @@ def _distance(outputs: Tensor, wanted: Tensor, kind: Kind) -> float:
     return float((outputs - wanted).square().mean() / (wanted.square().mean() + _TINY))
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _noted(_: str) -> dict[frozenset[str], float]:
     """What was measured of removals under the same circumstances, so that a ladder of settings measures it once."""
     return {}
@@ -282,7 +282,7 @@ def _digest(*parts: nn.Module | Tensor) -> str:
     digest = hashlib.sha256()
     for part in parts:
         named = {"": part} if isinstance(part, Tensor) else part.state_dict()
-        for name, tensor in named.items():
+        for name, tensor in ((name, value) for name, value in named.items() if isinstance(value, Tensor)):
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         digest.update(b"" if isinstance(part, Tensor) else str(part).encode())
