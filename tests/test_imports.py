@@ -52,6 +52,7 @@ HEAVY = {
     "safetensors": {"graph/surgery.py"},
     "sklearn": set(),
     "scipy": set(),
+    "tensorly": set(),
     "PIL": set(),
     "pickle": set(),
 }

@@ -87,10 +87,11 @@ class Factorize:
         chosen = self._chosen(price, found, choices)
         _report(found, chosen)
         small = replace(_with(model, found, chosen, batches), teacher=model.teacher or model.module)
-        if self.epochs:
-            return small.with_module(finetune(small, task, Training(self.epochs, self.learning_rate, seed=self.seed)))
-        corrected = with_corrected_statistics(small.module, model.module, small.edits, batches) if batches else None
-        return small.with_module(corrected) if corrected is not None else small
+        if batches:
+            small = small.with_module(with_corrected_statistics(small.module, model.module, small.edits, batches))
+        if not self.epochs:
+            return small
+        return small.with_module(finetune(small, task, Training(self.epochs, self.learning_rate, seed=self.seed)))
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
