@@ -134,7 +134,7 @@ class PruneChannels:
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
-        """Fractions of the parameters, then of the estimated latency, that are in reach here; each mildest first."""
+        """Fractions of the parameters, then of the latency, that are in reach here; each mildest first."""
         if model.grids:
             return ()
         try:
