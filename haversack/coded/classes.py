@@ -19,7 +19,7 @@ _ROUNDS, _PRIOR = 4, 4
 # What tables take, roughly: smooth ones of many symbols stay short.
 _BITS_A_SYMBOL, _BITS_A_TABLE = 5, 200
 # Smaller tensors do not pay for the search; of larger ones a sample is enough.
-LEAST, _SAMPLE = 256, 1 << 18
+LEAST, _SAMPLE = 256, 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,8 @@ def _tallies(cells: Array, count: int, others: Array | None = None) -> Array:
         ones = cells.sum(2, dtype=np.float32) @ members
         return np.stack([members.sum(0) * cells.shape[2] - ones, ones], 2)
     places = (np.arange(len(cells))[:, None] * kinds + others)[:, :, None] * count + cells
-    return np.bincount(places.ravel(), minlength=len(cells) * kinds * count).reshape(len(cells), kinds, count)
+    tallies = np.bincount(places.ravel(), minlength=len(cells) * kinds * count).astype(np.float32)
+    return tallies.reshape(len(cells), kinds, count)
 
 
 def _assigned(tallies: Array, classes: Array, bits: int) -> tuple[Array, Array]:
@@ -143,7 +144,7 @@ def _assigned(tallies: Array, classes: Array, bits: int) -> tuple[Array, Array]:
     shares = counts + _PRIOR * counts.sum(0) / counts.sum() + 1e-3
     costs = -np.log2(shares / shares.sum(1, keepdims=True))
     if bits:
-        own = np.stack([costs[each : each + kinds].ravel() for each in range(1 << bits)], 1)
+        own = np.stack([costs[each : each + kinds].ravel() for each in range(1 << bits)], 1).astype(np.float32)
         classes = (tallies.reshape(len(tallies), -1) @ own).argmin(1).astype(np.uint8)
     return classes, _summed(tallies, classes, bits)
 
@@ -152,6 +153,8 @@ def _summed(tallies: Array, classes: Array, bits: int) -> Array:
     """How often each table's symbols come: (tables, count)."""
     kinds = tallies.shape[1]
     counts = np.zeros((kinds + (1 << bits) - 1, tallies.shape[2]))
+    members = (np.arange(1 << bits)[:, None] == classes).astype(np.float32)
+    sums = (members @ tallies.reshape(len(tallies), -1)).reshape(-1, *tallies.shape[1:])
     for each in range(1 << bits):
-        counts[each : each + kinds] += tallies[classes == each].sum(0)
+        counts[each : each + kinds] += sums[each]
     return counts
