@@ -76,7 +76,7 @@ class PruneChannels:
     imitate: int = 10
     rounds: int = 1
     epochs: int = 2
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
@@ -93,7 +93,7 @@ class PruneChannels:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}.", mend=f"write a whole number from {least} up.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.05.")
+            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.02.")
 
     def apply(self, model: Model, task: Task) -> Model:
         """The smaller model, corrected and then trained for `epochs`; edits and teacher follow.

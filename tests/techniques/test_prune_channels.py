@@ -164,7 +164,16 @@ def test_the_same_seed_gives_the_same_network(model: Model) -> None:
 def test_training_wins_back_what_pruning_lost(model: Model) -> None:
     ours, step = (
         task(),
-        PruneChannels(keep=0.15, importance="l2", scope="layer", min_share=0.1, correct="nothing", imitate=0, epochs=6),
+        PruneChannels(
+            keep=0.15,
+            importance="l2",
+            scope="layer",
+            min_share=0.1,
+            correct="nothing",
+            imitate=0,
+            epochs=6,
+            learning_rate=0.05,
+        ),
     )
     dry = ours.scored(replace(step, epochs=0).apply(model, ours).module)
     trained = ours.scored(step.apply(model, ours).module)
