@@ -17,7 +17,6 @@ from haversack.numerics.factors.allocate import Choice, allocated
 from haversack.numerics.factors.ladder import by_rule, ladder
 from haversack.numerics.factors.method import Method
 from haversack.numerics.factors.price import Measure, Price, price_of
-from haversack.numerics.factors.problem import Problem
 from haversack.numerics.factors.sites import Batches, Site, blank, problem_at, sites, with_chains
 from haversack.progress import say, track
 from haversack.recipe import Stage
@@ -83,7 +82,7 @@ class Factorize:
         price = price_of(model, self.of)
         choices = [self._choices(price, site, batches) for site in track(found, "trying factors", len(found))]
         if all(len(each) == 1 for each in choices):
-            raise NothingChangedError(f"no layer has less {_SAID[self.of]} in factors.", mend="leave the step out.")
+            raise NothingChangedError(f"factors lower the {_SAID[self.of]} of no layer.", mend="leave the step out.")
         chosen = self._chosen(price, found, choices)
         _report(found, chosen)
         small = replace(_with(model, found, chosen, batches), teacher=model.teacher or model.module)
@@ -129,23 +128,22 @@ class Factorize:
 
     def _choices(self, price: Price, site: Site, batches: Batches) -> list[Choice]:
         """The layer as it is, and the ways to write it that are cheaper, with what they lose of its output."""
-        problem = problem_at(price.model.module, site, batches)
-        tried = list(self._tried(site, problem))
+        tried = list(self._tried(price.model, site, batches))
         gains = price.gains(site, [each.layers for each in tried])
-        cheaper = [
-            replace(each, cost=-gain.saved, loss=loss(problem, each.method, each.ranks))
-            for each, gain in zip(tried, gains, strict=True)
-            if gain.pays
-        ]
+        cheaper = [replace(each, cost=-gain.saved) for each, gain in zip(tried, gains, strict=True) if gain.pays]
+        whole = Choice("", (), (site.whole,))
         if not cheaper:
             best = f"the best has {min(gain.ratio for gain in gains):.2f} of it" if gains else "no rank fits"
-            say(f"{site.path} is left alone: no factors have less {_SAID[self.of]}; {best}.")
-        return [Choice("", (), (site.whole,)), *cheaper]
+            say(f"{site.path} is left alone: no factors lower its {_SAID[self.of]}; {best}.")
+            return [whole]
+        problem = problem_at(price.model.module, site, batches)
+        return [whole, *(replace(each, loss=loss(problem, each.method, each.ranks)) for each in cheaper)]
 
-    def _tried(self, site: Site, problem: Problem) -> Iterable[Choice]:
+    def _tried(self, model: Model, site: Site, batches: Batches) -> Iterable[Choice]:
         if self.ranks == "measured":
             return ladder(self._ways(site), site.geometry, self.multiple)
-        return by_rule(self._ways(site), problem, self.multiple, self.energy if self.ranks == "energy" else None)
+        energy = self.energy if self.ranks == "energy" else None
+        return by_rule(self._ways(site), problem_at(model.module, site, batches), self.multiple, energy)
 
     def _chosen(self, price: Price, found: list[Site], choices: list[list[Choice]]) -> list[Choice]:
         """One choice a layer, with which the network is measured to cost what it may."""
@@ -153,7 +151,7 @@ class Factorize:
         least, said = price.ratio(_blank(price.model, found, cheapest)), _SAID[self.of]
         if least >= 1:
             raise NothingChangedError(
-                f"with factors the network has {least:.3f} of its {said}, though its layers have less by themselves.",
+                f"with factors the network has {least:.3f} of its {said}, though by themselves its layers have less.",
                 mend="leave the step out.",
             )
         if self.ranks != "measured":
