@@ -45,6 +45,7 @@ PINNED = {
     "ECA-Net": {"0.0": "slid over: conv1d in layer 1.conv"},
     "tied language model": {"out": "the vocabulary: embedding in layer embed"},
     "ResNet option A": {"2.body.1.0": "zero channels that the code adds: pad in layer 2"},
+    "cross attention": {"embed": "the code splits channels unevenly: split_with_sizes in layer cross"},
     "spelled flatten": {"features.2.0": "the code spells the size: view in the network itself"},
 }
 

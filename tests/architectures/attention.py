@@ -237,7 +237,7 @@ class NonLocal(nn.Module):
         return self.out((x + self.back(y)).mean((2, 3)))
 
 
-IMAGE, TOKENS = (3, 32, 32), (14,)
+IMAGE, TOKENS = (3, 32, 32), (8,)
 NETWORKS = {
     "ViT": (vit, IMAGE),
     "ViT, heads of free size": (vit_separate, IMAGE),

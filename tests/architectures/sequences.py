@@ -162,7 +162,7 @@ class TiedLanguageModel(nn.Module):
         return self.out(self.recurrent(self.embed(tokens))[0])
 
 
-TIME, STEPS, TOKENS = (6, 48), (12, 6), (14,)
+TIME, STEPS, TOKENS = (6, 48), (6, 6), (8,)
 NETWORKS = {
     "1-D CNN": (sensor_cnn, TIME),
     "TCN": (TCN, TIME),
@@ -172,8 +172,8 @@ NETWORKS = {
     "GRU": (gru, STEPS),
     "bidirectional LSTM": (bidirectional_lstm, STEPS),
     "bidirectional GRU": (bidirectional_gru, STEPS),
-    "CRNN": (CRNN, (1, 16, 32)),
-    "attention pooling": (AttentionPooling, TIME),
+    "CRNN": (CRNN, (1, 16, 12)),
+    "attention pooling": (AttentionPooling, (6, 8)),
     "TextCNN": (Text, TOKENS),
     "fastText": (FastText, TOKENS),
     "tied language model": (TiedLanguageModel, TOKENS),
