@@ -81,6 +81,6 @@ def _coarser(dense: Model, learning: Task, effort: Effort) -> Iterator[tuple[str
     narrower = PruneChannels(0.054, of="parameters", min_share=0.1, rounds=2, epochs=effort.channels)
     values = ClusterWeights(3, effort.values, learning_rate=0.0005, entropy_weight=0.03)
     model = narrower.apply(dense, learning)
-    for suffix, sparsity in (("75", 0.6), ("100", 0.75)):
+    for suffix, sparsity in (("75", 0.75), ("100", 0.88)):
         model = PruneWeights(sparsity, epochs=effort.weights, ramp=0.6, learning_rate=0.03).apply(model, learning)
         yield suffix, values.apply(model, learning)
