@@ -56,8 +56,8 @@ def second_order(model: Model, groups: Sequence[ChannelGroup], batches: Batches)
     Brain Surgeon, Hassibi 1993, for blocks of columns: Kurtic et al. 2022, Frantar and Alistarh 2022). What that costs
     is the squared error left in the readers' outputs, relative to the variance of the values that they complete: sums,
     in a residual network. So the losses of different groups may be held against each other (ResNet-20 at half of its
-    multiply-accumulates, refitted: 91.1 % of held-back images, 87.0 % with half of each block's inner channels gone,
-    86.6 % with errors weighed by the Fisher information of the network's own predictions).
+    multiply-accumulates, refitted: 91.1 % of held-back images, 85.7 % where each block loses half of its inner channels
+    in the same order).
 
     Groups that something other than a convolution or a linear layer reads are ranked by their kernels' norms; the
     listener hears which. Raises TaskError where the network computes NaN or infinity.

@@ -132,6 +132,10 @@ class PruneChannels:
     def _reads_inputs(self) -> bool:
         return self.importance == "second_order" or self.correct != "nothing" or self.imitate > 0
 
+    def skeleton(self) -> Self:
+        """The same channels gone, and nothing done about what is left."""
+        return replace(self, rounds=1, correct="nothing", imitate=0)
+
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """Fractions of the parameters, then of the latency, that are in reach here; each mildest first."""
