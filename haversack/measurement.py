@@ -49,7 +49,12 @@ class Conditions:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-_SHOWN: dict[str, Callable[[float], str]] = {"flash": show_bytes, "ram": show_bytes, "update": show_bytes, "latency": show_ms}
+_SHOWN: dict[str, Callable[[float], str]] = {
+    "flash": show_bytes,
+    "ram": show_bytes,
+    "update": show_bytes,
+    "latency": show_ms,
+}
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,9 @@ def test_a_limit_in_milliseconds_needs_a_device_whose_rates_are_stated():
 
 
 @pytest.mark.parametrize("limit", [0, -1, math.nan, math.inf])
-@pytest.mark.parametrize("name", ["flash_bytes", "ram_bytes", "latency_ms", "latency_ratio", "energy_mj", "update_bytes"])
+@pytest.mark.parametrize(
+    "name", ["flash_bytes", "ram_bytes", "latency_ms", "latency_ratio", "energy_mj", "update_bytes"]
+)
 def test_a_limit_that_is_not_above_zero_is_refused(name, limit):
     with pytest.raises(BudgetError, match=name):
         Budget(**{name: limit})

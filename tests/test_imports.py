@@ -48,7 +48,9 @@ HEAVY = {
     "openvino": {"measure/openvino_file.py"},
     "psutil": {"device.py", "measure/turns.py"},
     "rich": {"report/bars.py", "report/tables.py"},
-    "typer": {f"cli/{name}.py" for name in ("__init__", "coding", "looking", "options", "packing", "proving", "running")},
+    "typer": {
+        f"cli/{name}.py" for name in ("__init__", "coding", "looking", "options", "packing", "proving", "running")
+    },
     "safetensors": {"graph/surgery.py"},
     "sklearn": set(),
     "scipy": set(),

@@ -182,7 +182,9 @@ def test_another_process_reloads_the_same_network_and_trains_it(name: str, tmp_p
         "print(module(x).detach().flatten().tolist()); module.train()(x).sum().backward()\n"
     )
     here = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", code, here, str(tmp_path), name], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, here, str(tmp_path), name], capture_output=True, text=True, check=True
+    )
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), small(x).detach().flatten())
 
 
