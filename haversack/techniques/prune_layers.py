@@ -20,7 +20,6 @@ from haversack.finetune import Training, finetune
 from haversack.graph.channel_cost import Measure
 from haversack.graph.cost import cost
 from haversack.graph.removable import Found, Removable, outermost, removable, removal, without
-from haversack.graph.scale import as_large_as
 from haversack.graph.surgery import edit
 from haversack.graph.trace import trace
 from haversack.model import Model
@@ -74,10 +73,8 @@ class PruneLayers:
         where no module may go or no removal pays.
         """
         small = replace(self._shortened(model, task), teacher=model.teacher or model.module)
-        if not self.epochs:
-            return small
         training = Training(epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
-        return small.with_module(finetune(as_large_as(small, model), task, training))
+        return small.with_module(finetune(small, task, training)) if self.epochs else small
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
