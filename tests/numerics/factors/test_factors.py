@@ -172,4 +172,4 @@ def test_our_decompositions_are_as_close_as_tensorlys():
     theirs = tensorly.tenalg.multi_mode_dot(core, ways, modes=[0, 1])
     assert loss(ours, "tucker", (4, 5)) <= 1.01 * ours.error(torch.from_numpy(theirs))
     theirs = parafac(weight.numpy(), 12, n_iter_max=100, init="random", random_state=0).to_tensor()
-    assert loss(ours, "cp", (12,)) <= 1.05 * ours.error(torch.from_numpy(theirs))
+    assert loss(ours, "cp", (12,)) <= 1.1 * ours.error(torch.from_numpy(theirs))
