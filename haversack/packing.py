@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from haversack.artifact import CODED_FILE, Artifact, Runtime
 from haversack.device import Budget, Device, find_device
 from haversack.door import checked_model, checked_score
-from haversack.errors import ExportError, InfeasibleError, NothingChangedError, RecipeError
+from haversack.errors import ExportError, InfeasibleError, NothingChangedError, RecipeError, SurgeryError
 from haversack.export import coded, find_runtime
 from haversack.graph.cost import cost
 from haversack.graph.quantized import lower, output_step
@@ -22,7 +22,7 @@ from haversack.graph.trace import trace
 from haversack.measure import estimate, host, parity
 from haversack.measurement import Candidate, Conditions, Figure, Measurement
 from haversack.model import Model
-from haversack.plan.search import Found, Trial, greedy
+from haversack.plan.search import Answer, Found, Refusal, Trial, greedy
 from haversack.progress import say
 from haversack.recipe import Recipe, Step, recipe_from_toml
 from haversack.report.text import packed
@@ -230,10 +230,18 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> Found:
     try:
         trial = next(search)
         while True:
-            trial = search.send(bench.candidate(trial))
+            trial = search.send(_answer(bench, trial))
     except StopIteration as finished:
         found: Found = finished.value
         return found
+
+
+def _answer(bench: Bench, trial: Trial) -> Answer:
+    """The candidate, or why a step or a writer refuses: what cannot be done here is no reason to stop."""
+    try:
+        return bench.candidate(trial)
+    except (NothingChangedError, RecipeError, SurgeryError, ExportError) as error:
+        return Refusal(trial.recipe, error.what, too_strong=isinstance(error, RecipeError))
 
 
 def _options(bench: Bench, settings: Settings) -> list[list[Step]]:
@@ -270,8 +278,11 @@ def _infeasible(found: Found) -> InfeasibleError:
 
 
 def _refuse_idle(found: Found, budget: Budget) -> None:
-    if found.verdicts:
-        tried = "; ".join(f"{each.candidate.recipe}: {each.why}" for each in found.verdicts)
+    if found.verdicts or found.refusals:
+        tried = "; ".join(
+            [f"{each.candidate.recipe}: {each.why}" for each in found.verdicts]
+            + [f"{each.recipe}: {each.why}" for each in found.refusals]
+        )
         raise NothingChangedError(
             f"nothing that was tried pays: {tried}.", mend="set a tighter limit, or ship the network as it is."
         )

@@ -105,6 +105,7 @@ def _show(result: Packed, out: Path, *, as_json: bool) -> None:
                     {"recipe": str(each.candidate.recipe), "kept": each.kept, "why": each.why}
                     for each in result.found.verdicts
                 ],
+                "refused": [{"recipe": str(each.recipe), "why": each.why} for each in result.found.refusals],
             }
         )
     else:

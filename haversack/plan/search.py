@@ -1,7 +1,7 @@
 """Search: which recipe to measure next, given what was found.
 
-`greedy` asks by yielding a Trial and is told by being sent the Candidate. It knows techniques only as steps with a
-stage, settings and, where they train, `epochs`.
+`greedy` asks by yielding a Trial and is told by being sent the Candidate, or the Refusal of a step. It knows techniques
+only as steps with a stage, settings and, where they train, `epochs`.
 """
 
 from __future__ import annotations
@@ -37,15 +37,26 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A recipe that a step refused, and why; `too_strong` where a milder setting may do."""
+
+    recipe: Recipe
+    why: str
+    too_strong: bool = False
+
+
+@dataclass(frozen=True)
 class Found:
     """The end of a search: the best candidate, what it still misses, and everything that was tried."""
 
     best: Candidate
     misses: tuple[Miss, ...]
     verdicts: tuple[Verdict, ...]
+    refusals: tuple[Refusal, ...] = ()
 
 
-Search = Generator[Trial, Candidate, Found]
+Answer = Candidate | Refusal
+Search = Generator[Trial, Answer, Found]
 
 
 def greedy(options: Sequence[Sequence[Step]], budget: Budget, baseline: Candidate) -> Search:
@@ -87,6 +98,7 @@ class _Run:
     def __init__(self, budget: Budget, baseline: Candidate) -> None:
         self.budget, self.baseline, self.best = budget, baseline, baseline
         self.verdicts: list[Verdict] = []
+        self.refusals: list[Refusal] = []
 
     def misses(self, candidate: Candidate) -> tuple[Miss, ...]:
         score = self.baseline.measurement.score
@@ -106,22 +118,31 @@ class _Run:
             tried = (verdict.candidate for verdict in self.verdicts if self.misses(verdict.candidate))
             best = min((best, *(each for each in tried if moved(best, each, self.budget))), key=self._rank)
         verdicts = tuple(self._final(verdict, best) for verdict in self.verdicts)
-        return Found(best, self.misses(best), verdicts)
+        return Found(best, self.misses(best), verdicts, tuple(self.refusals))
 
-    def best_of(self, steps: Sequence[Step]) -> Generator[Trial, Candidate, None]:
+    def ask(self, trial: Trial) -> Generator[Trial, Answer, Answer]:
+        """What comes of a trial; refusals are written down."""
+        answer = yield trial
+        if isinstance(answer, Refusal):
+            self.refusals.append(answer)
+        return answer
+
+    def best_of(self, steps: Sequence[Step]) -> Generator[Trial, Answer, None]:
         """Tries every setting of a step that needs no training; keeps the best one that pays."""
         if self.best is not self.baseline and not self.misses(self.best):
             return
         before, tried = self.best, []
         for step in steps:
-            tried.append((yield Trial(before.recipe.then(step))))  # noqa: PERF401 - a list cannot ask
+            found = yield from self.ask(Trial(before.recipe.then(step)))
+            if isinstance(found, Candidate):
+                tried.append(found)
         paying = [each for each in tried if self._pays(before, each)]
         winner = min(paying, key=self._rank, default=None)
         for each in tried:
             self.verdicts.append(Verdict(each, each is winner, self._reason(before, each, winner)))
         self.best = winner or before
 
-    def least_of(self, rivals: Sequence[Sequence[Step]], before: Candidate) -> Generator[Trial, Candidate, None]:
+    def least_of(self, rivals: Sequence[Sequence[Step]], before: Candidate) -> Generator[Trial, Answer, None]:
         """Trains the setting whose size and speed fit and that scores best untrained, then what is next best.
 
         `rivals` are techniques of one stage. Each is tried alone at its mildest setting that fits, and the two best
@@ -141,12 +162,15 @@ class _Run:
             if not self.misses(self.best):
                 return
 
-    def _fitting(self, fit: _Fit, before: Candidate) -> Generator[Trial, Candidate, list[_Fit]]:
+    def _fitting(self, fit: _Fit, before: Candidate) -> Generator[Trial, Answer, list[_Fit]]:
         """The fit with the place of its mildest step whose size and speed are met, by bisection; none where none is."""
         fitting, first, last = None, 0, len(fit.ladder) - 1
         while first <= last:
             middle = (first + last) // 2
-            dry = yield Trial(fit.start.then(fit.ladder[middle]).skeleton(), scored=False)
+            dry = yield from self.ask(Trial(fit.start.then(fit.ladder[middle]).skeleton(), scored=False))
+            if isinstance(dry, Refusal):
+                first, last = (first, middle - 1) if dry.too_strong else (middle + 1, last)
+                continue
             misses = self.misses(dry)
             why = f"misses {misses[0]}" if misses else "fits"
             self.verdicts.append(Verdict(dry, False, f"untrained, to see its size and speed: {why}"))
@@ -156,18 +180,20 @@ class _Run:
                 fitting, last = middle, middle - 1
         return [] if fitting is None else [replace(fit, place=fitting)]
 
-    def _ranked(self, fits: Sequence[_Fit]) -> Generator[Trial, Candidate, list[_Fit]]:
+    def _ranked(self, fits: Sequence[_Fit]) -> Generator[Trial, Answer, list[_Fit]]:
         """The fits with their ranks, best first."""
         ranked = []
         for fit in fits:
-            candidate = yield Trial(fit.start.then(fit.ladder[fit.place]).untrained())
+            candidate = yield from self.ask(Trial(fit.start.then(fit.ladder[fit.place]).untrained()))
+            if isinstance(candidate, Refusal):
+                continue
             self.verdicts.append(Verdict(candidate, False, "untrained, to choose between settings that fit"))
             ranked.append(replace(fit, rank=self._rank(candidate)))
         return sorted(ranked, key=lambda fit: fit.rank)
 
     def _mixed(
         self, ranked: Sequence[_Fit], rivals: Sequence[Sequence[Step]], before: Candidate
-    ) -> Generator[Trial, Candidate, list[_Fit]]:
+    ) -> Generator[Trial, Answer, list[_Fit]]:
         """The two best techniques together: the better one half as strong as it would have to be alone."""
         best = {fit.family[0]: fit for fit in reversed(ranked)}
         first, second = list(dict.fromkeys([*(fit.family[0] for fit in ranked), *range(len(rivals))]))[:2]
@@ -181,10 +207,12 @@ class _Run:
         start = before.recipe.then(_untrained(half))
         return (yield from self._fitting(_Fit(start, ladder, 0, (first, second)), before))
 
-    def _trained(self, fit: _Fit, before: Candidate) -> Generator[Trial, Candidate, None]:
+    def _trained(self, fit: _Fit, before: Candidate) -> Generator[Trial, Answer, None]:
         """Trains the mildest step that fits, and stronger ones where it still misses size or speed."""
         for step in fit.ladder[fit.place :]:
-            trained = yield Trial(fit.start.then(step))
+            trained = yield from self.ask(Trial(fit.start.then(step)))
+            if isinstance(trained, Refusal):
+                continue
             misses = self.misses(trained)
             why = f"misses {misses[0]}" if misses else _gain(before, trained)
             self.verdicts.append(Verdict(trained, not misses, why))

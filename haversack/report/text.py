@@ -9,7 +9,7 @@ from haversack.device import Budget, Device
 from haversack.graph.cost import Cost, LayerCost
 from haversack.measurement import BenchReport, Conditions, Figure, Measurement
 from haversack.plan.advise import Advice
-from haversack.plan.search import Found, Verdict
+from haversack.plan.search import Found, Refusal, Verdict
 from haversack.quantity import show_bytes, show_count, show_ms
 from haversack.recipe import Recipe, describe
 from haversack.report.tables import (
@@ -157,6 +157,7 @@ def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) 
         _unlimited_drop(baseline.score, best.score, budget),
         _recipe(found.best.recipe),
         "\n".join(["Tried, in this order:", *tried]) if tried else "",
+        "\n".join(["Refused:", *map(_refused, found.refusals)]) if found.refusals else "",
         _conditions(best.conditions),
     )
 
@@ -230,6 +231,10 @@ def _tried(verdict: Verdict) -> str:
         paragraph(f"because: {verdict.why}", " " * 10),
     )
     return "\n".join(lines)
+
+
+def _refused(refusal: Refusal) -> str:
+    return "\n".join([paragraph(str(refusal.recipe), "  "), paragraph(f"because: {refusal.why}", " " * 10)])
 
 
 def _conditions(conditions: Conditions) -> str:

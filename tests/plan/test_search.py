@@ -7,7 +7,7 @@ import pytest
 
 from haversack.device import Budget
 from haversack.measurement import Candidate, Conditions, Figure, Measurement
-from haversack.plan.search import Found, Trial, greedy, moved
+from haversack.plan.search import Found, Refusal, Trial, greedy, moved
 from haversack.recipe import Recipe, Stage
 
 
@@ -323,6 +323,39 @@ def test_a_mixture_is_trained_where_it_scores_better_than_either_alone():
     found = World().search(halves, flash_bytes=500, max_drop=0.06)
     assert found.best.recipe == Recipe((Shrink(0.7, "cubic", epochs=0), Other(0.7, "cubic")))
     assert found.misses == ()
+
+
+@dataclass(frozen=True)
+class Picky(Shrink):
+    """Refuses what is milder than it likes, or stronger than it can."""
+
+
+def refusing(world: World, options, **limits) -> Found:
+    """A search in which Picky does nothing above 0.7 and cannot go below 0.4."""
+    asking, answer = greedy(options, Budget(**limits), world.measure(Trial(Recipe()))), None
+    while True:
+        try:
+            trial = asking.send(answer)
+        except StopIteration as end:
+            return end.value
+        keeps = [step.keep for step in trial.recipe.steps if isinstance(step, Picky)]
+        if any(keep > 0.7 or keep < 0.4 for keep in keeps):
+            answer = Refusal(trial.recipe, "no layer pays" if keeps[0] > 0.7 else "out of reach", keeps[0] < 0.4)
+        else:
+            answer = world.measure(trial)
+
+
+def test_what_a_step_refuses_is_told_and_does_not_end_the_search():
+    ladder = [Picky(each / 100) for each in range(95, 15, -5)]
+    found = refusing(World(), [ladder], flash_bytes=560)
+    assert found.best.recipe == Recipe((Picky(0.55),))
+    assert found.misses == ()
+    strict = refusing(World(), [ladder, [Other(0.2)]], flash_bytes=300)
+    assert strict.best.recipe == Recipe((Other(0.2),))
+    assert {each.why for each in strict.refusals} == {"out of reach"}
+    nothing = refusing(World(), [[Picky(0.9)]], flash_bytes=560)
+    assert nothing.best.recipe == Recipe()
+    assert [each.why for each in nothing.refusals] == ["no layer pays"]
 
 
 @pytest.mark.parametrize("options", [[], [[]], [[], ()]])
