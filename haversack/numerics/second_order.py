@@ -53,7 +53,7 @@ def second_order_weights(
     for layer in track(chosen, "refitting", len(chosen)):
         weight, fit = tensor_of(network, layer.weight), sweep.fit(layer, ridge=_RIDGE)
         kept = masks[layer.weight].reshape(fit.best.shape)
-        sweep.choose(layer, refitted(fit, kept).reshape(weight.shape).to(weight.dtype), fit)
+        sweep.choose(layer, refitted(fit, kept).to(weight.dtype), fit)
     return sweep.tensors
 
 

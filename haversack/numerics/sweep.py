@@ -1,7 +1,7 @@
 """Sweep: layer after layer is chosen anew, while the network before it already computes with what was chosen.
 
-A layer reads what the changed layers before it compute and is fitted to what the float network computes there; before
-a sum, to what the sum needs, so that errors do not add up along a residual network.
+A layer reads what the changed layers before it compute and is fitted to what the original network computes there;
+before a sum, to what the sum needs, so that errors do not add up along a residual network.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ _MOST_POSITIONS = 100_000
 
 @dataclass(frozen=True)
 class SweptLayer:
-    """A layer whose weight is chosen.
+    """A layer whose weight is chosen; `bias` is the name of its bias, `free_bias` whether that may change.
 
-    `wanted` is the float value that it shall repeat: its own, or that of the sum that it completes. `bias` is the name
-    of its bias, `free_bias` whether that may change.
+    `wanted` is the value of the original network that it shall repeat, in the channels `rows` where not in all: its
+    own, or that of the sum that it completes; `completes` is that sum in the network of `node`.
     """
 
     node: fx.Node
     weight: str
     bias: str | None
     free_bias: bool
+    completes: fx.Node | None
     wanted: fx.Node
+    rows: Tensor | None = None
 
 
 def swept_layers(network: fx.GraphModule, names: Collection[str], writable: Collection[str]) -> list[SweptLayer]:
@@ -57,20 +59,21 @@ def swept_layers(network: fx.GraphModule, names: Collection[str], writable: Coll
                 raise RecipeError("the weights hold NaN or infinity.", where=weight, mend="train the network again.")
             bias = node.args[2] if len(node.args) > 2 else None
             name = str(bias.target) if isinstance(bias, fx.Node) else None
-            found.append(SweptLayer(node, weight, name, name in own, _wanted(node, places)))
+            total = _completed(node, places)
+            found.append(SweptLayer(node, weight, name, name in own, total, total or node))
     return found
 
 
 class Sweep:
-    """The float network and the changed one, which computes the same but for what is chosen, side by side.
+    """The original network and the changed one, side by side; `tensors` holds what was chosen so far.
 
-    `tensors` holds what was chosen so far.
+    The layers are those of `changed`, or of the network that it rounds, in which they have the same names.
     """
 
     def __init__(
-        self, network: fx.GraphModule, changed: fx.GraphModule, batches: Batches, chosen: Collection[SweptLayer]
+        self, original: fx.GraphModule, changed: fx.GraphModule, batches: Batches, chosen: Collection[SweptLayer]
     ) -> None:
-        self._real = Lane(network, batches, {each.wanted for each in chosen})
+        self._real = Lane(original, batches, {each.wanted for each in chosen})
         self._changed = Lane(changed, batches)
         self._twins = {node.name: node for node in changed.graph.nodes}
         self._sizes = [len(batch[0]) for batch in batches]
@@ -93,11 +96,12 @@ class Sweep:
         return moments.fit(weight, bias, ridge=ridge)
 
     def choose(self, layer: SweptLayer, weight: Tensor, fit: Fit) -> None:
-        """Gives the layer this weight, and the bias that goes with it."""
-        self.tensors[layer.weight] = weight
+        """Gives the layer this weight, in its own shape or the fit's, and the bias that goes with it."""
+        old = self._changed.tensors[layer.weight]
+        self.tensors[layer.weight] = weight.reshape(old.shape).to(old.dtype)
         if layer.bias is not None and layer.free_bias:
             bias = fit.bias(weight.double().reshape(fit.best.shape)).flatten()
-            self.tensors[layer.bias] = bias.to(weight.dtype)
+            self.tensors[layer.bias] = bias.to(old.dtype)
         self._changed.tensors |= self.tensors
 
     def _inputs_and_outputs(self, layer: SweptLayer, batch: int) -> tuple[Tensor, Tensor]:
@@ -107,18 +111,24 @@ class Sweep:
         self._real.run(batch, layer.wanted, inclusive=True)
         inputs = self._changed.read(batch, cast("fx.Node", twin.args[0]))
         wanted = self._real.take(batch, layer.wanted)
-        if layer.wanted is not layer.node:
+        if layer.rows is not None:
+            wanted = wanted.index_select(-1 if twin.target is aten.linear.default else 1, layer.rows)
+        if layer.completes is not None:
             # The other summand's error is known by now: this layer makes up for it as well.
-            other = self._twins[layer.wanted.name].args[1 - layer.wanted.args.index(layer.node)]
+            other = self._twins[layer.completes.name].args[1 - layer.completes.args.index(layer.node)]
             wanted = wanted - self._changed.read(batch, cast("fx.Node", other))
         return inputs, wanted
 
 
-def _wanted(layer: fx.Node, places: Mapping[fx.Node, int]) -> fx.Node:
-    """The sum that the layer completes, if nobody else reads the layer; otherwise the layer."""
+def sum_after(layer: fx.Node) -> fx.Node | None:
+    """The sum of which the layer's result is a summand of equal shape, and nothing else."""
     reader = next(iter(layer.users))
-    if len(layer.users) > 1 or reader.target is not aten.add.Tensor or reader.kwargs:
-        return layer
-    other = reader.args[1 - reader.args.index(layer)]
-    completes = isinstance(other, fx.Node) and places[other] < places[layer]
-    return reader if completes and reader.meta["val"].shape == layer.meta["val"].shape else layer
+    plain = len(layer.users) == 1 and reader.target is aten.add.Tensor and not reader.kwargs
+    return reader if plain and reader.meta["val"].shape == layer.meta["val"].shape else None
+
+
+def _completed(layer: fx.Node, places: Mapping[fx.Node, int]) -> fx.Node | None:
+    """The sum after the layer, if its other summand is there before the layer runs."""
+    total = sum_after(layer)
+    other = None if total is None else total.args[1 - total.args.index(layer)]
+    return total if isinstance(other, fx.Node) and places[other] < places[layer] else None
