@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from haversack.errors import TaskError
 from haversack.numerics.patches import Patches
 
 # Numbers of all rows' own curvatures that are worked on at once.
@@ -86,7 +87,7 @@ class Moments:
     """
 
     def __init__(self, layer: fx.Node, weight: Tensor, *, centred: bool) -> None:
-        self._patches, self._centred = Patches(layer, weight), centred
+        self._value, self._patches, self._centred = layer.name, Patches(layer, weight), centred
         groups, rows, columns = self._patches.shape
         self._count = 0
         # Sums are taken around a first guess of the means: float32 would lose a small spread around a large mean.
@@ -114,7 +115,9 @@ class Moments:
         """The best weights near `weight`, with the bias that follows from them or, where not centred, with `bias`.
 
         `ridge` is the pull towards `weight`, in shares of the mean curvature: what the inputs do not tell, stays.
+        Raises TaskError where no batch was counted in, or numbers were not finite.
         """
+        self._check()
         start = weight.double().reshape(self._products.shape)
         columns, rows, squares, products = self._means()
         if self._centred:
@@ -138,10 +141,13 @@ class Moments:
     def _in_order(self, values: Tensor) -> Tensor:
         return values[..., self._patches.order]
 
-    @property
-    def is_finite(self) -> bool:
-        """Whether all numbers seen were finite, and there were some."""
-        return self._count > 0 and all(bool(each.isfinite().all()) for each in (self._squares, self._products))
+    def _check(self) -> None:
+        if self._count == 0 or not all(each.isfinite().all() for each in (self._squares, self._products)):
+            raise TaskError(
+                "there are no calibration inputs, or the network computes NaN or infinity on them.",
+                where=f"value {self._value}",
+                mend="check the inputs and the weights of the network.",
+            )
 
 
 def _with_pull(squares: Tensor, ridge: float) -> Tensor:

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
-from haversack.errors import RecipeError, TaskError
+from haversack.errors import RecipeError
 from haversack.graph.observe import Batches
 from haversack.graph.quantized import layers, tensor_of
 from haversack.numerics.lane import Lane
@@ -86,12 +86,6 @@ class Sweep:
         for batch, size in enumerate(self._sizes):
             inputs, outputs = self._inputs_and_outputs(layer, batch)
             moments.add(inputs, outputs, _MOST_POSITIONS * size // sum(self._sizes))
-        if not moments.is_finite:
-            raise TaskError(
-                "there are no calibration inputs, or the network computes NaN or infinity on them.",
-                where=f"value {layer.node.name}",
-                mend="check the inputs and the weights of the network.",
-            )
         bias = None if layer.bias is None else self._changed.tensors[layer.bias]
         return moments.fit(weight, bias, ridge=ridge)
 
