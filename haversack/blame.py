@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import fx, nn
 
 from haversack.errors import NothingChangedError
 from haversack.graph.cost import cost
-from haversack.graph.observe import Batches
+from haversack.graph.observe import joined
 from haversack.graph.quantized import inference
 from haversack.graph.trace import trace
 from haversack.measure.parity import in_torch
@@ -33,7 +32,7 @@ def blame(folder: Path, network: nn.Module, task: Task, suspects: int = 3) -> Bl
     the network was pruned, its own rounded weights stand for the float ones, so that only rounded activations show.
     """
     model = _loaded(folder, network, task)
-    pair, batches = _pair(model, network), _some(task.calibration())
+    pair, batches = _pair(model, network), [joined(task.calibration(), _SAMPLES)]
     found = sorted(layer_noise(pair, batches), key=lambda each: each.alone_db)
     if not found:
         raise NothingChangedError("no layer of it is quantized.", mend="blame a result that has integer weights.")
@@ -68,11 +67,6 @@ def _pair(model: Model, network: nn.Module) -> Pair:
         say("the network was pruned: its rounded weights stand for the float ones.")
         return Pair(quantized, quantized, model.grids)
     return Pair(inference(replace(model, module=network.eval(), grids={})), quantized, model.grids)
-
-
-def _some(batches: Batches) -> Batches:
-    joined = tuple(torch.cat(each)[:_SAMPLES] for each in zip(*batches, strict=True))
-    return [tuple(joined)]
 
 
 def _remedy(pair: Pair, worst: Sequence[LayerNoise], task: Task) -> Remedy:

@@ -25,6 +25,11 @@ _MOST_BITS_TO_CUT = 10
 _ENTROPY_STRIDE = 8
 
 
+def joined(batches: Batches, most: int | None = None) -> tuple[Tensor, ...]:
+    """All samples as one batch, or the first `most` of them."""
+    return tuple(torch.cat(each)[:most] for each in zip(*batches, strict=True))
+
+
 @dataclass(frozen=True)
 class Observed:
     """Smallest and largest value seen, and how often each of 2048 equal bins between them was hit.

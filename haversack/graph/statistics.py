@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from haversack.graph.observe import Batches, joined
 from haversack.model import Edits
 
 # Fewer samples than this estimate worse than what training left behind; more than the limit change nothing.
@@ -15,9 +16,7 @@ _FEWEST, _MOST, _BATCH = 64, 256, 128
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def with_corrected_statistics(
-    small: nn.Module, original: nn.Module, edits: Edits, inputs: Sequence[tuple[Tensor, ...]]
-) -> nn.Module:
+def with_corrected_statistics(small: nn.Module, original: nn.Module, edits: Edits, inputs: Batches) -> nn.Module:
     """A copy of `small` whose batch norms expect what surgery made of the values before them.
 
     What earlier layers lost shifts the values of later ones; measuring statistics again needs no labels and no
@@ -47,7 +46,7 @@ def with_corrected_statistics(
 _TINY = 1e-5
 
 
-def _measured(module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> dict[str, Tensor]:
+def _measured(module: nn.Module, batches: Batches) -> dict[str, Tensor]:
     """The means and variances that the batch norms see, by the name of the buffer that would hold them."""
     module = copy.deepcopy(module).eval()
     norms = {
@@ -68,9 +67,9 @@ def _measured(module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> dict[
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
-def _batches(inputs: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+def _batches(inputs: Batches) -> Iterator[tuple[Tensor, ...]]:
     """Equal batches, whatever the task's are: a batch of one sample has no variance."""
-    joined = tuple(torch.cat(each)[:_MOST] for each in zip(*inputs, strict=True))
-    if len(joined[0]) >= _FEWEST:
-        count = max(1, len(joined[0]) // _BATCH)
-        yield from zip(*(each.tensor_split(count) for each in joined), strict=True)
+    together = joined(inputs, _MOST)
+    if len(together[0]) >= _FEWEST:
+        count = max(1, len(together[0]) // _BATCH)
+        yield from zip(*(each.tensor_split(count) for each in together), strict=True)

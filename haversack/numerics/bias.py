@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.observe import Batches
+from haversack.graph.observe import Batches, joined
 from haversack.graph.quantized import insert, layers, tensor_of
 from haversack.grid import Grid
 
@@ -33,7 +33,7 @@ def corrected_biases(
         if weight in grids and len(layer.args) > 2 and isinstance(layer.args[2], fx.Node)
     }
     chosen = {layer: bias for layer, bias in named.items() if bias in writable and _is_one(bias, named)}
-    inputs = _joined(network, batches)
+    inputs = _first_samples(network, batches)
     with torch.no_grad():
         means = _Means(network, frozenset(chosen))
         means.run(*inputs)
@@ -81,11 +81,11 @@ def _is_one(bias: str, named: Mapping[str, str]) -> bool:
     return list(named.values()).count(bias) == 1
 
 
-def _joined(network: fx.GraphModule, batches: Batches) -> tuple[Tensor, ...]:
-    """The first samples as one batch."""
+def _first_samples(network: fx.GraphModule, batches: Batches) -> tuple[Tensor, ...]:
+    """As many as fit into memory, as one batch."""
     largest = max((_numbers_a_sample(node) for node in network.graph.nodes), default=1)
     count = max(1, min(_MOST_SAMPLES, _MOST_NUMBERS // largest))
-    return tuple(torch.cat(values)[:count] for values in zip(*batches, strict=True))
+    return joined(batches, count)
 
 
 def _numbers_a_sample(node: fx.Node) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from haversack.graph.norms import settled_to_train
-from haversack.graph.observe import Batches
+from haversack.graph.observe import Batches, joined
 from haversack.graph.quantized import inference, tensor_of
 from haversack.graph.settle import settleable
 from haversack.model import Edits, Model
@@ -43,7 +43,7 @@ def imitating(  # noqa: PLR0913 - what goes in, and for how long
     if pair is None:
         say("the pruned network's blocks are not the original's: it does not imitate them.")
         return small
-    inputs = tuple(torch.cat(each) for each in zip(*batches, strict=True))
+    inputs = joined(batches)
     learned = _learned(pair, inputs, passes, torch.Generator().manual_seed(seed))
     if learned is None:
         return small

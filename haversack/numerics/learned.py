@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import TaskError
-from haversack.graph.observe import Batches
+from haversack.graph.observe import Batches, joined
 from haversack.graph.quantized import insert, layers, read_by, tensor_of
 from haversack.grid import Grid
 from haversack.numerics import Rounded
@@ -258,6 +258,6 @@ def _chunks(batches: Batches) -> list[Chunk]:
             where="calibrate()",
             mend="let it yield inputs of one shape.",
         )
-    values = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    values = joined(batches)
     size = min(_SAMPLES, len(values[0]))
     return [chunk for chunk in zip(*(value.split(size) for value in values), strict=True) if len(chunk[0]) == size]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.observe import Batches
+from haversack.graph.observe import Batches, joined
 from haversack.graph.quantized import tensor_of
 from haversack.numerics.least_squares import Fit
 from haversack.numerics.sparsity import Pattern, as_weight
@@ -70,7 +70,7 @@ def _costs(fit: Fit, weight: Tensor, pattern: Pattern) -> Tensor:
 
 def _importance(network: fx.GraphModule, batches: Batches, names: Collection[str], seed: int) -> dict[str, Tensor]:
     """What an error of one in each output channel, at one position, does to the squared outputs; by node."""
-    inputs = tuple(torch.cat(each)[:_SAMPLES] for each in zip(*batches, strict=True))
+    inputs = joined(batches, _SAMPLES)
     run = _Gradients(network, names)
     with torch.enable_grad():
         outputs = run.run(*inputs)

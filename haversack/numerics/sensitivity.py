@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from haversack.graph.observe import Batches
+from haversack.graph.observe import Batches, joined
 from haversack.graph.quantized import insert, layers, tensor_of
 from haversack.grid import symmetric
 from haversack.progress import track
@@ -27,7 +27,7 @@ def sensitivity(network: fx.GraphModule, bits: Sequence[int], batches: Batches) 
     The error is the mean square over at most 256 samples, relative to the outputs' own mean square. Weights are rounded
     to the nearest point of a grid with one step an output channel.
     """
-    inputs = tuple(torch.cat(each)[:_SAMPLES] for each in zip(*batches, strict=True))
+    inputs = joined(batches, _SAMPLES)
     with torch.no_grad():
         wanted = network(*inputs)
         power = float(wanted.square().mean()) + _TINY

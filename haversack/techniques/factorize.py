@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Self, get_args
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, finetune
+from haversack.graph.observe import Batches
 from haversack.graph.statistics import with_corrected_statistics
 from haversack.model import Layer, Model
 from haversack.numerics.factors import factorized, fitting, loss
@@ -17,7 +18,7 @@ from haversack.numerics.factors.allocate import Choice, allocated
 from haversack.numerics.factors.ladder import by_rule, ladder
 from haversack.numerics.factors.method import Method
 from haversack.numerics.factors.price import Measure, Price, price_of
-from haversack.numerics.factors.sites import Batches, Site, blank, problem_at, sites, with_chains
+from haversack.numerics.factors.sites import Site, blank, problem_at, sites, with_chains
 from haversack.progress import say, track
 from haversack.recipe import Stage
 from haversack.task import Task

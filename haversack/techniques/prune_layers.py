@@ -19,6 +19,7 @@ from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, finetune
 from haversack.graph.channel_cost import Measure
 from haversack.graph.cost import cost
+from haversack.graph.observe import Batches, joined
 from haversack.graph.removable import Found, Removable, outermost, removable, removal, without
 from haversack.graph.surgery import edit
 from haversack.graph.trace import trace
@@ -100,7 +101,7 @@ class PruneLayers:
                 f"keep is {self.keep:.4g}, but the smallest fraction of {self.of} in reach is {choice.smallest:.3f}.",
                 mend="keep more, or remove channels (prune_channels) as well.",
             )
-        batches, gone, small = _first(task.calibration(), _REFIT_SAMPLES), list[Removable](), model
+        batches, gone, small = [joined(task.calibration(), _REFIT_SAMPLES)], list[Removable](), model
         for share in _portions(1 - self.keep):
             more = choice.cheapest(share, _losses(small, model, batches, task.kind), gone)
             if more:
@@ -188,11 +189,6 @@ def _portions(share: float) -> Iterator[float]:
     yield share
 
 
-def _first(batches: Sequence[tuple[Tensor, ...]], samples: int) -> list[tuple[Tensor, ...]]:
-    """The first samples of all, in one batch."""
-    return [tuple(torch.cat(each)[:samples] for each in zip(*batches, strict=True))]
-
-
 def _paths(modules: Iterable[Removable]) -> frozenset[str]:
     return frozenset(each.path for each in modules)
 
@@ -244,9 +240,9 @@ def _without(model: Model, paths: Iterable[str]) -> Model:
     return model.with_module(edit(model.module, edits), edits)
 
 
-def _losses(small: Model, original: Model, batches: Sequence[tuple[Tensor, ...]], kind: Kind) -> Loss:
+def _losses(small: Model, original: Model, batches: Batches, kind: Kind) -> Loss:
     """How far `small`'s outputs are from the original's when modules are gone; what was measured before is noted."""
-    (inputs,) = _first(batches, _SAMPLES)
+    inputs = joined(batches, _SAMPLES)
     with torch.no_grad():
         wanted = original.module(*inputs)
     noted = _noted(f"{_digest(small.module)} {_digest(wanted, *inputs)} {kind}")

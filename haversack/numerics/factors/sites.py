@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from haversack.graph.observe import Batches
 from haversack.graph.surgery import edit
 from haversack.model import Edits, Layer, Model, Swap
 from haversack.numerics.factors.geometry import Geometry, geometry_of
 from haversack.numerics.factors.problem import Chain, Problem, problem_of
-
-Batches = Sequence[tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
