@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haversack.errors import TrainingError
+from haversack.errors import RecipeError, TrainingError
 from haversack.model import Model
 from haversack.progress import track
 from haversack.task import Batch, Kind, Task, has_target, unpack
@@ -50,6 +50,14 @@ class Training:
     temperature: float = 3.0
     seed: int = 0
     optimizer: Optimizer = "sgd"
+
+
+def check_settings(epochs: int, learning_rate: float, *, example: float) -> None:
+    """Raises RecipeError, which names the setting, where a step cannot train so; `example` is a rate that can be."""
+    if not isinstance(epochs, int) or epochs < 0:
+        raise RecipeError(f"epochs is {epochs}.", mend="write a whole number from 0 up.")
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise RecipeError(f"learning_rate is {learning_rate}.", mend=f"write a number above 0, such as {example}.")
 
 
 def finetune(model: Model, task: Task, training: Training, masks: Masks | None = None) -> nn.Module:

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.finetune import Training, finetune
+from haversack.finetune import Training, check_settings, finetune
 from haversack.graph.quantized import inference, layers, tensor_of
 from haversack.graph.settle import settle, settleable
 from haversack.model import Model
@@ -49,10 +49,7 @@ class ClusterWeights:
         for bits in (self.bits, *self.layer_bits):
             if bits not in range(1, 9):
                 raise RecipeError(f"bits is {bits}.", mend="write 1 to 8; files store 1 to 4 as 4, 5 to 8 as 8.")
-        if not isinstance(self.epochs, int) or self.epochs < 0:
-            raise RecipeError(f"epochs is {self.epochs}.", mend="write a whole number from 0 up.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.001.")
+        check_settings(self.epochs, self.learning_rate, example=0.001)
         if not (math.isfinite(self.entropy_weight) and self.entropy_weight >= 0):
             raise RecipeError(f"entropy_weight is {self.entropy_weight}.", mend="write 0, or a number such as 0.02.")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, get_args
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.finetune import Training, finetune
+from haversack.finetune import Training, check_settings, finetune
 from haversack.graph.observe import Batches
 from haversack.graph.statistics import with_corrected_statistics
 from haversack.model import Layer, Model
@@ -65,11 +64,9 @@ class Factorize:
         for name, allowed in (("of", get_args(Measure)), ("method", get_args(Way)), ("ranks", get_args(Rule))):
             if getattr(self, name) not in allowed:
                 raise RecipeError(f"{name} is '{getattr(self, name)}'.", mend=f"choose from: {', '.join(allowed)}.")
-        for name, least in (("multiple", 1), ("epochs", 0)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise RecipeError(f"{name} is {getattr(self, name)}.", mend=f"write a whole number from {least} up.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.02.")
+        if not isinstance(self.multiple, int) or self.multiple < 1:
+            raise RecipeError(f"multiple is {self.multiple}.", mend="write a whole number from 1 up.")
+        check_settings(self.epochs, self.learning_rate, example=0.02)
         if self.ranks != "measured" and self.method == "cp":
             raise RecipeError("cp has no matrix whose energy or noise tells a rank.", mend="write ranks = 'measured'.")
 

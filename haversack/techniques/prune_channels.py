@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from haversack.device import Device
 from haversack.errors import HaversackError, NothingChangedError, RecipeError, SurgeryError
-from haversack.finetune import Training, finetune
+from haversack.finetune import Training, check_settings, finetune
 from haversack.graph.channel_cost import Measure, channel_cost
 from haversack.graph.channel_ladder import Ladder, Price, rungs
 from haversack.graph.channel_latency import MeasuredCost, measured_cost
@@ -89,11 +88,10 @@ class PruneChannels:
         for name, allowed in _CHOICES:
             if getattr(self, name) not in allowed:
                 raise RecipeError(f"{name} is '{getattr(self, name)}'.", mend=f"choose from: {', '.join(allowed)}.")
-        for name, least in (("multiple", 1), ("imitate", 0), ("rounds", 1), ("epochs", 0)):
+        for name, least in (("multiple", 1), ("imitate", 0), ("rounds", 1)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
                 raise RecipeError(f"{name} is {getattr(self, name)}.", mend=f"write a whole number from {least} up.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.02.")
+        check_settings(self.epochs, self.learning_rate, example=0.02)
 
     def apply(self, model: Model, task: Task) -> Model:
         """The smaller model, corrected and then trained for `epochs`; edits and teacher follow.

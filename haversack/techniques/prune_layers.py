@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.finetune import Training, finetune
+from haversack.finetune import Training, check_settings, finetune
 from haversack.graph.channel_cost import Measure
 from haversack.graph.cost import cost
 from haversack.graph.observe import Batches, joined
@@ -62,10 +62,7 @@ class PruneLayers:
             raise RecipeError(f"keep is {self.keep}.", mend="write the fraction to keep, such as 0.7.")
         if self.of not in ("macs", "parameters", "latency"):
             raise RecipeError(f"of is '{self.of}'.", mend="choose from: macs, parameters, latency.")
-        if not isinstance(self.epochs, int) or self.epochs < 0:
-            raise RecipeError(f"epochs is {self.epochs}.", mend="write a whole number from 0 up.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.02.")
+        check_settings(self.epochs, self.learning_rate, example=0.02)
 
     def apply(self, model: Model, task: Task) -> Model:
         """The shorter model, refitted and trained for `epochs`; edits and teacher follow.

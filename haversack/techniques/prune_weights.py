@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.finetune import Masks, Training, finetune
+from haversack.finetune import Masks, Training, check_settings, finetune
 from haversack.graph.quantized import inference, tensor_of
 from haversack.graph.settle import settleable
 from haversack.graph.statistics import with_corrected_statistics
@@ -76,12 +76,9 @@ class PruneWeights:
         for name, allowed in (("method", get_args(Method)), ("scope", get_args(Scope))):
             if getattr(self, name) not in allowed:
                 raise RecipeError(f"{name} is {getattr(self, name)!r}.", mend=f"choose from: {', '.join(allowed)}.")
-        if not isinstance(self.epochs, int) or self.epochs < 0:
-            raise RecipeError(f"epochs is {self.epochs}.", mend="write a whole number from 0 up.")
         if not 0 <= self.ramp <= 1:
             raise RecipeError(f"ramp is {self.ramp}.", mend="write a share of the training from 0 to 1, such as 0.5.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.02.")
+        check_settings(self.epochs, self.learning_rate, example=0.02)
         least = read_pattern(self.pattern).least
         if self.sparsity < least:
             raise RecipeError(

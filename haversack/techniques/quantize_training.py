@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from torch import Tensor, fx
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.finetune import Training, finetune
+from haversack.finetune import Training, check_settings, finetune
 from haversack.graph.observe import Ranges, observe
 from haversack.graph.quantized import inference, layers, left_float, points, read_by, sharing
 from haversack.graph.settle import settle, settleable
@@ -79,10 +78,7 @@ class QuantizeTraining:
         for name in ("weight_bits", "activation_bits", "ends_bits"):
             if getattr(self, name) not in range(2, 9):
                 raise RecipeError(f"{name} is {getattr(self, name)}.", mend="write a whole number from 2 to 8.")
-        if not isinstance(self.epochs, int) or self.epochs < 0:
-            raise RecipeError(f"epochs is {self.epochs}.", mend="write a whole number from 0 up.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise RecipeError(f"learning_rate is {self.learning_rate}.", mend="write a number above 0, such as 0.0003.")
+        check_settings(self.epochs, self.learning_rate, example=3e-4)
         if self.activations not in ("uint8", "int8"):
             raise RecipeError(f"activations is '{self.activations}'.", mend="write uint8 (x86) or int8 (Arm).")
         if self.ranges not in get_args(Ranges):
