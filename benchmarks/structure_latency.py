@@ -16,7 +16,7 @@ from haversack.packing import Packed, Settings, pack
 BUDGET = Budget(latency_ratio=0.6)
 # Rivals: each is tried untrained at its mildest setting that fits, and the best is trained.
 TECHNIQUES = ("prune_channels", "prune_layers")
-EPOCHS = 6
+EPOCHS = 4
 QUICK = {"learn": 1_280}
 
 
