@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from haversack.graph.channel_reads import tensors_of
 from haversack.graph.dead import Dead, Place, Reals
+from haversack.graph.named_tensors import named_tensors
 from haversack.graph.surgery import edit
 from haversack.model import Edits, Layer, Setting, Slices, Swap
 
@@ -35,7 +35,7 @@ def absorb(module: nn.Module, dead: Dead) -> tuple[nn.Module, Edits]:
     changes = [change for place in dead.places if (change := _change(place, dead, module))]
     edits = Edits(tuple(_with_bias(path, module) for path in dict.fromkeys(_without_bias(changes))))
     changed = edit(module, edits)
-    tensors = tensors_of(changed)
+    tensors = named_tensors(changed)
     with torch.no_grad():
         for path in _without_bias(changes):
             tensors[f"{path}.weight"].copy_(module.get_parameter(f"{path}.weight"))
@@ -65,7 +65,7 @@ def _change(place: Place, dead: Dead, module: nn.Module) -> _Change | None:
     if not place.open or not gone:
         return None
     shares, constants = _shares(place.maps[gone], place.maps[carriers], constant=place.shift is not None)
-    columns = place.read.columns(tensors_of(module)[place.read.weight].detach().double())
+    columns = place.read.columns(named_tensors(module)[place.read.weight].detach().double())
     lost = columns[gone]
     weights = torch.einsum("gk,gr...->kr...", torch.from_numpy(shares), lost)
     shift = torch.from_numpy(constants) @ lost.reshape(*lost.shape[:2], -1).sum(2)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from haversack.graph.channel_cost import Counts
 from haversack.graph.groups import ChannelGroup
 from haversack.graph.importance import Ranking, Scores
+from haversack.graph.named_tensors import named_tensors
 
 # (group, rung it stands on, cost that the step saves) -> what the step costs; the lowest is taken.
 Price = Callable[[int, int, float], float]
@@ -93,7 +94,7 @@ class Ladder:
 def rungs(module: nn.Module, group: ChannelGroup, multiple: int, min_share: float) -> list[int]:
     """The counts that a group may keep: whole multiples for the layer that makes it, about 32 steps at most."""
     first = group.members[0]
-    width = dict(_named(module))[first.tensor].shape[first.dim]
+    width = named_tensors(module)[first.tensor].shape[first.dim]
     taken = len(first.indices[0])
     fitting = (gone for gone in range(1, group.size) if (width - gone * taken) % multiple == 0)
     start, floor = next(fitting, group.size), max(group.least, math.ceil(min_share * group.size))
@@ -102,8 +103,3 @@ def rungs(module: nn.Module, group: ChannelGroup, multiple: int, min_share: floa
     pitch = multiple // math.gcd(multiple, taken)
     pitch *= max(1, group.size // (_RUNGS * pitch))
     return [group.size, *range(group.size - start, floor - 1, -pitch)]
-
-
-def _named(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from haversack.graph.channel_book import Atoms, Dims, Value, operation_name
 from haversack.graph.channel_group import ChannelGroup
 from haversack.graph.groups import channel_reading
+from haversack.graph.named_tensors import named_tensors
 from haversack.graph.trace import Trace, arguments_of, layer_path
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
@@ -90,17 +91,9 @@ def channel_reads(trace: Trace, module: nn.Module) -> Reads:
     return Reads(groups, of, widths, tuple(reads), frozenset(elsewhere), _shared(trace, module))
 
 
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by all of their names."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-
-
 def _shared(trace: Trace, module: nn.Module) -> frozenset[str]:
     """Tensors with more than one user or more than one name."""
-    tensors = tensors_of(module)
+    tensors = named_tensors(module)
     names = Counter(id(tensor) for tensor in tensors.values())
     twice = {name for name, tensor in tensors.items() if names[id(tensor)] > 1}
     users: Counter[str] = Counter()

@@ -16,8 +16,9 @@ from torch import fx, nn
 
 from haversack.graph.channel_book import operation_name
 from haversack.graph.channel_group import ChannelGroup
-from haversack.graph.channel_reads import Read, Reads, tensors_of
+from haversack.graph.channel_reads import Read, Reads
 from haversack.graph.constants import Seen
+from haversack.graph.named_tensors import named_tensors
 from haversack.graph.trace import arguments_of
 
 Reals = NDArray[np.float64]
@@ -89,7 +90,7 @@ def find_dead(reads: Reads, seen: Mapping[fx.Node, Seen], module: nn.Module, tol
 
 def _place(read: Read, seen: Seen, reads: Reads, module: nn.Module, tolerance: float) -> Place:
     mine = slice(read.inputs.start, read.inputs.stop)
-    weight = tensors_of(module)[read.weight].detach().double()
+    weight = named_tensors(module)[read.weight].detach().double()
     taps = read.columns(weight).abs().flatten(2).sum(2) if weight.dim() > 2 else read.columns(weight).abs()
     changeable = read.weight not in reads.shared
     return Place(
@@ -117,7 +118,7 @@ def _sees_all(layer: fx.Node) -> bool:
 
 
 def _shift(read: Read, reads: Reads, module: nn.Module) -> Shift | None:
-    ours = tensors_of(module).keys() - reads.shared
+    ours = named_tensors(module).keys() - reads.shared
     if read.bias:
         return Shift("bias", read.bias) if read.bias in ours else None
     if read.mean in ours:

@@ -12,6 +12,7 @@ from haversack.graph.channel_classes import components, grouped, reasons_to_stay
 from haversack.graph.channel_group import ChannelGroup, Groups, Member, Pinned
 from haversack.graph.channel_rules import follow
 from haversack.graph.channel_trial import Foretold, at_stake, in_vain, refuted, trials
+from haversack.graph.named_tensors import named_tensors
 from haversack.graph.surgery import edits_for
 from haversack.graph.trace import Trace
 
@@ -81,8 +82,7 @@ def follow_all(
     trace: Trace, module: nn.Module, book: Book
 ) -> tuple[dict[tuple[str, int], Atoms], dict[fx.Node, Value]]:
     """The atoms of each dimension of each weight and of each value, all operations noted in the book."""
-    ours = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    ours |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    ours = set(named_tensors(module))
     weights: dict[tuple[str, int], Atoms] = {}
     values: dict[fx.Node, Value] = {}
     for node in trace.graph.nodes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from haversack.graph.fold import Norm
+from haversack.graph.named_tensors import named_tensors
 from haversack.graph.quantized import inference
 from haversack.graph.settle import settle
 from haversack.model import Model
@@ -30,8 +31,7 @@ def settled_to_train(model: Model, tensors: Mapping[str, Tensor], batches: Itera
     large, and would learn nine times as fast), and the norms measure their statistics on `batches`.
     """
     norms: Mapping[str, Norm] = inference(model).meta["norms"]
-    before: dict[str, Tensor] = {**dict(model.module.named_parameters(remove_duplicate=False))}
-    before |= dict(model.module.named_buffers(remove_duplicate=False))
+    before = named_tensors(model.module)
     settled = settle(model, tensors)
     with torch.no_grad():
         for weight, norm in norms.items():

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from haversack.errors import RecipeError
 from haversack.graph.fold import Norm
+from haversack.graph.named_tensors import named_tensors
 from haversack.graph.quantized import inference, tensor_of
 from haversack.model import Model
 
@@ -27,7 +28,7 @@ def settleable(model: Model, network: fx.GraphModule) -> frozenset[str]:
     Left out are weights and batch norms that layers share, and weights that the network computes.
     """
     norms = _norms(network)
-    owned = set(_owned(model.module))
+    owned = set(named_tensors(model.module))
     used = {str(node.target) for node in network.graph.find_nodes(op="get_attr")}
     readers = Counter(norm.variance for norm in norms.values())
     shared = {name for name in used & owned if any(other.startswith(f"{name}_") for other in used - owned)}
@@ -37,6 +38,16 @@ def settleable(model: Model, network: fx.GraphModule) -> frozenset[str]:
     return frozenset(used & (owned | brought) - closed)
 
 
+def check_settleable(model: Model, network: fx.GraphModule, names: Iterable[str]) -> None:
+    """Raises RecipeError for a name that `settleable` does not list."""
+    refused = set(names) - settleable(model, network)
+    if refused:
+        raise RecipeError(
+            f"{', '.join(sorted(refused))} cannot be changed: the network computes or shares it.",
+            mend="leave that layer as it is.",
+        )
+
+
 def settle(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     """The model whose folded graph has `tensors`, named as there, for its weights and biases.
 
@@ -44,14 +55,9 @@ def settle(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     for a name that `settleable` does not list.
     """
     network = inference(model)
-    refused = tensors.keys() - settleable(model, network)
-    if refused:
-        raise RecipeError(
-            f"{', '.join(sorted(refused))} cannot be changed: the network computes or shares it.",
-            mend="leave that layer as it is.",
-        )
+    check_settleable(model, network, tensors)
     module = copy.deepcopy(model.module)
-    owned, wanted = _owned(module), dict(tensors)
+    owned, wanted = named_tensors(module), dict(tensors)
     for weight, norm in _norms(network).items():
         if weight in tensors or norm.folded_bias in tensors:
             wanted[weight] = tensors.get(weight, tensor_of(network, weight))
@@ -65,10 +71,6 @@ def settle(model: Model, tensors: Mapping[str, Tensor]) -> Model:
 def _norms(network: fx.GraphModule) -> Mapping[str, Norm]:
     norms: Mapping[str, Norm] = network.meta["norms"]
     return norms
-
-
-def _owned(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
 
 
 def _silenced(norm: Norm, bias: Tensor, owned: Mapping[str, Tensor]) -> dict[str, Tensor]:

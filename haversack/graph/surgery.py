@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from haversack.errors import SurgeryError, WorkspaceError
 from haversack.graph.attributes import follow_shapes
 from haversack.graph.channel_group import ChannelGroup
+from haversack.graph.named_tensors import named_tensors
 from haversack.graph.trace import trace
 from haversack.grid import Grid
 from haversack.model import Edits, Kept, Layer, Model, Slices, Swap
@@ -46,7 +47,7 @@ def edit(module: nn.Module, edits: Edits) -> nn.Module:
 
 
 def _slice(module: nn.Module, slices: Slices) -> None:
-    tensors = _named_tensors(module)
+    tensors = named_tensors(module)
     cut: dict[int, tuple[str, Tensor]] = {}
     for name, kept in slices.kept.items():
         if name not in tensors:
@@ -105,7 +106,7 @@ def _built(layer: Layer, path: str) -> nn.Module:
 
 def edits_for(module: nn.Module, groups: Sequence[ChannelGroup], kept: Sequence[Sequence[int]]) -> Edits:
     """The edits that leave of each group the channels `kept` at its place; tensors that stay whole are not named."""
-    tensors = _named_tensors(module)
+    tensors = named_tensors(module)
     gone: dict[tuple[str, int], set[int]] = {}
     for group, stay in zip(groups, kept, strict=True):
         _check_kept(group, stay)
@@ -165,13 +166,6 @@ def export_pt2(model: Model, path: Path) -> None:
     stream = io.BytesIO()
     torch.export.save(trace(model.module, model.example).program, stream)
     _write(path, stream.getvalue())
-
-
-def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
 
 
 def _sliced(tensor: Tensor, name: str, kept: Kept) -> Tensor:

@@ -14,10 +14,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from haversack.errors import RecipeError
 from haversack.graph.fold import Norm
+from haversack.graph.named_tensors import named_tensors
 from haversack.graph.quantized import inference, tensor_of
-from haversack.graph.settle import settleable
+from haversack.graph.settle import check_settleable
 from haversack.model import Model
 
 
@@ -28,14 +28,9 @@ def unfold(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     its statistics. Raises RecipeError for a name that `settleable` does not list.
     """
     network = inference(model)
-    refused = tensors.keys() - settleable(model, network)
-    if refused:
-        raise RecipeError(
-            f"{', '.join(sorted(refused))} cannot be changed: the network computes or shares it.",
-            mend="leave that layer as it is.",
-        )
+    check_settleable(model, network, tensors)
     module = copy.deepcopy(model.module)
-    own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    own = named_tensors(module)
     norms: Mapping[str, Norm] = network.meta["norms"]
     wanted = {name: tensor for name, tensor in tensors.items() if name in own}
     for weight, norm in norms.items():
