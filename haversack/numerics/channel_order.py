@@ -23,7 +23,7 @@ from haversack.graph.quantized import inference
 from haversack.model import Model
 from haversack.numerics.lane import Lane
 from haversack.numerics.least_squares import Moments
-from haversack.numerics.patches import Patches
+from haversack.numerics.patches import Patches, channel_dim
 from haversack.progress import say, track
 
 aten = torch.ops.aten
@@ -198,15 +198,10 @@ def _powers(network: fx.GraphModule, nodes: Sequence[fx.Node], batches: Batches)
             lane.run(0, network.graph.output_node(), inclusive=False)
         values = {value: lane.take(0, value) for value in set(completed.values())}
         for node, value in completed.items():
-            rows = values[value].double().movedim(_channels(node), 0).flatten(1)
+            rows = values[value].double().movedim(channel_dim(node), 0).flatten(1)
             found = torch.stack([torch.full((len(rows),), rows.shape[1]), rows.sum(1), rows.square().sum(1)])
             sums[node] = sums[node] + found if node in sums else found
     return {node: float((squares / count - (sum_ / count) ** 2).sum()) for node, (count, sum_, squares) in sums.items()}
-
-
-def _channels(layer: fx.Node) -> int:
-    """The dimension of a layer's outputs that its rows make."""
-    return -1 if layer.target is aten.linear.default else 1
 
 
 def _completed(layer: fx.Node) -> fx.Node:

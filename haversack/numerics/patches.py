@@ -81,6 +81,11 @@ class Patches:
         return values.transpose(0, 1).reshape(self.groups, values.shape[1] // self.groups, -1)
 
 
+def channel_dim(layer: fx.Node) -> int:
+    """The dimension of a layer's outputs that the rows of its weight make."""
+    return -1 if layer.target is aten.linear.default else 1
+
+
 def _settings(layer: fx.Node) -> tuple[Any, Any, Any, int]:
     """The stride, padding, dilation and groups of a convolution."""
     given = list(layer.args[3:])

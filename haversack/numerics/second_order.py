@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from haversack.graph.observe import Batches, joined
 from haversack.graph.quantized import tensor_of
 from haversack.numerics.least_squares import Fit
+from haversack.numerics.patches import channel_dim
 from haversack.numerics.sparsity import Pattern, as_weight
 from haversack.numerics.surgeon import refitted, removal_costs
 from haversack.numerics.sweep import Sweep, SweptLayer
@@ -99,5 +100,5 @@ class _Gradients(fx.Interpreter):
         if not value.requires_grad:
             value.requires_grad_()
         value.retain_grad()
-        self.found[n.name] = (value, -1 if n.target is torch.ops.aten.linear.default else 1)
+        self.found[n.name] = (value, channel_dim(n))
         return value

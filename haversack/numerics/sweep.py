@@ -19,7 +19,7 @@ from haversack.graph.observe import Batches
 from haversack.graph.quantized import layers, tensor_of
 from haversack.numerics.lane import Lane
 from haversack.numerics.least_squares import Fit, Moments
-from haversack.numerics.patches import Patches
+from haversack.numerics.patches import Patches, channel_dim
 
 aten = torch.ops.aten
 
@@ -106,7 +106,7 @@ class Sweep:
         inputs = self._changed.read(batch, cast("fx.Node", twin.args[0]))
         wanted = self._real.take(batch, layer.wanted)
         if layer.rows is not None:
-            wanted = wanted.index_select(-1 if twin.target is aten.linear.default else 1, layer.rows)
+            wanted = wanted.index_select(channel_dim(layer.node), layer.rows)
         if layer.completes is not None:
             # The other summand's error is known by now: this layer makes up for it as well.
             other = self._twins[layer.completes.name].args[1 - layer.completes.args.index(layer.node)]
