@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from haversack.measure import host
 from haversack.progress import shown_by
 from haversack.report.bars import Bars
 
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 Found = dict[str, object]
 Row = Callable[[Path, bool], Found]
 """(data folder, quick) -> figures by name."""
@@ -50,11 +52,11 @@ def main(description: str, rows: Mapping[str, Row], asked: Asked) -> None:
         sys.exit(2)
 
 
-def part(module: str) -> Row:
-    """The row that `module` runs, imported when its turn comes."""
+def part(module: str, **settings: object) -> Row:
+    """The row that `module` runs with these settings, imported when its turn comes."""
 
     def row(data: Path, quick: bool) -> Found:  # noqa: FBT001 - a row's two arguments
-        found: Found = import_module(module).run(data, quick=quick)
+        found: Found = import_module(module).run(data, quick=quick, **settings)
         return found
 
     return row
@@ -66,7 +68,7 @@ def _run(options: argparse.Namespace, rows: Mapping[str, Row]) -> Found:
         raise HaversackError(f"no row is called {' or '.join(options.only)}.", mend=f"choose from {', '.join(rows)}.")
     if not options.data.is_dir():
         raise HaversackError("there is no such folder.", where=str(options.data), mend="give the data folder.")
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     found: Found = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
     with Bars() as bars, shown_by(bars):
         for name, row in chosen.items():

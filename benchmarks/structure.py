@@ -34,8 +34,15 @@ ASKED = Asked(
 )
 
 
-PARTS = ("dead", "channels", "layers", "factors", "latency")
+ROWS = {
+    "dead": part("structure_dead"),
+    "channels56": part("structure_channels", depth=56),
+    "channels20": part("structure_channels", depth=20),
+    "layers": part("structure_layers"),
+    "factors": part("structure_factors"),
+    "latency": part("structure_latency"),
+}
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", {name: part(f"structure_{name}") for name in PARTS}, ASKED)
+    main(__doc__ or "", ROWS, ASKED)

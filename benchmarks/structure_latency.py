@@ -16,7 +16,7 @@ from haversack.packing import Packed, Settings, pack
 BUDGET = Budget(latency_ratio=0.6)
 # Rivals: each is tried untrained at its mildest setting that fits, and the best is trained.
 TECHNIQUES = ("prune_layers",)
-EPOCHS = 3
+EPOCHS = 2
 QUICK = {"learn": 1_280}
 
 
