@@ -45,12 +45,13 @@ class PruneLayers:
     what the device's runtime measures; without a target, multiply-accumulates stand in for it. What a removal costs is
     measured too: how far the outputs move away from the network's own on calibration inputs (Veit et al. 2016 take
     blocks out of residual networks; Elkerdawy et al. 2020 find that this beats removing filters at equal latency).
-    The layers that are left are refitted to the original's values, as far as they see what the others did (see
-    numerics/reconstruct.py); the original is the teacher of the `epochs` that follow.
+    The layers that are left are refitted (`refit`) to the original's values, as far as they see what the others did
+    (see numerics/reconstruct.py); the original is the teacher of the `epochs` that follow.
     """
 
     keep: float = 0.7
     of: Measure = "latency"
+    refit: bool = True
     epochs: int = 4
     learning_rate: float = 0.02
     seed: int = 0
@@ -74,6 +75,10 @@ class PruneLayers:
         training = Training(epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
         return small.with_module(finetune(small, task, training)) if self.epochs else small
 
+    def skeleton(self) -> Self:
+        """As many blocks gone, and nothing done about what is left."""
+        return replace(self, refit=False)
+
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """Fractions of the latency, then of the parameters, that are in reach here; each mildest first."""
@@ -91,7 +96,7 @@ class PruneLayers:
         return (cls(keep=keep / 100, of=of) for keep in range(95, 15, -5) if keep / 100 >= smallest)
 
     def _shortened(self, model: Model, task: Task) -> Model:
-        """The model without the modules that go, its other layers refitted whenever some more have gone."""
+        """The model without the modules that go; its other layers may be refitted whenever some more have gone."""
         choice = _Choice.of(model, self.of)
         if self.keep < choice.smallest:
             raise RecipeError(
@@ -99,11 +104,12 @@ class PruneLayers:
                 mend="keep more, or remove channels (prune_channels) as well.",
             )
         batches, gone, small = [joined(task.calibration(), _REFIT_SAMPLES)], list[Removable](), model
-        for share in _portions(1 - self.keep):
+        for share in _portions(1 - self.keep) if self.refit else [1 - self.keep]:
             more = choice.cheapest(share, _losses(small, model, batches, task.kind), gone)
             if more:
                 paths = [each.path for each in more]
-                gone, small = [*gone, *more], reconstructed(_without(small, paths), model, removal(paths), batches)
+                gone, small = [*gone, *more], _without(small, paths)
+                small = reconstructed(small, model, removal(paths), batches) if self.refit else small
         return small
 
 
