@@ -42,6 +42,13 @@ REFUSED = {
     "LSTM cell": "the code spells the size: lstm_cell in layer cell",
 }
 PINNED = {
+    # What mixes positions has one channel a position.
+    "MLP-Mixer": {"blocks.0.tokens.3": "tied to a dimension of fixed size (add in layer blocks.0)"},
+    "gMLP": {
+        "blocks.0.mix": "tied to a dimension of fixed size (mul in layer blocks.0)",
+        "blocks.0.up": "slid over: conv1d in layer blocks.0.mix",
+        "blocks.1.up": "slid over: conv1d in layer blocks.1.mix",
+    },
     "ECA-Net": {"0.0": "slid over: conv1d in layer 1.conv"},
     "tied language model": {"out": "the vocabulary: embedding in layer embed"},
     "ResNet option A": {"2.body.1.0": "zero channels that the code adds: pad in layer 2"},

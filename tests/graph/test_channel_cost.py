@@ -37,7 +37,9 @@ def test_modelled_macs_and_parameters_equal_those_of_the_pruned_network(name: st
     macs = channel_cost(read, module, groups, "macs", 1)
     parameters = channel_cost(read, module, groups, "parameters", 1)
     full = np.array([group.size for group in groups])
-    assert macs.of(full) - macs.of(counts) == counted_macs(module, x) - counted_macs(small, x)
+    assert macs.of(counts) == cost(trace(small, (x,))).macs
+    if name != "recurrent":  # torch does not count what its recurrent kernels multiply
+        assert macs.of(full) - macs.of(counts) == counted_macs(module, x) - counted_macs(small, x)
     assert macs.of(full) == cost(read).macs
     assert parameters.of(counts) == sum(parameter.numel() for parameter in small.parameters())
 
