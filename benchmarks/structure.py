@@ -39,7 +39,9 @@ ROWS = {
     "channels56": part("structure_channels", depth=56),
     "channels20": part("structure_channels", depth=20),
     "layers": part("structure_layers"),
-    "factors": part("structure_factors"),
+    "factors_autoencoder": part("structure_factors", part="autoencoder"),
+    "factors_vgg": part("structure_factors", part="vgg"),
+    "factors_ways": part("structure_factors", part="ways"),
     "latency": part("structure_latency"),
 }
 
