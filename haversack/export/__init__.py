@@ -1,4 +1,4 @@
-"""The folder is the list of runtimes that files are written for."""
+"""The folder is the list of runtimes that files are written for, and the coded file for link and flash."""
 
 from __future__ import annotations
 
