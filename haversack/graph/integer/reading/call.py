@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
@@ -148,8 +148,3 @@ class Rule:
 
 
 Table = Mapping[Any, Rule]
-
-
-def node_of(argument: Any) -> fx.Node:  # noqa: ANN401
-    """An argument that is a node."""
-    return cast("fx.Node", argument)
