@@ -23,7 +23,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class Layer:
-    """One of `torch.nn`'s own layers as data: the name of its class and the arguments that build it."""
+    """A layer of `torch.nn` or a block of the zoo as data: the name of its class and the arguments that build it."""
 
     kind: str
     settings: Mapping[str, Setting] = field(default_factory=dict)
@@ -59,7 +59,8 @@ class Edits:
         kept: dict[str, Kept] = {}
         for change in self.changes:
             if isinstance(change, Swap):
-                kept = {name: dims for name, dims in kept.items() if not name.startswith(f"{change.path}.")}
+                inside = f"{change.path}." if change.path else ""
+                kept = {name: dims for name, dims in kept.items() if not name.startswith(inside)}
             else:
                 kept = _followed(kept, change.kept)
         return kept

@@ -16,10 +16,11 @@ FILES = sorted((ROOT / "haversack").rglob("*.py"))
 LAYERS = (
     "errors",
     "coded",
-    "quantity progress task",
+    "quantity progress task zoo",
     "grid device",
     "model",
-    "graph recipe finetune",
+    "graph recipe",
+    "finetune",
     "numerics",
     "techniques measurement proof",
     "plan artifact",

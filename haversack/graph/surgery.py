@@ -18,6 +18,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as bytes_from_tensors
 from torch import Tensor, nn
 
+from haversack import zoo
 from haversack.errors import SurgeryError, WorkspaceError
 from haversack.graph.attributes import follow_shapes
 from haversack.graph.channel_group import ChannelGroup
@@ -89,9 +90,9 @@ class _Through(nn.Identity):
 
 def _built(layer: Layer, path: str) -> nn.Module:
     """The layer that the data describe, all its weights zero: what belongs there is filled in afterwards."""
-    kind = getattr(nn, layer.kind, None)
+    kind = zoo.kind(layer.kind) or getattr(nn, layer.kind, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise SurgeryError(f"torch.nn has no layer '{layer.kind}'.", where=path)
+        raise SurgeryError(f"neither torch.nn nor the zoo has a layer '{layer.kind}'.", where=path)
     try:
         with torch.device("meta"):
             built: nn.Module = kind(**layer.settings)

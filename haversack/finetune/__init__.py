@@ -1,0 +1,7 @@
+"""The one training that steps share: a network learns from the data and from its teacher."""
+
+from haversack.finetune.loop import finetune
+from haversack.finetune.settings import Training, check_settings
+from haversack.finetune.zeros import Masks
+
+__all__ = ["Masks", "Training", "check_settings", "finetune"]
