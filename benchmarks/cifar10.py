@@ -100,11 +100,16 @@ class Images:
 
 
 def _shifted(inputs: Tensor) -> Tensor:
-    count, span = len(inputs), torch.arange(32)
-    down, right = torch.randint(0, 9, (2, count))
+    down, right = torch.randint(0, 9, (2, len(inputs)))
+    return moved(inputs, down, right, torch.rand(len(inputs)) < 0.5)
+
+
+def moved(inputs: Tensor, down: Tensor, right: Tensor, mirrored: Tensor) -> Tensor:
+    """Each input cut out of its zero-padded self, 0 to 8 pixels down and right (4 is no shift), some mirrored."""
+    span = torch.arange(32)
     rows, columns = down[:, None] + span, right[:, None] + span
-    columns = torch.where(torch.rand(count)[:, None] < 0.5, columns.flip(1), columns)
-    sample, channel = torch.arange(count)[:, None, None, None], torch.arange(3)[None, :, None, None]
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    sample, channel = torch.arange(len(inputs))[:, None, None, None], torch.arange(3)[None, :, None, None]
     return F.pad(inputs, (4, 4, 4, 4))[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
