@@ -1,0 +1,188 @@
+"""Distillation on CIFAR-10: ResNet-56 (93.39 %) teaches students of a hundredth of its work.
+
+A student and its rival from labels alone share their first weights, the order of their images, epochs and optimizer.
+Each image has a few fixed shifts and reflections, so that the teacher's outputs are computed once for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from cifar10 import Images, ResNet, images, moved, pretrained
+from haversack.finetune.teacher import outputs_kept_in
+from resnet20_task import HELD_BACK
+from torch import Tensor, nn
+
+import haversack
+from haversack.finetune import Training, finetune
+from haversack.graph.cost import cost
+from haversack.graph.trace import trace
+from haversack.model import Model
+from haversack.task import Task
+from haversack.zoo import family
+
+SEEDS = (0, 1, 2)
+VIEWS = 6
+KEPT = Path(tempfile.gettempdir()) / "haversack-distillation"
+EXAMPLE = (torch.zeros(1, 3, 32, 32),)
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network to be trained, and how."""
+
+    network: Callable[[], nn.Module]
+    training: Training
+
+    def model(self, seed: int, teacher: nn.Module | None = None) -> Model:
+        """The untrained network, whose weights follow from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Model(self.network(), EXAMPLE, teacher=teacher)
+
+
+TAUGHT = Training(epochs=8, learning_rate=0.1, weight_decay=5e-4, distillation=0.9, temperature=4.0)
+MOBILENET = Student(
+    partial(family("mobilenet_v2"), outputs=10, width=0.25, depth=0.3, downsampling=8),
+    TAUGHT,
+)
+SHUFFLENET = Student(
+    partial(family("shufflenet_v2"), outputs=10, width=0.25, depth=0.3, downsampling=4),
+    TAUGHT,
+)
+RESNET8 = Student(partial(ResNet, 1), replace(TAUGHT, epochs=50))
+FEATURES = Student(MOBILENET.network, replace(TAUGHT, features="attention"))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of shifted and mirrored images in random order, of a few versions that are the same in every epoch."""
+
+    images: Images
+    batch: int = 128
+
+    def __len__(self) -> int:
+        return -(-len(self.images.labels) // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for some in torch.randperm(len(self.images.labels)).split(self.batch):
+            view = torch.randint(VIEWS, (len(some),))
+            down, right, mirrored = _views(len(self.images.labels))[:, view, some]
+            yield moved(self.images.inputs(some), down, right, mirrored > 0), self.images.labels[some]
+
+
+@cache
+def _views(count: int) -> Tensor:
+    """How far down and right each image is moved, and whether it is mirrored; shape (3, views, images)."""
+    fixed = torch.Generator().manual_seed(0)
+    shifts = torch.randint(0, 9, (2, VIEWS, count), generator=fixed)
+    return torch.cat([shifts, torch.randint(0, 2, (1, VIEWS, count), generator=fixed)])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where students are trained and scored."""
+
+    data: Path
+    quick: bool
+
+    def score(self, student: Student, seed: int, *, taught: bool = True) -> Scored:
+        """The trained student's score on the test images; remembered for the same code and settings."""
+        training = replace(student.training, seed=seed, epochs=1 if self.quick else student.training.epochs)
+        wanted = (digest(), str(student.network), training, taught, self.quick)
+        kept = KEPT / f"{hashlib.sha256(repr(wanted).encode()).hexdigest()}.json"
+        if not kept.exists():
+            scored = self._scored(student.model(seed, pretrained(self.data, 56) if taught else None), training)
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text(json.dumps(scored), encoding="utf-8")
+        return Scored(*json.loads(kept.read_text(encoding="utf-8")))
+
+    def _scored(self, model: Model, training: Training) -> Scored:
+        begin = time.perf_counter()
+        with outputs_kept_in(KEPT / "teacher"):
+            trained = finetune(model, self._task(), training)
+        taken = time.perf_counter() - begin
+        test = images(self.data)[1].first(1_000 if self.quick else 10_000)
+        with torch.no_grad():
+            return Scored(round(test.accuracy(trained), 4), round(taken, 1))
+
+    def _task(self) -> Task:
+        known = images(self.data)[0]
+        epoch = Epoch(known.first(1_280) if self.quick else known)
+        return Task(train=lambda: epoch, calibrate=None, score=known.last(HELD_BACK).accuracy)
+
+
+class Scored(NamedTuple):
+    """A share of the test images, and how long the training took."""
+
+    score: float
+    seconds: float
+
+
+def run(data: Path, *, quick: bool, row: str) -> dict[str, object]:
+    """The row's scores on the test images, one a seed, what they cost, and what teaching gains."""
+    if row == "resnet8":
+        return _one(Bench(data, quick=quick), RESNET8)
+    if row == "features":
+        return _ways(Bench(data, quick=quick))
+    return _gain(Bench(data, quick=quick), row, {"mobilenetv2": MOBILENET, "shufflenetv2": SHUFFLENET}[row])
+
+
+def _one(bench: Bench, student: Student) -> dict[str, object]:
+    scored = bench.score(student, 0)
+    return _named("resnet8", {"score": scored.score, **_costs(student, [scored])})
+
+
+def _gain(bench: Bench, row: str, student: Student) -> dict[str, object]:
+    taught = [bench.score(student, seed) for seed in SEEDS]
+    alone = [bench.score(student, seed, taught=False) for seed in SEEDS]
+    found = {"taught": _scores(taught), "labels": _scores(alone), **_difference(taught, alone)}
+    return _named(row, found | _costs(student, taught + alone))
+
+
+def _ways(bench: Bench) -> dict[str, object]:
+    outputs = [bench.score(MOBILENET, seed) for seed in SEEDS]
+    features = [bench.score(FEATURES, seed) for seed in SEEDS]
+    found = {"outputs": _scores(outputs), "features": _scores(features), **_difference(features, outputs)}
+    return _named("features", found | _costs(FEATURES, outputs + features))
+
+
+def _difference(ours: Sequence[Scored], theirs: Sequence[Scored]) -> dict[str, object]:
+    """The mean of what each seed gains, and its standard deviation over the seeds."""
+    gains = [a.score - b.score for a, b in zip(ours, theirs, strict=True)]
+    return {"gain": round(statistics.mean(gains), 5), "gain_deviation": round(statistics.stdev(gains), 5)}
+
+
+def _costs(student: Student, scored: Sequence[Scored]) -> dict[str, object]:
+    total = cost(trace(student.model(0).module.eval(), EXAMPLE))
+    return {
+        "parameters": total.parameters,
+        "macs": total.macs,
+        "epochs": student.training.epochs,
+        "minutes": round(sum(each.seconds for each in scored) / 60, 1),
+    }
+
+
+def _scores(scored: Sequence[Scored]) -> list[float]:
+    return [each.score for each in scored]
+
+
+def _named(row: str, found: Mapping[str, object]) -> dict[str, object]:
+    return {f"{row}.{name}": value for name, value in found.items()}
+
+
+@cache
+def digest() -> str:
+    """A hash of the code that decides a score."""
+    folders = (Path(haversack.__file__).parent, Path(__file__).parent)
+    return hashlib.sha256(b"".join(p.read_bytes() for each in folders for p in sorted(each.rglob("*.py")))).hexdigest()
