@@ -94,4 +94,7 @@ def show(title: str, found: Found, asked: Asked) -> None:
     for name, value in others:
         if name not in {*asked.at_least, *asked.at_most, "quick"}:
             table.add_row(name, "", f"{value:.6g}", "")
+    for name, values in found.items():
+        if isinstance(values, list) and all(isinstance(value, int | float) for value in values):
+            table.add_row(name, "", ", ".join(f"{value:.6g}" for value in values), "")
     Console().print(table)
