@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from haversack.errors import RecipeError
+
+_FACTORS = frozenset({"width", "depth", "expansion"})
+
+
+def check_sizes(**sizes: float) -> None:
+    """Raises RecipeError, naming it, where a size is not above zero, or not whole although it counts something."""
+    for name, size in sizes.items():
+        number = isinstance(size, int | float) and not isinstance(size, bool)
+        if not (number and 0 < size < math.inf and (name in _FACTORS or size == int(size))):
+            wanted = "number" if name in _FACTORS else "whole number"
+            raise RecipeError(f"{name} is {size!r}.", mend=f"give a {wanted} above zero.")
 
 
 def rounded(channels: float, multiple: int = 8) -> int:
@@ -31,46 +43,53 @@ def strides(default: Sequence[int], downsampling: int) -> list[int]:
         product *= left[place]
     if product != downsampling:
         raise RecipeError(
-            f"downsampling is {downsampling}, which strides {', '.join(map(str, default))} do not multiply to.",
-            mend="write a power of two in reach.",
+            f"downsampling is {downsampling!r}, which strides {', '.join(map(str, default))} do not multiply to.",
+            mend=f"write a power of two up to {math.prod(default)}.",
         )
     return left
 
 
 class Shrunk(nn.Module):
-    """The input with `pixels` x `pixels` (or `pixels` points in time) averaged into one."""
+    """The input with `pixels` x `pixels` (or `pixels` points in time) averaged into one.
 
-    def __init__(self, pixels: int, dimensions: int = 2) -> None:
+    Raises RecipeError where that leaves less than `least` along a dimension: the rest of the network needs as much.
+    """
+
+    def __init__(self, pixels: int, dimensions: int = 2, least: int = 1) -> None:
         super().__init__()
+        check_sizes(shrink=pixels, least=least)
         pool = nn.AvgPool2d if dimensions == 2 else nn.AvgPool1d
         self.pool = pool(pixels) if pixels > 1 else nn.Identity()
+        self.least = pixels * least
 
     def forward(self, x: Tensor) -> Tensor:
         """The smaller input."""
+        if min(x.shape[2:]) < self.least:
+            raise RecipeError(
+                f"an input of {' x '.join(map(str, x.shape[2:]))} is too small: this network needs {self.least}.",
+                mend="set a smaller downsampling or shrink.",
+            )
         shrunk: Tensor = self.pool(x)
         return shrunk
 
 
-def convolution(
-    inputs: int,
-    outputs: int,
-    kernel: int = 3,
-    stride: int = 1,
-    *,
-    groups: int = 1,
-    act: type[nn.Module] | None = nn.ReLU6,
-    eps: float = 1e-5,
-) -> nn.Sequential:
-    """Convolution without bias, batch norm and activation, with padding that keeps the extent at stride 1."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs, eps=eps),
-    ]
-    return nn.Sequential(*layers, act(inplace=True)) if act is not None else nn.Sequential(*layers)
+def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution without bias and batch norm, padded so that stride 1 keeps the extent; an activation is appended.
+
+    Raises RecipeError where the kernel has no middle.
+    """
+    check_sizes(inputs=inputs, outputs=outputs, kernel=kernel, stride=stride, groups=groups)
+    if kernel % 2 == 0:
+        raise RecipeError(f"a kernel of {kernel} has no middle.", mend="give an odd one.")
+    padding = kernel // 2
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
 
 
-def initialised(network: nn.Module) -> nn.Module:
-    """The network with kernels drawn for rectified inputs (He et al. 2015), in place."""
+def initialise(network: nn.Module, epsilon: float = 1e-5) -> None:
+    """Draws kernels for rectified inputs (He et al. 2015) and sets what batch norms add to variances, in place."""
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -79,4 +98,5 @@ def initialised(network: nn.Module) -> nn.Module:
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01)
             nn.init.zeros_(module.bias)
-    return network
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.eps = epsilon
