@@ -10,6 +10,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, TypeVar
@@ -52,9 +53,10 @@ class Task:
             if not callable(getattr(self, name)) and (name != "calibrate" or self.calibrate is not None):
                 raise TaskError(f"Task.{name} is not a function.", mend=f"pass a function; Task({name}=...).")
 
-    def error(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The loss to be made small: a scalar tensor."""
-        loss = self.loss or (F.cross_entropy if self.kind == "classification" else F.mse_loss)
+    def error(self, outputs: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """The loss to be made small: a scalar tensor. Labels can be smoothed where the loss is cross-entropy."""
+        smoothed = partial(F.cross_entropy, label_smoothing=label_smoothing)
+        loss = self.loss or (smoothed if self.kind == "classification" else F.mse_loss)
         try:
             return loss(outputs, target)
         except Exception as error:

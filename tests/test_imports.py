@@ -52,7 +52,8 @@ HEAVY = {
     "typer": {
         f"cli/{name}.py" for name in ("__init__", "coding", "looking", "options", "packing", "proving", "running")
     },
-    "safetensors": {"graph/surgery.py"},
+    "safetensors": {"graph/surgery.py", "finetune/checkpoint.py"},
+    "accelerate": {"finetune/processes.py"},
     "sklearn": set(),
     "scipy": set(),
     "tensorly": set(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,16 @@ class Lessons:
     task: Task
     training: Training
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What is trained beside the student, and thrown away afterwards."""
+        return iter(())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def loss(self, batch: Batch) -> Tensor:
         """A scalar to be made small. Raises TrainingError where neither a target nor a teacher is there."""
         inputs, target = unpack(batch)
@@ -29,17 +41,25 @@ class Lessons:
         share = self.training.distillation if labelled else 1.0
         if self.teacher is None and not labelled:
             raise TrainingError("there is neither a target nor a teacher.", mend="let train() yield (inputs, target).")
-        with mixed_precision():
+        with mixed_precision(inputs[0].device.type):
             outputs = self.student(*inputs).float()
         if self.teacher is None or share == 0:
-            return self.task.error(outputs, target)
-        with torch.no_grad(), mixed_precision():
+            return self.task.error(outputs, target, self.training.label_smoothing)
+        with torch.no_grad(), mixed_precision(inputs[0].device.type):
             taught = self.teacher(*inputs).float()
         known = target if has_target(batch) else None
         far = distance(outputs, taught, known, self.task.kind, self.training.outputs, self.training.temperature)
-        return far if share >= 1 else share * far + (1 - share) * self.task.error(outputs, target)
+        if share >= 1:
+            return far
+        return share * far + (1 - share) * self.task.error(outputs, target, self.training.label_smoothing)
 
 
-def mixed_precision() -> torch.autocast:
+def mixed_precision(device: str) -> torch.autocast:
     """bfloat16 where the processor multiplies it (ResNet-20 trains twice as fast), float32 elsewhere."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
+    able = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else _is_able(device)  # noqa: SLF001
+    return torch.autocast(device, torch.bfloat16, enabled=able)
+
+
+def _is_able(device: str) -> bool:
+    """Whether a graphics card multiplies bfloat16 itself."""
+    return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -2,85 +2,103 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Iterator
 
-import torch
 from torch import nn
 
-from haversack.errors import TrainingError
-from haversack.finetune.lessons import Lessons
-from haversack.finetune.optimizer import optimizer, set_rate
+from haversack.errors import RecipeError, TrainingError
+from haversack.finetune.learner import Learner, samples
+from haversack.finetune.place import Place
+from haversack.finetune.processes import these_processes
+from haversack.finetune.randomness import seeded
+from haversack.finetune.resume import Resumable
 from haversack.finetune.settings import Training
-from haversack.finetune.zeros import Masks, Zeros
+from haversack.finetune.zeros import Masks
 from haversack.model import Model
-from haversack.progress import track
+from haversack.progress import say, track
 from haversack.task import Batch, Task
 
 
 def finetune(model: Model, task: Task, training: Training, masks: Masks | None = None) -> nn.Module:
-    """A trained copy of the model's network, in evaluation mode.
+    """A trained copy of the model's network, in evaluation mode, on the device where the model's is.
 
     The teacher is `model.teacher`, the network as the user handed it in; without one the data's labels teach alone.
     Zeros of the weights in `model.sparse` stay zero; `masks` may decide otherwise while the network trains.
-    Raises TrainingError when there is no data, nothing to train, or the loss stops being finite.
+    Under `torchrun` all processes train together (see processes.py). Within `checkpoints_in` a training that was
+    killed goes on from its last checkpoint; one with `masks`, whose memory nobody can write down, starts anew.
+
+    A loss or gradient that is not finite stops the training: the weights of the last epoch that went well come out, and
+    that is said. Raises TrainingError where there is no such epoch (or with `masks`, whose work is half done then), no
+    data, or nothing to train; RecipeError for settings that fit neither the task nor the masks.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        return _trained(model, task, training, masks)
+    _check(task, training, masks)
+    with seeded(training.seed):
+        learner = Learner(model, task, training, masks, these_processes())
+        with learner.lessons:
+            _train(learner)
+        return learner.finished()
 
 
-def _trained(model: Model, task: Task, training: Training, masks: Masks | None) -> nn.Module:
-    student = _laid_out(copy.deepcopy(model.module), torch.channels_last).train()
-    teacher = None
-    if model.teacher is not None:
-        teacher = _laid_out(copy.deepcopy(model.teacher), torch.channels_last).eval()
-    lessons = Lessons(student, teacher, task, training)
-    optimized, zeros = optimizer(student, training), Zeros(student, model.sparse, masks)
-    batches = _counted(task)
-    steps = max(1, training.epochs * batches)
-    for step, batch in enumerate(track(_epochs(task, training.epochs), "fine-tuning", steps)):
-        set_rate(optimized, training, step / steps)
-        loss = lessons.loss(batch)
-        if not math.isfinite(loss.item()):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {step}.", mend="lower learning_rate, or check the data for NaN."
-            )
-        optimized.zero_grad(set_to_none=True)
-        loss.backward()
-        zeros.before_step((step + 1) / steps)
-        nn.utils.clip_grad_norm_(student.parameters(), 5.0)
-        optimized.step()
-        zeros.after_step()
-    return _laid_out(student, torch.contiguous_format).eval()
+def _check(task: Task, training: Training, masks: Masks | None) -> None:
+    if masks is not None and training.patience:
+        raise RecipeError("patience would end a training before its masks are complete.", mend="set patience to 0.")
+    if training.label_smoothing and (task.kind != "classification" or task.loss is not None):
+        whose = "a loss of its own" if task.loss is not None else "no classes"
+        raise RecipeError(f"labels cannot be smoothed: the task has {whose}.", mend="set label_smoothing to 0.")
 
 
-def _laid_out(network: nn.Module, layout: torch.memory_format) -> nn.Module:
-    """The network with its kernels in `layout`: with channels innermost, CPUs train convolutions a quarter faster."""
-    for parameter in network.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
-    return network
+def _train(learner: Learner) -> None:
+    """All steps of a training, from where an earlier run of it was killed."""
+    batches = _counted(learner)
+    steps, place = max(1, learner.training.epochs * batches), Place()
+    resumable = None if learner.is_masked else Resumable(learner, place, batches)
+    if resumable is not None:
+        resumable.resume()
+    for batch in track(_batches(learner, place), "fine-tuning", steps - place.step):
+        trouble = learner.step(batch, place.step, steps)
+        if trouble:
+            _stop(learner, f"{trouble} at step {place.step}")
+            break
+        place.advance()
+        if resumable is not None:
+            resumable.keep()
+    if resumable is not None:
+        resumable.finish()
 
 
-def _epochs(task: Task, epochs: int) -> Iterator[Batch]:
-    for epoch in range(epochs):
-        count = 0
-        for count, batch in enumerate(task.epoch(), 1):  # noqa: B007 - counted for what follows
+def _batches(learner: Learner, place: Place) -> Iterator[Batch]:
+    """The batches of all epochs that are left, until the score has not risen for long enough."""
+    while place.epoch < learner.training.epochs and not learner.has_given_up:
+        for batch in place.batches(learner.task):
+            if not samples(batch):
+                raise TrainingError("a batch is empty.", where="train()", mend="yield batches that hold samples.")
             yield batch
-        if count == 0:
-            raise TrainingError(
-                f"train() yielded no batches in epoch {epoch}.", mend="let each call of train() start a new epoch."
-            )
+        learner.end_epoch()
+    if learner.has_given_up:
+        best = learner.best
+        say(f"the score has not risen for {best.epochs_since} epochs: epoch {best.epoch} ({best.score:.4g}) is kept.")
 
 
-def _counted(task: Task) -> int:
+def _stop(learner: Learner, trouble: str) -> None:
+    """Says with which weights the training ends. Raises TrainingError where there are no good ones."""
+    mend = "lower learning_rate, or check the data for NaN."
+    if learner.is_masked or not learner.best.epoch:
+        raise TrainingError(f"{trouble}.", mend=mend)
+    say(f"{trouble}: the training ends with the weights of epoch {learner.best.epoch}. How to mend it: {mend}")
+
+
+def _counted(learner: Learner) -> int:
     """Batches of one epoch: the schedule and the progress bar need to know."""
+    task = learner.task
     try:
         count = len(task.train())  # type: ignore[arg-type]
     except Exception:  # noqa: BLE001 - it has no length, or it fails: then going through it says how
         count = sum(1 for _ in task.epoch())
     if count == 0:
         raise TrainingError("train() yielded no batches.", mend="let train() yield (inputs, target) batches.")
+    if learner.processes.mean(count) != count:
+        raise TrainingError(
+            f"train() yields {count} batches here and another number in another process.",
+            mend="let train() yield the same batches in every process: each takes its own part of them.",
+        )
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -10,34 +11,66 @@ from torch import nn
 from haversack.errors import TrainingError
 from haversack.finetune.settings import Training
 
+_CYCLE = 0.1
+"""How far the momentum goes down while the learning rate goes up in one cycle, as Smith (2018) has it: 0.95 to 0.85."""
 
-def optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """The optimizer of `network`'s parameters. Raises TrainingError where there are none to train."""
-    groups = _weight_groups(network, training.weight_decay)
+
+def optimizer(network: nn.Module, extra: Iterable[nn.Parameter], training: Training) -> torch.optim.Optimizer:
+    """The optimizer of `network`'s and `extra` parameters. Raises TrainingError where the network has none to train."""
+    if not any(each.requires_grad for each in network.parameters()):
+        raise TrainingError(
+            "no parameter of the network requires a gradient.", mend="call network.requires_grad_(True) in network()."
+        )
+    groups = _weight_groups([*network.parameters(), *extra], training.weight_decay)
     if training.optimizer == "adam":
-        return torch.optim.AdamW(groups, lr=training.learning_rate)
-    return torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum, nesterov=True)
+        return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(training.momentum, 0.999))
+    momentum = training.momentum
+    return torch.optim.SGD(groups, lr=training.learning_rate, momentum=momentum, nesterov=momentum > 0)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, training: Training, share_done: float) -> None:
-    """The learning rate after `share_done` of the training: it rises over the first tenth and falls as a cosine."""
+def set_rate(optimizer: torch.optim.Optimizer, training: Training, share_done: float, samples: int) -> None:
+    """Sets the learning rate and the momentum of a step on `samples`, after `share_done` of the training."""
+    cosine = training.schedule == "cosine"
+    share, momentum = _cosine(share_done) if cosine else _one_cycle(share_done), training.momentum
+    if not cosine:
+        momentum = max(0.0, momentum - _CYCLE * share)
     for group in optimizer.param_groups:
-        group["lr"] = training.learning_rate * _schedule(share_done)
+        group["lr"] = rate(training, samples) * share
+        if "momentum" in group:
+            group["momentum"] = momentum
+        else:
+            group["betas"] = (momentum, group["betas"][1])
 
 
-def _schedule(share_done: float) -> float:
+def rate(training: Training, samples: int) -> float:
+    """The highest learning rate for steps on `samples`: the setting, or one that needs no tuning where that is 0.
+
+    For SGD it grows with the batch (Goyal 2017), for Adam with its root (Malladi 2022), and stops to grow at 512.
+    """
+    if training.learning_rate:
+        return training.learning_rate
+    batches_of_128 = min(samples, 512) / 128
+    return 2e-3 * math.sqrt(batches_of_128) if training.optimizer == "adam" else 0.1 * batches_of_128
+
+
+def _cosine(share_done: float) -> float:
+    """The learning rate, of its highest: it rises over the first tenth and falls as a cosine (Loshchilov 2017)."""
     warm_up = 0.1
     if share_done < warm_up:
         return (share_done + 0.01) / (warm_up + 0.01)
     return 0.5 * (1 + math.cos(math.pi * (share_done - warm_up) / (1 - warm_up)))
 
 
-def _weight_groups(network: nn.Module, decay: float) -> list[dict[str, object]]:
+def _one_cycle(share_done: float) -> float:
+    """From a 25th up to the highest over the first 30 %, and down to nothing, along half waves (Smith 2018)."""
+    lowest, up = 1 / 25, 0.3
+    if share_done < up:
+        return lowest + (1 - lowest) * 0.5 * (1 - math.cos(math.pi * share_done / up))
+    return 0.5 * (1 + math.cos(math.pi * (share_done - up) / (1 - up)))
+
+
+def _weight_groups(parameters: Iterable[nn.Parameter], decay: float) -> list[dict[str, object]]:
     """Kernels decay; biases and normalisation weights do not."""
-    kernels = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
-    rest = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
-    if not kernels and not rest:
-        raise TrainingError(
-            "no parameter of the network requires a gradient.", mend="call network.requires_grad_(True) in network()."
-        )
+    trained = [each for each in parameters if each.requires_grad]
+    kernels, rest = [each for each in trained if each.dim() > 1], [each for each in trained if each.dim() <= 1]
     return [{"params": kernels, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from haversack.errors import RecipeError
 from haversack.finetune.outputs import Outputs
 
 Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["cosine", "one_cycle"]
 Features = Literal["none", "fitnet", "attention", "relations"]
 """Which of the layers' values the student imitates, beside the outputs (see features.py)."""
 
@@ -18,11 +19,20 @@ Features = Literal["none", "fitnet", "attention", "relations"]
 class Training:
     """How long and how hard to train.
 
-    SGD with Nesterov momentum, or Adam (Kingma 2015) where parameters differ in scale, as folded weights and steps do;
-    the learning rate rises over the first tenth and falls to zero as a cosine (Loshchilov 2017). `distillation` is the
-    share of the loss that comes from the teacher's outputs, compared as `outputs` says (see outputs.py). `features`
-    adds `feature_weight` times the distance between inner values of layers that are paired by themselves, or by
-    `pairs`: "path in the student=path in the teacher".
+    SGD with Nesterov momentum, or Adam (Kingma 2015, decay as in AdamW, Loshchilov 2019) where parameters differ in
+    scale, as folded weights and steps do. `schedule` is the learning rate's course: it rises over the first tenth and
+    falls to zero as a `cosine` (Loshchilov 2017), or goes through `one_cycle` while the momentum goes the other way
+    (Smith 2018). A `learning_rate` of 0 is chosen by itself (see optimizer.py). A step's gradient is at most `clip`
+    long, and as long as it is where `clip` is 0.
+
+    `distillation` is the share of the loss that comes from the teacher's outputs, compared as `outputs` says (see
+    outputs.py). `features` adds `feature_weight` times the distance between inner values of layers that are paired by
+    themselves, or by `pairs`: "path in the student=path in the teacher". `label_smoothing` is the share of a label that
+    all classes have alike (Szegedy 2016).
+
+    With an `average` of, say, 0.99 the weights that come out are an exponential moving average over the steps (Polyak
+    and Juditsky 1992), batch norm's statistics too. With a `patience` of n, `Task.score` judges the weights after each
+    epoch: training stops after n epochs without a better score, and the best weights come out.
     """
 
     epochs: int = 2
@@ -37,11 +47,39 @@ class Training:
     features: Features = "none"
     feature_weight: float = 1.0
     pairs: tuple[str, ...] = ()
+    schedule: Schedule = "cosine"
+    label_smoothing: float = 0.0
+    average: float = 0.0
+    patience: int = 0
+    clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        choices = {"optimizer": Optimizer, "outputs": Outputs, "features": Features, "schedule": Schedule}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in get_args(allowed):
+                mend = f"choose from: {', '.join(get_args(allowed))}."
+                raise RecipeError(f"{name} is {getattr(self, name)!r}.", mend=mend)
+        for name in ("epochs", "patience"):
+            _check_count(name, getattr(self, name))
+        for name in ("learning_rate", "weight_decay", "feature_weight", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise RecipeError(f"{name} is {getattr(self, name)}.", mend="write a number from 0 up.")
+        for name in ("momentum", "label_smoothing", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise RecipeError(f"{name} is {getattr(self, name)}.", mend="write a number from 0 to below 1.")
+        if not 0 <= self.distillation <= 1:
+            raise RecipeError(f"distillation is {self.distillation}.", mend="write the teacher's share, from 0 to 1.")
+        if not 0 < self.temperature < math.inf:
+            raise RecipeError(f"temperature is {self.temperature}.", mend="write a number above 0, such as 3.")
 
 
 def check_settings(epochs: int, learning_rate: float, *, example: float) -> None:
     """Raises RecipeError, which names the setting, where a step cannot train so; `example` is a rate that can be."""
-    if not isinstance(epochs, int) or epochs < 0:
-        raise RecipeError(f"epochs is {epochs}.", mend="write a whole number from 0 up.")
+    _check_count("epochs", epochs)
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise RecipeError(f"learning_rate is {learning_rate}.", mend=f"write a number above 0, such as {example}.")
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or value < 0:
+        raise RecipeError(f"{name} is {value}.", mend="write a whole number from 0 up.")

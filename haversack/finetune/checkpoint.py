@@ -1,0 +1,123 @@
+"""Checkpoints: a training that was killed goes on from where it was last written down, to the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from haversack.progress import say
+
+Tensors = Mapping[str, Tensor]
+_FORMAT = f"1, torch {torch.__version__}"
+_MOST_FILES = 4
+"""What killed trainings leave behind that nobody comes back to; the oldest go."""
+_SUM_BYTES = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class _Habit:
+    folder: Path
+    seconds: float
+
+
+_habit: ContextVar[_Habit | None] = ContextVar("checkpoints", default=None)
+
+
+@contextmanager
+def checkpoints_in(folder: Path, seconds: float = 60.0) -> Iterator[None]:
+    """Within this block, trainings write their state to `folder` every so many seconds, and go on from it.
+
+    A training finds its own file by all that makes it: the weights of the network and its teacher, the settings, the
+    number of batches. What else decides how it goes is for the caller to keep apart, by folders: the data themselves,
+    the code of the network. A file is written aside and moved into place, so that it is whole or absent; one that is
+    damaged is passed over. It goes when its training is finished, and of those that are left behind a few stay.
+    """
+    token = _habit.set(_Habit(Path(folder), seconds))
+    try:
+        yield
+    finally:
+        _habit.reset(token)
+
+
+class Checkpoint:
+    """The file of one training. Where nobody asked for checkpoints it is never there and never due."""
+
+    def __init__(self, tensors: Tensors, *words: object) -> None:
+        habit = _habit.get()
+        self._path = None if habit is None else habit.folder / f"{_digest(tensors, words)}.training"
+        self._seconds = 0.0 if habit is None else habit.seconds
+        self._written = time.monotonic()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the caller asked for checkpoints."""
+        return self._path is not None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough time went by since the last one."""
+        return self.is_wanted and time.monotonic() - self._written >= self._seconds
+
+    def read(self) -> Tensors | None:
+        """What was written, or None where there is nothing, or nothing sound."""
+        if self._path is None:
+            return None
+        try:
+            content = self._path.read_bytes()
+            if hashlib.sha256(content[_SUM_BYTES:]).digest() != content[:_SUM_BYTES]:
+                return None
+            return load(content[_SUM_BYTES:])
+        except (OSError, SafetensorError):
+            return None
+
+    def write(self, tensors: Tensors) -> None:
+        """Writes what to go on from. A full disk ends no training: it is said, and there is no checkpoint."""
+        if self._path is None:
+            return
+        content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(hashlib.sha256(content).digest() + content)
+            aside.replace(self._path)
+            _tidy(self._path.parent)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            say(f"the training's state cannot be written to {self._path.parent}: {error.strerror}.")
+        self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """Takes the file away, the training being finished, and the folder with the last one."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+                self._path.parent.rmdir()
+
+
+def _digest(tensors: Tensors, words: tuple[object, ...]) -> str:
+    digest = hashlib.sha256(repr((_FORMAT, *words)).encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _tidy(folder: Path) -> None:
+    """Leaves the youngest files, those that a kill left half written among them."""
+    with suppress(FileNotFoundError):
+        files = sorted(
+            (each for each in folder.iterdir() if ".training" in each.name), key=lambda each: each.stat().st_mtime
+        )
+        for each in files[:-_MOST_FILES]:
+            each.unlink(missing_ok=True)

@@ -1,0 +1,45 @@
+"""A training that can be broken off at any batch: its checkpoint, written by one process and read by all."""
+
+from __future__ import annotations
+
+from haversack.finetune.checkpoint import Checkpoint
+from haversack.finetune.learner import Learner
+from haversack.finetune.place import Place
+from haversack.graph.named_tensors import named_tensors
+
+
+class Resumable:
+    """A learner and its place among its data, which are written down together."""
+
+    def __init__(self, learner: Learner, place: Place, batches: int) -> None:
+        self._learner, self._place, self._processes = learner, place, learner.processes
+        tensors = {f"student/{name}": tensor for name, tensor in named_tensors(learner.student).items()}
+        if learner.lessons.teacher is not None:
+            teacher = named_tensors(learner.lessons.teacher)
+            tensors |= {f"teacher/{name}": tensor for name, tensor in teacher.items()}
+        words = (learner.training, batches, learner.processes.count, learner.student)
+        self._checkpoint = Checkpoint(tensors, *words)
+
+    def resume(self) -> None:
+        """Goes on from the checkpoint, provided that all processes find the same one."""
+        state = self._checkpoint.read()
+        step = -1.0 if state is None else float(state["place"][-1])
+        mean = self._processes.mean(step)
+        if self._processes.mean(float(step != mean)) == 0 and state is not None:
+            self._learner.restore(state)
+            self._place.restore(state)
+
+    def keep(self) -> None:
+        """Writes a checkpoint when the first process finds that it is time."""
+        if not self._checkpoint.is_wanted:
+            return
+        is_first = self._processes.index == 0
+        if self._processes.mean(float(is_first and self._checkpoint.is_due)) > 0:
+            state = self._learner.state()
+            if is_first:
+                self._checkpoint.write(state | self._place.state())
+
+    def finish(self) -> None:
+        """Takes the checkpoint away."""
+        if self._processes.index == 0:
+            self._checkpoint.remove()
