@@ -93,7 +93,8 @@ class Checkpoint:
             aside.replace(self._path)
             _tidy(self._path.parent)
         except OSError as error:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink()
             say(f"the training's state cannot be written to {self._path.parent}: {error.strerror}.")
         self._written = time.monotonic()
 

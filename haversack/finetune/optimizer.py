@@ -45,12 +45,11 @@ def set_rate(optimizer: torch.optim.Optimizer, training: Training, share_done: f
 def rate(training: Training, samples: int) -> float:
     """The highest learning rate for steps on `samples`: the setting, or one that needs no tuning where that is 0.
 
-    For SGD it grows with the batch (Goyal 2017), for Adam with its root (Malladi 2022), and stops to grow at 512.
+    It grows with the root of the batch (Malladi 2022), up to one of 512.
     """
     if training.learning_rate:
         return training.learning_rate
-    batches_of_128 = min(samples, 512) / 128
-    return 2e-3 * math.sqrt(batches_of_128) if training.optimizer == "adam" else 0.1 * batches_of_128
+    return (4e-3 if training.optimizer == "adam" else 0.1) * math.sqrt(min(samples, 512) / 128)
 
 
 def _cosine(share_done: float) -> float:

@@ -46,7 +46,7 @@ class Processes:
         trained = [each for each in parameters if each.requires_grad]
         ours = [torch.zeros_like(each) if each.grad is None else each.grad for each in trained]
         known = torch.tensor([loss, *(float(each.grad is not None) for each in trained)], device=self.device)
-        total = reduce(torch.cat([known, *(each.flatten().float() for each in ours)]), reduction="sum")
+        total = reduce(torch.cat([known, *(each.flatten() for each in ours)]), reduction="sum")
         sums = total[len(known) :].split([each.numel() for each in trained])
         for parameter, is_known, values in zip(trained, total[1 : len(known)].tolist(), sums, strict=True):
             parameter.grad = torch.empty_like(parameter).copy_(values.view(parameter.shape)) if is_known else None

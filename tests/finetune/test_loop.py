@@ -1,83 +1,38 @@
 """The training loop: it learns, it is repeatable, it touches nothing, and it says what is wrong with the data."""
 
 import copy
-import functools
 import itertools
 import math
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from small_digits import (
+    SHORT,
+    Told,
+    accuracy,
+    broken,
+    digits,
+    digits_task,
+    epoch,
+    model,
+    noise,
+    refusal,
+    same,
+    small,
+    trained,
+    unlabelled,
+)
+from torch import nn
 from torch.nn import functional as F
 
-from haversack.errors import TaskError, TrainingError
+from haversack.errors import RecipeError, TaskError, TrainingError
 from haversack.finetune import Training, finetune
 from haversack.model import Model
+from haversack.progress import shown_by
 from haversack.task import Task
-
-
-@functools.cache
-def digits() -> tuple[Tensor, Tensor]:
-    found = load_digits()
-    images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    return images[order], torch.tensor(found.target)[order]
-
-
-def epoch():
-    """Batches in the order of torch's own random state."""
-    images, labels = digits()
-    return [(images[some], labels[some]) for some in torch.randperm(1300).split(64)]
-
-
-def accuracy(predict) -> float:
-    images, labels = digits()
-    with torch.no_grad():
-        return (predict(images[1300:]).argmax(1) == labels[1300:]).float().mean().item()
-
-
-def digits_task(train=epoch, **changes) -> Task:
-    return Task(train=train, calibrate=lambda: [digits()[0][:64]], score=accuracy, **changes)
-
-
-def unlabelled():
-    return [(images,) for images, _ in epoch()]
-
-
-def blank() -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
-        *(nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(128, 10)),
-    )
-
-
-@functools.cache
-def trained() -> nn.Module:
-    torch.manual_seed(0)
-    return finetune(Model(blank(), digits()[0][:1]), digits_task(), Training(epochs=8))
-
-
-def broken() -> nn.Module:
-    """The trained network with a fresh last layer."""
-    module = copy.deepcopy(trained())
-    torch.manual_seed(1)
-    module[-1].reset_parameters()
-    return module
-
-
-def model(module: nn.Module, teacher: nn.Module | None = None) -> Model:
-    return Model(module, (digits()[0][:1],), teacher=teacher)
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
-
-
-SHORT = Training(epochs=1)
 
 
 def test_a_blank_network_learns_from_labels_alone():
@@ -153,15 +108,6 @@ def test_shared_weights_stay_shared():
     assert not torch.equal(after[0].weight, module[0].weight)
 
 
-def small(*layers: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(*layers)
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
-
-
 def test_a_regression_network_learns():
     inputs = noise(256, 4)
     target = inputs @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
@@ -234,13 +180,6 @@ def test_a_generator_of_batches_is_counted_and_used_like_a_list():
     assert same(*found)
 
 
-def refusal(kind, start, task, training=SHORT) -> str:
-    with pytest.raises(kind) as caught:
-        finetune(start, task, training)
-    assert caught.value.mend
-    return str(caught.value)
-
-
 @pytest.mark.parametrize("train", [list, lambda: iter(())])
 def test_no_batches_are_refused(train):
     assert "no batches" in refusal(TrainingError, model(broken()), digits_task(train))
@@ -251,11 +190,97 @@ def test_batches_that_can_be_read_only_once_are_refused_instead_of_training_on_n
     assert "no batches in epoch 0" in refusal(TrainingError, model(broken()), digits_task(lambda: batches))
 
 
-def test_a_loss_that_is_not_finite_ends_the_training():
-    images, labels = digits()
-    poisoned = [(images[:64], labels[:64]), (images[:64] * math.nan, labels[:64])]
-    message = refusal(TrainingError, model(broken()), digits_task(lambda: poisoned))
+def poisoned_from(first: int):
+    """Epochs of which those from `first` on hold NaN in their second batch."""
+    epochs = itertools.count()
+
+    def train():
+        batches = epoch()
+        images, labels = batches[1]
+        return [batches[0], (images * (math.nan if next(epochs) > first else 1), labels)]
+
+    return train
+
+
+def test_a_loss_that_is_not_finite_in_the_first_epoch_is_an_error():
+    message = refusal(TrainingError, model(broken()), digits_task(poisoned_from(0)))
     assert "the loss is nan at step 1" in message
+
+
+def test_a_loss_that_is_not_finite_later_ends_the_training_with_the_last_good_weights():
+    told = Told()
+    with shown_by(told):
+        after = finetune(model(broken()), digits_task(poisoned_from(2)), Training(epochs=4))
+    assert "the loss is nan at step 5: the training ends with the weights of epoch 2" in told.lines[0]
+    assert all(each.isfinite().all() for each in after.state_dict().values())
+    seen = []
+    watched = replace(digits_task(poisoned_from(9)), score=lambda predict: len(seen.append(predict(digits()[0])) or ""))
+    finetune(model(broken()), watched, Training(epochs=4, patience=4))
+    torch.testing.assert_close(after(digits()[0]), seen[1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_is_not_stepped_along():
+    def root(outputs, target):
+        return (outputs - outputs.detach()).square().sum().sqrt()
+
+    message = refusal(TrainingError, model(broken()), digits_task(loss=root))
+    assert "the length of the gradient is nan at step 0" in message
+
+
+def test_with_masks_a_loss_that_is_not_finite_is_an_error_because_they_are_half_done():
+    with pytest.raises(TrainingError, match="the loss is nan at step 3"):
+        finetune(model(broken()), digits_task(poisoned_from(1)), Training(epochs=4), lambda weights, share: {})
+
+
+def test_a_batch_of_one_that_batch_norm_cannot_learn_from_is_refused_in_words():
+    images, labels = digits()
+    net = small(nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 10))
+    message = refusal(TrainingError, model(net), digits_task(lambda: [(images[:1], labels[:1])]))
+    assert "single sample" in message
+    assert "yield larger batches" in message
+
+
+def test_a_single_image_trains_a_network_that_can_learn_from_it():
+    images, labels = digits()
+    net = small(nn.Flatten(), nn.Linear(64, 10))
+    after = finetune(model(net), digits_task(lambda: [(images[:1], labels[:1])]), Training(epochs=30))
+    assert after(images[:1]).argmax() == labels[0]
+
+
+def test_an_empty_batch_is_refused():
+    images, labels = digits()
+    message = refusal(TrainingError, model(broken()), digits_task(lambda: [(images[:0], labels[:0])]))
+    assert "a batch is empty" in message
+
+
+def test_data_that_draw_from_numpy_and_python_are_drawn_alike_and_leave_them_as_they_were():
+    images, labels = digits()
+
+    def train():
+        some = np.random.permutation(1300)[: random.randrange(64, 128)]  # noqa: NPY002 - as users do
+        return [(images[some], labels[some])]
+
+    before = np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002
+    assert same(*(finetune(model(broken()), digits_task(train), Training(epochs=2)) for _ in range(2)))
+    after = np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002
+    assert before[1] == after[1]
+    assert (before[0]["state"]["key"] == after[0]["state"]["key"]).all()
+    assert before[0]["state"]["pos"] == after[0]["state"]["pos"]
+
+
+def test_smoothed_labels_keep_a_network_from_being_sure():
+    sure, modest = (
+        finetune(model(broken()), digits_task(), Training(epochs=4, label_smoothing=each))(digits()[0]).softmax(1)
+        for each in (0.0, 0.3)
+    )
+    assert modest.amax(1).mean() < sure.amax(1).mean() - 0.1
+    assert (modest.argmax(1) == digits()[1]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("changes", [{"kind": "regression"}, {"loss": F.cross_entropy}])
+def test_labels_that_cannot_be_smoothed_are_refused(changes):
+    message = refusal(RecipeError, model(broken()), digits_task(**changes), Training(label_smoothing=0.1))
+    assert "cannot be smoothed" in message
 
 
 def test_batches_without_labels_and_without_a_teacher_are_refused():
@@ -278,51 +303,3 @@ def test_a_train_function_that_raises_is_told_as_the_user_s_error():
 def test_a_target_that_does_not_fit_is_told_as_the_user_s_error():
     images, labels = digits()
     assert "train()" in refusal(TaskError, model(broken()), digits_task(lambda: [(images[:4], labels[:3])]))
-
-
-def with_zeros() -> Model:
-    """The trained network, half of its weights at zero, and named so."""
-    module = copy.deepcopy(trained())
-    names = ["0.weight", "3.weight", "7.weight"]
-    with torch.no_grad():
-        for name in names:
-            weight = module.get_parameter(name)
-            weight *= weight.abs() > weight.abs().median()
-    return replace(model(module, trained()), sparse=frozenset(names))
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_zeros_of_sparse_weights_stay_and_all_else_learns(optimizer):
-    start = with_zeros()
-    after = finetune(start, digits_task(), Training(epochs=2, optimizer=optimizer, learning_rate=0.01))
-    for name in start.sparse:
-        before, now = start.module.get_parameter(name), after.get_parameter(name)
-        assert torch.equal(now == 0, before == 0)
-        assert (now != before)[before != 0].float().mean() > 0.9
-
-
-def test_zeros_that_nobody_named_learn_like_other_weights():
-    start = replace(with_zeros(), sparse=frozenset())
-    after = finetune(start, digits_task(), SHORT)
-    assert (after.get_parameter("3.weight") == 0).float().mean() < 0.01
-
-
-def test_masks_are_asked_after_each_step_and_momentum_does_not_leak_past_them():
-    asked = []
-
-    def masks(weights, share_done):
-        asked.append(share_done)
-        assert all(weight.grad is not None for weight in weights.values())
-        return {"3.weight": weights["3.weight"].abs() > (0.05 if share_done > 0.5 else 0)}
-
-    after = finetune(model(broken(), trained()), digits_task(), Training(epochs=2), masks)
-    weight = after.get_parameter("3.weight")
-    assert len(asked) == 42
-    assert asked[-1] == 1
-    assert (weight == 0).float().mean() > 0.2
-    assert weight[weight != 0].abs().min() > 0.02
-
-
-def test_names_of_sparse_weights_that_the_network_does_not_have_are_passed_over():
-    start = replace(with_zeros(), sparse=frozenset({"nobody.weight"}))
-    assert not finetune(start, digits_task(), SHORT).training
