@@ -48,8 +48,8 @@ def _decoupled(outputs: Tensor, taught: Tensor, right: Tensor, heat: float) -> T
     is_right = F.one_hot(right, outputs.shape[-1]).bool()
     ours, theirs = _right_or_wrong(outputs / heat, is_right), _right_or_wrong(taught / heat, is_right)
     target_class = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-    wrong = [F.log_softmax((each / heat)[~is_right].view(len(right), -1), dim=-1) for each in (outputs, taught)]
-    other_classes = F.kl_div(*wrong, reduction="batchmean", log_target=True)
+    wrong, wanted = (F.log_softmax((x / heat)[~is_right].view(len(right), -1), dim=-1) for x in (outputs, taught))
+    other_classes = F.kl_div(wrong, wanted, reduction="batchmean", log_target=True)
     return (target_class + _NON_TARGET * other_classes) * heat**2
 
 
@@ -67,5 +67,5 @@ def _related(outputs: Tensor, taught: Tensor, heat: float) -> Tensor:
 
 
 def _uncorrelated(ours: Tensor, theirs: Tensor) -> Tensor:
-    centred = [each - each.mean(-1, keepdim=True) for each in (ours, theirs)]
-    return 1 - F.cosine_similarity(*centred, dim=-1, eps=1e-8).mean()
+    centred, wanted = (each - each.mean(-1, keepdim=True) for each in (ours, theirs))
+    return 1 - F.cosine_similarity(centred, wanted, dim=-1, eps=1e-8).mean()

@@ -11,8 +11,6 @@ from haversack.finetune.outputs import Outputs
 
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["cosine", "one_cycle"]
-Features = Literal["none", "fitnet", "attention", "relations"]
-"""Which of the layers' values the student imitates, beside the outputs (see features.py)."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,7 @@ class Training:
     long, and as long as it is where `clip` is 0.
 
     `distillation` is the share of the loss that comes from the teacher's outputs, compared as `outputs` says (see
-    outputs.py). `features` adds `feature_weight` times the distance between inner values of layers that are paired by
-    themselves, or by `pairs`: "path in the student=path in the teacher". `label_smoothing` is the share of a label that
-    all classes have alike (Szegedy 2016).
+    outputs.py). `label_smoothing` is the share of a label that all classes have alike (Szegedy 2016).
 
     With an `average` of, say, 0.99 the weights that come out are an exponential moving average over the steps (Polyak
     and Juditsky 1992), batch norm's statistics too. With a `patience` of n, `Task.score` judges the weights after each
@@ -44,9 +40,6 @@ class Training:
     seed: int = 0
     optimizer: Optimizer = "sgd"
     outputs: Outputs = "kd"
-    features: Features = "none"
-    feature_weight: float = 1.0
-    pairs: tuple[str, ...] = ()
     schedule: Schedule = "cosine"
     label_smoothing: float = 0.0
     average: float = 0.0
@@ -54,14 +47,14 @@ class Training:
     clip: float = 5.0
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": Optimizer, "outputs": Outputs, "features": Features, "schedule": Schedule}
+        choices = {"optimizer": Optimizer, "outputs": Outputs, "schedule": Schedule}
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 mend = f"choose from: {', '.join(get_args(allowed))}."
                 raise RecipeError(f"{name} is {getattr(self, name)!r}.", mend=mend)
         for name in ("epochs", "patience"):
             _check_count(name, getattr(self, name))
-        for name in ("learning_rate", "weight_decay", "feature_weight", "clip"):
+        for name in ("learning_rate", "weight_decay", "clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise RecipeError(f"{name} is {getattr(self, name)}.", mend="write a number from 0 up.")
         for name in ("momentum", "label_smoothing", "average"):

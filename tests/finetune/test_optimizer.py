@@ -90,7 +90,7 @@ def test_a_shorter_clip_makes_shorter_steps_and_none_is_as_good_as_a_long_one():
         *(("patience", each) for each in (-1, 0.5)),
         *(("learning_rate", each) for each in (-0.1, math.nan, math.inf)),
         *(("momentum", each) for each in (-0.1, 1, math.nan)),
-        *(("weight_decay", -1), ("weight_decay", math.nan), ("clip", -1), ("feature_weight", -1)),
+        *(("weight_decay", -1), ("weight_decay", math.nan), ("clip", -1)),
         *(("label_smoothing", 1), ("label_smoothing", -0.1), ("average", 1), ("average", -1)),
         *(("distillation", 1.1), ("distillation", math.nan), ("temperature", 0), ("temperature", math.inf)),
         *(("optimizer", "lamb"), ("schedule", "step"), ("outputs", "what"), ("features", "all")),
