@@ -93,7 +93,7 @@ def test_a_shorter_clip_makes_shorter_steps_and_none_is_as_good_as_a_long_one():
         *(("weight_decay", -1), ("weight_decay", math.nan), ("clip", -1)),
         *(("label_smoothing", 1), ("label_smoothing", -0.1), ("average", 1), ("average", -1)),
         *(("distillation", 1.1), ("distillation", math.nan), ("temperature", 0), ("temperature", math.inf)),
-        *(("optimizer", "lamb"), ("schedule", "step"), ("outputs", "what"), ("features", "all")),
+        *(("optimizer", "lamb"), ("schedule", "step"), ("outputs", "what")),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(name, value):

@@ -91,6 +91,7 @@ def main() -> None:
     (given.folder / f"{state.process_index}.json").write_text(json.dumps(found))
     state.wait_for_everyone()  # torch aborts now and then in a process that another leaves behind
     state.destroy_process_group()
+    os._exit(0)  # and where its threads outlive the interpreter
 
 
 if __name__ == "__main__":
