@@ -56,5 +56,5 @@ def family(name: str) -> Family:
 def kind(name: str) -> type[nn.Module] | None:
     """The class of a network or block as edits name it, such as `mobilenet_v2.InvertedResidual`; None for others."""
     module, _, title = name.partition(".")
-    found = getattr(import_module(f"{__name__}.{module}"), title, None) if module in names() else None
+    found = getattr(import_module(f"{__name__}.{module}"), title, None) if title and module in names() else None
     return found if isinstance(found, type) and issubclass(found, nn.Module) else None

@@ -79,7 +79,7 @@ def test_training_wins_back_what_few_bits_lost():
     learned = score(lower(few_bits(3)))
     assert whole > 0.95
     assert calibrated < whole - 0.1
-    assert learned - calibrated > 0.75 * (whole - calibrated)  # all but a few points; how few, processors differ in
+    assert learned > whole - 0.03
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
