@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor
 
-Tensors = Mapping[str, Tensor]
+from haversack.graph.named_tensors import Tensors
 
 
 class Average:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
-Tensors = Mapping[str, Tensor]
+from haversack.graph.named_tensors import Tensors
 
 
 class Best:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
 
+from haversack.graph.named_tensors import Tensors, digest
 from haversack.progress import say
 
-Tensors = Mapping[str, Tensor]
 _FORMAT = f"1, torch {torch.__version__}"
 _MOST_FILES = 4
 """What killed trainings leave behind that nobody comes back to; the oldest go."""
@@ -55,7 +54,7 @@ class Checkpoint:
 
     def __init__(self, tensors: Tensors, *words: object) -> None:
         habit = _habit.get()
-        self._path = None if habit is None else habit.folder / f"{_digest(tensors, words)}.training"
+        self._path = None if habit is None else habit.folder / f"{digest(tensors, _FORMAT, *words)[:24]}.training"
         self._seconds = 0.0 if habit is None else habit.seconds
         self._written = time.monotonic()
 
@@ -104,14 +103,6 @@ class Checkpoint:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
                 self._path.parent.rmdir()
-
-
-def _digest(tensors: Tensors, words: tuple[object, ...]) -> str:
-    digest = hashlib.sha256(repr((_FORMAT, *words)).encode())
-    for name, tensor in tensors.items():
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:24]
 
 
 def _tidy(folder: Path) -> None:

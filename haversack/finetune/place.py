@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from haversack.errors import TrainingError
 from haversack.finetune.randomness import generators, set_generators
+from haversack.graph.named_tensors import Tensors
 from haversack.task import Batch, Task
-
-Tensors = Mapping[str, Tensor]
 
 
 class Place:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Tensors = Mapping[str, Tensor]
+from haversack.graph.named_tensors import Tensors
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-Tensors = Mapping[str, Tensor]
+from haversack.graph.named_tensors import Tensors
 
 
 class Masks(Protocol):

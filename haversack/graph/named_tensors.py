@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
+
+Tensors = Mapping[str, Tensor]
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers, each under all of its names; the tensors are the module's own."""
     return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+
+
+def digest(tensors: Tensors, *words: object) -> str:
+    """A hash of tensors by name and content, and of the words beside them."""
+    found = hashlib.sha256(repr(words).encode())
+    for name, tensor in tensors.items():
+        found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        # The tensor's memory: numpy knows no bfloat16.
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

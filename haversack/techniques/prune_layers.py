@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, check_settings, finetune
 from haversack.graph.channel_cost import Measure
 from haversack.graph.cost import cost
+from haversack.graph.named_tensors import digest
 from haversack.graph.observe import Batches, joined
 from haversack.graph.removable import Found, Removable, outermost, removable, removal, without
 from haversack.graph.surgery import edit
@@ -275,14 +275,9 @@ def _noted(_: str) -> dict[frozenset[str], float]:
 
 def _digest(*parts: nn.Module | Tensor) -> str:
     """A hash of networks and tensors by their content."""
-    digest = hashlib.sha256()
-    for part in parts:
-        named = {"": part} if isinstance(part, Tensor) else part.state_dict()
-        for name, tensor in ((name, value) for name, value in named.items() if isinstance(value, Tensor)):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        digest.update(b"" if isinstance(part, Tensor) else str(part).encode())
-    return digest.hexdigest()
+    states = [{"": part} if isinstance(part, Tensor) else part.state_dict() for part in parts]
+    tensors = {f"{place}/{name}": each for place, state in enumerate(states) for name, each in state.items()}
+    return digest(tensors, *(str(part) for part in parts if isinstance(part, nn.Module)))
 
 
 def _why_nothing(found: Found, measure: Measure) -> str:
