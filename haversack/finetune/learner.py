@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -19,18 +18,13 @@ from haversack.finetune.processes import Processes
 from haversack.finetune.randomness import seeded, unheard
 from haversack.finetune.settings import Training
 from haversack.finetune.zeros import Masks, Zeros
-from haversack.graph.named_tensors import named_tensors
+from haversack.graph.named_tensors import Tensors, named_tensors
 from haversack.model import Model
 from haversack.task import Batch, Task, brief, unpack
 
-Tensors = Mapping[str, Tensor]
-
 
 class Learner:
-    """A copy of a model's network, with all that a training changes: weights, the optimizer's memory, averages.
-
-    What is trained beside the network, to compare it with its teacher, is thrown away in the end.
-    """
+    """A copy of a model's network, with all that a training changes: weights, the optimizer's memory, averages."""
 
     def __init__(self, model: Model, task: Task, training: Training, masks: Masks | None, processes: Processes) -> None:
         self.task, self.training, self.processes = task, training, processes
@@ -41,10 +35,9 @@ class Learner:
         if teacher is not None:
             teacher = _laid_out(copy.deepcopy(teacher).to(processes.device), torch.channels_last).eval()
         self.lessons = Lessons(self.student, teacher, task, training)
-        extra = list(self.lessons.parameters())
-        processes.spread([*named_tensors(self.student).values(), *(each.data for each in extra)])
-        self._trained = [*self.student.parameters(), *extra]
-        self._optimizer = optimizer(self.student, extra, training)
+        processes.spread(named_tensors(self.student).values())
+        self._trained = list(self.student.parameters())
+        self._optimizer = optimizer(self.student, training)
         self._zeros = Zeros(self.student, model.sparse, masks)
         self._average = Average(training.average, named_tensors(self.student)) if training.average else None
         self.best = Best(named_tensors(self.student))
@@ -152,7 +145,6 @@ class Learner:
     def _in_place(self) -> dict[str, Tensor]:
         """What is there from the first step on."""
         parts = {"student": named_tensors(self.student), "best": self.best.state}
-        parts["extra"] = {str(index): each for index, each in enumerate(self.lessons.parameters())}
         if self._average is not None:
             parts["average"] = self._average.state
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +21,6 @@ class Lessons:
     teacher: nn.Module | None
     task: Task
     training: Training
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """What is trained beside the student, and thrown away afterwards."""
-        return iter(())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def loss(self, batch: Batch) -> Tensor:
         """A scalar to be made small. Raises TrainingError where neither a target nor a teacher is there."""

@@ -34,8 +34,7 @@ def finetune(model: Model, task: Task, training: Training, masks: Masks | None =
     _check(task, training, masks)
     with seeded(training.seed):
         learner = Learner(model, task, training, masks, these_processes())
-        with learner.lessons:
-            _train(learner)
+        _train(learner)
         return learner.finished()
 
 

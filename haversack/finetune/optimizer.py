@@ -15,13 +15,13 @@ _CYCLE = 0.1
 """How far the momentum goes down while the learning rate goes up in one cycle, as Smith (2018) has it: 0.95 to 0.85."""
 
 
-def optimizer(network: nn.Module, extra: Iterable[nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    """The optimizer of `network`'s and `extra` parameters. Raises TrainingError where the network has none to train."""
+def optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """The optimizer of `network`'s parameters. Raises TrainingError where there are none to train."""
     if not any(each.requires_grad for each in network.parameters()):
         raise TrainingError(
             "no parameter of the network requires a gradient.", mend="call network.requires_grad_(True) in network()."
         )
-    groups = _weight_groups([*network.parameters(), *extra], training.weight_decay)
+    groups = _weight_groups(network.parameters(), training.weight_decay)
     if training.optimizer == "adam":
         return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(training.momentum, 0.999))
     momentum = training.momentum

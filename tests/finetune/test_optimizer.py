@@ -16,7 +16,7 @@ from haversack.finetune.optimizer import optimizer, rate, set_rate
 
 def course(training: Training, steps: int) -> tuple[list[float], list[float]]:
     """The learning rate and the momentum of each step."""
-    made = optimizer(nn.Linear(2, 2), (), training)
+    made = optimizer(nn.Linear(2, 2), training)
     found = []
     for step in range(steps):
         set_rate(made, training, step / steps, 64)
@@ -49,7 +49,7 @@ def test_the_cosine_rises_over_a_tenth_and_falls_to_nothing():
 @given(st.sampled_from(["cosine", "one_cycle"]), st.sampled_from(["sgd", "adam"]), st.floats(0, 1))
 def test_no_step_is_longer_than_the_setting_or_backward(schedule, kind, share):
     training = Training(learning_rate=0.3, schedule=schedule, optimizer=kind)
-    made = optimizer(nn.Linear(2, 2), (), training)
+    made = optimizer(nn.Linear(2, 2), training)
     set_rate(made, training, share, 64)
     assert all(0 <= group["lr"] <= 0.3 for group in made.param_groups)
 
