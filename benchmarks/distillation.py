@@ -2,8 +2,7 @@
 
     python benchmarks/distillation.py --data ../shared/data --json FILE [--only NAME ...] [--quick]
 
-Settings were chosen on 5,000 training images that are held back; the 10,000 test images only report. Each trained
-student's score is remembered in the temporary folder, so that a run that was cut off goes on.
+Settings were chosen on 5,000 training images that are held back; the 10,000 test images only report.
 """
 
 from __future__ import annotations

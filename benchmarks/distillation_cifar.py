@@ -6,21 +6,17 @@ Each image has a few fixed shifts and reflections, so that the teacher's outputs
 from __future__ import annotations
 
 import hashlib
-import json
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from cifar10 import Images, ResNet, images, moved, pretrained
 from resnet20_task import HELD_BACK
 from torch import Tensor, nn
 
-import haversack
 from haversack.finetune import Training, finetune
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
@@ -29,30 +25,10 @@ from haversack.task import Task
 
 VIEWS = 6
 TEACHER_DEPTH = 56
-KEPT = Path(tempfile.gettempdir()) / "haversack-distillation"
 EXAMPLE = (torch.zeros(1, 3, 32, 32),)
 
 
-@dataclass(frozen=True)
-class Student:
-    """A network to be trained, and how."""
-
-    name: str
-    network: Callable[[], nn.Module]
-    training: Training
-
-    def model(self, seed: int, teacher: nn.Module | None = None) -> Model:
-        """The untrained network, whose weights follow from the seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return Model(self.network(), EXAMPLE, teacher=teacher)
-
-
-RESNET8 = Student(
-    "resnet8",
-    partial(ResNet, 1),
-    Training(epochs=80, learning_rate=0.2, weight_decay=1e-4, outputs="dist", distillation=0.67, temperature=4.0),
-)
+TRAINING = Training(epochs=80, learning_rate=0.2, weight_decay=1e-4, outputs="dist", distillation=0.67, temperature=4.0)
 
 
 class Remembered(nn.Module):
@@ -100,70 +76,24 @@ def _views(count: int) -> Tensor:
     return torch.cat([shifts, torch.randint(0, 2, (1, VIEWS, count), generator=fixed)])
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Where students are trained and scored."""
-
-    data: Path
-    quick: bool
-
-    def score(self, student: Student, seed: int, *, taught: bool = True) -> Scored:
-        """The trained student's score on the test images; remembered for the same code and settings."""
-        training = replace(student.training, seed=seed, epochs=1 if self.quick else student.training.epochs)
-        wanted = (digest(), student.name, training, taught, self.quick)
-        kept = KEPT / f"{hashlib.sha256(repr(wanted).encode()).hexdigest()}.json"
-        if not kept.exists():
-            scored = self._scored(student.model(seed, _teacher(self.data) if taught else None), training)
-            kept.parent.mkdir(exist_ok=True)
-            kept.write_text(json.dumps(scored), encoding="utf-8")
-        return Scored(*json.loads(kept.read_text(encoding="utf-8")))
-
-    def _scored(self, model: Model, training: Training) -> Scored:
-        begin = time.perf_counter()
-        trained = finetune(model, self._task(), training)
-        taken = time.perf_counter() - begin
-        test = images(self.data)[1].first(1_000 if self.quick else 10_000)
-        with torch.no_grad():
-            return Scored(round(test.accuracy(trained), 4), round(taken, 1))
-
-    def _task(self) -> Task:
-        known = images(self.data)[0]
-        epoch = Epoch(known.first(1_280) if self.quick else known)
-        return Task(train=lambda: epoch, calibrate=None, score=known.last(HELD_BACK).accuracy)
-
-
-@cache
-def _teacher(data: Path) -> Remembered:
-    return Remembered(pretrained(data, TEACHER_DEPTH))
-
-
-class Scored(NamedTuple):
-    """A share of the test images, and how long the training took."""
-
-    score: float
-    seconds: float
-
-
 def run(data: Path, *, quick: bool) -> dict[str, object]:
     """The student's score on the test images, and what it costs."""
-    bench = Bench(data, quick=quick)
-    scored = bench.score(RESNET8, 0)
-    found = {"score": scored.score, **_costs(RESNET8, [scored])}
-    return {f"resnet8.{name}": value for name, value in found.items()}
-
-
-def _costs(student: Student, scored: Sequence[Scored]) -> dict[str, object]:
-    total = cost(trace(student.model(0).module.eval(), EXAMPLE))
+    training = replace(TRAINING, epochs=1) if quick else TRAINING
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        student = Model(ResNet(1), EXAMPLE, teacher=Remembered(pretrained(data, TEACHER_DEPTH)))
+    known, test = images(data)
+    epoch = Epoch(known.first(1_280) if quick else known)
+    task = Task(train=lambda: epoch, calibrate=None, score=known.last(HELD_BACK).accuracy)
+    begin = time.perf_counter()
+    trained = finetune(student, task, training)
+    minutes, total = (time.perf_counter() - begin) / 60, cost(trace(trained, EXAMPLE))
+    with torch.no_grad():
+        score = test.first(1_000 if quick else 10_000).accuracy(trained)
     return {
-        "parameters": total.parameters,
-        "macs": total.macs,
-        "epochs": student.training.epochs,
-        "minutes": round(sum(each.seconds for each in scored) / 60, 1),
+        "resnet8.score": round(score, 4),
+        "resnet8.parameters": total.parameters,
+        "resnet8.macs": total.macs,
+        "resnet8.epochs": training.epochs,
+        "resnet8.minutes": round(minutes, 1),
     }
-
-
-@cache
-def digest() -> str:
-    """A hash of the code that decides a score."""
-    folders = (Path(haversack.__file__).parent, Path(__file__).parent)
-    return hashlib.sha256(b"".join(p.read_bytes() for each in folders for p in sorted(each.rglob("*.py")))).hexdigest()
