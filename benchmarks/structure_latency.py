@@ -16,7 +16,7 @@ from haversack.packing import Packed, Settings, pack
 BUDGET = Budget(latency_ratio=0.6)
 # Rivals: each is tried untrained at its mildest setting that fits, both together too, and the best is trained.
 TECHNIQUES = ("prune_channels", "prune_layers")
-EPOCHS = 4
+EPOCHS = 8
 QUICK = {"learn": 1_280}
 
 
