@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+import os
 
 import torch
 from torch import Tensor, nn
 
-from haversack.errors import TaskError
+from haversack.errors import TaskError, WorkspaceError
 from haversack.model import Model
 from haversack.task import Predict, Task, brief
 
 _SAMPLES = 8
+
+
+def check_alone() -> None:
+    """Raises WorkspaceError in one of several processes, as `torchrun` starts them: they would pack the same thing."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.isdigit() and int(processes) > 1:
+        raise WorkspaceError(
+            f"packing runs in one process, and this is one of {processes} (WORLD_SIZE).",
+            mend="start it without torchrun. Steps that a script of yours applies train in all processes: see "
+            "examples/many_processes.py.",
+        )
 
 
 def checked_model(module: nn.Module, task: Task) -> Model:

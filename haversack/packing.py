@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from haversack.artifact import CODED_FILE, Artifact, Runtime
 from haversack.device import Budget, Device, find_device
-from haversack.door import checked_model, checked_score
+from haversack.door import check_alone, checked_model, checked_score
 from haversack.errors import ExportError, InfeasibleError, NothingChangedError, RecipeError, SurgeryError
 from haversack.export import coded, find_runtime
+from haversack.finetune import checkpoints_in
 from haversack.graph.cost import cost
 from haversack.graph.quantized import lower, output_step
 from haversack.graph.surgery import export_pt2
@@ -127,6 +128,7 @@ class Bench:
     @classmethod
     def set_up(cls, network: Network, task: Task, device: Device, settings: Settings, scratch: Path) -> Bench:
         """A bench with everything checked that the user handed in."""
+        check_alone()
         module = network if isinstance(network, nn.Module) else network()
         module = module.eval()
         find_runtime(device)
@@ -147,7 +149,8 @@ class Bench:
         if kept is None:
             before = self.model(Recipe(recipe.steps[:-1]))
             say(f"applying {Recipe(recipe.steps[-1:])}")
-            kept = recipe.steps[-1].apply(before, self.task)
+            with checkpoints_in(self.workspace.unfinished):
+                kept = recipe.steps[-1].apply(before, self.task)
             self.workspace.keep_model(recipe, kept)
         return kept
 

@@ -37,6 +37,11 @@ class Workspace:
     run: str
     """What all entries of this run share: network, task, device, versions."""
 
+    @property
+    def unfinished(self) -> Path:
+        """Where this run's trainings write what they go on from."""
+        return self.folder / self.run / "unfinished training"
+
     def model(self, recipe: Recipe, network: nn.Module, original: Model) -> Model | None:
         """The model that `recipe` made earlier, or None."""
         place = self._place("model", recipe)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from haversack.door import checked_model, checked_score
-from haversack.errors import TaskError
+from haversack.door import check_alone, checked_model, checked_score
+from haversack.errors import TaskError, WorkspaceError
 from haversack.task import Task
 
 INPUTS = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
@@ -89,3 +89,18 @@ def test_a_score_that_changes_from_run_to_run_is_refused():
 @pytest.mark.parametrize("value", [0.0, 0.123456, -3.5])
 def test_a_repeatable_score_passes_as_it_is(value):
     assert checked_score(task(lambda predict: value), nn.Identity()) == value
+
+
+def test_one_of_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(WorkspaceError, match="one of 2") as caught:
+        check_alone()
+    assert "torchrun" in caught.value.mend
+
+
+@pytest.mark.parametrize("processes", [None, "", "1", "many"])
+def test_a_single_process_passes_however_it_was_started(monkeypatch, processes):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("WORLD_SIZE", processes)
+    check_alone()

@@ -8,24 +8,28 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
 import haversack
-from haversack.device import Budget, find_device
-from haversack.errors import InfeasibleError, RecipeError
+from haversack.device import Budget, Device, find_device
+from haversack.errors import InfeasibleError, RecipeError, WorkspaceError
+from haversack.finetune.checkpoint import checkpoint
 from haversack.graph.cost import cost
+from haversack.graph.named_tensors import named_tensors
 from haversack.graph.surgery import load
 from haversack.graph.trace import trace
 from haversack.measure import host
 from haversack.measure.estimate import weigh
-from haversack.packing import Packed, Settings, apply, pack, read_recipe
-from haversack.recipe import Recipe
-from haversack.task import TaskFile, read_task_file
+from haversack.model import Model
+from haversack.packing import Bench, Packed, Settings, apply, pack, read_recipe
+from haversack.recipe import Recipe, Stage
+from haversack.task import Task, TaskFile, read_task_file
 from haversack.techniques.quantize_static import QuantizeStatic
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
@@ -205,6 +209,52 @@ def test_a_killed_pack_goes_on_where_it_was_and_ends_the_same(tmp_path: Path) ->
     assert len(after) > len(before)
     for name in ("model.onnx", "recipe.toml"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A step whose training is killed after its first checkpoint, and then finds where it was."""
+
+    seed: int = 0
+
+    stage: ClassVar[Stage] = Stage.RECOVER
+
+    def apply(self, model: Model, task: Task) -> Model:
+        written = checkpoint(named_tensors(model.module), self)
+        assert written is not None
+        found = written.read()
+        if found is None:
+            written.write({"place": torch.tensor([0, 3, 3])})
+            raise KeyboardInterrupt
+        assert found["place"].tolist() == [0, 3, 3]
+        written.remove()
+        return model
+
+    @classmethod
+    def options(cls, model: Model, device: Device) -> tuple[Interrupted, ...]:
+        return ()
+
+
+def _bench(file: TaskFile, folder: Path, digest: str) -> Bench:
+    return Bench.set_up(file.network, file.task, find_device("host"), Settings(task_digest=digest), folder)
+
+
+def test_a_killed_training_is_found_again_by_the_same_run_and_by_no_other(file: TaskFile, tmp_path: Path) -> None:
+    recipe = Recipe((Interrupted(),))
+    for digest in ("of these data", "of other data"):
+        with pytest.raises(KeyboardInterrupt):
+            _bench(file, tmp_path, digest).model(recipe)
+    bench = _bench(file, tmp_path, "of these data")
+    assert bench.workspace.unfinished.is_dir()
+    assert bench.model(recipe).edits == bench.original.edits
+    assert not bench.workspace.unfinished.exists()
+    assert _bench(file, tmp_path, "of other data").workspace.unfinished.is_dir()
+
+
+def test_packing_does_not_run_in_one_of_several_processes(file: TaskFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(WorkspaceError, match="one of 2"):
+        pack(file.network, file.task, "host", Budget(), Settings())
 
 
 @pytest.mark.slow

@@ -49,29 +49,27 @@ def checkpoints_in(folder: Path, seconds: float = 60.0) -> Iterator[None]:
         _habit.reset(token)
 
 
+def checkpoint(tensors: Tensors, *words: object) -> Checkpoint | None:
+    """The checkpoint of a training that starts from these tensors and that these words describe, if one is wanted."""
+    habit = _habit.get()
+    if habit is None:
+        return None
+    return Checkpoint(habit.folder / f"{digest(tensors, _FORMAT, *words)[:24]}.training", habit.seconds)
+
+
 class Checkpoint:
-    """The file of one training. Where nobody asked for checkpoints it is never there and never due."""
+    """The file of one training."""
 
-    def __init__(self, tensors: Tensors, *words: object) -> None:
-        habit = _habit.get()
-        self._path = None if habit is None else habit.folder / f"{digest(tensors, _FORMAT, *words)[:24]}.training"
-        self._seconds = 0.0 if habit is None else habit.seconds
-        self._written = time.monotonic()
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether the caller asked for checkpoints."""
-        return self._path is not None
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._path, self._seconds, self._written = path, seconds, time.monotonic()
 
     @property
     def is_due(self) -> bool:
         """Whether enough time went by since the last one."""
-        return self.is_wanted and time.monotonic() - self._written >= self._seconds
+        return time.monotonic() - self._written >= self._seconds
 
     def read(self) -> Tensors | None:
         """What was written, or None where there is nothing, or nothing sound."""
-        if self._path is None:
-            return None
         try:
             content = self._path.read_bytes()
             if hashlib.sha256(content[_SUM_BYTES:]).digest() != content[:_SUM_BYTES]:
@@ -82,8 +80,6 @@ class Checkpoint:
 
     def write(self, tensors: Tensors) -> None:
         """Writes what to go on from. A full disk ends no training: it is said, and there is no checkpoint."""
-        if self._path is None:
-            return
         content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
         aside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
@@ -99,10 +95,9 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Takes the file away, the training being finished, and the folder with the last one."""
-        if self._path is not None:
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
-                self._path.parent.rmdir()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+            self._path.parent.rmdir()
 
 
 def _tidy(folder: Path) -> None:

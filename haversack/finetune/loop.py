@@ -50,19 +50,16 @@ def _train(learner: Learner) -> None:
     """All steps of a training, from where an earlier run of it was killed."""
     batches = _counted(learner)
     steps, place = max(1, learner.training.epochs * batches), Place()
-    resumable = None if learner.is_masked else Resumable(learner, place, batches)
-    if resumable is not None:
-        resumable.resume()
+    resumable = Resumable(learner, place, batches)
+    resumable.resume()
     for batch in track(_batches(learner, place), "fine-tuning", steps - place.step):
         trouble = learner.step(batch, place.step, steps)
         if trouble:
             _stop(learner, f"{trouble} at step {place.step}")
             break
         place.advance()
-        if resumable is not None:
-            resumable.keep()
-    if resumable is not None:
-        resumable.finish()
+        resumable.keep()
+    resumable.finish()
 
 
 def _batches(learner: Learner, place: Place) -> Iterator[Batch]:
