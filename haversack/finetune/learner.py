@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from haversack.errors import TrainingError
 from haversack.finetune.average import Average
 from haversack.finetune.best import Best
+from haversack.finetune.features import feature_lesson
 from haversack.finetune.lessons import Lessons
 from haversack.finetune.optimizer import optimizer, set_rate
 from haversack.finetune.processes import Processes
@@ -30,14 +31,16 @@ class Learner:
         self.task, self.training, self.processes = task, training, processes
         self.is_masked = masks is not None
         self._home = next((each.device for each in model.module.parameters()), processes.device)
-        self.student = _laid_out(copy.deepcopy(model.module).to(processes.device), torch.channels_last).train()
+        self.student = _laid_out(copy.deepcopy(model.module).to(processes.device), torch.channels_last)
         teacher = model.teacher
         if teacher is not None:
             teacher = _laid_out(copy.deepcopy(teacher).to(processes.device), torch.channels_last).eval()
-        self.lessons = Lessons(self.student, teacher, task, training)
+        features = feature_lesson(self.student, teacher, _on(processes.device, model.example), training)
+        self._regressors = nn.Module() if features is None else features.to(processes.device)
+        self.lessons = Lessons(self.student.train(), teacher, task, training, features)
         processes.spread(named_tensors(self.student).values())
-        self._trained = list(self.student.parameters())
-        self._optimizer = optimizer(self.student, training)
+        self._trained = [*self.student.parameters(), *self._regressors.parameters()]
+        self._optimizer = optimizer(self.student, training, self._regressors)
         self._zeros = Zeros(self.student, model.sparse, masks)
         self._average = Average(training.average, named_tensors(self.student)) if training.average else None
         self.best = Best(named_tensors(self.student))
@@ -113,7 +116,7 @@ class Learner:
 
     @torch.no_grad()
     def _predict(self, *inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.student(*(each.to(self.processes.device) for each in inputs))
+        outputs: Tensor = self.student(*_on(self.processes.device, inputs))
         return outputs.cpu()
 
     def finished(self) -> nn.Module:
@@ -145,6 +148,7 @@ class Learner:
     def _in_place(self) -> dict[str, Tensor]:
         """What is there from the first step on."""
         parts = {"student": named_tensors(self.student), "best": self.best.state}
+        parts["regressors"] = named_tensors(self._regressors)
         if self._average is not None:
             parts["average"] = self._average.state
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
@@ -156,6 +160,10 @@ class Learner:
 
     def _optimized(self) -> list[nn.Parameter]:
         return [each for group in self._optimizer.param_groups for each in group["params"]]
+
+
+def _on(device: torch.device, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.to(device) for each in inputs)
 
 
 def samples(batch: Batch) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import nn
@@ -15,13 +16,17 @@ _CYCLE = 0.1
 """How far the momentum goes down while the learning rate goes up in one cycle, as Smith (2018) has it: 0.95 to 0.85."""
 
 
-def optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """The optimizer of `network`'s parameters. Raises TrainingError where there are none to train."""
+def optimizer(network: nn.Module, training: Training, beside: nn.Module | None = None) -> torch.optim.Optimizer:
+    """The optimizer of the parameters of `network` and of what learns `beside` it.
+
+    Raises TrainingError where there are none of the network to train.
+    """
     if not any(each.requires_grad for each in network.parameters()):
         raise TrainingError(
             "no parameter of the network requires a gradient.", mend="call network.requires_grad_(True) in network()."
         )
-    groups = _weight_groups(network.parameters(), training.weight_decay)
+    parameters = chain(network.parameters(), () if beside is None else beside.parameters())
+    groups = _weight_groups(parameters, training.weight_decay)
     if training.optimizer == "adam":
         return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(training.momentum, 0.999))
     momentum = training.momentum

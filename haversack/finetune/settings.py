@@ -11,6 +11,9 @@ from haversack.finetune.outputs import Outputs
 
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["cosine", "one_cycle"]
+Features = Literal["", "fitnet", "attention", "similarity"]
+"""What is compared inside the networks: nothing, maps (Romero et al. 2015), where maps are strong (Zagoruyko and
+Komodakis 2017) or which samples have similar ones (Tung and Mori 2019)."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,10 @@ class Training:
 
     `distillation` is the share of the loss that comes from the teacher's outputs, compared as `outputs` says (see
     outputs.py). `label_smoothing` is the share of a label that all classes have alike (Szegedy 2016).
+
+    With `features` the maps within both networks are compared too (see features.py), and `feature_weight` times their
+    distance is added to the loss. `pairs` says where, each as "student.path=teacher.path"; without any, the ends of the
+    networks' stages are paired (see pairs.py).
 
     With an `average` of, say, 0.99 the weights that come out are an exponential moving average over the steps (Polyak
     and Juditsky 1992), batch norm's statistics too. With a `patience` of n, `Task.score` judges the weights after each
@@ -45,16 +52,19 @@ class Training:
     average: float = 0.0
     patience: int = 0
     clip: float = 5.0
+    features: Features = ""
+    feature_weight: float = 1.0
+    pairs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": Optimizer, "outputs": Outputs, "schedule": Schedule}
+        choices = {"optimizer": Optimizer, "outputs": Outputs, "schedule": Schedule, "features": Features}
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
-                mend = f"choose from: {', '.join(get_args(allowed))}."
+                mend = f"choose from: {', '.join(each or 'an empty text' for each in get_args(allowed))}."
                 raise RecipeError(f"{name} is {getattr(self, name)!r}.", mend=mend)
         for name in ("epochs", "patience"):
             _check_count(name, getattr(self, name))
-        for name in ("learning_rate", "weight_decay", "clip"):
+        for name in ("learning_rate", "weight_decay", "clip", "feature_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise RecipeError(f"{name} is {getattr(self, name)}.", mend="write a number from 0 up.")
         for name in ("momentum", "label_smoothing", "average"):
@@ -64,6 +74,7 @@ class Training:
             raise RecipeError(f"distillation is {self.distillation}.", mend="write the teacher's share, from 0 to 1.")
         if not 0 < self.temperature < math.inf:
             raise RecipeError(f"temperature is {self.temperature}.", mend="write a number above 0, such as 3.")
+        _check_pairs(self.pairs, self.features)
 
 
 def check_settings(epochs: int, learning_rate: float, *, example: float) -> None:
@@ -71,6 +82,16 @@ def check_settings(epochs: int, learning_rate: float, *, example: float) -> None
     _check_count("epochs", epochs)
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise RecipeError(f"learning_rate is {learning_rate}.", mend=f"write a number above 0, such as {example}.")
+
+
+def _check_pairs(pairs: tuple[str, ...], features: Features) -> None:
+    if pairs and not features:
+        raise RecipeError("pairs are given, but no features are compared.", mend="set features, to fitnet for example.")
+    for pair in pairs:
+        if not isinstance(pair, str) or pair.count("=") != 1 or not all(map(str.strip, pair.split("="))):
+            raise RecipeError(
+                f"a pair is {pair!r}.", mend='write "student.path=teacher.path", such as "layer1=layer1".'
+            )
 
 
 def _check_count(name: str, value: object) -> None:
