@@ -1,0 +1,80 @@
+"""Training that wins back what the steps before it lost: the original network teaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from haversack.device import Device
+from haversack.errors import NothingChangedError
+from haversack.finetune import Training, finetune
+from haversack.finetune.outputs import Outputs
+from haversack.finetune.settings import Features
+from haversack.model import Model
+from haversack.recipe import Stage
+from haversack.task import Task
+
+
+@dataclass(frozen=True)
+class Distill:
+    """The network after `epochs` of learning from the original's outputs, and from labels where there are any.
+
+    `distillation` is the teacher's share of the loss; data without labels are learned from by the teacher's word alone.
+    Class scores are compared as `outputs` says, at a `temperature` (see finetune/outputs.py); other outputs, and those
+    of reconstruction, by their squared difference. A `learning_rate` of 0 is chosen by itself.
+
+    With `features` maps within the networks are compared too: by `fitnet` regressors (Romero et al. 2015), by where
+    they are strong (`attention`, Zagoruyko and Komodakis 2017) or by which samples have like ones (`similarity`, Tung
+    and Mori 2019), and `feature_weight` times their distance is added to the loss. The ends of the networks' stages
+    are paired, which is said, unless `pairs` has pairs such as "layer1=features.3": the student's path, and the
+    teacher's.
+
+    Zeros and structure stay as they are. A network that has no teacher is its own, and changes by the labels alone.
+    """
+
+    epochs: int = 5
+    learning_rate: float = 0.02
+    distillation: float = 0.7
+    temperature: float = 4.0
+    outputs: Outputs = "dist"
+    features: Features = ""
+    feature_weight: float = 1.0
+    pairs: tuple[str, ...] = ()
+    seed: int = 0
+
+    stage: ClassVar[Stage] = Stage.RECOVER
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pairs", tuple(self.pairs))
+        self._training()
+
+    def apply(self, model: Model, task: Task) -> Model:
+        """The trained model; structure, zeros and teacher are its own.
+
+        Raises RecipeError where features are asked for and no layers of the two networks can be paired.
+        """
+        if model.grids:
+            raise NothingChangedError("the weights lie on grids already.", mend="distill the float network.")
+        if not self.epochs:
+            raise NothingChangedError("without epochs nothing is learned.", mend="write epochs from 1 up.")
+        student = replace(model, teacher=model.teacher or model.module)
+        return student.with_module(finetune(student, task, self._training()))
+
+    @classmethod
+    def options(cls, model: Model, device: Device) -> Iterable[Self]:  # noqa: ARG003 - training helps on any device
+        """Short and long trainings."""
+        return () if model.grids else tuple(cls(epochs) for epochs in (2, 5, 10))
+
+    def _training(self) -> Training:
+        return Training(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            distillation=self.distillation,
+            temperature=self.temperature,
+            outputs=self.outputs,
+            features=self.features,
+            feature_weight=self.feature_weight,
+            pairs=self.pairs,
+            seed=self.seed,
+        )
