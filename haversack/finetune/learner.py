@@ -15,6 +15,7 @@ from haversack.finetune.best import Best
 from haversack.finetune.features import feature_lesson
 from haversack.finetune.lessons import Lessons
 from haversack.finetune.optimizer import optimizer, set_rate
+from haversack.finetune.outputs import check_outputs
 from haversack.finetune.processes import Processes
 from haversack.finetune.randomness import seeded, unheard
 from haversack.finetune.settings import Training
@@ -35,7 +36,9 @@ class Learner:
         teacher = model.teacher
         if teacher is not None:
             teacher = _laid_out(copy.deepcopy(teacher).to(processes.device), torch.channels_last).eval()
-        features = feature_lesson(self.student, teacher, _on(processes.device, model.example), training)
+        example = _on(processes.device, model.example)
+        check_outputs(self.student.eval(), teacher if training.distillation else None, example)
+        features = feature_lesson(self.student, teacher, example, training)
         self._regressors = nn.Module() if features is None else features.to(processes.device)
         self.lessons = Lessons(self.student.train(), teacher, task, training, features)
         processes.spread(named_tensors(self.student).values())

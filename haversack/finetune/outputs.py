@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from haversack.errors import TrainingError
 from haversack.task import Kind
 
 Outputs = Literal["dist", "dkd", "kd"]
@@ -43,6 +45,30 @@ def distance(  # noqa: PLR0913 - what a distance is made of
         hard = target is not None and not target.is_floating_point() and target.numel() == len(ours)
         return _decoupled(ours, theirs, target.flatten() if hard and target is not None else theirs.argmax(-1), heat)
     return _related(ours, theirs, heat)
+
+
+@torch.no_grad()
+def check_outputs(student: nn.Module, teacher: nn.Module | None, example: tuple[Tensor, ...]) -> None:
+    """Raises TrainingError where the student gives no tensor, or its teacher, if any, gives another shape."""
+    ours = student(*example)
+    theirs = ours if teacher is None else teacher(*example)
+    if not isinstance(ours, Tensor):
+        raise TrainingError(
+            f"the network gives {_form(ours)} for a sample.",
+            mend="wrap it in a module whose forward() returns the one tensor that is scored.",
+        )
+    if _form(ours) != _form(theirs):
+        raise TrainingError(
+            f"for a sample the student gives {_form(ours)}, its teacher {_form(theirs)}.",
+            mend="let both end alike, or set distillation to 0: then labels teach alone.",
+        )
+
+
+def _form(outputs: object) -> str:
+    """The shape of outputs, or how many there are."""
+    if isinstance(outputs, Tensor):
+        return str(tuple(outputs.shape))
+    return f"{len(outputs)} outputs" if isinstance(outputs, Sized) else f"no tensor but {type(outputs).__name__}"
 
 
 def _by_class(scores: Tensor, target: Tensor | None) -> Tensor:

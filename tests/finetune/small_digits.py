@@ -54,7 +54,7 @@ def blank() -> nn.Module:
 @functools.cache
 def trained() -> nn.Module:
     torch.manual_seed(0)
-    return finetune(Model(blank(), digits()[0][:1]), digits_task(), Training(epochs=8))
+    return finetune(Model(blank(), (digits()[0][:1],)), digits_task(), Training(epochs=8))
 
 
 def broken() -> nn.Module:

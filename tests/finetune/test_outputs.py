@@ -7,8 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.special import log_softmax, softmax
+from small_digits import accuracy, digits_task, model, refusal, small
+from torch import nn
 from torch.nn import functional as F
 
+from haversack.errors import TrainingError
+from haversack.finetune import Training, finetune
 from haversack.finetune.outputs import distance
 
 WAYS = ("kd", "dkd", "dist")
@@ -179,3 +183,34 @@ def test_values_are_compared_by_their_squared_difference_whatever_is_written(kin
     ours, theirs = scores(5, 2), scores(5, 2, seed=1)
     for way in WAYS:
         assert distance(ours, theirs, None, kind, way, 4.0) == F.mse_loss(ours, theirs)
+
+
+class Both(nn.Module):
+    """A network of two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)), x
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "said"),
+    [
+        ((nn.Flatten(), nn.Linear(64, 10)), (nn.Flatten(), nn.Linear(64, 100)), "gives (1, 10), its teacher (1, 100)"),
+        ((nn.Flatten(), nn.Linear(64, 10)), (nn.Conv2d(1, 10, 8),), "gives (1, 10), its teacher (1, 10, 1, 1)"),
+        ((nn.Flatten(), nn.Linear(64, 10)), (Both(),), "gives (1, 10), its teacher 2 outputs"),
+        ((Both(),), (Both(),), "the network gives 2 outputs"),
+    ],
+)
+def test_outputs_that_cannot_be_compared_are_both_named_before_anything_is_learned(student, teacher, said):
+    start = model(small(*student), small(*teacher))
+    assert said in refusal(TrainingError, start, digits_task())
+
+
+def test_a_teacher_that_is_not_heard_may_give_other_outputs():
+    start = model(small(nn.Flatten(), nn.Linear(64, 10)), small(nn.Flatten(), nn.Linear(64, 100)))
+    after = finetune(start, digits_task(), Training(epochs=1, distillation=0))
+    assert accuracy(after) > 0.6
