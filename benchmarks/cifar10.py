@@ -37,16 +37,17 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A CIFAR ResNet of depth 6 * blocks + 2."""
+    """A CIFAR ResNet of depth 6 * blocks + 2, whose three stages have `widths` channels."""
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, widths: tuple[int, int, int] = (16, 32, 64)) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = self._stage(16, 16, blocks, 1)
-        self.layer2 = self._stage(16, 32, blocks, 2)
-        self.layer3 = self._stage(32, 64, blocks, 2)
-        self.linear = nn.Linear(64, 10)
+        first, second, third = widths
+        self.conv1 = nn.Conv2d(3, first, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = self._stage(first, first, blocks, 1)
+        self.layer2 = self._stage(first, second, blocks, 2)
+        self.layer3 = self._stage(second, third, blocks, 2)
+        self.linear = nn.Linear(third, 10)
 
     @staticmethod
     def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:

@@ -25,10 +25,12 @@ from haversack.task import Task
 
 VIEWS = 6
 TEACHER_DEPTH = 56
+WIDTHS = (10, 24, 42)
+"""Of ResNet-8's parameters and work, in 14 thinner layers."""
 EXAMPLE = (torch.zeros(1, 3, 32, 32),)
 
 
-TRAINING = Training(epochs=80, learning_rate=0.2, weight_decay=1e-4, outputs="dist", distillation=0.67, temperature=4.0)
+TRAINING = Training(epochs=64, learning_rate=0.2, weight_decay=1e-4, outputs="dist", distillation=0.67, temperature=4.0)
 
 
 class Remembered(nn.Module):
@@ -81,7 +83,7 @@ def run(data: Path, *, quick: bool) -> dict[str, object]:
     training = replace(TRAINING, epochs=1) if quick else TRAINING
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        student = Model(ResNet(1), EXAMPLE, teacher=Remembered(pretrained(data, TEACHER_DEPTH)))
+        student = Model(ResNet(2, WIDTHS), EXAMPLE, teacher=Remembered(pretrained(data, TEACHER_DEPTH)))
     known, test = images(data)
     epoch = Epoch(known.first(1_280) if quick else known)
     task = Task(train=lambda: epoch, calibrate=None, score=known.last(HELD_BACK).accuracy)
