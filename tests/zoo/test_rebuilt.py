@@ -12,7 +12,8 @@ from haversack.model import Edits, Layer, Model, Slices, Swap
 @pytest.mark.parametrize("name", zoo.names())
 def test_a_network_of_the_zoo_is_rebuilt_in_place_of_the_users(tmp_path, name):
     settings = {"channels": 1, "outputs": 4, "width": 0.25, "depth": 0.5, "downsampling": 2}
-    network, example = zoo.family(name)(**settings).eval(), (torch.randn(1, 1, 32, 32),)
+    example = (torch.randn(1, 1, *(32,) * zoo.family(name).dimensions),)
+    network = zoo.family(name)(**settings).eval()
     kind = f"{name}.{type(network).__name__}"
     save(Model(network, example, Edits((Swap("", (Layer(kind, settings),)),))), tmp_path)
     again = load(nn.Linear(2, 2), tmp_path, example).module
