@@ -25,7 +25,10 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Norm:
-    """A batch norm that a layer absorbed: the folded graph's name of the layer's bias, and its own tensors' names."""
+    """A batch norm that a layer absorbed: the folded graph's name of the layer's bias, and its own tensors' names.
+
+    Where no layer absorbs it, a scale stands for the layer's weight, and a shift for its bias.
+    """
 
     folded_bias: str
     weight: str | None
@@ -35,7 +38,7 @@ class Norm:
     epsilon: float
 
 
-_CONVOLUTIONS = {
+CONVOLUTIONS = {
     aten.conv1d.default,
     aten.conv2d.default,
     aten.conv3d.default,
@@ -164,7 +167,9 @@ def _remove_identities(graph: fx.Graph) -> None:
 def _is_identity(node: fx.Node) -> bool:
     if node.target in _DROPOUTS:
         return not node.args[2]
-    if node.target in _CASTS:
+    # Python's sum() begins at 0.
+    adds_nothing = node.target is aten.add.Tensor and isinstance(node.args[1], int) and node.args[1] == 0
+    if node.target in _CASTS or adds_nothing:
         ours, before = node.meta["val"], cast("fx.Node", node.args[0]).meta["val"]
         return bool(ours.dtype == before.dtype and ours.device == before.device)
     return node.target in _NOTHING
@@ -181,7 +186,7 @@ def _fold_constants(graph: fx.Graph, tensors: Tensors) -> None:
             continue
         known[node] = value
         if isinstance(value, Tensor):
-            constant = _constant(graph, node, _free_name(node.name, tensors), value, tensors)
+            constant = _constant(graph, node, free_name(node.name, tensors), value, tensors)
             node.replace_all_uses_with(constant)
             known[constant] = value
 
@@ -210,7 +215,7 @@ def _constant(graph: fx.Graph, before: fx.Node, name: str, value: Tensor, tensor
     return node
 
 
-def _free_name(name: str, tensors: Tensors) -> str:
+def free_name(name: str, tensors: Tensors) -> str:
     """`name`, or `name` with a number where a tensor or a layer is called so."""
     taken = set(tensors) | {key[:end] for key in tensors for end, letter in enumerate(key) if letter == "."}
     candidates = (f"{name}_{count}" if count else name for count in itertools.count())
@@ -235,17 +240,18 @@ def _split_pooling_mean(graph: fx.Graph, mean: fx.Node) -> None:
 
 
 def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, tensors: Tensors) -> dict[str, Norm]:
-    """Merges a batch norm into the layer before it, and says into which weight; empty where no layer takes it."""
+    """Merges a batch norm into the layer before it, or into a scale and a shift, and says into which weight."""
     scale, shift = _scale_and_shift(norm, tensors)
-    layer, absorbed = norm.args[0], {}
+    layer = norm.args[0]
     if isinstance(layer, fx.Node) and _absorbs(layer):
         _absorb(graph, layer, scale, shift, tensors)
-        norm.replace_all_uses_with(layer)
-        absorbed = {str(cast("fx.Node", layer.args[1]).target): _norm(norm, cast("fx.Node", layer.args[2]))}
+        result, weight, bias = layer, layer.args[1], layer.args[2]
     else:
-        norm.replace_all_uses_with(_multiply_add(graph, norm, scale, shift, tensors))
+        result, weight, bias = _multiply_add(graph, norm, scale, shift, tensors)
+    merged = {str(cast("fx.Node", weight).target): _norm(norm, cast("fx.Node", bias))}
+    norm.replace_all_uses_with(result)
     graph.erase_node(norm)
-    return absorbed
+    return merged
 
 
 def _norm(norm: fx.Node, folded_bias: fx.Node) -> Norm:
@@ -267,7 +273,7 @@ def _scale_and_shift(norm: fx.Node, tensors: Tensors) -> tuple[Tensor, Tensor]:
 def _absorbs(layer: fx.Node) -> bool:
     """Whether batch norm can go into this operation: channels are its output dimension and nobody else reads it."""
     flat = layer.target is aten.linear.default and len(layer.meta["val"].shape) == 2
-    if not (flat or layer.target in _CONVOLUTIONS or layer.target in _TRANSPOSED) or len(layer.users) != 1:
+    if not (flat or layer.target in CONVOLUTIONS or layer.target in _TRANSPOSED) or len(layer.users) != 1:
         return False
     return all(argument is None or argument.op == "get_attr" for argument in _weights(layer))
 
@@ -286,7 +292,7 @@ def _absorb(graph: fx.Graph, layer: fx.Node, scale: Tensor, shift: Tensor, tenso
     if bias_node is None:
         stem = weight_node.target.removesuffix("weight")
         name = f"{stem}bias" if stem != weight_node.target else f"{stem}_bias"
-        new_bias = _constant(graph, weight_node, _free_name(name, tensors), bias.to(weight.dtype), tensors)
+        new_bias = _constant(graph, weight_node, free_name(name, tensors), bias.to(weight.dtype), tensors)
     else:
         new_bias = _rewritten(graph, layer, bias_node, bias.to(weight.dtype), tensors)
     layer.args = (layer.args[0], new_weight, new_bias, *layer.args[3:])
@@ -309,17 +315,20 @@ def _rewritten(graph: fx.Graph, layer: fx.Node, node: fx.Node, value: Tensor, te
     if readers == 1:
         tensors[str(node.target)] = value
         return node
-    return _constant(graph, node, _free_name(f"{node.target}_{layer.name}", tensors), value, tensors)
+    return _constant(graph, node, free_name(f"{node.target}_{layer.name}", tensors), value, tensors)
 
 
-def _multiply_add(graph: fx.Graph, norm: fx.Node, scale: Tensor, shift: Tensor, tensors: Tensors) -> fx.Node:
-    """Batch norm that no layer absorbs, as x * scale + shift."""
+def _multiply_add(
+    graph: fx.Graph, norm: fx.Node, scale: Tensor, shift: Tensor, tensors: Tensors
+) -> tuple[fx.Node, fx.Node, fx.Node]:
+    """Batch norm that no layer absorbs, as x * scale + shift; with the nodes of scale and shift."""
     value, stem = norm.meta["val"], layer_path(norm) or norm.name
-    result = cast("fx.Node", norm.args[0])
+    result, constants = cast("fx.Node", norm.args[0]), []
     for target, name, tensor in ((aten.mul.Tensor, "scale", scale), (aten.add.Tensor, "shift", shift)):
         per_channel = tensor.view(-1, *[1] * (len(value.shape) - 2)).to(value.dtype)
-        constant = _constant(graph, norm.prev, _free_name(f"{stem}.{name}", tensors), per_channel, tensors)
+        constant = _constant(graph, norm.prev, free_name(f"{stem}.{name}", tensors), per_channel, tensors)
         with graph.inserting_before(norm):
             result = graph.call_function(target, (result, constant))
         result.meta = {**norm.meta}
-    return result
+        constants.append(constant)
+    return result, constants[0], constants[1]

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from haversack.errors import RecipeError
 from haversack.graph.fold import fold
+from haversack.graph.merge import merge
 from haversack.graph.trace import trace
 from haversack.grid import Grid
 from haversack.model import Model
@@ -63,11 +64,11 @@ _CLAMPS: dict[Any, float | None] = {
 
 
 def inference(model: Model) -> fx.GraphModule:
-    """The float graph that grids are named after: folded, and with clamping activations before max pools.
+    """The float graph that grids are named after: folded, merged, and with clamping activations before max pools.
 
     A maximum of clamped values is the clamped maximum, and only next to a layer does a clamp cost nothing.
     """
-    network = fold(trace(model.module, model.example))
+    network = merge(fold(trace(model.module, model.example)))
     for node in list(network.graph.nodes):
         if node.target in _CLAMPS:
             _move_before_picks(node)

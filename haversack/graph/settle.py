@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from haversack.errors import RecipeError
 from haversack.graph.fold import Norm
+from haversack.graph.merge import Merged, apart
 from haversack.graph.named_tensors import named_tensors
 from haversack.graph.quantized import inference, tensor_of
 from haversack.model import Model
@@ -25,7 +26,8 @@ from haversack.model import Model
 def settleable(model: Model, network: fx.GraphModule) -> frozenset[str]:
     """The weights and biases of the folded graph `network` of `model` that `settle` can write back.
 
-    Left out are weights and batch norms that layers share, and weights that the network computes.
+    Left out are weights and batch norms that layers share, weights that the network computes, and those of merged
+    branches that it computes.
     """
     norms = _norms(network)
     owned = set(named_tensors(model.module))
@@ -35,6 +37,10 @@ def settleable(model: Model, network: fx.GraphModule) -> frozenset[str]:
     shared |= {name for name, norm in norms.items() if readers[norm.variance] > 1}
     closed = shared | {norms[name].folded_bias for name in shared & norms.keys()}
     brought = {norm.folded_bias for weight, norm in norms.items() if weight in owned}
+    merged: Mapping[str, Merged] = network.meta["merged"]
+    for weight, each in merged.items():
+        if not {weight, *each.zeroed} <= owned or each.bias not in {"", *owned, *brought}:
+            closed |= {weight, each.bias}
     return frozenset(used & (owned | brought) - closed)
 
 
@@ -51,11 +57,12 @@ def check_settleable(model: Model, network: fx.GraphModule, names: Iterable[str]
 def settle(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     """The model whose folded graph has `tensors`, named as there, for its weights and biases.
 
-    A batch norm whose layer is written becomes one that multiplies by 1 and adds the folded bias. Raises RecipeError
-    for a name that `settleable` does not list.
+    A batch norm whose layer is written becomes one that multiplies by 1 and adds the folded bias; branches that were
+    merged into a layer that is written become zero. Raises RecipeError for a name that `settleable` does not list.
     """
     network = inference(model)
     check_settleable(model, network, tensors)
+    tensors = apart(network, tensors)
     module = copy.deepcopy(model.module)
     owned, wanted = named_tensors(module), dict(tensors)
     for weight, norm in _norms(network).items():

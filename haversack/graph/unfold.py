@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from haversack.graph.fold import Norm
+from haversack.graph.merge import apart
 from haversack.graph.named_tensors import named_tensors
 from haversack.graph.quantized import inference, tensor_of
 from haversack.graph.settle import check_settleable
@@ -29,6 +30,7 @@ def unfold(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     """
     network = inference(model)
     check_settleable(model, network, tensors)
+    tensors = apart(network, tensors)
     module = copy.deepcopy(model.module)
     own = named_tensors(module)
     norms: Mapping[str, Norm] = network.meta["norms"]

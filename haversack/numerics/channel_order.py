@@ -48,7 +48,8 @@ class Reading:
 
 def readings(network: fx.GraphModule, group: ChannelGroup) -> tuple[Reading, ...] | None:
     """The layers of the folded graph that read the group's channels; None where some of them cannot be cut."""
-    found = [_reading(network, member) for member in group.members if member.reads]
+    merged = {kernel for each in network.meta["merged"].values() for kernel in each.kernels}
+    found = [_reading(network, member) for member in group.members if member.reads and member.tensor not in merged]
     whole = tuple(each for each in found if each is not None)
     return whole if whole and len(whole) == len(found) else None
 

@@ -109,7 +109,9 @@ class _Reading:
 
     def __init__(self, network: fx.GraphModule, state: Mapping[str, Tensor], divisors: Mapping[str, Tensor]) -> None:
         self.network, self.state, self.divisors = network, state, divisors
-        self.norms: Mapping[str, Norm] = network.meta["norms"]
+        self.norms: dict[str, tuple[Norm, ...]] = {name: (norm,) for name, norm in network.meta["norms"].items()}
+        # A sum of branches is distributed as their batch norms say together, or as no batch norm says.
+        self.norms |= {name: merged.norms for name, merged in network.meta["merged"].items()}
         self.values: dict[fx.Node, Any] = {}
         # What some batch norm settles, directly or through operations that we can follow.
         self.settled: set[fx.Node] = set()
@@ -119,9 +121,11 @@ class _Reading:
         if node.op == "get_attr":
             self.values[node] = tensor_of(self.network, str(node.target))
             return
-        norm = self.norms.get(_weight(node)) if node.target in _LAYERS else None
-        self.values[node] = self._normalized(node, norm) if norm else self._followed(node)
-        if norm or not self.settled.isdisjoint(node.all_input_nodes):
+        norms = self.norms.get(_weight(node), ()) if node.target in _LAYERS else ()
+        spreads = [self._normalized(node, norm) for norm in norms]
+        total = functools.reduce(lambda one, other: _sum(node, (one, other)), spreads) if spreads else None
+        self.values[node] = total or self._followed(node)
+        if norms or not self.settled.isdisjoint(node.all_input_nodes):
             self.settled.add(node)
 
     def _normalized(self, layer: fx.Node, norm: Norm) -> Spread:

@@ -71,13 +71,13 @@ def read_pattern(text: str) -> Pattern:
 def prunable(model: Model, *, transposed: bool = True) -> dict[str, Tensor]:
     """The weights of convolutions and linear layers that are parameters of the model's own, by name.
 
-    Those of transposed convolutions, whose inputs come first, are left out unless `transposed`. Raises RecipeError
-    where one holds NaN or infinity.
+    Those of transposed convolutions, whose inputs come first, are left out unless `transposed`; so are those that other
+    branches are merged into, in whose sums no zero would last. Raises RecipeError where one holds NaN or infinity.
     """
-    own = dict(model.module.named_parameters(remove_duplicate=False))
-    nodes = (node for node in inference(model).graph.nodes if transposed or "transpose" not in str(node.target))
+    own, network = dict(model.module.named_parameters(remove_duplicate=False)), inference(model)
+    nodes = (node for node in network.graph.nodes if transposed or "transpose" not in str(node.target))
     found = dict.fromkeys(_weight(node) for node in nodes)
-    weights = {name: own[name].detach() for name in found if name in own}
+    weights = {name: own[name].detach() for name in found if name in own and name not in network.meta["merged"]}
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
