@@ -1,0 +1,183 @@
+"""Distillation on a phone's accelerometer and gyroscope: a plain 1-D network teaches a separable one of an eighth.
+
+Five activities in windows of a second. Settings were chosen by training on subjects 1 to 14 and scoring 15 to 18; then
+all 18 train, and 19 to 23, whom nothing saw before, report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import har_phone
+import torch
+from har_phone import CLASSES, LENGTH, Epoch, Windows
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from haversack.device import find_device
+from haversack.finetune import Training, finetune
+from haversack.finetune.randomness import seeded
+from haversack.graph.cost import cost
+from haversack.graph.trace import trace
+from haversack.measure import host
+from haversack.model import Model
+from haversack.packing import Settings, apply
+from haversack.recipe import Recipe
+from haversack.task import Task
+from haversack.techniques.quantize_static import QuantizeStatic
+from haversack.zoo.ds_cnn_1d import DsCnn1d
+
+EXAMPLE = (torch.zeros(1, 6, LENGTH),)
+LEARNING, HELD_BACK, UNSEEN = range(1, 15), range(15, 19), range(19, 24)
+SEEDS = 3
+# Output channels, kernel and stride of the baseline's convolutions.
+LAYERS = ((64, 9, 2), (64, 5, 1), (128, 5, 2), (128, 5, 1))
+BASELINE = Training(epochs=40, learning_rate=0, weight_decay=5e-4, distillation=0, label_smoothing=0.1)
+TAUGHT = Training(epochs=20, learning_rate=0, weight_decay=5e-4, outputs="kd", distillation=0.7, temperature=3)
+LABELS = replace(TAUGHT, distillation=0)
+WAYS = {
+    "outputs": TAUGHT,
+    "fitnet": replace(TAUGHT, features="fitnet"),
+    "attention": replace(TAUGHT, features="attention"),
+    "similarity": replace(TAUGHT, features="similarity"),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who teaches and who is scored, and the baseline that learned from those who teach."""
+
+    known: Windows
+    scored: Windows
+    baseline: nn.Module
+    epochs: int
+
+    @classmethod
+    def of(cls, data: Path, known: Sequence[int], scored: Sequence[int], *, quick: bool) -> Split:
+        """A split with its baseline, which is trained unless that was done before."""
+        windows, epochs = Windows.of(data, known), 1 if quick else TAUGHT.epochs
+        windows = windows.first(960) if quick else windows
+        baseline = trained_baseline(windows, replace(BASELINE, epochs=1) if quick else BASELINE)
+        return cls(windows, Windows.of(data, scored, like=windows), baseline, epochs)
+
+    @property
+    def task(self) -> Task:
+        """Those who are known teach and calibrate; nobody is scored while a network learns."""
+        some = torch.randperm(len(self.known), generator=torch.Generator().manual_seed(0))[:500]
+        epoch, calibrate = Epoch(self.known), self.known.inputs(some)
+        return Task(train=lambda: epoch, calibrate=lambda: [calibrate], score=self.known.accuracy)
+
+    def student(self, training: Training, seed: int) -> nn.Module:
+        """A trained student; the seed draws its first weights and the order of the windows."""
+        model = Model(fresh_student(seed), EXAMPLE, teacher=self.baseline)
+        return finetune(model, self.task, replace(training, seed=seed, epochs=self.epochs))
+
+    def scores(self, training: Training, seeds: int) -> list[float]:
+        """The score of each seed's student."""
+        return [round(self.scored.accuracy(self.student(training, seed)), 4) for seed in range(seeds)]
+
+
+def har(data: Path, *, quick: bool) -> dict[str, object]:
+    """Students taught by the baseline, the same from labels alone, and the first taught one as an int8 file."""
+    split = Split.of(data, [*LEARNING, *HELD_BACK], UNSEEN, quick=quick)
+    begin, seeds = time.monotonic(), 1 if quick else SEEDS
+    students = [split.student(TAUGHT, seed) for seed in range(seeds)]
+    whole, scores = split.scored.accuracy(split.baseline), [split.scored.accuracy(each) for each in students]
+    labels = split.scores(LABELS, seeds)
+    macs = [cost(trace(each, EXAMPLE)).macs for each in (split.baseline, students[0])]
+    return {
+        "har.baseline_score": round(whole, 4),
+        "har.baseline_macs": macs[0],
+        "har.student_score": round(statistics.mean(scores), 4),
+        "har.student_scores": [round(each, 4) for each in scores],
+        "har.labels_score": round(statistics.mean(labels), 4),
+        "har.labels_scores": labels,
+        "har.macs_ratio": round(macs[1] / macs[0], 4),
+        "har.drop": round(whole - statistics.mean(scores), 4),
+        **packed(split, students),
+        "har.seeds": seeds,
+        "har.epochs": split.epochs,
+        "har.seconds": round(time.monotonic() - begin),
+    }
+
+
+def packed(split: Split, students: Sequence[nn.Module]) -> dict[str, object]:
+    """The students as int8 files for a microcontroller, scored in tflite-micro."""
+    device = replace(find_device("stm32f746"), runtime="tflite-micro")
+    recipe, settings = Recipe((QuantizeStatic(activations="int8"),)), Settings(seconds=0.5)
+    files = [apply(recipe, each, split.task, device, settings).artifact.files["model.tflite"] for each in students]
+    scores = [split.scored.accuracy(host.load(each, runtime="tflite-micro")) for each in files]
+    drop = statistics.mean(split.scored.accuracy(each) for each in students) - statistics.mean(scores)
+    return {
+        "har.int8_score": round(statistics.mean(scores), 4),
+        "har.int8_scores": [round(each, 4) for each in scores],
+        "har.int8_drop": round(drop, 4),
+        "har.int8_bytes": len(files[0]),
+    }
+
+
+def features(data: Path, *, quick: bool) -> dict[str, object]:
+    """What the maps within the baseline add to its outputs; which maps is chosen on people who are held back."""
+    begin, seeds = time.monotonic(), 1 if quick else SEEDS
+    chosen_on = Split.of(data, LEARNING, HELD_BACK, quick=quick)
+    tried = {way: chosen_on.scores(training, seeds) for way, training in WAYS.items()}
+    reported_on = Split.of(data, [*LEARNING, *HELD_BACK], UNSEEN, quick=quick)
+    scores = {way: reported_on.scores(training, seeds) for way, training in WAYS.items()}
+    means = {way: statistics.mean(each) for way, each in scores.items()}
+    best = max(WAYS.keys() - {"outputs"}, key=lambda way: (statistics.mean(tried[way]), way))
+    gains = [there - here for there, here in zip(scores[best], scores["outputs"], strict=True)]
+    return {
+        **{f"features.{way}_scores": each for way, each in scores.items()},
+        **{f"features.{way}_score": round(each, 4) for way, each in means.items()},
+        **{f"features.{way}_held_back_scores": each for way, each in tried.items()},
+        "features.best": best,
+        "features.gain": round(statistics.mean(gains), 4),
+        "features.gains": [round(each, 4) for each in gains],
+        "features.seeds": seeds,
+        "features.epochs": reported_on.epochs,
+        "features.seconds": round(time.monotonic() - begin),
+    }
+
+
+def run(data: Path, *, quick: bool, row: str) -> dict[str, object]:
+    """The figures of `har` or of `features`."""
+    return har(data, quick=quick) if row == "har" else features(data, quick=quick)
+
+
+def trained_baseline(windows: Windows, training: Training) -> nn.Module:
+    """The plain network, trained on these windows; it is kept until its data, its layers or its settings change."""
+    with seeded(training.seed):
+        network = plain()
+    made_of = inspect.getsource(har_phone), str(network), str(training), str(windows.chosen.tolist())
+    digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
+    kept = Path(tempfile.gettempdir()) / f"haversack-har-{digest}.safetensors"
+    if kept.exists():
+        network.load_state_dict(load_file(kept))
+        return network.eval()
+    task = Task(train=lambda: Epoch(windows), calibrate=None, score=windows.accuracy)
+    network = finetune(Model(network, EXAMPLE), task, training)
+    save_file(network.state_dict(), kept)
+    return network
+
+
+def plain() -> nn.Module:
+    """The baseline: four convolutions over time, the average of what they find, and a linear layer."""
+    inputs, layers = 6, []
+    for outputs, kernel, stride in LAYERS:
+        convolution = nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        layers += [convolution, nn.BatchNorm1d(outputs), nn.ReLU()]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(inputs, CLASSES))
+
+
+def fresh_student(seed: int) -> nn.Module:
+    """The separable network before it learns."""
+    with seeded(seed):
+        return DsCnn1d(channels=6, outputs=CLASSES, width=0.5)
