@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,16 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
+from haversack.finetune.tensor_file import read_tensors, write_tensors
 from haversack.graph.named_tensors import Tensors, digest
-from haversack.progress import say
 
 _FORMAT = f"1, torch {torch.__version__}"
 _MOST_FILES = 4
 """What killed trainings leave behind that nobody comes back to; the oldest go."""
-_SUM_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -70,27 +65,12 @@ class Checkpoint:
 
     def read(self) -> Tensors | None:
         """What was written, or None where there is nothing, or nothing sound."""
-        try:
-            content = self._path.read_bytes()
-            if hashlib.sha256(content[_SUM_BYTES:]).digest() != content[:_SUM_BYTES]:
-                return None
-            return load(content[_SUM_BYTES:])
-        except (OSError, SafetensorError):
-            return None
+        return read_tensors(self._path)
 
     def write(self, tensors: Tensors) -> None:
         """Writes what to go on from. A full disk ends no training: it is said, and there is no checkpoint."""
-        content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(hashlib.sha256(content).digest() + content)
-            aside.replace(self._path)
-            _tidy(self._path.parent)
-        except OSError as error:
-            with suppress(OSError):
-                aside.unlink()
-            say(f"the training's state cannot be written to {self._path.parent}: {error.strerror}.")
+        write_tensors(self._path, tensors, "the training's state")
+        _tidy(self._path.parent)
         self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -102,7 +82,7 @@ class Checkpoint:
 
 def _tidy(folder: Path) -> None:
     """Leaves the youngest files, those that a kill left half written among them."""
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         files = sorted(
             (each for each in folder.iterdir() if ".training" in each.name), key=lambda each: each.stat().st_mtime
         )

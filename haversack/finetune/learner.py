@@ -18,6 +18,7 @@ from haversack.finetune.optimizer import optimizer, set_rate
 from haversack.finetune.outputs import check_outputs
 from haversack.finetune.processes import Processes
 from haversack.finetune.randomness import seeded, unheard
+from haversack.finetune.remembered import Memory, Remembered, memory_of
 from haversack.finetune.settings import Training
 from haversack.finetune.zeros import Masks, Zeros
 from haversack.graph.named_tensors import Tensors, named_tensors
@@ -40,6 +41,10 @@ class Learner:
         check_outputs(self.student.eval(), teacher if training.distillation else None, example)
         features = feature_lesson(self.student, teacher, example, training)
         self._regressors = nn.Module() if features is None else features.to(processes.device)
+        self._taught: Memory | None = None
+        if teacher is not None and features is None:
+            self._taught = memory_of(teacher, training.epochs, processes.index)
+            teacher = Remembered(teacher, self._taught)
         self.lessons = Lessons(self.student.train(), teacher, task, training, features)
         processes.spread(named_tensors(self.student).values())
         self._trained = [*self.student.parameters(), *self._regressors.parameters()]
@@ -95,6 +100,8 @@ class Learner:
 
     def end_epoch(self) -> None:
         """Scores the weights where `patience` asks for it, and keeps them if they are to be kept."""
+        if self._taught is not None:
+            self._taught.end_epoch()
         weights = self._weights()
         self.best.take(weights, self._score(weights) if self.training.patience else None)
 
@@ -133,6 +140,8 @@ class Learner:
         """All that the steps changed, by name: the training goes on from it to the bit."""
         self._weights()
         found = {f"optimizer/{name}": tensor for name, tensor in self._memory().items()}
+        if self._taught is not None:
+            found |= {f"taught/{name}": tensor for name, tensor in self._taught.state.items()}
         return found | self._in_place()
 
     @torch.no_grad()
@@ -147,6 +156,10 @@ class Learner:
                 parameter = self._optimized()[int(index)]
                 like = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor)
                 self._optimizer.state[parameter][key] = like.copy_(tensor)
+        if self._taught is not None:
+            self._taught.restore(
+                {name.removeprefix("taught/"): tensor for name, tensor in state.items() if name.startswith("taught/")}
+            )
 
     def _in_place(self) -> dict[str, Tensor]:
         """What is there from the first step on."""

@@ -50,16 +50,17 @@ def distance(  # noqa: PLR0913 - what a distance is made of
 @torch.no_grad()
 def check_outputs(student: nn.Module, teacher: nn.Module | None, example: tuple[Tensor, ...]) -> None:
     """Raises TrainingError where the student gives no tensor, or its teacher, if any, gives another shape."""
-    ours = student(*example)
-    theirs = ours if teacher is None else teacher(*example)
+    two = tuple(torch.cat([each, each]) for each in example)  # some networks take a batch of one for no batch at all
+    ours = student(*two)
+    theirs = ours if teacher is None else teacher(*two)
     if not isinstance(ours, Tensor):
         raise TrainingError(
-            f"the network gives {_form(ours)} for a sample.",
+            f"the network gives {_form(ours)}.",
             mend="wrap it in a module whose forward() returns the one tensor that is scored.",
         )
     if _form(ours) != _form(theirs):
         raise TrainingError(
-            f"for a sample the student gives {_form(ours)}, its teacher {_form(theirs)}.",
+            f"for two samples the student gives {_form(ours)}, its teacher {_form(theirs)}.",
             mend="let both end alike, or set distillation to 0: then labels teach alone.",
         )
 

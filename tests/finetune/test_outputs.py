@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.special import log_softmax, softmax
@@ -53,6 +53,7 @@ def huang(ours, theirs, heat):
     return heat**2 * (pearson(q, p) + pearson(q.T, p.T))
 
 
+@settings(deadline=None)
 @given(st.integers(2, 9), st.integers(3, 6), st.floats(0.5, 6), st.integers(0, 99))
 def test_each_distance_is_its_paper_s_formula(samples, classes, heat, seed):
     ours, theirs = scores(samples, classes, seed=seed), scores(samples, classes, seed=seed + 100)
@@ -84,6 +85,7 @@ def pairs(draw):
 
 
 @pytest.mark.parametrize("way", WAYS)
+@settings(deadline=None)
 @given(pairs(), st.booleans(), st.sampled_from([1.0, 4.0]))
 def test_every_distance_and_its_gradient_are_finite_and_it_is_never_negative(way, pair, labelled, heat):
     ours, theirs, labels = pair
@@ -96,6 +98,7 @@ def test_every_distance_and_its_gradient_are_finite_and_it_is_never_negative(way
 
 
 @pytest.mark.parametrize("way", WAYS)
+@settings(deadline=None)
 @given(pairs())
 def test_equal_outputs_are_no_distance_apart(way, pair):
     ours, _, labels = pair
@@ -199,9 +202,9 @@ class Both(nn.Module):
 @pytest.mark.parametrize(
     ("student", "teacher", "said"),
     [
-        ((nn.Flatten(), nn.Linear(64, 10)), (nn.Flatten(), nn.Linear(64, 100)), "gives (1, 10), its teacher (1, 100)"),
-        ((nn.Flatten(), nn.Linear(64, 10)), (nn.Conv2d(1, 10, 8),), "gives (1, 10), its teacher (1, 10, 1, 1)"),
-        ((nn.Flatten(), nn.Linear(64, 10)), (Both(),), "gives (1, 10), its teacher 2 outputs"),
+        ((nn.Flatten(), nn.Linear(64, 10)), (nn.Flatten(), nn.Linear(64, 100)), "gives (2, 10), its teacher (2, 100)"),
+        ((nn.Flatten(), nn.Linear(64, 10)), (nn.Conv2d(1, 10, 8),), "gives (2, 10), its teacher (2, 10, 1, 1)"),
+        ((nn.Flatten(), nn.Linear(64, 10)), (Both(),), "gives (2, 10), its teacher 2 outputs"),
         ((Both(),), (Both(),), "the network gives 2 outputs"),
     ],
 )
@@ -214,3 +217,12 @@ def test_a_teacher_that_is_not_heard_may_give_other_outputs():
     start = model(small(nn.Flatten(), nn.Linear(64, 10)), small(nn.Flatten(), nn.Linear(64, 100)))
     after = finetune(start, digits_task(), Training(epochs=1, distillation=0))
     assert accuracy(after) > 0.6
+
+
+def test_a_teacher_that_drops_the_batch_of_a_single_sample_can_teach():
+    class Squeezing(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :10].squeeze()
+
+    start = model(small(nn.Flatten(), nn.Linear(64, 10)), Squeezing())
+    assert not finetune(start, digits_task(), Training(epochs=1, distillation=0.1)).training

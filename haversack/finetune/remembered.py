@@ -1,0 +1,186 @@
+"""Remembered outputs: what a teacher said of an input it says again, without computing it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from haversack.finetune.tensor_file import read_tensors, write_tensors
+from haversack.graph.named_tensors import Tensors, digest, named_tensors
+from haversack.progress import say
+
+_MOST_BYTES = 2**29
+"""What the outputs of one teacher may take up; inputs that come when it is full are computed each time."""
+_KEY_BYTES, _ENTRY_BYTES = 16, 700
+"""A key, and what Python needs for an output beside its values."""
+_LEAST_FOUND = 0.05
+"""The share of inputs that come back below which remembering is no help."""
+
+
+@contextmanager
+def outputs_kept(folder: Path | None = None) -> Iterator[None]:
+    """Within this block, trainings share what they have computed of their teachers' outputs.
+
+    In a `folder` it is written down at the end, for later blocks to start from: a file for each teacher, known by its
+    weights and its layers; teachers of other code are for the caller to keep apart. A teacher must give the same for
+    the same sample, whatever else is in the batch.
+    """
+    shelf = _Shelf(folder)
+    token = _shelf.set(shelf)
+    try:
+        yield
+    finally:
+        _shelf.reset(token)
+        shelf.close()
+
+
+def memory_of(teacher: nn.Module, epochs: int, process: int) -> Memory:
+    """What is remembered of the teacher to begin with; it has given up where a single epoch is shared with no other."""
+    shelf = _shelf.get()
+    if shelf is None:
+        return Memory(has_given_up=epochs < 2)
+    return shelf.memory(digest(named_tensors(teacher), str(teacher), process)[:24])
+
+
+class Memory:
+    """A teacher's outputs, each under a hash of its input.
+
+    It gives up by itself after an epoch in which hardly any input came back although as many could have: data that are
+    augmented at random never do. Hashes cost a few milliseconds for a megabyte of inputs.
+    """
+
+    def __init__(self, *, has_given_up: bool = False) -> None:
+        self._outputs: dict[bytes, Tensor] = {}
+        self._asked, self._found, self._before = 0, 0, 0
+        self.has_given_up = has_given_up
+
+    def known(self, keys: Sequence[bytes]) -> list[int]:
+        """Which of the keys, by position, it has outputs for."""
+        found = [position for position, key in enumerate(keys) if key in self._outputs]
+        self._asked, self._found = self._asked + len(keys), self._found + len(found)
+        return found
+
+    def recall(self, keys: Sequence[bytes]) -> Tensor:
+        """The outputs for keys that are known."""
+        return torch.stack([self._outputs[key] for key in keys])
+
+    def keep(self, keys: Sequence[bytes], outputs: Tensor) -> None:
+        """Takes in outputs, one for each key, unless it is full or they are of another form than those before."""
+        one, new = next(iter(self._outputs.values()), outputs[0]), outputs[0]
+        needed = (len(self._outputs) + len(keys)) * (one.nbytes + _ENTRY_BYTES)
+        if needed <= _MOST_BYTES and (one.shape, one.dtype) == (new.shape, new.dtype):
+            self._outputs |= zip(keys, outputs.cpu().unbind(), strict=True)
+
+    def end_epoch(self) -> None:
+        """Gives up where the epoch showed that remembering is no help."""
+        could_find = self._before >= self._asked / 2 > 0
+        if could_find and self._found < _LEAST_FOUND * self._asked:
+            self._outputs, self.has_given_up = {}, True
+        self._asked, self._found, self._before = 0, 0, len(self._outputs)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """All that it is, to be written down."""
+        found = {"counts": torch.tensor([self._asked, self._found, self._before, self.has_given_up])}
+        if self._outputs:
+            keys = torch.frombuffer(bytearray(b"".join(self._outputs)), dtype=torch.uint8)
+            found |= {"keys": keys.view(-1, _KEY_BYTES), "outputs": self.recall(list(self._outputs))}
+        return found
+
+    def restore(self, state: Tensors) -> None:
+        """Takes on a state that was written down."""
+        self._asked, self._found, self._before, given_up = state["counts"].tolist()
+        self.has_given_up = bool(given_up)
+        if "keys" in state:
+            keys = [each.tobytes() for each in state["keys"].numpy()]
+            self._outputs = dict(zip(keys, state["outputs"].unbind(), strict=True))
+
+
+class Remembered(nn.Module):
+    """A teacher in evaluation mode that computes its outputs for a sample once.
+
+    They are the teacher's own within rounding: what is new in a batch is computed together, and processors round
+    according to how many samples they compute at once.
+    """
+
+    def __init__(self, teacher: nn.Module, memory: Memory) -> None:
+        super().__init__()
+        self.teacher, self.memory = teacher, memory
+
+    @torch.no_grad()
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the teacher gives for a batch."""
+        if self.memory.has_given_up:
+            outputs: Tensor = self.teacher(*inputs)
+            return outputs
+        keys = _keys(inputs)
+        known = self.memory.known(keys)
+        if not known:
+            return self._computed(keys, inputs)
+        found = self.memory.recall([keys[each] for each in known]).to(inputs[0].device)
+        new = sorted(set(range(len(keys))).difference(known))
+        if not new:
+            return found
+        # Some networks take a batch of one for no batch at all: a sample that is known goes with it.
+        some = new if len(new) > 1 else [*new, known[0]]
+        computed = self._computed([keys[each] for each in some], tuple(each[some] for each in inputs))
+        outputs = found.new_empty(len(keys), *found.shape[1:])
+        outputs[known], outputs[new] = found, computed[: len(new)]
+        return outputs
+
+    def _computed(self, keys: Sequence[bytes], inputs: tuple[Tensor, ...]) -> Tensor:
+        """The teacher's outputs, which are remembered where there is one for each sample."""
+        outputs: Tensor = self.teacher(*inputs)
+        if len(outputs) == len(keys):
+            self.memory.keep(keys, outputs)
+        return outputs
+
+
+class _Shelf:
+    """The memories of several teachers."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder, self._memories = folder, dict[str, Memory]()
+
+    def memory(self, name: str) -> Memory:
+        """The memory of this name, from an earlier block where that wrote one."""
+        if name not in self._memories:
+            self._memories[name] = Memory()
+            state = None if self._folder is None else read_tensors(self._folder / f"{name}.outputs")
+            if state is not None:
+                self._memories[name].restore(state)
+        return self._memories[name]
+
+    def close(self) -> None:
+        """Writes the memories down, where there is a folder, and says which were of no use."""
+        useless = sum(memory.has_given_up for memory in self._memories.values())
+        if useless:
+            say(
+                f"of {useless} teachers the outputs were computed each time, for hardly any input came back: augment "
+                "in a few fixed ways to have them remembered."
+            )
+        if self._folder is None:
+            return
+        for name, memory in self._memories.items():
+            if not memory.has_given_up:
+                write_tensors(self._folder / f"{name}.outputs", memory.state, "the teacher's outputs")
+
+
+_shelf: ContextVar[_Shelf | None] = ContextVar("remembered outputs", default=None)
+
+
+def _keys(inputs: tuple[Tensor, ...]) -> list[bytes]:
+    """A hash of each sample of a batch, by the form and the content of all its inputs."""
+    start = hashlib.blake2b(repr([(each.shape[1:], each.dtype) for each in inputs]).encode(), digest_size=_KEY_BYTES)
+    hashes = [start.copy() for _ in inputs[0]]
+    for each in inputs:
+        content = each.detach().cpu().contiguous().view(len(each), -1).view(torch.uint8).numpy()
+        for found, row in zip(hashes, content, strict=True):
+            found.update(row)
+    return [found.digest() for found in hashes]
