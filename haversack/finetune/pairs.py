@@ -210,20 +210,24 @@ def _by_stage(ours: Sequence[Feature], theirs: Sequence[Feature]) -> list[Pair]:
     if count > 1:
         return [Pair(*both) for both in zip(*(each[-count:] for each in ends), strict=True)]
     thirds = [part / _PARTS for part in range(1, _PARTS + 1)]
-    depths = next(([each.depth for each in stages] for stages in ends if len(stages) > 1), thirds)
+    depths = next(([each.depth / stages[-1].depth for each in stages] for stages in ends if len(stages) > 1), thirds)
     found = zip(_at(depths, ours, ends[0]), _at(depths, theirs, ends[1]), strict=True)
     once = {student.path: Pair(student, teacher) for student, teacher in found}
     return list({pair.teacher.path: pair for pair in once.values()}.values())
 
 
 def _at(depths: Sequence[float], found: Sequence[Feature], ends: Sequence[Feature]) -> Sequence[Feature]:
-    """The ends of stages where there are several; the nearest of the outer layers to each depth elsewhere."""
+    """The ends of stages where there are several; the nearest of the outer layers to each depth elsewhere.
+
+    A depth of 1 is that of the last map.
+    """
     if len(ends) > 1:
         return ends
     maps = [each for each in found if not each.is_point]
     levels = sorted(each.level for each in maps)[:_PARTS]
     outer = [each for each in reversed(maps) if each.level <= levels[-1]]
-    return [min(outer, key=lambda each: abs(each.depth - depth)) for depth in depths]
+    deepest = max(each.depth for each in outer)
+    return [min(outer, key=lambda each: abs(each.depth / deepest - depth)) for depth in depths]
 
 
 def _stage_ends(found: Sequence[Feature]) -> list[Feature]:
