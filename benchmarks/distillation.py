@@ -12,13 +12,22 @@ from rows import Asked, main, part
 
 ASKED = Asked(
     at_least={
+        "mobilenetv2.gain": 0.01,
+        "shufflenetv2.gain": 0.01,
         "resnet8.score": 0.885,
+        "blocks.score": 0.90,
         "features.gain": 0,
     },
     at_most={
+        "mobilenetv2.parameters": 100_000,
+        "mobilenetv2.minutes": 75,
+        "shufflenetv2.parameters": 100_000,
+        "shufflenetv2.minutes": 75,
         "resnet8.parameters": 80_000,
         "resnet8.macs": 12_500_000,
         "resnet8.minutes": 60,
+        "blocks.macs_ratio": 0.5,
+        "blocks.epochs": 5,
         "har.macs_ratio": 0.125,
         "har.drop": 0.01,
         "har.int8_drop": 0.01,
@@ -26,7 +35,10 @@ ASKED = Asked(
 )
 
 ROWS = {
+    "mobilenetv2": part("distillation_gain", family="mobilenet_v2"),
+    "shufflenetv2": part("distillation_gain", family="shufflenet_v2"),
     "resnet8": part("distillation_cifar"),
+    "blocks": part("distillation_blocks"),
     "har": part("distillation_har", row="har"),
     "features": part("distillation_har", row="features"),
 }

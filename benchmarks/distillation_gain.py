@@ -1,0 +1,71 @@
+"""What a teacher adds: ResNet-56 (93.39 %) teaches small students of the zoo, and labels alone teach the same ones.
+
+Both ways have the same first weights, images in the same order, epochs and learning rate; three seeds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from cifar10 import Images, images, pretrained
+from distillation_cifar import EXAMPLE, TEACHER_DEPTH, Epoch
+from torch import nn
+
+from haversack import zoo
+from haversack.finetune import Training, finetune, outputs_kept
+from haversack.graph.cost import cost
+from haversack.graph.trace import trace
+from haversack.model import Model
+from haversack.task import Task
+
+SEEDS = (0, 1, 2)
+STUDENTS = {
+    "mobilenet_v2": {"width": 0.25, "depth": 0.5, "downsampling": 4, "head": 96},
+    "shufflenet_v2": {"width": 0.29, "depth": 0.5, "downsampling": 4},
+}
+LABELS = Training(epochs=6, learning_rate=0.3, weight_decay=1e-4)
+TAUGHT = replace(LABELS, outputs="dist", distillation=0.67, temperature=4.0)
+
+
+def run(data: Path, *, quick: bool, family: str) -> dict[str, object]:
+    """Scores of the taught and of the untaught students on the test images, seed by seed."""
+    begin, key = time.perf_counter(), family.replace("_", "")
+    known, test = images(data)
+    learned, judged = (known.first(1_280), test.first(1_000)) if quick else (known, test)
+    epochs, seeds = (1, SEEDS[:1]) if quick else (LABELS.epochs, SEEDS)
+    teacher, taught, alone = pretrained(data, TEACHER_DEPTH), list[float](), list[float]()
+    with outputs_kept():
+        for seed in seeds:
+            for scores, training, master in ((taught, TAUGHT, teacher), (alone, LABELS, None)):
+                settings = replace(training, epochs=epochs, seed=seed)
+                scores.append(_score(Model(student(family, seed), EXAMPLE, teacher=master), settings, learned, judged))
+    total = cost(trace(student(family, 0).eval(), EXAMPLE))
+    gains = [one - other for one, other in zip(taught, alone, strict=True)]
+    return {
+        f"{key}.gain": round(statistics.mean(gains), 4),
+        f"{key}.gains": [round(gain, 4) for gain in gains],
+        f"{key}.taught_scores": taught,
+        f"{key}.labels_scores": alone,
+        f"{key}.parameters": total.parameters,
+        f"{key}.macs": total.macs,
+        f"{key}.epochs": epochs,
+        f"{key}.minutes": round((time.perf_counter() - begin) / 60, 1),
+    }
+
+
+def student(family: str, seed: int) -> nn.Module:
+    """The student with its first weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return zoo.family(family)(channels=3, outputs=10, **STUDENTS[family])
+
+
+def _score(model: Model, training: Training, learned: Images, judged: Images) -> float:
+    epoch = Epoch(learned)
+    trained = finetune(model, Task(train=lambda: epoch, calibrate=None, score=judged.accuracy), training)
+    with torch.no_grad():
+        return judged.accuracy(trained)
