@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from haversack.artifact import CODED_FILE, Artifact, Runtime
 from haversack.device import Budget, Device, find_device
 from haversack.door import check_alone, checked_model, checked_score
-from haversack.errors import ExportError, InfeasibleError, NothingChangedError, RecipeError, SurgeryError
+from haversack.errors import ExportError, NothingChangedError, RecipeError, SurgeryError
 from haversack.export import coded, find_runtime
 from haversack.finetune import checkpoints_in
 from haversack.graph.cost import cost
@@ -21,18 +21,25 @@ from haversack.graph.quantized import lower, output_step
 from haversack.graph.surgery import export_pt2
 from haversack.graph.trace import trace
 from haversack.measure import estimate, host, parity
-from haversack.measurement import Candidate, Conditions, Figure, Measurement
+from haversack.measurement import Candidate, Conditions, Figure, Measurement, Miss
 from haversack.model import Model
-from haversack.plan.search import Answer, Found, Refusal, Trial, greedy
+from haversack.plan.failed import infeasible, nothing_pays
+from haversack.plan.search import Answer, Found, Refusal, Trial, greedy, moved
+from haversack.plan.students import Member, Student
 from haversack.progress import say
-from haversack.recipe import Recipe, Step, recipe_from_toml
+from haversack.recipe import Recipe, Stage, Step, recipe_from_toml, technique
+from haversack.report.students import ranked
 from haversack.report.text import packed
+from haversack.student import AUTO, Audition, Place, step_of
 from haversack.target import Files
 from haversack.task import Task
 from haversack.techniques import catalogue
+from haversack.techniques.adopt_student import AdoptStudent
 from haversack.workspace import Workspace, open_workspace, write_result
 
 Network = nn.Module | Callable[[], nn.Module]
+
+_TO_INTEGERS = ("quantize_static", "quantize_training")
 
 
 @dataclass(frozen=True)
@@ -44,13 +51,17 @@ class Packed:
     model: Model
     found: Found
     report: str
+    students: tuple[Student, ...] = ()
+    """Those that were compared, best first, where a student was asked for."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to work: `out` for the result, `cache` for finished candidates, `threads` and `seconds` to time with.
 
-    `techniques` narrows what is tried (all when empty); `epochs` overrides how long steps train.
+    `techniques` narrows what is tried (all but new designs when empty); `epochs` overrides how long steps train.
+    `student` names a family of the zoo, or `auto`, whose member takes the network's place first and is taught by it for
+    `student_epochs`.
     """
 
     out: Path | None = None
@@ -61,6 +72,8 @@ class Settings:
     epochs: int | None = None
     seed: int = 0
     task_digest: str = ""
+    student: str = ""
+    student_epochs: int = 60
 
 
 def pack(
@@ -76,12 +89,14 @@ def pack(
     budget = budget.within(device)
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench.set_up(network, task, device, settings, Path(scratch))
-        found = _search(bench, budget, settings)
+        found, students = _search(bench, budget, settings)
         if found.misses:
-            raise _infeasible(found)
+            raise infeasible(found)
         if not found.best.recipe.steps:
-            _refuse_idle(found, budget)
+            raise nothing_pays(found, budget)
         result = _result(bench, found, device, budget)
+        if students:
+            result = replace(result, report=f"{result.report}\n\n{ranked(students)}", students=students)
     if settings.out is not None:
         save(result, settings.out)
     return result
@@ -227,16 +242,52 @@ def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packe
     return Packed(bench.artifact(Trial(recipe)), baseline, bench.model(recipe), found, report)
 
 
-def _search(bench: Bench, budget: Budget, settings: Settings) -> Found:
-    """Runs the planner: it asks for trials, and is told what was measured."""
-    search = greedy(_options(bench, settings), budget, bench.candidate(Trial(Recipe())))
+def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tuple[Student, ...]]:
+    """Runs the planner: it asks for trials, and is told what was measured; a student, if any, comes first."""
+    baseline = bench.candidate(Trial(Recipe()))
+    students = _students(bench, budget, settings)
+    adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
+    start = bench.candidate(Trial(adopted)) if students else None
+    search = greedy(_options(bench, settings, bench.model(adopted)), budget, baseline, start)
     try:
         trial = next(search)
         while True:
             trial = search.send(_answer(bench, trial))
     except StopIteration as finished:
         found: Found = finished.value
-        return found
+    if students and not found.misses and not moved(baseline, found.best, budget):
+        raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
+    return found, students
+
+
+def _students(bench: Bench, budget: Budget, settings: Settings) -> tuple[Student, ...]:
+    """The students that fit, the best one first, where one is asked for."""
+    name = settings.student or (AUTO if technique(AdoptStudent) in settings.techniques else "")
+    if not name:
+        return ()
+    whole, rounding = _schooling(settings), _rounding(_options(bench, settings, bench.original))
+
+    def misses(member: Member) -> Sequence[Miss]:
+        recipe = Recipe((step_of(whole, member), *rounding)).skeleton()
+        return bench.candidate(Trial(recipe, scored=False)).measurement.misses(budget)
+
+    place = Place(bench.original, bench.device, budget, "int8" if rounding else "float32", misses)
+    fitting = place.students(name)
+    audition = Audition(bench.original, bench.task, lambda step: bench.model(Recipe((step,))), whole)
+    students = audition.ranked(fitting)
+    say(ranked(students))
+    return students
+
+
+def _schooling(settings: Settings) -> AdoptStudent:
+    """How long, and from which start, a student learns."""
+    return AdoptStudent(epochs=settings.student_epochs, seed=settings.seed)
+
+
+def _rounding(options: Sequence[Sequence[Step]]) -> tuple[Step, ...]:
+    """The mildest step to 8-bit integers among the options: a student may be as large as leaves room after it."""
+    steps = [steps[0] for steps in options if steps and technique(steps[0]) in _TO_INTEGERS]
+    return tuple(steps[:1])
 
 
 def _answer(bench: Bench, trial: Trial) -> Answer:
@@ -247,13 +298,15 @@ def _answer(bench: Bench, trial: Trial) -> Answer:
         return Refusal(trial.recipe, error.what, too_strong=isinstance(error, RecipeError))
 
 
-def _options(bench: Bench, settings: Settings) -> list[list[Step]]:
+def _options(bench: Bench, settings: Settings, model: Model) -> list[list[Step]]:
+    """The settings of each technique that are worth trying on `model`; a new design is tried only by name."""
     known = catalogue()
     unknown = set(settings.techniques) - known.keys()
     if unknown:
         raise RecipeError(f"unknown technique {', '.join(sorted(unknown))}.", mend=f"choose from {', '.join(known)}.")
-    chosen = [step for name, step in known.items() if name in (settings.techniques or known)]
-    return [[_adjusted(one, settings) for one in step.options(bench.original, bench.device)] for step in chosen]
+    plain = [name for name, step in known.items() if step.stage > Stage.DESIGN]
+    chosen = [known[name] for name in known if name in (settings.techniques or plain) and known[name] != AdoptStudent]
+    return [[_adjusted(one, settings) for one in step.options(model, bench.device)] for step in chosen]
 
 
 def _adjusted(step: Step, settings: Settings) -> Step:
@@ -270,26 +323,6 @@ def read_recipe(path: Path) -> Recipe:
         return recipe_from_toml(path.read_text(encoding="utf-8"), catalogue())
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"it cannot be read: {error}.", where=str(path)) from error
-
-
-def _infeasible(found: Found) -> InfeasibleError:
-    missed = "; ".join(str(miss) for miss in found.misses)
-    return InfeasibleError(
-        f"no candidate meets the budget. The nearest ({found.best.recipe}) misses {missed}.",
-        mend="raise that limit, allow a larger score drop, or start from a smaller network.",
-    )
-
-
-def _refuse_idle(found: Found, budget: Budget) -> None:
-    if found.verdicts or found.refusals:
-        tried = "; ".join(
-            [f"{each.candidate.recipe}: {each.why}" for each in found.verdicts]
-            + [f"{each.recipe}: {each.why}" for each in found.refusals]
-        )
-        raise NothingChangedError(
-            f"nothing that was tried pays: {tried}.", mend="set a tighter limit, or ship the network as it is."
-        )
-    raise NothingChangedError("there is nothing to try.", mend=f"the device states no format that pays ({budget}).")
 
 
 def _check_format(model: Model, runtime: Runtime) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
@@ -89,17 +89,22 @@ class Recipe:
             model = step.apply(model, task)
         return model
 
-    def untrained(self) -> Recipe:
-        """The same recipe without any training, to see what it is worth before an hour is spent."""
-        return Recipe(tuple(replace(s, epochs=0) if getattr(s, "epochs", 0) else s for s in self.steps))  # type: ignore[type-var]
+    def untrained(self, done: Collection[Step] = ()) -> Recipe:
+        """The same recipe without any training, to see what it is worth before an hour is spent.
 
-    def skeleton(self) -> Recipe:
+        Steps that are `done` stay as they are.
+        """
+        spared = (s if s in done or not getattr(s, "epochs", 0) else replace(s, epochs=0) for s in self.steps)  # type: ignore[type-var]
+        return Recipe(tuple(spared))
+
+    def skeleton(self, done: Collection[Step] = ()) -> Recipe:
         """The same structure with no work spent on its weights: all that size and speed need.
 
-        A step whose work is more than training offers it by a method of this name.
+        A step whose work is more than training offers it by a method of this name. Steps that are `done` stay as they
+        are.
         """
-        steps = self.untrained().steps
-        return Recipe(tuple(step.skeleton() if hasattr(step, "skeleton") else step for step in steps))
+        bare = (s.skeleton() if hasattr(s, "skeleton") and s not in done else s for s in self.untrained(done).steps)
+        return Recipe(tuple(bare))
 
     @property
     def digest(self) -> str:

@@ -24,6 +24,10 @@ Energy = Annotated[str | None, typer.Option(help="Limit of one inference, such a
 Update = Annotated[str | None, typer.Option(help="Limit of the coded file that goes over the link, such as 20kB.")]
 MaxDrop = Annotated[str | None, typer.Option(help="How far the score may fall: 1% or 0.01.")]
 Score = Annotated[str | None, typer.Option("--score", help="The lowest score allowed: 90% or 0.9.")]
+StudentName = Annotated[
+    str, typer.Option("--student", help="A compact network learns to replace yours: auto, or a family.")
+]
+StudentEpochs = Annotated[int, typer.Option(help="Epochs that the student learns for.", min=1)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Threads = Annotated[int, typer.Option(help="Threads of the runtime when it is timed.", min=1)]
 Seconds = Annotated[float, typer.Option(help="How long to time each file.", min=0.1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,8 @@ from haversack.cli.options import (
     RuntimeName,
     Score,
     Seconds,
+    StudentEpochs,
+    StudentName,
     TaskPath,
     Threads,
     Update,
@@ -45,6 +48,8 @@ def pack(  # noqa: PLR0913 - one argument an option
     score: Score = None,
     techniques: Annotated[str, typer.Option("--try", help="Only these techniques, separated by commas.")] = "",
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning, where a step trains.", min=1)] = None,
+    student: StudentName = "",
+    student_epochs: StudentEpochs = 60,
     seed: Annotated[int, typer.Option(help="The same seed gives the same recipe.")] = 0,
     threads: Threads = 1,
     seconds: Seconds = 3.0,
@@ -58,8 +63,9 @@ def pack(  # noqa: PLR0913 - one argument an option
     target, budget = target_of(device, budget_of(flash, ram, latency, energy, update, max_drop, score), runtime)
     names = tuple(word.strip() for word in techniques.split(",") if word.strip())
     file = loaded(task)
+    training = {"epochs": epochs, "student": student, "student_epochs": student_epochs, "seed": seed}
     with progress(quiet=as_json):
-        settings = _settings(out, threads, file, techniques=names, epochs=epochs, seed=seed, seconds=seconds)
+        settings = _settings(out, threads, file, techniques=names, seconds=seconds, **training)
         result = run(file.fresh_network, file.task, target, budget, settings)
     _show(result, out, as_json=as_json)
 
@@ -105,6 +111,7 @@ def _show(result: Packed, out: Path, *, as_json: bool) -> None:
                     {"recipe": str(each.candidate.recipe), "kept": each.kept, "why": each.why}
                     for each in result.found.verdicts
                 ],
+                "students": [asdict(each) for each in result.students],
                 "refused": [{"recipe": str(each.recipe), "why": each.why} for each in result.found.refusals],
             }
         )

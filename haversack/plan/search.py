@@ -59,23 +59,32 @@ Answer = Candidate | Refusal
 Search = Generator[Trial, Answer, Found]
 
 
-def greedy(options: Sequence[Sequence[Step]], budget: Budget, baseline: Candidate) -> Search:
+def greedy(
+    options: Sequence[Sequence[Step]], budget: Budget, baseline: Candidate, start: Candidate | None = None
+) -> Search:
     """The mildest recipe that meets the budget: first what needs no training, then the least of what does.
 
     `options` holds one sequence of steps a technique, mildest first. Training is spent only on a recipe whose size and
     speed were measured to fit. When nothing meets the budget, the candidate that misses least is found.
+
+    All recipes go on from `start`, a student that takes the original's place, where there is one; the `baseline` is
+    what scores are held against. Steps that only recover are tried last, on what misses nothing but the score.
     """
-    run = _Run(budget, baseline)
+    run = _Run(budget, baseline, start or baseline)
     if budget.update_bytes is None:
         # Zeros and shared values make the coded file smaller, and nothing else.
         options = [steps for steps in options if steps and steps[0].stage != Stage.SPARSITY]
+    recoveries = [steps for steps in options if steps and steps[0].stage == Stage.RECOVER]
+    options = [steps for steps in options if steps not in recoveries]
     for steps in _by_cost(options, trains=False):
         yield from run.best_of(steps)
     for _, techniques in groupby(_by_cost(options, trains=True), key=lambda steps: steps[0].stage):
         rivals = list(techniques)
-        for start in run.starts():
+        for before in run.starts():
             if run.misses(run.best):
-                yield from run.least_of(rivals, start)
+                yield from run.least_of(rivals, before)
+    for steps in recoveries:
+        yield from run.recover(steps)
     return run.found()
 
 
@@ -95,19 +104,21 @@ class _Fit:
 class _Run:
     """What a search knows so far. `best` was scored, so that further steps may build on it."""
 
-    def __init__(self, budget: Budget, baseline: Candidate) -> None:
-        self.budget, self.baseline, self.best = budget, baseline, baseline
+    def __init__(self, budget: Budget, baseline: Candidate, start: Candidate) -> None:
+        self.budget, self.baseline, self.start, self.best = budget, baseline, start, start
         self.verdicts: list[Verdict] = []
         self.refusals: list[Refusal] = []
+        if start is not baseline:
+            self.verdicts.append(Verdict(start, kept=True, why=f"the start: {_gain(baseline, start)}"))
 
     def misses(self, candidate: Candidate) -> tuple[Miss, ...]:
         score = self.baseline.measurement.score
         return candidate.measurement.misses(self.budget, score.value if score else None)
 
     def starts(self) -> tuple[Candidate, ...]:
-        """What to train from: the best so far, but first the original where the best has lost too much score."""
-        if self.best is not self.baseline and self._misses_score(self.best):
-            return (self.baseline, self.best)
+        """What to train from: the best so far, but first the start where the best has lost too much score."""
+        if self.best is not self.start and self._misses_score(self.best):
+            return (self.start, self.best)
         return (self.best,)
 
     def found(self) -> Found:
@@ -167,7 +178,8 @@ class _Run:
         fitting, first, last = None, 0, len(fit.ladder) - 1
         while first <= last:
             middle = (first + last) // 2
-            dry = yield from self.ask(Trial(fit.start.then(fit.ladder[middle]).skeleton(), scored=False))
+            recipe = fit.start.then(fit.ladder[middle]).skeleton(done=self.start.recipe.steps)
+            dry = yield from self.ask(Trial(recipe, scored=False))
             if isinstance(dry, Refusal):
                 first, last = (first, middle - 1) if dry.too_strong else (middle + 1, last)
                 continue
@@ -184,7 +196,8 @@ class _Run:
         """The fits with their ranks, best first."""
         ranked = []
         for fit in fits:
-            candidate = yield from self.ask(Trial(fit.start.then(fit.ladder[fit.place]).untrained()))
+            recipe = fit.start.then(fit.ladder[fit.place]).untrained(done=self.start.recipe.steps)
+            candidate = yield from self.ask(Trial(recipe))
             if isinstance(candidate, Refusal):
                 continue
             self.verdicts.append(Verdict(candidate, False, "untrained, to choose between settings that fit"))
@@ -220,6 +233,21 @@ class _Run:
             if not misses or self._misses_score(trained):
                 return
 
+    def recover(self, steps: Sequence[Step]) -> Generator[Trial, Answer, None]:
+        """Wins back score where nothing else is missed: the mildest step that is enough, or the one that does best."""
+        before = self.best
+        for step in steps:
+            if {miss.limit for miss in self.misses(self.best)} != {"score"}:
+                return
+            found = yield from self.ask(Trial(before.recipe.then(step)))
+            if isinstance(found, Refusal):
+                continue
+            pays = self._distance(found) < self._distance(self.best) and _score(found) > _score(self.best)
+            why = f"score {_score(found) - _score(before):+.4f}"
+            self.verdicts.append(Verdict(found, pays, why))
+            if pays:
+                self.best = found
+
     def _misses_score(self, candidate: Candidate) -> bool:
         return any(miss.limit == "score" for miss in self.misses(candidate))
 
@@ -230,8 +258,7 @@ class _Run:
         return sum(miss.share for miss in self.misses(candidate))
 
     def _rank(self, candidate: Candidate) -> tuple[float, float]:
-        score = candidate.measurement.score
-        return self._distance(candidate), -(score.value if score else -math.inf)
+        return self._distance(candidate), -_score(candidate)
 
     def _reason(self, before: Candidate, candidate: Candidate, winner: Candidate | None) -> str:
         if candidate is winner:
@@ -274,6 +301,11 @@ def _gain(before: Candidate, after: Candidate) -> str:
     if old.latency_ratio and new.latency_ratio:
         parts.append(f"latency x{new.latency_ratio.value / old.latency_ratio.value:.2f}")
     return ", ".join(parts)
+
+
+def _score(candidate: Candidate) -> float:
+    score = candidate.measurement.score
+    return score.value if score else -math.inf
 
 
 def _untrained(step: Step) -> Step:

@@ -53,6 +53,11 @@ def family(name: str) -> Family:
     return found
 
 
+def downsampling(extent: int) -> int:
+    """The downsampling that leaves 4 to 7 pixels of `extent` for the last map: a power of two, up to the papers' 32."""
+    return min(32, 1 << max(0, (extent // 4).bit_length() - 1))
+
+
 def kind(name: str) -> type[nn.Module] | None:
     """The class of a network or block as edits name it, such as `mobilenet_v2.InvertedResidual`; None for others."""
     module, _, title = name.partition(".")

@@ -1,0 +1,29 @@
+"""Why a search ended with nothing that can be shipped."""
+
+from __future__ import annotations
+
+from haversack.device import Budget
+from haversack.errors import InfeasibleError, NothingChangedError
+from haversack.plan.search import Found
+
+
+def infeasible(found: Found) -> InfeasibleError:
+    """The limits that no candidate meets, with what the nearest one misses."""
+    missed = "; ".join(str(miss) for miss in found.misses)
+    return InfeasibleError(
+        f"no candidate meets the budget. The nearest ({found.best.recipe}) misses {missed}.",
+        mend="raise that limit, allow a larger score drop, or start from a smaller network.",
+    )
+
+
+def nothing_pays(found: Found, budget: Budget) -> NothingChangedError:
+    """All that was tried, and why none of it is worth doing."""
+    if found.verdicts or found.refusals:
+        tried = "; ".join(
+            [f"{each.candidate.recipe}: {each.why}" for each in found.verdicts]
+            + [f"{each.recipe}: {each.why}" for each in found.refusals]
+        )
+        return NothingChangedError(
+            f"nothing that was tried pays: {tried}.", mend="set a tighter limit, or ship the network as it is."
+        )
+    return NothingChangedError("there is nothing to try.", mend=f"the device states no format that pays ({budget}).")
