@@ -1,0 +1,24 @@
+"""From Python: a step that trains in several processes.
+
+    torchrun --nproc-per-node 2 examples/many_processes.py
+"""
+
+import digits
+from accelerate import PartialState
+
+from haversack.graph.named_tensors import digest, named_tensors
+from haversack.model import Model
+from haversack.techniques.prune_channels import PruneChannels
+
+network, task = digits.network(), digits.task()
+model = Model(network, tuple(value[:1] for value in task.calibration()[0]), teacher=network)
+pruned = PruneChannels(keep=0.5, epochs=2).apply(model, task)
+
+processes = PartialState()
+print(
+    f"process {processes.process_index} of {processes.num_processes}: "
+    f"score {task.scored(network):.4f} before and {task.scored(pruned.module):.4f} after, "
+    f"weights {digest(named_tensors(pruned.module))[:8]}"
+)
+processes.wait_for_everyone()
+processes.destroy_process_group()
