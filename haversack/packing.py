@@ -15,7 +15,7 @@ from haversack.device import Budget, Device, find_device
 from haversack.door import check_alone, checked_model, checked_score
 from haversack.errors import ExportError, NothingChangedError, RecipeError, SurgeryError
 from haversack.export import coded, find_runtime
-from haversack.finetune import checkpoints_in
+from haversack.finetune import checkpoints_in, outputs_kept
 from haversack.graph.cost import cost
 from haversack.graph.quantized import lower, output_step
 from haversack.graph.surgery import export_pt2
@@ -87,7 +87,7 @@ def pack(
     settings = settings or Settings()
     device = find_device(device) if isinstance(device, str) else device
     budget = budget.within(device)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, Path(scratch))
         found, students = _search(bench, budget, settings)
         if found.misses:
@@ -306,7 +306,8 @@ def _options(bench: Bench, settings: Settings, model: Model) -> list[list[Step]]
         raise RecipeError(f"unknown technique {', '.join(sorted(unknown))}.", mend=f"choose from {', '.join(known)}.")
     plain = [name for name, step in known.items() if step.stage > Stage.DESIGN]
     chosen = [known[name] for name in known if name in (settings.techniques or plain) and known[name] != AdoptStudent]
-    return [[_adjusted(one, settings) for one in step.options(model, bench.device)] for step in chosen]
+    adjusted = ([_adjusted(one, settings) for one in step.options(model, bench.device)] for step in chosen)
+    return [list(dict.fromkeys(steps)) for steps in adjusted]
 
 
 def _adjusted(step: Step, settings: Settings) -> Step:

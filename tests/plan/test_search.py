@@ -73,9 +73,9 @@ class World:
     def trained(self) -> list[Recipe]:
         return [each.recipe for each in self.asked if any(getattr(step, "epochs", 0) for step in each.recipe.steps)]
 
-    def search(self, options, **limits) -> Found:
+    def search(self, options, start=None, **limits) -> Found:
         baseline = self.measure(Trial(Recipe()))
-        asking = greedy(options, Budget(**limits), baseline)
+        asking = greedy(options, Budget(**limits), baseline, start and self.measure(Trial(start)))
         answer = None
         while True:
             try:
@@ -364,6 +364,108 @@ def test_nothing_to_try_gives_the_original(options):
     assert found.best.recipe == Recipe()
     assert [miss.limit for miss in found.misses] == ["flash"]
     assert found.verdicts == ()
+
+
+@dataclass(frozen=True)
+class Adopt(Shrink):
+    """Another network, of `keep` of the original's size."""
+
+    stage: ClassVar[Stage] = Stage.DESIGN
+
+
+STUDENT = Adopt(0.4, epochs=9)
+
+
+def test_a_student_that_fits_is_the_answer_and_nothing_else_is_tried():
+    world = World()
+    found = world.search([LADDER, [Round()]], start=Recipe((STUDENT,)), flash_bytes=400)
+    assert found.best.recipe == Recipe((STUDENT,))
+    assert [(verdict.kept, verdict.why) for verdict in found.verdicts] == [
+        (True, "the start: flash x0.40, latency x0.40")
+    ]
+    assert len(world.asked) == 2
+
+
+def test_what_follows_builds_on_the_student_and_trains_it_no_second_time():
+    world = World()
+    found = world.search([LADDER, [Round()]], start=Recipe((STUDENT,)), flash_bytes=60)
+    assert found.best.recipe == Recipe((STUDENT, Shrink(0.6), Round()))
+    assert all(STUDENT in each.recipe.steps for each in world.asked[1:])
+
+
+def test_a_score_is_held_against_the_original_and_not_against_the_student():
+    student = Adopt(0.4, lost=0.05, epochs=9)
+    found = World().search([[Round(lost=0.001)]], start=Recipe((student,)), flash_bytes=100, max_drop=0.01)
+    assert [miss.limit for miss in found.misses] == ["score"]
+    assert found.best.recipe.steps[0] == student
+
+
+@dataclass(frozen=True)
+class Mend:
+    """Trains; moves no size, and wins back `won` of the score."""
+
+    epochs: int = 2
+    won: float = 0.02
+    keep: float = 1.0
+
+    stage: ClassVar[Stage] = Stage.RECOVER
+
+    @property
+    def lost(self):
+        return -self.won
+
+    def apply(self, model, task):
+        return model
+
+    @classmethod
+    def options(cls, model, device):
+        return ()
+
+
+class Mending(World):
+    """Knows that Mend takes no bytes."""
+
+    def measure(self, trial):
+        won = sum(step.won for step in trial.recipe.steps if isinstance(step, Mend))
+        rest = Recipe(tuple(step for step in trial.recipe.steps if not isinstance(step, Mend)))
+        found = super().measure(Trial(rest, trial.scored)).measurement
+        self.asked[-1] = trial
+        score = found.score and found.score.value + won
+        return Candidate(trial.recipe, measured(found.flash_bytes.value, found.latency_ratio.value, score))
+
+
+MENDS = [Mend(2, 0.005), Mend(5, 0.03), Mend(10, 0.05)]
+
+
+def test_a_lost_score_is_won_back_by_the_mildest_step_that_is_enough():
+    world = Mending()
+    found = world.search([MENDS, [Round(lost=0.03)]], flash_bytes=300, max_drop=0.01)
+    assert found.best.recipe == Recipe((MENDS[1], Round(lost=0.03)))
+    assert found.misses == ()
+    assert world.trained == [Recipe((step, Round(lost=0.03))) for step in MENDS[:2]]
+    assert [(verdict.kept, verdict.why) for verdict in found.verdicts[1:]] == [
+        (False, "undone: misses score: 0.875, allowed 0.89 (misses by 0.015)"), (True, "score +0.0300"),
+    ]  # fmt: skip
+
+
+def test_of_recoveries_that_are_not_enough_the_best_stays():
+    found = Mending().search([MENDS, [Round(lost=0.2)]], flash_bytes=300, max_drop=0.01)
+    assert found.best.recipe == Recipe((MENDS[2], Round(lost=0.2)))
+    assert [miss.limit for miss in found.misses] == ["score"]
+
+
+def test_a_recovery_that_loses_score_is_dropped():
+    world = Mending()
+    found = world.search([[Mend(2, -0.1)], [Round(lost=0.03)]], flash_bytes=300, max_drop=0.01)
+    assert found.best.recipe == Recipe((Round(lost=0.03),))
+    assert not found.verdicts[-1].kept
+
+
+def test_nothing_is_recovered_where_no_score_is_missed_or_a_size_is():
+    for limits in ({"flash_bytes": 300}, {"flash_bytes": 100, "max_drop": 0.01}):
+        world = Mending()
+        world.search([MENDS, [Round(lost=0.03)]], **limits)
+        assert not world.trained
 
 
 def test_the_verdicts_tell_every_trial_once():
