@@ -1,11 +1,11 @@
 """Distillation on CIFAR-10: ResNet-56 (93.39 %) teaches a student of a tenth of its work.
 
-Each image has a few fixed shifts and reflections, so that the teacher's outputs are computed once for each of them.
+Each image has a few fixed shifts and reflections, so that the teacher's outputs are computed once for each of them
+(see haversack/finetune/remembered.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from cifar10 import Images, ResNet, images, moved, pretrained
 from resnet20_task import HELD_BACK
-from torch import Tensor, nn
+from torch import Tensor
 
 from haversack.finetune import Training, finetune
 from haversack.graph.cost import cost
@@ -31,26 +31,6 @@ EXAMPLE = (torch.zeros(1, 3, 32, 32),)
 
 
 TRAINING = Training(epochs=64, learning_rate=0.2, weight_decay=1e-4, outputs="dist", distillation=0.67, temperature=4.0)
-
-
-class Remembered(nn.Module):
-    """A teacher that computes its outputs for an input once; it knows inputs again by what they hold."""
-
-    def __init__(self, teacher: nn.Module) -> None:
-        super().__init__()
-        self.teacher = teacher
-        self.known: dict[bytes, Tensor] = {}
-
-    def __deepcopy__(self, _: object) -> Remembered:
-        return self  # Copies of a teacher share what they know.
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The teacher's outputs (samples, classes)."""
-        keys = [hashlib.blake2b(each.numpy().data, digest_size=16).digest() for each in x.contiguous()]
-        new = [place for place, key in enumerate(keys) if key not in self.known]
-        if new:
-            self.known |= zip([keys[place] for place in new], self.teacher(x[new]).float().unbind(), strict=True)
-        return torch.stack([self.known[key] for key in keys])
 
 
 @dataclass(frozen=True)
@@ -83,7 +63,7 @@ def run(data: Path, *, quick: bool) -> dict[str, object]:
     training = replace(TRAINING, epochs=1) if quick else TRAINING
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        student = Model(ResNet(2, WIDTHS), EXAMPLE, teacher=Remembered(pretrained(data, TEACHER_DEPTH)))
+        student = Model(ResNet(2, WIDTHS), EXAMPLE, teacher=pretrained(data, TEACHER_DEPTH))
     known, test = images(data)
     epoch = Epoch(known.first(1_280) if quick else known)
     task = Task(train=lambda: epoch, calibrate=None, score=known.last(HELD_BACK).accuracy)
