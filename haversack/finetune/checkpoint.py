@@ -14,7 +14,7 @@ import torch
 from haversack.finetune.tensor_file import read_tensors, write_tensors
 from haversack.graph.named_tensors import Tensors, digest
 
-_FORMAT = f"1, torch {torch.__version__}"
+_FORMAT = f"2, torch {torch.__version__}"
 _MOST_FILES = 4
 """What killed trainings leave behind that nobody comes back to; the oldest go."""
 

@@ -27,34 +27,50 @@ def optimizer(network: nn.Module, training: Training, beside: nn.Module | None =
         )
     parameters = chain(network.parameters(), () if beside is None else beside.parameters())
     groups = _weight_groups(parameters, training.weight_decay)
+    highest = training.learning_rate or untuned_rate(network, training.optimizer)
+    groups = [{**group, "initial_lr": highest} for group in groups]
     if training.optimizer == "adam":
-        return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(training.momentum, 0.999))
+        return torch.optim.AdamW(groups, lr=highest, betas=(training.momentum, 0.999))
     momentum = training.momentum
-    return torch.optim.SGD(groups, lr=training.learning_rate, momentum=momentum, nesterov=momentum > 0)
+    return torch.optim.SGD(groups, lr=highest, momentum=momentum, nesterov=momentum > 0)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, training: Training, share_done: float, samples: int) -> None:
-    """Sets the learning rate and the momentum of a step on `samples`, after `share_done` of the training."""
+    """Sets the learning rate and the momentum of a step on `samples`, after `share_done` of the training.
+
+    A rate that was not set grows with the root of the batch (Malladi 2022), from batches of 128 up to one of 512.
+    """
     cosine = training.schedule == "cosine"
     share, momentum = _cosine(share_done) if cosine else _one_cycle(share_done), training.momentum
     if not cosine:
         momentum = max(0.0, momentum - _CYCLE * share)
+    if not training.learning_rate:
+        share *= math.sqrt(min(samples, 512) / 128)
     for group in optimizer.param_groups:
-        group["lr"] = rate(training, samples) * share
+        group["lr"] = group["initial_lr"] * share
         if "momentum" in group:
             group["momentum"] = momentum
         else:
             group["betas"] = (momentum, group["betas"][1])
 
 
-def rate(training: Training, samples: int) -> float:
-    """The highest learning rate for steps on `samples`: the setting, or one that needs no tuning where that is 0.
+def untuned_rate(network: nn.Module, kind: str) -> float:
+    """A highest learning rate for batches of 128 that needs no tuning. SGD goes gently with a network that is trained.
 
-    It grows with the root of the batch (Malladi 2022), up to one of 512.
+    One epoch of recovery left a pruned ResNet-20 2 points lower with 0.05 than with 0.025, and 7 points lower with 0.1,
+    which suits fresh weights.
     """
-    if training.learning_rate:
-        return training.learning_rate
-    return (4e-3 if training.optimizer == "adam" else 0.1) * math.sqrt(min(samples, 512) / 128)
+    if kind == "adam":
+        return 4e-3
+    return 0.1 if _is_fresh(network) else 0.025
+
+
+def _is_fresh(network: nn.Module) -> bool:
+    """Whether no normalisation has learned a shift yet. Without any normalisation, steps are better small too."""
+    named = dict(network.named_parameters())
+    norms = [path.removesuffix("weight") for path, each in named.items() if path.endswith("weight") and each.dim() == 1]
+    shifts = [named[f"{path}bias"] for path in norms if f"{path}bias" in named]
+    return bool(shifts) and not any(each.any() for each in shifts)
 
 
 def _cosine(share_done: float) -> float:

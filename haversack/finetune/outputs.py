@@ -20,7 +20,7 @@ Values that are no class scores are compared by their squared difference, whatev
 _NON_TARGET = 2.0
 """Weight of the wrong classes' share in DKD. The authors' is 2 for ResNet-56 and ResNet-20, and up to 8 for others.
 
-The nearer the student, the less: a pruned ResNet-20 recovers to 95.3 % with 2 where plain softening gets 94.8 %.
+A pruned ResNet-20 recovered 0.6 points more with 2 than by plain softening.
 """
 _LEAST_SPREAD = 1e-6
 """A vector whose spread is this small beside its largest entry is constant: the rest is rounding."""

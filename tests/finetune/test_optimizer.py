@@ -1,5 +1,6 @@
 """The optimizer: its learning rate's course, the rate that needs no tuning, and settings that make no sense."""
 
+import copy
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from haversack.errors import RecipeError
 from haversack.finetune import Training, finetune
-from haversack.finetune.optimizer import optimizer, rate, set_rate
+from haversack.finetune.optimizer import optimizer, set_rate
 
 
 def course(training: Training, steps: int) -> tuple[list[float], list[float]]:
@@ -63,12 +64,27 @@ def test_the_rate_that_is_chosen_by_itself_trains_from_nothing_and_mends_what_is
     assert accuracy(finetune(model(broken(), trained()), digits_task(), training)) > accuracy(trained()) - 0.03
 
 
-def test_the_rate_that_is_chosen_by_itself_grows_with_the_batch():
-    sgd, adam = Training(learning_rate=0), Training(learning_rate=0, optimizer="adam")
-    assert rate(sgd, 256) == pytest.approx(math.sqrt(2) * rate(sgd, 128))
-    assert rate(adam, 256) == pytest.approx(math.sqrt(2) * rate(adam, 128))
-    assert rate(sgd, 10_000) == rate(sgd, 512)
-    assert rate(Training(learning_rate=0.3), 7) == 0.3
+def highest(network: nn.Module, training: Training, samples: int) -> float:
+    made = optimizer(network, training)
+    set_rate(made, training, 0.1, samples)
+    return made.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_the_rate_that_is_chosen_by_itself_grows_with_the_batch_and_one_that_was_set_does_not(kind):
+    untuned = Training(learning_rate=0, optimizer=kind)
+    assert highest(blank(), untuned, 256) == pytest.approx(math.sqrt(2) * highest(blank(), untuned, 128))
+    assert highest(blank(), untuned, 10_000) == highest(blank(), untuned, 512)
+    assert highest(blank(), Training(learning_rate=0.3, optimizer=kind), 7) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4)])
+def test_a_network_that_is_trained_already_takes_shorter_steps_than_a_fresh_one(norm):
+    network, training = nn.Sequential(nn.Linear(4, 4), copy.deepcopy(norm)), Training(learning_rate=0)
+    before = highest(network, training, 128)
+    nn.init.normal_(network[1].bias)
+    assert highest(network, training, 128) == pytest.approx(before / 4)
+    assert highest(network[:1], training, 128) == pytest.approx(before / 4)
 
 
 def test_a_shorter_clip_makes_shorter_steps_and_none_is_as_good_as_a_long_one():
