@@ -53,6 +53,14 @@ def test_batch_norm_sees_its_own_process_s_part_and_yet_all_end_with_the_same_st
 
 
 @pytest.mark.slow
+def test_regressors_learn_from_the_maps_of_all_processes(tmp_path):
+    (alone,) = together(1, tmp_path / "one", "hints")
+    first, second = together(2, tmp_path / "two", "hints")
+    assert first == second
+    torch.testing.assert_close(torch.tensor(first["weights"]), torch.tensor(alone["weights"]), rtol=0, atol=0.02)
+
+
+@pytest.mark.slow
 def test_two_processes_that_are_killed_go_on_together(tmp_path):
     whole, _ = together(2, tmp_path / "whole", "plain")
     assert not together(2, tmp_path / "killed", "plain", "--stop-at", "13")

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import accelerate
@@ -77,8 +78,13 @@ def main() -> None:
     data = Data(1 if given.what == "few" else 9, dtype)
     start = network(dtype, norm=given.what == "norms")
     torch.manual_seed(7)
-    teacher = nn.Sequential(nn.Flatten(), nn.Linear(72, 3)).to(dtype) if given.what == "taught" else None
     training = Training(epochs=5, learning_rate=0.1, patience=2 * (given.what == "patience"))
+    teacher = None
+    if given.what == "taught":
+        teacher = nn.Sequential(nn.Flatten(), nn.Linear(72, 3)).to(dtype)
+    if given.what == "hints":
+        teacher = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)).to(dtype)
+        training = replace(training, features="fitnet")
     task = Task(data.train, None, data.score, loss=data.loss)
     with checkpoints_in(given.folder / "states", seconds=0), shown_by(Stop(given.stop_at)):
         after = finetune(Model(start, (data.images[:1],), teacher=teacher), task, training)
