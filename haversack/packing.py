@@ -244,8 +244,8 @@ def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packe
 
 def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tuple[Student, ...]]:
     """Runs the planner: it asks for trials, and is told what was measured; a student, if any, comes first."""
-    baseline = bench.candidate(Trial(Recipe()))
     students = _students(bench, budget, settings)
+    baseline = bench.candidate(Trial(Recipe()))
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     start = bench.candidate(Trial(adopted)) if students else None
     search = greedy(_options(bench, settings, bench.model(adopted)), budget, baseline, start)
@@ -265,7 +265,7 @@ def _students(bench: Bench, budget: Budget, settings: Settings) -> tuple[Student
     name = settings.student or (AUTO if technique(AdoptStudent) in settings.techniques else "")
     if not name:
         return ()
-    whole, rounding = _schooling(settings), _rounding(_options(bench, settings, bench.original))
+    whole, rounding = _schooling(settings), _rounding(bench, settings)
 
     def misses(member: Member) -> Sequence[Miss]:
         recipe = Recipe((step_of(whole, member), *rounding)).skeleton()
@@ -284,10 +284,10 @@ def _schooling(settings: Settings) -> AdoptStudent:
     return AdoptStudent(epochs=settings.student_epochs, seed=settings.seed)
 
 
-def _rounding(options: Sequence[Sequence[Step]]) -> tuple[Step, ...]:
-    """The mildest step to 8-bit integers among the options: a student may be as large as leaves room after it."""
-    steps = [steps[0] for steps in options if steps and technique(steps[0]) in _TO_INTEGERS]
-    return tuple(steps[:1])
+def _rounding(bench: Bench, settings: Settings) -> tuple[Step, ...]:
+    """The mildest step to 8-bit integers that may follow: a student may be as large as leaves room after it."""
+    able = [each for each in _chosen(settings) if technique(each) in _TO_INTEGERS]
+    return tuple([step for each in able for step in each.options(bench.original, bench.device)][:1])
 
 
 def _answer(bench: Bench, trial: Trial) -> Answer:
@@ -299,15 +299,19 @@ def _answer(bench: Bench, trial: Trial) -> Answer:
 
 
 def _options(bench: Bench, settings: Settings, model: Model) -> list[list[Step]]:
-    """The settings of each technique that are worth trying on `model`; a new design is tried only by name."""
+    """The settings of each technique that are worth trying on `model`, each once."""
+    adjusted = ([_adjusted(one, settings) for one in step.options(model, bench.device)] for step in _chosen(settings))
+    return [list(dict.fromkeys(steps)) for steps in adjusted]
+
+
+def _chosen(settings: Settings) -> list[type[Step]]:
+    """The techniques that are tried, a new design only by its name; a student comes before all of them."""
     known = catalogue()
     unknown = set(settings.techniques) - known.keys()
     if unknown:
         raise RecipeError(f"unknown technique {', '.join(sorted(unknown))}.", mend=f"choose from {', '.join(known)}.")
-    plain = [name for name, step in known.items() if step.stage > Stage.DESIGN]
-    chosen = [known[name] for name in known if name in (settings.techniques or plain) and known[name] != AdoptStudent]
-    adjusted = ([_adjusted(one, settings) for one in step.options(model, bench.device)] for step in chosen)
-    return [list(dict.fromkeys(steps)) for steps in adjusted]
+    names = settings.techniques or [name for name, step in known.items() if step.stage > Stage.DESIGN]
+    return [step for name, step in known.items() if name in names and step is not AdoptStudent]
 
 
 def _adjusted(step: Step, settings: Settings) -> Step:
