@@ -44,11 +44,11 @@ class FeatureLesson(nn.Module):
         self.pairs, self.way = tuple(pairs), way
         regressed = self.pairs if way == "fitnet" else ()
         self.regressors = nn.ModuleList(_regressor(pair) for pair in regressed)
-        for pair in self.pairs:
-            if way == "attention" and not min(map(len, (pair.student.extent, pair.teacher.extent))):
+        for pair in self.pairs if way == "attention" else ():
+            if any(each.is_point or not each.extent for each in (pair.student, pair.teacher)):
                 raise RecipeError(
                     f"{pair}: one vector a sample is strong nowhere in particular.",
-                    mend="compare maps, or write features = fitnet or similarity.",
+                    mend='compare larger maps, or write features = "fitnet" or "similarity".',
                 )
 
     @property

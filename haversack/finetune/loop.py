@@ -29,7 +29,7 @@ def finetune(model: Model, task: Task, training: Training, masks: Masks | None =
 
     A loss or gradient that is not finite stops the training: the weights of the last epoch that went well come out, and
     that is said. Raises TrainingError where there is no such epoch (or with `masks`, whose work is half done then), no
-    data, or nothing to train; RecipeError for settings that fit neither the task nor the masks.
+    data, or nothing to train; RecipeError for settings that do not fit the task, the masks or the teacher.
     """
     _check(task, training, masks)
     with seeded(training.seed):

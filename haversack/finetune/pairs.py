@@ -46,7 +46,7 @@ class Feature:
 
     @property
     def is_point(self) -> bool:
-        """Whether nothing is left of the extent, as after a global pool."""
+        """Whether it has an extent of which nothing is left, as after a global pool."""
         return bool(self.extent) and max(self.extent) == 1
 
     @property
@@ -149,8 +149,9 @@ class _Watch:
 
     def features(self, samples: int) -> dict[str, Feature]:
         """All tensors that hold so many samples in their first dimension."""
+        whole = max(1, self._computed)
         return {
-            path: Feature(path, tuple(result.shape), _channel(result, latest), done / self._computed, calls, id(result))
+            path: Feature(path, tuple(result.shape), _channel(result, latest), done / whole, calls, id(result))
             for path, (result, latest, done, calls) in self._results.items()
             if result.dim() > 1 and len(result) == samples and result.is_floating_point()
         }

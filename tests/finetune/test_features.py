@@ -269,10 +269,18 @@ def test_features_without_a_teacher_are_refused():
     assert "there is no teacher" in message
 
 
-def test_the_attention_of_vectors_is_refused():
-    net = small(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
-    message = refusal(RecipeError, model(net, net), digits_task(), Training(features="attention"))
-    assert "2 (8) = 2 (8)" in message
+@pytest.mark.parametrize(
+    ("layers", "pair"),
+    [
+        ((nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)), "2 (8) = 2 (8)"),
+        ((nn.Conv2d(1, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 10)), "1 (8x1x1) = 1 (8x1x1)"),
+    ],
+)
+def test_the_attention_of_vectors_is_refused(layers, pair):
+    net = small(*layers)
+    pairs = (pair.split(" ")[0] + "=" + pair.split(" ")[3],)
+    message = refusal(RecipeError, model(net, net), digits_task(), Training(features="attention", pairs=pairs))
+    assert pair in message
 
 
 def test_networks_of_vectors_learn_from_each_other():

@@ -210,6 +210,7 @@ def test_networks_without_layers_inside_cannot_be_paired():
     message = refused(line, resnet())
     assert "no layer of the student can be paired" in message
     assert "layer3" in message
+    assert "no layer of the student can be paired" in refused(nn.Identity(), nn.Identity())
 
 
 def test_looking_leaves_the_networks_as_they_were_even_when_they_fail():
