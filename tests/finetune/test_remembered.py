@@ -87,6 +87,13 @@ def test_a_memory_that_is_full_takes_in_no_more_and_keeps_what_it_has(monkeypatc
     assert teacher.seen == [4, 5, 5]
 
 
+def test_what_becomes_of_a_batch_afterwards_does_not_change_what_is_remembered():
+    remembered, batch = Remembered(nn.Flatten(), Memory()), noise(3, 4)
+    kept = batch.clone()
+    remembered(batch).zero_()
+    assert torch.equal(remembered(kept), kept)
+
+
 def learned(teacher: nn.Module, epochs: int, train=epoch, **settings) -> nn.Module:
     return finetune(model(broken(), teacher), digits_task(train), Training(epochs=epochs, **settings))
 
