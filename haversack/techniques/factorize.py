@@ -13,20 +13,18 @@ from haversack.graph.observe import Batches
 from haversack.graph.statistics import with_corrected_statistics
 from haversack.model import Layer, Model
 from haversack.numerics.factors import factorized, fitting, loss
-from haversack.numerics.factors.allocate import Choice, allocated
+from haversack.numerics.factors.allocate import Choice
+from haversack.numerics.factors.budget import Budget
 from haversack.numerics.factors.ladder import by_rule, ladder
 from haversack.numerics.factors.method import Method
 from haversack.numerics.factors.price import Measure, Price, price_of
-from haversack.numerics.factors.sites import Site, blank, problem_at, sites, with_chains
+from haversack.numerics.factors.sites import Site, problem_at, sites, with_chains
 from haversack.progress import say, track
 from haversack.recipe import Stage
 from haversack.task import Task
 
 Way = Literal["auto", "svd", "spatial", "tucker", "cp"]
 Rule = Literal["measured", "energy", "vbmf"]
-_SAID: dict[Measure, str] = {"latency": "latency", "macs": "multiply-accumulates", "parameters": "parameters"}
-_TRIES = 3
-"""Layers are timed by themselves: what they save together has to be corrected once or twice."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,9 @@ class Factorize:
         price = price_of(model, self.of)
         choices = [self._choices(price, site, batches) for site in track(found, "trying factors", len(found))]
         if all(len(each) == 1 for each in choices):
-            raise NothingChangedError(f"factors lower the {_SAID[self.of]} of no layer.", mend="leave the step out.")
-        chosen = self._chosen(price, found, choices)
+            raise NothingChangedError(f"factors lower the {price.said} of no layer.", mend="leave the step out.")
+        budget = Budget(price, found, choices)
+        chosen = budget.within(self.keep) if self.ranks == "measured" else budget.cheapest()
         _report(found, chosen)
         small = replace(_with(model, found, chosen, batches), teacher=model.teacher or model.module)
         if batches:
@@ -132,7 +131,7 @@ class Factorize:
         whole = Choice("", (), (site.whole,))
         if not cheaper:
             best = f"the best has {min(gain.ratio for gain in gains):.2f} of it" if gains else "no rank fits"
-            say(f"{site.path} is left alone: no factors lower its {_SAID[self.of]}; {best}.")
+            say(f"{site.path} is left alone: no factors lower its {price.said}; {best}.")
             return [whole]
         problem = problem_at(price.model.module, site, batches)
         return [whole, *(replace(each, loss=loss(problem, each.method, each.ranks)) for each in cheaper)]
@@ -142,38 +141,6 @@ class Factorize:
             return ladder(self._ways(site), site.geometry, self.multiple)
         energy = self.energy if self.ranks == "energy" else None
         return by_rule(self._ways(site), problem_at(model.module, site, batches), self.multiple, energy)
-
-    def _chosen(self, price: Price, found: list[Site], choices: list[list[Choice]]) -> list[Choice]:
-        """One choice a layer, with which the network is measured to cost what it may."""
-        cheapest = [min(each, key=lambda one: one.cost) for each in choices]
-        least, said = price.ratio(_blank(price.model, found, cheapest)), _SAID[self.of]
-        if least >= 1:
-            raise NothingChangedError(
-                f"with factors the network has {least:.3f} of its {said}, though by themselves its layers have less.",
-                mend="leave the step out.",
-            )
-        if self.ranks != "measured":
-            return cheapest
-        if least > self.keep:
-            raise RecipeError(
-                f"keep is {self.keep}, but the smallest fraction of {said} in reach is {least:.3f}.",
-                mend="keep more, or lower multiple.",
-            )
-        # What layers save by themselves is not what they save together: the cheapest choices tell by how much.
-        scale = sum(one.cost for one in cheapest) / (least - 1)
-        goal = 1 - (1 - self.keep) * scale
-        for _ in range(_TRIES):
-            chosen = allocated(choices, goal)
-            ratio = price.ratio(_blank(price.model, found, chosen))
-            if ratio <= self.keep * (1.01 if price.timed else 1):
-                return chosen
-            goal -= (ratio - self.keep) * scale
-        return cheapest
-
-
-def _blank(model: Model, found: Sequence[Site], chosen: Sequence[Choice]) -> Model:
-    pairs = zip(found, chosen, strict=True)
-    return blank(model, {site.path: choice.layers for site, choice in pairs if choice.method})
 
 
 def _with(model: Model, found: Sequence[Site], chosen: Sequence[Choice], batches: Batches) -> Model:

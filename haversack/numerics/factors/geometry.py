@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from haversack import zoo
 from haversack.model import Layer, Setting
 
 Kind = Literal["Linear", "Conv1d", "Conv2d"]
@@ -107,22 +108,30 @@ def geometry_of(layer: nn.Module) -> Geometry | None:
 
 def macs(layers: Sequence[Layer], input_shape: Sequence[int]) -> int:
     """The multiply-accumulates of `layers`, one after the other, on an input of that shape (a batch of 1)."""
-    total, value = 0, torch.empty(tuple(input_shape), device="meta")
-    for layer in layers:
-        with torch.device("meta"):
-            built = getattr(nn, layer.kind)(**layer.settings)
-        value = built(value)
-        weight = built.weight
-        positions = value.numel() // weight.shape[0]
-        total += weight.numel() * positions
-    return total
+    counted: list[int] = []
+
+    def count(layer: nn.Module, _: object, output: Tensor) -> None:
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 1:
+            counted.append(weight.numel() * output.numel() // weight.shape[0])
+
+    network = _on_meta(layers)
+    for layer in network.modules():
+        layer.register_forward_hook(count)
+    network(torch.empty(tuple(input_shape), device="meta"))
+    return sum(counted)
 
 
 def parameters(layers: Sequence[Layer]) -> int:
     """The numbers that `layers` hold."""
+    return sum(parameter.numel() for parameter in _on_meta(layers).parameters())
+
+
+def _on_meta(layers: Sequence[Layer]) -> nn.Module:
+    """The layers without numbers."""
     with torch.device("meta"):
-        built = [getattr(nn, layer.kind)(**layer.settings) for layer in layers]
-    return sum(parameter.numel() for each in built for parameter in each.parameters())
+        built = [(zoo.kind(layer.kind) or getattr(nn, layer.kind))(**layer.settings) for layer in layers]
+    return nn.Sequential(*built).eval()
 
 
 def _where(swept: Sequence[bool], values: Sequence[int], otherwise: int) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from haversack.numerics.factors.geometry import macs, parameters
 from haversack.numerics.factors.sites import Site, alone
 
 Measure = Literal["latency", "macs", "parameters"]
+_SAID: dict[Measure, str] = {"latency": "latency", "macs": "multiply-accumulates", "parameters": "parameters"}
 # Times are read to a few percent.
 _FASTER = 0.97
 
@@ -34,6 +35,11 @@ class Price:
     of: Measure
     whole: float
     """What the network counts."""
+
+    @property
+    def said(self) -> str:
+        """What counts, in words."""
+        return _SAID[self.of]
 
     @property
     def timed(self) -> Target | None:

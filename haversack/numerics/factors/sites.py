@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +79,7 @@ def alone(site: Site, layers: Sequence[Layer]) -> Model:
     return blank(network, {"0": layers})
 
 
-def blank(model: Model, layers: dict[str, Sequence[Layer]]) -> Model:
+def blank(model: Model, layers: Mapping[str, Sequence[Layer]]) -> Model:
     """The model with these layers in the place of those at their paths, to be timed: their numbers mean nothing."""
     module = edit(model.module, Edits(tuple(Swap(path, tuple(each)) for path, each in layers.items())))
     random = torch.Generator().manual_seed(0)
