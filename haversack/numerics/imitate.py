@@ -23,7 +23,9 @@ from haversack.model import Edits, Model
 from haversack.numerics.blocks import Block, Sizes, blocks, run, sizes_of
 from haversack.progress import say, track
 
-_RATE, _BATCH, _CHECKED = 3e-4, 50, 128
+BATCH = 50
+"""Samples a step."""
+_RATE, _CHECKED = 3e-4, 128
 _TINY = 1e-12
 
 Chunk = tuple[Tensor, ...]
@@ -152,10 +154,10 @@ def _learned(pair: _Pair, inputs: Chunk, passes: int, random: torch.Generator) -
     checked = tuple(each[:_CHECKED] for each in inputs)
     before = _error(pair, checked, pair.small.tensors)
     optimizer = torch.optim.Adam(parts.values(), lr=_RATE)
-    steps = passes * -(-len(inputs[0]) // _BATCH)
+    steps = passes * -(-len(inputs[0]) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     sizes: dict[int, tuple[Sizes, Sizes]] = {}
-    for chunk in track(_chunks(inputs, passes, random), "imitating", steps):
+    for chunk in track(chunks(inputs, passes, random), "imitating", steps):
         count = len(chunk[0])
         sizes[count] = sizes.get(count) or _sizes(pair, chunk)
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):  # noqa: SLF001
@@ -182,10 +184,10 @@ def _sizes(pair: _Pair, chunk: Chunk) -> tuple[Sizes, Sizes]:
     return small, original
 
 
-def _chunks(inputs: Chunk, passes: int, random: torch.Generator) -> Iterator[Chunk]:
+def chunks(inputs: Chunk, passes: int, random: torch.Generator) -> Iterator[Chunk]:
     """All samples in random order, over and over, images mirrored and shifted."""
     for _ in range(passes):
-        for some in torch.randperm(len(inputs[0]), generator=random).split(_BATCH):
+        for some in torch.randperm(len(inputs[0]), generator=random).split(BATCH):
             yield tuple(_moved(each[some], random) for each in inputs)
 
 
