@@ -27,7 +27,7 @@ from test_checkpoint import dropping, killed_at, noisy, resumed
 from torch import nn
 
 from haversack.errors import RecipeError, TrainingError
-from haversack.finetune import Training, finetune
+from haversack.finetune import Training, finetune, outputs_kept
 from haversack.finetune.features import FeatureLesson, attention, feature_lesson, hint, of_one_size, similarity
 from haversack.finetune.learner import Learner
 from haversack.finetune.pairs import paired, results_of
@@ -288,6 +288,16 @@ def test_networks_of_vectors_learn_from_each_other():
     net = small(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
     after = finetune(model(net, wide), digits_task(unlabelled), Training(epochs=2, features="similarity"))
     assert distance("similarity", after, wide) < 0.8 * distance("similarity", net, wide)
+
+
+def test_a_teacher_whose_outputs_are_remembered_computes_its_maps_anyway():
+    def learned(way: str) -> nn.Module:
+        return finetune(model(narrow(0), trained()), digits_task(), Training(epochs=2, features=way))
+
+    alone = learned("attention")
+    with outputs_kept():
+        learned("")
+        assert same(learned("attention"), alone)
 
 
 class Skipping(nn.Module):
