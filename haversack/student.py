@@ -93,7 +93,7 @@ class Place:
 
     @cached_property
     def _yardstick(self) -> Yardstick:
-        return Yardstick(cache(self._counts), self._most, self._misses)
+        return Yardstick(cache(self._counts), self._most, self._estimated, self.measured)
 
     def _weighed(self, network: nn.Module, example: tuple[Tensor, ...]) -> Measurement:
         """The estimates with batch norms folded: of a norm's two values a channel, a bias is left."""
@@ -131,9 +131,8 @@ class Place:
         except RecipeError:
             return None  # the family has no such member, or the input is too small for it
 
-    def _misses(self, member: Member) -> Sequence[Miss]:
-        weighed = self._weighed(self._built(member), (self._example,))
-        return weighed.misses(self._limits) or self.measured(member)
+    def _estimated(self, member: Member) -> Sequence[Miss]:
+        return self._weighed(self._built(member), (self._example,)).misses(self._limits)
 
     def _built(self, member: Member) -> nn.Module:
         with torch.device("meta"):
@@ -144,7 +143,8 @@ class Place:
         if nearest is None:
             what = ", ".join(names) or "none is built for their dimensions"
             return InfeasibleError(f"no family has a member for these inputs: {what}.", mend="leave --student out.")
-        missed = "; ".join(str(miss) for miss in self._misses(nearest.member))
+        misses = self._estimated(nearest.member) or self.measured(nearest.member)
+        missed = "; ".join(str(miss) for miss in misses)
         return InfeasibleError(
             f"no student fits. The smallest ({nearest.member.family}, {nearest.counts.parameters:,} parameters and "
             f"{nearest.counts.macs:,} MACs) {f'misses {missed}' if missed else 'has more than the network itself'}.",

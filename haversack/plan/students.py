@@ -17,7 +17,7 @@ _STEPS = 16
 _WIDEST = 2 * _STEPS
 _LARGE = 64
 """From so many pixels on, half the resolution is worth a thought."""
-_EXACT = 2
+_WEIGHED = 2
 """So many shapes of a family are weighed."""
 
 
@@ -60,13 +60,16 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What members are held against: a ceiling for counts, which are cheap, and the limits, which are not."""
+    """What members are held against, from what is told at once to what takes seconds."""
 
     counts: Callable[[Member], Counts | None]
     """None where the family has no such member."""
     most: Counts
-    misses: Callable[[Member], Sequence[Miss]]
-    """The limits that a member misses, worst first."""
+    """What no member that fits has more of."""
+    estimated: Callable[[Member], Sequence[Miss]]
+    """The limits that a member misses by estimate, worst first."""
+    measured: Callable[[Member], Sequence[Miss]]
+    """Those that its file misses."""
 
     def scaled(self, member: Member) -> Scaled | None:
         """The member with its counts, and whether those are within bounds."""
@@ -92,14 +95,12 @@ def scaled(family: str, extent: int, yardstick: Yardstick) -> Scaled | None:
     """
     narrow = [each for shape in shapes(family, extent) if (each := yardstick.scaled(shape)) is not None]
     smallest = min(narrow, key=lambda each: each.counts.capacity, default=None)
-    if smallest is None or not smallest.fits or yardstick.misses(smallest.member):
+    if smallest is None or not smallest.fits or yardstick.estimated(smallest.member):
         return smallest and replace(smallest, fits=False)
     widest = [_widest(each, yardstick) for each in narrow if each.fits]
     widest.sort(key=lambda each: -each.counts.capacity)
-    return max(
-        (smallest, *(_fitting(each, yardstick) or smallest for each in widest[:_EXACT])),
-        key=lambda each: each.counts.capacity,
-    )
+    fitting = [_fitting(each, yardstick) or smallest for each in widest[:_WEIGHED]]
+    return _confirmed(max(fitting, key=lambda each: each.counts.capacity), yardstick)
 
 
 def shapes(family: str, extent: int) -> Iterator[Member]:
@@ -117,11 +118,32 @@ def _widest(narrow: Scaled, yardstick: Yardstick) -> Scaled:
 
 
 def _fitting(widest: Scaled, yardstick: Yardstick) -> Scaled | None:
-    """The shape at the largest width up to the given one that misses nothing; None where all miss something."""
-    if not yardstick.misses(widest.member):
+    """The shape at the largest width up to the given one that is estimated to fit; None where none is."""
+    if not yardstick.estimated(widest.member):
         return widest
-    most = round(widest.member.width * _STEPS) - 1
-    return _last(widest.member, most, yardstick, lambda each: not yardstick.misses(each.member))
+    most = _steps(widest) - 1
+    return _last(widest.member, most, yardstick, lambda each: not yardstick.estimated(each.member))
+
+
+def _confirmed(found: Scaled, yardstick: Yardstick) -> Scaled:
+    """The member, or the next narrower one, whose file fits; the narrowest one where no file does.
+
+    What a file takes grows with the square of the width at most, so that no step goes too far.
+    """
+    while missed := yardstick.measured(found.member):
+        wanted = _steps(found) / math.sqrt(1 + missed[0].share)
+        narrower = (
+            yardstick.scaled(replace(found.member, width=each / _STEPS)) for each in range(_steps(found) - 1, 0, -1)
+        )
+        smaller = [each for each in narrower if each and each.counts.parameters < found.counts.parameters]
+        if not smaller:
+            return replace(found, fits=False)
+        found = next((each for each in smaller if _steps(each) <= wanted), smaller[-1])
+    return found
+
+
+def _steps(found: Scaled) -> int:
+    return round(found.member.width * _STEPS)
 
 
 def _last(member: Member, most: int, yardstick: Yardstick, fits: Callable[[Scaled], bool]) -> Scaled | None:

@@ -20,14 +20,21 @@ def counts(member: Member) -> Counts:
 class Scales:
     """Holds members against limits and notes which it weighed; bytes are one a parameter and some a layer."""
 
-    def __init__(self, limit: float, most: Counts | None = None, overhead: float = 0):
+    def __init__(self, limit: float, most: Counts | None = None, overhead: float = 0, file: float = 1):
         self.weighed: list[Member] = []
-        self._limit, self._overhead = limit, overhead
-        self.yardstick = Yardstick(counts, most or Counts(100_000, 40_000_000), self.misses)
+        self.measured: list[Member] = []
+        self._limit, self._overhead, self._file = limit, overhead, file
+        self.yardstick = Yardstick(counts, most or Counts(100_000, 40_000_000), self.misses, self.misses_as_file)
 
     def misses(self, member: Member) -> tuple[Miss, ...]:
         self.weighed.append(member)
         found = counts(member).parameters + self._overhead * member.depth
+        return (Miss("flash", self._limit, found),) if found > self._limit else ()
+
+    def misses_as_file(self, member: Member) -> tuple[Miss, ...]:
+        """A file is `file` times as large as was estimated."""
+        self.measured.append(member)
+        found = self._file * (counts(member).parameters + self._overhead * member.depth)
         return (Miss("flash", self._limit, found),) if found > self._limit else ()
 
 
@@ -51,6 +58,22 @@ def test_of_a_familys_depths_and_widths_none_that_fits_has_more_capacity(limit, 
     assert not found.fits or found.counts.capacity == max(counts(each).capacity for each in within)
 
 
+@pytest.mark.parametrize("file", [1.0, 1.1, 1.5, 4.0])
+def test_the_file_has_the_last_word_and_few_are_written(file):
+    scales = Scales(20_000, overhead=2_000, file=file)
+    found = scaled("mobilenet_v1", 32, scales.yardstick)
+    assert found.fits
+    assert len(scales.measured) <= 4
+    assert not scales.misses_as_file(found.member)
+    wider = replace(found.member, width=found.member.width + 1 / 16)
+    assert scales.misses_as_file(wider)
+
+
+def test_where_no_file_fits_none_does_although_it_was_estimated_to():
+    scales = Scales(20_000, file=1e6)
+    assert not scaled("mobilenet_v1", 32, scales.yardstick).fits
+
+
 def test_where_nothing_fits_the_smallest_member_is_told_and_hardly_anything_is_weighed():
     scales = Scales(100)
     found = scaled("mobilenet_v1", 32, scales.yardstick)
@@ -66,7 +89,7 @@ def test_counts_out_of_bounds_are_not_weighed_at_all():
 
 
 def test_a_family_without_a_member_for_the_inputs_gives_none():
-    assert scaled("mobilenet_v1", 32, Yardstick(lambda _: None, Counts(1, 1), lambda _: ())) is None
+    assert scaled("mobilenet_v1", 32, Yardstick(lambda _: None, Counts(1, 1), lambda _: (), lambda _: ())) is None
 
 
 def test_small_inputs_are_downsampled_less_and_large_ones_may_be_shrunk():
