@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, cached_property
 
 import torch
@@ -30,6 +30,7 @@ _SHARE = 60
 _TEMPERATURE = 4.0
 """Outputs are compared as softly as in the training."""
 _WEIGHED = ("flash_bytes", "ram_bytes", "latency_ms", "energy_mj")
+_SCORES = {"score_at_least", "max_drop"}
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class Place:
 
     def _check_tight(self) -> None:
         """A student that need not be smaller than the original is none."""
-        unknown = self.budget.latency_ratio is not None or self.budget.update_bytes is not None
-        if not unknown and not self._needs.misses(self.budget):
+        limited = {each.name for each in fields(Budget) if getattr(self.budget, each.name) is not None}
+        estimated = {name for name in _WEIGHED if getattr(self._needs, name) is not None}
+        if limited - _SCORES <= estimated and not self._needs.misses(self.budget):
             raise NothingChangedError(
                 f"by estimate the network itself meets all limits in {self.number_format}, and needs no student.",
                 mend="set a tighter limit, or leave --student out.",

@@ -76,6 +76,11 @@ def test_where_the_network_fits_as_it_is_no_student_is_looked_for(original: Mode
         place(original, 40_000).students("ds_cnn")
 
 
+def test_a_time_that_only_a_measurement_tells_is_no_reason_to_look_for_no_student(original: Model) -> None:
+    budget = Budget(flash_bytes=40_000, latency_ms=1.0)
+    assert replace(place(original), budget=budget).students("ds_cnn")
+
+
 def test_where_no_student_fits_the_smallest_is_named_with_what_it_misses(original: Model) -> None:
     with pytest.raises(InfeasibleError, match=r"no student fits\. The smallest \(ds_cnn, .* misses flash: "):
         place(original, 1_000).students("ds_cnn")
