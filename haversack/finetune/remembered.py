@@ -160,11 +160,10 @@ class _Shelf:
 
     def close(self) -> None:
         """Writes the memories down, where there is a folder, and says which were of no use."""
-        useless = sum(memory.has_given_up for memory in self._memories.values())
-        if useless:
+        if any(memory.has_given_up for memory in self._memories.values()):
             say(
-                f"of {useless} teachers the outputs were computed each time, for hardly any input came back: augment "
-                "in a few fixed ways to have them remembered."
+                "a teacher's outputs were computed each time, for hardly any input came back: augment in a few fixed "
+                "ways to have them remembered."
             )
         if self._folder is None:
             return
