@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from haversack.graph.branches import merged_tensors
 from haversack.graph.channel_book import operation_name, sizes
 from haversack.graph.cost import cost
 from haversack.graph.groups import ChannelGroup
@@ -90,9 +91,10 @@ def channel_cost(
     `latency` is an estimate in multiply-accumulates of a runtime with blocked kernels, which fill channels up to
     `multiple`, plus the elements written and the weights read. It ranks choices; what they gain has to be measured.
     """
+    gone = merged_tensors(trace)
     if measure == "parameters":
-        return ChannelCost(list(_parameters(module)), groups)
-    operations = list(_operations(trace))
+        return ChannelCost([each for each in _parameters(module) if each.tensor not in gone], groups)
+    operations = [(each, out) for each, out in _operations(trace) if each.tensor not in gone]
     if measure == "macs":
         terms = [*(macs for macs, _ in operations), *_of_activations(trace)]
         others = cost(trace).macs - sum(term.factor * math.prod(term.shape) for term in terms)

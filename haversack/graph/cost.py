@@ -12,6 +12,7 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils.flop_counter import FlopCounterMode
 
 from haversack.errors import TraceError
+from haversack.graph.branches import merged_tensors
 from haversack.graph.memory import MemoryPlan, lifetimes, operation, plan
 from haversack.graph.trace import Trace, layer_path
 
@@ -35,7 +36,8 @@ class Cost:
     """What a network needs for one sample. `layers` leaves out operations that are free, such as a ReLU.
 
     `parameters` equals the sum over `module.parameters()`: a shared one counts once, with its first user, and one that
-    nothing uses is in no layer. `macs` are half the FLOPs of torch.utils.flop_counter.
+    nothing uses is in no layer. `macs` are half the FLOPs of torch.utils.flop_counter. Neither counts branches that
+    files do not have, because `merge` sums them up.
     """
 
     layers: tuple[LayerCost, ...]
@@ -51,14 +53,14 @@ def cost(trace: Trace, bytes_per_element: int = 4) -> Cost:
     Nothing is computed: the graph runs on tensors without data. Raises TraceError where the network cannot run on a
     single sample.
     """
-    run = _shapes(trace)
-    parameters = _first_users(trace)
-    layers = tuple(_layers(trace, run, parameters))
+    run, branches = _shapes(trace), _branches(trace)
+    parameters = [(user, count) for user, count in _first_users(trace) if user not in branches]
+    layers = tuple(layer for node, layer in _layers(trace, run, parameters) if node not in branches)
     # Values that depend on no input are constants: they are stored with the weights, not in the arena.
     sizes = {
         node: run.elements(node) * bytes_per_element
         for node in trace.graph.nodes
-        if node in run.from_input and node in run.results
+        if node in run.from_input and node in run.results and node not in branches
     }
     return Cost(
         layers=layers,
@@ -125,6 +127,13 @@ class _Shapes(fx.Interpreter):
         return (1, *shape[1:]) if shape and shape[0] == self.batch else shape
 
 
+def _branches(trace: Trace) -> frozenset[fx.Node]:
+    """The convolutions and batch norms that files do not have."""
+    gone = merged_tensors(trace)
+    weights = {name for name, tensor in trace.weights.items() if tensor in gone}
+    return frozenset(node for node in trace.operations() if any(each.name in weights for each in node.all_input_nodes))
+
+
 def _shapes(trace: Trace) -> _Shapes:
     run = _Shapes(trace)
     values = []
@@ -151,17 +160,22 @@ def _first_users(trace: Trace) -> list[tuple[fx.Node | None, int]]:
     return [(min(users[key], key=order.__getitem__, default=None), count) for key, count in counts.items()]
 
 
-def _layers(trace: Trace, run: _Shapes, parameters: list[tuple[fx.Node | None, int]]) -> Iterator[LayerCost]:
+def _layers(
+    trace: Trace, run: _Shapes, parameters: list[tuple[fx.Node | None, int]]
+) -> Iterator[tuple[fx.Node, LayerCost]]:
     held: dict[fx.Node | None, int] = {}
     for user, count in parameters:
         held[user] = held.get(user, 0) + count
     for node in trace.operations():
         if run.flops.get(node) or node in held:
-            yield LayerCost(
-                path=layer_path(node),
-                operation=operation(node),
-                parameters=held.get(node, 0),
-                macs=run.flops.get(node, 0) // 2 // run.batch,
-                output_shape=run.shape(node),
-                output_elements=run.elements(node),
+            yield (
+                node,
+                LayerCost(
+                    path=layer_path(node),
+                    operation=operation(node),
+                    parameters=held.get(node, 0),
+                    macs=run.flops.get(node, 0) // 2 // run.batch,
+                    output_shape=run.shape(node),
+                    output_elements=run.elements(node),
+                ),
             )

@@ -305,8 +305,8 @@ def _placed(layer: fx.Node) -> _Placed:
 
 def _identity(like: Tensor) -> Tensor:
     """The kernel of one tap that gives back its input, in the groups of a weight of as many outputs as inputs."""
-    rows = torch.arange(len(like))
-    kernel = torch.zeros(*like.shape[:2], *[1] * (like.dim() - 2), dtype=torch.float64)
+    rows = torch.arange(len(like), device=like.device)
+    kernel = torch.zeros(*like.shape[:2], *[1] * (like.dim() - 2), dtype=torch.float64, device=like.device)
     kernel[rows, rows % like.shape[1]] = 1.0
     return kernel
 
@@ -321,7 +321,7 @@ def _embedded(kernel: Tensor, placed: _Placed, layer: fx.Node, like: Tensor) -> 
     offset = placed.offset(_placed(layer))
     if offset is None:
         return None
-    whole = torch.zeros(like.shape, dtype=torch.float64)
+    whole = torch.zeros(like.shape, dtype=torch.float64, device=like.device)
     places = (slice(start, start + taps) for start, taps in zip(offset, placed.taps, strict=True))
     whole[(slice(None), slice(None), *places)] = kernel.double()
     return whole

@@ -40,7 +40,7 @@ class Branched(nn.Module):
         first, *others = self.branches
         y: Tensor = first(x)
         for branch in others:
-            y = y + branch(x)
+            y += branch(x)
         rectified: Tensor = self.activation(y)
         return rectified
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from functools import reduce
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, note, settings
@@ -13,8 +14,12 @@ from prunable_networks import settled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from haversack.graph.channel_cost import channel_cost
+from haversack.graph.cost import cost
+from haversack.graph.groups import channel_groups
 from haversack.graph.quantized import inference, tensor_of
 from haversack.graph.settle import settle, settleable
+from haversack.graph.trace import trace
 from haversack.graph.unfold import unfold
 from haversack.model import Model
 from haversack.numerics.data_free import ranges_from_norms
@@ -249,3 +254,21 @@ def test_without_inputs_a_sum_ranges_as_its_batch_norms_say():
     deviation = sum(each.weight.detach().square() for each in norms).sqrt()
     assert found.high == pytest.approx(float((mean + 6 * deviation).max()), rel=1e-4)
     assert found.low == pytest.approx(float((mean - 6 * deviation).min()), rel=1e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_network_is_weighed_as_its_files_are(device):
+    with torch.device(device):
+        branched, plain = Sum(*repvgg()), normed(nn.Conv2d(6, 6, 3, padding=1, bias=False))
+        found, wanted = (cost(trace(each, (torch.zeros(2, 6, 8, 8),))) for each in (branched, plain))
+    assert (found.macs, found.parameters) == (wanted.macs, wanted.parameters)
+    assert {each.path for each in found.layers} == {"branches.0.0", "branches.0.1"}
+
+
+@pytest.mark.parametrize("of", ["macs", "parameters"])
+def test_a_sum_of_branches_is_pruned_to_a_share_of_what_its_files_cost(of):
+    module = nn.Sequential(*Sum(*repvgg()).branches[:1], nn.ReLU(), Sum(*repvgg()), nn.Conv2d(6, 4, 1))
+    whole = trace(settled(module), (torch.zeros(2, 6, 8, 8),))
+    groups = channel_groups(whole, module).groups
+    model, found = channel_cost(whole, module, groups, of, 1), cost(whole)
+    assert model.of(np.array([each.size for each in groups])) == getattr(found, of)
