@@ -53,6 +53,7 @@ def test_a_student_is_smaller_and_computes_less_than_the_network(original: Model
     assert student.counts.macs <= 121_088
 
 
+@pytest.mark.slow
 def test_a_file_that_is_larger_than_was_estimated_makes_the_student_narrower(original: Model) -> None:
     (estimated,) = place(original).students("ds_cnn")
     most = estimated.counts.parameters - 1
@@ -65,6 +66,7 @@ def test_a_file_that_is_larger_than_was_estimated_makes_the_student_narrower(ori
     assert student.counts.parameters <= most
 
 
+@pytest.mark.slow
 def test_int8_leaves_room_for_a_larger_student_than_float_does(original: Model) -> None:
     (small,) = place(original, 12_000, number_format="float32").students("ds_cnn")
     (large,) = place(original, 12_000).students("ds_cnn")
