@@ -1,5 +1,6 @@
 """MobileOne against what is published of it: in its files it is a plain chain of layers."""
 
+import pytest
 import torch
 
 from haversack.graph.cost import cost
@@ -9,6 +10,7 @@ from haversack.model import Model
 from haversack.zoo.mobileone import Branched, MobileOne
 
 
+@pytest.mark.slow
 def test_mobileone_s0_weighs_what_the_paper_says():
     with torch.device("meta"):
         network, x = MobileOne(), torch.zeros(2, 3, 224, 224)
