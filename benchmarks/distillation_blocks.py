@@ -27,7 +27,7 @@ from haversack.target import Files
 from haversack.task import Task
 from haversack.techniques.replace_blocks import ReplaceBlocks
 
-HALF = ReplaceBlocks(0.5, "macs", epochs=1, learning_rate=0.03)
+HALF = ReplaceBlocks(0.5, "macs", epochs=4, learning_rate=0.03)
 FASTER = ReplaceBlocks(0.95, "latency", passes=0, epochs=0)
 QUICK = {"learn": 1_280}
 
