@@ -27,10 +27,8 @@ def merged_tensors(trace: Trace) -> frozenset[str]:
 def _summands(trace: Trace) -> Iterator[tuple[object, fx.Node]]:
     """Each summand's source, and the whole sum."""
     for node in trace.operations():
-        name, total = operation(node), _total(node)
-        if name == "add":
-            yield from ((value, total or node) for value in node.args if isinstance(value, fx.Node))
-        elif name in _SUMMED and total is not None:
+        total = _total(node) if operation(node) in _SUMMED else None
+        if total is not None:
             yield node.args[0], total
 
 

@@ -1,7 +1,7 @@
 """Merge: parallel convolutions of one value whose results are summed become one convolution.
 
 Convolution is linear, so branches with batch norms folded into them add up to one kernel exactly: smaller kernels are
-padded with zeros, and an identity is a kernel of a single 1 (ACNet, Ding et al. 2019; RepVGG, Ding et al. 2021). The
+padded with zeros, and a batch norm is a kernel of one tap (ACNet, Ding et al. 2019; RepVGG, Ding et al. 2021). The
 network keeps its branches, which help it learn; what is quantized and written has one layer.
 """
 
@@ -28,23 +28,23 @@ Tensors = Mapping[str, Tensor]
 class Merged:
     """Branches that went into a layer, whose bias is called `bias` ('' without one).
 
-    At zero, the network's tensors `zeroed` take the branches out of it again, all but `fixed`, the kernel of a plain
-    shortcut. `kernels` are the branches' weights; `norms` the batch norms of all summands, none where one has none.
+    At zero, the network's tensors `zeroed` take the branches out of it again. `kernels` are the branches' weights;
+    `norms` the batch norms of all summands, none where one has none.
     """
 
     bias: str
     kernels: frozenset[str]
     zeroed: frozenset[str]
     norms: tuple[Norm, ...]
-    fixed: Tensor | None = None
 
 
 def merge(folded: fx.GraphModule) -> fx.GraphModule:
     """The folded graph with parallel convolutions merged, each into that with the most taps.
 
     Branches read the same value in the same strides, dilations and groups, and nothing but the sum reads them; they may
-    be the value itself, or its batch norm. The merged weight keeps the name of that layer's, and `meta["merged"]` says
-    what went into it. Left alone are branches whose weights are shared, and those with batch norms that learn no scale.
+    be the value's batch norm. The merged weight keeps the name of that layer's, and `meta["merged"]` says what went
+    into it. Left alone are branches whose weights are shared, those with batch norms that learn no scale, and the value
+    itself: such a shortcut would put ones beside a kernel's small weights, which then have few of a grid's points.
     """
     graph, merging = fx.Graph(), _Merging(named_tensors(folded), folded.meta["norms"])
     graph.output(graph.graph_copy(folded.graph, {}))
@@ -70,8 +70,6 @@ def apart(network: fx.GraphModule, tensors: Tensors) -> Tensors:
         if not found.keys().isdisjoint((weight, each.bias)):
             ours = named_tensors(network)
             found = {name: ours[name] for name in (weight, each.bias) if name} | found
-            if each.fixed is not None:
-                found[weight] = found[weight] - each.fixed
             found |= {name: torch.zeros(()) for name in each.zeroed}
     return found
 
@@ -152,12 +150,8 @@ class _Merging:
 
     def _branch(self, summand: fx.Node, layer: fx.Node) -> _Branch | None:
         """What the summand adds to the layer; None where it does not fit into it."""
-        source, like = layer.args[0], self.tensors[_name(layer)]
-        if summand is source:
-            kernel = _embedded(_identity(like), _identity_placed(like), layer, like)
-            return None if kernel is None else _Branch(kernel)
         if self._is_layer(summand):
-            return self._convolution(summand, layer) if summand.args[0] is source else None
+            return self._convolution(summand, layer) if summand.args[0] is layer.args[0] else None
         return self._normalized(summand, layer)
 
     def _convolution(self, summand: fx.Node, layer: fx.Node) -> _Branch | None:
@@ -209,13 +203,11 @@ class _Merging:
             node.meta["val"] = self.tensors[bias].to("meta")
         norms = [self.norms.get(name), *(each.norm for each in branches)]
         known = tuple(each for each in norms if each is not None)
-        fixed = [each.kernel for each in branches if not each.zeroed]
         self.merged[name] = Merged(
             bias,
             frozenset(each.weight for each in branches if each.weight),
             frozenset(each for branch in branches for each in branch.zeroed),
             known if len(known) == len(norms) else (),
-            sum(fixed[1:], fixed[0]).to(weight.dtype) if fixed else None,
         )
 
     def _new_bias(self, layer: fx.Node) -> fx.Node:
