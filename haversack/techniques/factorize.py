@@ -14,10 +14,10 @@ from haversack.graph.statistics import with_corrected_statistics
 from haversack.model import Layer, Model
 from haversack.numerics.factors import factorized, fitting, loss
 from haversack.numerics.factors.allocate import Choice
-from haversack.numerics.factors.budget import Budget
 from haversack.numerics.factors.ladder import by_rule, ladder
 from haversack.numerics.factors.method import Method
 from haversack.numerics.factors.price import Measure, Price, price_of
+from haversack.numerics.factors.selection import Selection
 from haversack.numerics.factors.sites import Site, problem_at, sites, with_chains
 from haversack.progress import say, track
 from haversack.recipe import Stage
@@ -79,8 +79,8 @@ class Factorize:
         choices = [self._choices(price, site, batches) for site in track(found, "trying factors", len(found))]
         if all(len(each) == 1 for each in choices):
             raise NothingChangedError(f"factors lower the {price.said} of no layer.", mend="leave the step out.")
-        budget = Budget(price, found, choices)
-        chosen = budget.within(self.keep) if self.ranks == "measured" else budget.cheapest()
+        selection = Selection(price, found, choices)
+        chosen = selection.within(self.keep) if self.ranks == "measured" else selection.cheapest()
         _report(found, chosen)
         small = replace(_with(model, found, chosen, batches), teacher=model.teacher or model.module)
         if batches:

@@ -15,8 +15,8 @@ from haversack.graph.observe import Batches
 from haversack.graph.statistics import with_corrected_statistics
 from haversack.model import Model
 from haversack.numerics.factors.allocate import Choice
-from haversack.numerics.factors.budget import Budget
 from haversack.numerics.factors.price import Gain, Measure, Price, price_of
+from haversack.numerics.factors.selection import Selection
 from haversack.numerics.factors.sites import Site, problem_at, sites
 from haversack.numerics.replacements.blocks import ladder, loss, replacement, suits
 from haversack.numerics.replacements.imitation import block_by_block
@@ -120,7 +120,7 @@ class ReplaceBlocks:
         choices = [self._choices(price, site, each, batches) for site, each in pairs]
         if all(len(each) == 1 for each in choices):
             raise NothingChangedError(f"blocks lower the {price.said} of no layer.", mend="leave the step out.")
-        chosen = Budget(price, found, choices).within(self.keep)
+        chosen = Selection(price, found, choices).within(self.keep)
         for site, choice in zip(found, chosen, strict=True):
             if choice.method:
                 say(f"{site.path}: {choice.method} {' x '.join(map(str, choice.ranks))}, {choice.loss:.1%} is lost.")

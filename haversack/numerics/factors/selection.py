@@ -1,4 +1,4 @@
-"""Budget: one way to write each layer, so that the network as a whole costs what it may."""
+"""Selection: one way to write each layer, so that the network as a whole costs what it may."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRIES = 3
 
 
 @dataclass(frozen=True)
-class Budget:
+class Selection:
     """What there is to choose from: for each of the layers `found`, the layer as it is and what pays in its place."""
 
     price: Price
