@@ -13,6 +13,7 @@ from haversack.errors import TrainingError
 from haversack.finetune.features import FeatureLesson
 from haversack.finetune.outputs import distance
 from haversack.finetune.pairs import results_of
+from haversack.finetune.precision import mixed_precision
 from haversack.finetune.settings import Training
 from haversack.task import Batch, Task, has_target, unpack
 
@@ -60,14 +61,3 @@ def _run(network: nn.Module, inputs: tuple[Tensor, ...], paths: Sequence[str]) -
     with mixed_precision(inputs[0].device.type), results_of(network, paths) as results:
         outputs = network(*inputs).float()
     return outputs, results
-
-
-def mixed_precision(device: str) -> torch.autocast:
-    """bfloat16 where the processor multiplies it (ResNet-20 trains twice as fast), float32 elsewhere."""
-    able = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else _is_able(device)  # noqa: SLF001
-    return torch.autocast(device, torch.bfloat16, enabled=able)
-
-
-def _is_able(device: str) -> bool:
-    """Whether a graphics card multiplies bfloat16 itself."""
-    return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
