@@ -31,7 +31,7 @@ from haversack.export import litert, onnx
 from haversack.export.litert.ports import with_integer_ports
 from haversack.graph.integer.read import read
 from haversack.graph.integer.reference import run
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.measure import host
 from haversack.model import Model
 from haversack.recipe import Step

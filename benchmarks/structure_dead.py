@@ -14,7 +14,7 @@ from haversack.device import find_device
 from haversack.export import litert, onnx
 from haversack.graph.cost import Cost, cost
 from haversack.graph.integer.read import read
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.graph.trace import trace
 from haversack.measure import host
 from haversack.model import Model

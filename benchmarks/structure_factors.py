@@ -23,7 +23,7 @@ from vgg import trained
 from haversack.errors import HaversackError
 from haversack.export import onnx
 from haversack.graph.cost import cost
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.graph.trace import trace
 from haversack.measure import host
 from haversack.model import Model

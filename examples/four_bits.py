@@ -4,7 +4,7 @@ import digits
 
 from haversack.export import litert, onnx
 from haversack.graph.integer.read import read
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.measure.host import load
 from haversack.model import Model
 from haversack.techniques.quantize_static import QuantizeStatic

@@ -10,8 +10,8 @@ from torch import fx, nn
 
 from haversack.errors import NothingChangedError
 from haversack.graph.cost import cost
+from haversack.graph.inference import inference
 from haversack.graph.observe import joined
-from haversack.graph.quantized import inference
 from haversack.graph.trace import trace
 from haversack.measure.parity import in_torch
 from haversack.model import Model

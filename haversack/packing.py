@@ -17,7 +17,7 @@ from haversack.errors import ExportError, NothingChangedError, RecipeError, Surg
 from haversack.export import coded, find_runtime
 from haversack.finetune import checkpoints_in, outputs_kept
 from haversack.graph.cost import cost
-from haversack.graph.quantized import lower, output_step
+from haversack.graph.lower import lower, output_step
 from haversack.graph.surgery import export_pt2
 from haversack.graph.trace import trace
 from haversack.measure import estimate, host, parity

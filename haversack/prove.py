@@ -19,7 +19,8 @@ from haversack.errors import HaversackError, ParityError
 from haversack.graph.integer import IntegerGraph, Value
 from haversack.graph.integer.read import read
 from haversack.graph.integer.reference import run
-from haversack.graph.quantized import lower, pairs
+from haversack.graph.lower import lower
+from haversack.graph.qdq import pairs
 from haversack.measure import host, parity
 from haversack.measure.agreement import Scale
 from haversack.measure.tensor_port import Port

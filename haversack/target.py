@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from haversack.device import Device, find_device
 from haversack.export import find_runtime
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.measure import host
 from haversack.model import Model, Target
 

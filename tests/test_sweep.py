@@ -20,7 +20,7 @@ from haversack.errors import HaversackError
 from haversack.export.onnx.writer import write
 from haversack.graph.cost import cost
 from haversack.graph.groups import Groups, channel_groups
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.graph.surgery import load, save
 from haversack.graph.trace import trace
 from haversack.measure import host, parity

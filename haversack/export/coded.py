@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from haversack.coded import container
 from haversack.coded.tensors import Integers, Stored
 from haversack.errors import CodedError
-from haversack.graph.quantized import inference, tensor_of
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.settle import settle, settleable
 from haversack.grid import Grid
 from haversack.model import Model

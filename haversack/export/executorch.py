@@ -20,7 +20,8 @@ from torch import Tensor, fx
 
 from haversack.artifact import Files, Runtime
 from haversack.errors import ExportError
-from haversack.graph.quantized import pairs, tensor_of
+from haversack.graph.inference import tensor_of
+from haversack.graph.qdq import pairs
 from haversack.graph.trace import layer_path
 from haversack.progress import say
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from haversack.graph.fold import Norm
+from haversack.graph.inference import inference
 from haversack.graph.named_tensors import named_tensors
-from haversack.graph.quantized import inference
 from haversack.graph.settle import settle
 from haversack.model import Model
 

@@ -17,9 +17,9 @@ from torch import Tensor, fx
 
 from haversack.errors import RecipeError
 from haversack.graph.fold import Norm
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.merge import Merged, apart
 from haversack.graph.named_tensors import named_tensors
-from haversack.graph.quantized import inference, tensor_of
 from haversack.model import Model
 
 

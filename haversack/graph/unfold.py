@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from haversack.graph.fold import Norm
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.merge import apart
 from haversack.graph.named_tensors import named_tensors
-from haversack.graph.quantized import inference, tensor_of
 from haversack.graph.settle import check_settleable
 from haversack.model import Model
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import ParityError
-from haversack.graph.quantized import pairs
+from haversack.graph.qdq import pairs
 from haversack.proof import Agreement
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.annotation import layers
+from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Batches, joined
-from haversack.graph.quantized import insert, layers, tensor_of
+from haversack.graph.qdq import insert
 from haversack.grid import Grid
 
 aten = torch.ops.aten

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.quantized import pairs
+from haversack.graph.qdq import pairs
 from haversack.numerics.fake import round_to_steps
 
 _QUANTIZE = pairs.quantize_per_tensor.default

@@ -18,8 +18,8 @@ from torch import Tensor, fx, nn
 
 from haversack.graph.channel_group import ChannelGroup, Member
 from haversack.graph.importance import Ranking, Scores, l2
+from haversack.graph.inference import inference
 from haversack.graph.observe import Batches
-from haversack.graph.quantized import inference
 from haversack.model import Model
 from haversack.numerics.lane import Lane
 from haversack.numerics.least_squares import Moments

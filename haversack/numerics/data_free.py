@@ -17,8 +17,8 @@ from torch import Tensor, fx
 
 from haversack.errors import TaskError
 from haversack.graph.fold import Norm
+from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Observed
-from haversack.graph.quantized import tensor_of
 from haversack.graph.trace import layer_path
 
 aten = torch.ops.aten

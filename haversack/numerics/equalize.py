@@ -15,7 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.quantized import layers, tensor_of
+from haversack.graph.annotation import layers
+from haversack.graph.inference import tensor_of
 
 aten = torch.ops.aten
 

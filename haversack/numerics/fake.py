@@ -14,7 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from haversack.graph.quantized import fixed_ranges, insert, layers, read_by, sharing, tensor_of
+from haversack.graph.annotation import fixed_ranges, layers, read_by, sharing
+from haversack.graph.inference import tensor_of
+from haversack.graph.qdq import insert
 from haversack.grid import Grid
 from haversack.numerics import Rounded
 

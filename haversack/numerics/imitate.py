@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.norms import settled_to_train
 from haversack.graph.observe import Batches, joined
-from haversack.graph.quantized import inference, tensor_of
 from haversack.graph.settle import settleable
 from haversack.model import Edits, Model
 from haversack.numerics.blocks import Block, Sizes, blocks, run, sizes_of

@@ -11,8 +11,9 @@ from typing import Any, cast
 
 from torch import Tensor, fx
 
+from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Batches
-from haversack.graph.quantized import pairs, tensor_of
+from haversack.graph.qdq import pairs
 
 _DEQUANTIZE = pairs.dequantize_per_tensor.default
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import TaskError
+from haversack.graph.annotation import layers, read_by
+from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Batches, joined
-from haversack.graph.quantized import insert, layers, read_by, tensor_of
+from haversack.graph.qdq import insert
 from haversack.grid import Grid
 from haversack.numerics import Rounded
 from haversack.numerics.blocks import Block, Sizes, blocks, run, sizes_of

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.annotation import layers, points, read_by
+from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Batches
-from haversack.graph.quantized import insert, layers, points, read_by, tensor_of
+from haversack.graph.qdq import insert
 from haversack.graph.trace import layer_path
 from haversack.grid import Grid, symmetric
 from haversack.numerics.rewrite import leaving_float, with_tensors

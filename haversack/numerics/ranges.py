@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import RecipeError
+from haversack.graph.annotation import fixed_ranges, layers, read_by, sharing, transposed_layers
+from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Observed, Ranges, spanning
-from haversack.graph.quantized import fixed_ranges, layers, read_by, sharing, tensor_of, transposed_layers
 from haversack.grid import Grid, symmetric
 
 aten = torch.ops.aten

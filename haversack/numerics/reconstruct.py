@@ -13,9 +13,10 @@ from dataclasses import replace
 import torch
 from torch import fx
 
+from haversack.graph.annotation import layers
+from haversack.graph.inference import inference
 from haversack.graph.norms import settled_to_train
 from haversack.graph.observe import Batches
-from haversack.graph.quantized import inference, layers
 from haversack.graph.settle import settleable
 from haversack.model import Edits, Model
 from haversack.numerics.surgeon import refitted

@@ -8,7 +8,8 @@ from typing import Any, cast
 from torch import Tensor, fx
 
 from haversack.errors import RecipeError
-from haversack.graph.quantized import integer_operations, layers, tensor_of, transposed_layers
+from haversack.graph.annotation import integer_operations, layers, transposed_layers
+from haversack.graph.inference import tensor_of
 from haversack.graph.trace import layer_path
 
 

@@ -12,8 +12,10 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.annotation import read_by
+from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Batches
-from haversack.graph.quantized import insert, read_by, tensor_of
+from haversack.graph.qdq import insert
 from haversack.grid import Grid, symmetric
 from haversack.numerics import Rounded
 from haversack.numerics.closest import closest

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Batches, joined
-from haversack.graph.quantized import tensor_of
 from haversack.numerics.least_squares import Fit
 from haversack.numerics.patches import channel_dim
 from haversack.numerics.sparsity import Pattern, as_weight

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import fx
 
+from haversack.graph.annotation import layers
+from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Batches, joined
-from haversack.graph.quantized import insert, layers, tensor_of
+from haversack.graph.qdq import insert
 from haversack.grid import symmetric
 from haversack.progress import track
 

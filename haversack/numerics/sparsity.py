@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import RecipeError
-from haversack.graph.quantized import inference
+from haversack.graph.inference import inference
 from haversack.model import Model
 
 Tensors = Mapping[str, Tensor]

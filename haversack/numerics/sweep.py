@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import RecipeError
+from haversack.graph.annotation import layers
+from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Batches
-from haversack.graph.quantized import layers, tensor_of
 from haversack.numerics.lane import Lane
 from haversack.numerics.least_squares import Fit, Moments
 from haversack.numerics.patches import Patches, channel_dim

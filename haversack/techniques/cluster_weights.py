@@ -13,7 +13,8 @@ from torch.func import functional_call
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, check_settings, finetune
-from haversack.graph.quantized import inference, layers, tensor_of
+from haversack.graph.annotation import layers
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.settle import settle, settleable
 from haversack.model import Model
 from haversack.numerics.codebook import Codebook, entropy_constrained, halved, k_means

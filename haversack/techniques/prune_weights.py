@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Masks, Training, check_settings, finetune
-from haversack.graph.quantized import inference, tensor_of
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.settle import settleable
 from haversack.graph.statistics import with_corrected_statistics
 from haversack.graph.unfold import unfold

@@ -11,8 +11,9 @@ from torch import Tensor, fx
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
+from haversack.graph.annotation import layers, left_float, points
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.observe import Batches, Observed, Ranges, observe
-from haversack.graph.quantized import inference, layers, left_float, points, tensor_of
 from haversack.graph.settle import settle, settleable
 from haversack.grid import Grid
 from haversack.model import Model

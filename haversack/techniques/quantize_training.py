@@ -13,8 +13,9 @@ from torch import Tensor, fx
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, check_settings, finetune
+from haversack.graph.annotation import layers, left_float, points, read_by, sharing
+from haversack.graph.inference import inference
 from haversack.graph.observe import Ranges, observe
-from haversack.graph.quantized import inference, layers, left_float, points, read_by, sharing
 from haversack.graph.settle import settle, settleable
 from haversack.grid import Grid, affine
 from haversack.model import Model

@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.quantized import inference, layers, tensor_of
+from haversack.graph.annotation import layers
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.settle import settle, settleable
 from haversack.grid import Grid, symmetric
 from haversack.model import Model

@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from haversack.export.litert import RUNTIME
-from haversack.graph.quantized import inference, layers, lower, points, tensor_of
+from haversack.graph.annotation import layers, points
+from haversack.graph.inference import inference, tensor_of
+from haversack.graph.lower import lower
 from haversack.grid import affine, symmetric
 from haversack.model import Model
 

@@ -10,7 +10,8 @@ from haversack.coded import container
 from haversack.coded.tensors import Codebook, Integers, Raw
 from haversack.errors import CodedError
 from haversack.export import coded
-from haversack.graph.quantized import inference, lower, tensor_of
+from haversack.graph.inference import inference, tensor_of
+from haversack.graph.lower import lower
 from haversack.graph.settle import settle
 from haversack.model import Model
 from haversack.techniques.cluster_weights import ClusterWeights

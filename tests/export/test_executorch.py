@@ -11,7 +11,7 @@ from quantizable_networks import quantized as quantized_on
 from haversack.device import find_device
 from haversack.errors import ExportError, MeasureError
 from haversack.export import executorch, find_runtime
-from haversack.graph.quantized import lower, output_step
+from haversack.graph.lower import lower, output_step
 from haversack.measure import host
 from haversack.measure.files import runtime_of
 from haversack.model import Model

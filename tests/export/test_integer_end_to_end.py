@@ -19,7 +19,7 @@ from haversack.export.onnx import RUNTIME as ONNX
 from haversack.graph.integer import IntegerGraph
 from haversack.graph.integer.read import read
 from haversack.graph.integer.reference import run
-from haversack.graph.quantized import lower, output_step
+from haversack.graph.lower import lower, output_step
 from haversack.measure import host
 from haversack.model import Model
 from haversack.techniques.quantize_static import QuantizeStatic

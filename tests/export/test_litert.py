@@ -13,7 +13,7 @@ from haversack.export.litert import MICRO, RUNTIME, schema, write
 from haversack.export.litert.ports import with_float_ports, with_integer_ports
 from haversack.graph.integer import Operation, Value
 from haversack.graph.integer.read import read
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.grid import Grid
 from haversack.model import Model
 

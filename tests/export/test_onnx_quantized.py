@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 from haversack.errors import ExportError
 from haversack.export.onnx import write, write_any
-from haversack.graph.quantized import insert, layers, points, tensor_of
+from haversack.graph.annotation import layers, points
+from haversack.graph.inference import tensor_of
+from haversack.graph.qdq import insert
 from haversack.grid import Grid, affine, symmetric
 
 

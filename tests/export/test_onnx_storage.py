@@ -7,7 +7,7 @@ from onnx_files import folded, run
 from torch import nn
 
 from haversack.export.onnx import write
-from haversack.graph.quantized import insert
+from haversack.graph.qdq import insert
 from haversack.grid import symmetric
 
 

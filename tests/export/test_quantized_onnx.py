@@ -11,7 +11,7 @@ from quantizable_networks import NETWORKS, build, quantized
 from torch import nn
 
 from haversack.export.onnx import write
-from haversack.graph.quantized import lower, output_step
+from haversack.graph.lower import lower, output_step
 from haversack.measure.host import time_files
 from haversack.model import Model
 from haversack.task import Task

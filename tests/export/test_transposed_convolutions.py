@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from haversack.export import litert, onnx
 from haversack.graph.integer.read import read
 from haversack.graph.integer.reference import run
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.measure.host import load
 from haversack.model import Model
 from haversack.task import Task

@@ -1,4 +1,7 @@
-"""Small networks of every build that static quantization must survive, beyond those that pruning brings."""
+"""Small networks of every build that static quantization must survive, beyond those that pruning brings.
+
+Tests that need one operation alone say what the network does (`model_of`).
+"""
 
 from __future__ import annotations
 
@@ -127,6 +130,28 @@ def build(name: str) -> tuple[Model, Tensor]:
     module = settled(kind())
     x = torch.randn(64, *shape[1:])
     return Model(module, (x[:1],)), x
+
+
+class Does(nn.Module):
+    """What a function does with the input and some layers."""
+
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x):
+        return self.function(x, *self.layers)
+
+
+def model_of(function, *layers, shape=(3, 8, 8)) -> tuple[Model, Tensor]:
+    """What the function does with some layers, as a model, and 32 inputs."""
+    torch.manual_seed(0)
+    x = torch.randn(32, *shape)
+    return Model(Does(function, *layers).eval(), (x[:1],)), x
+
+
+def convolution(into=3, out=4) -> nn.Module:
+    return nn.Conv2d(into, out, 3, padding=1)
 
 
 def task_on(x: Tensor) -> Task:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from haversack.graph.channel_cost import channel_cost
 from haversack.graph.cost import cost
 from haversack.graph.groups import channel_groups
-from haversack.graph.quantized import inference, tensor_of
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.settle import settle, settleable
 from haversack.graph.trace import trace
 from haversack.graph.unfold import unfold

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import RecipeError
-from haversack.graph.quantized import inference, tensor_of
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.settle import settle, settleable
 from haversack.model import Model
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import RecipeError
-from haversack.graph.quantized import inference, tensor_of
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.settle import settleable
 from haversack.graph.unfold import unfold
 from haversack.model import Model

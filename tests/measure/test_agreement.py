@@ -5,7 +5,7 @@ import torch
 from litert_files import images, network, quantized
 
 from haversack.errors import ParityError
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.measure.agreement import Scale
 from haversack.model import Model
 

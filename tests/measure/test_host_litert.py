@@ -13,7 +13,7 @@ from torch import nn
 
 from haversack.errors import MeasureError
 from haversack.export.onnx import RUNTIME as ONNX
-from haversack.graph.quantized import lower, output_step
+from haversack.graph.lower import lower, output_step
 from haversack.measure import child, host
 from haversack.measure.files import checked_runtime, runtime_of
 from haversack.measure.tensor_port import Port

@@ -8,7 +8,7 @@ from quantizable_networks import build, quantized
 
 from haversack.errors import MeasureError
 from haversack.export.onnx import write
-from haversack.graph.quantized import lower, output_step
+from haversack.graph.lower import lower, output_step
 from haversack.measure import host
 from haversack.measure.files import checked_runtime
 from haversack.techniques.quantize_weights import QuantizeWeights

@@ -4,8 +4,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from haversack.graph.annotation import points
+from haversack.graph.inference import inference
 from haversack.graph.observe import observe
-from haversack.graph.quantized import inference, insert, points
+from haversack.graph.qdq import insert
 from haversack.graph.settle import settleable
 from haversack.model import Model
 from haversack.numerics.bias import corrected_biases

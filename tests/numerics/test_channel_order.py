@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from haversack.errors import TaskError
 from haversack.graph.groups import channel_groups
-from haversack.graph.quantized import inference
+from haversack.graph.inference import inference
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.numerics import channel_order

@@ -4,8 +4,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import TaskError
+from haversack.graph.annotation import points
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.observe import observe
-from haversack.graph.quantized import inference, points, tensor_of
 from haversack.graph.settle import settle, settleable
 from haversack.model import Model
 from haversack.numerics.data_free import ranges_from_norms

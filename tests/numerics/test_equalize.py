@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from haversack.graph.quantized import inference, tensor_of
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.settle import settle, settleable
 from haversack.model import Model
 from haversack.numerics.equalize import equalize

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haversack.graph.quantized import inference, insert, layers, points, sharing, tensor_of
+from haversack.graph.annotation import layers, points, sharing
+from haversack.graph.inference import inference, tensor_of
+from haversack.graph.qdq import insert
 from haversack.grid import Grid, affine, symmetric
 from haversack.model import Model
 from haversack.numerics.fake import Rounding, fake_quantized, round_to_steps

@@ -6,8 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haversack.errors import TaskError
+from haversack.graph.annotation import layers, points
+from haversack.graph.inference import inference, tensor_of
+from haversack.graph.lower import lower
 from haversack.graph.observe import observe
-from haversack.graph.quantized import inference, insert, layers, lower, points, tensor_of
+from haversack.graph.qdq import insert
 from haversack.graph.settle import settle, settleable
 from haversack.model import Model
 from haversack.numerics.blocks import blocks, run, sizes_of

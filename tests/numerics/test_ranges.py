@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import RecipeError
+from haversack.graph.annotation import points
+from haversack.graph.inference import inference
 from haversack.graph.observe import Observed
-from haversack.graph.quantized import inference, points
 from haversack.grid import symmetric
 from haversack.model import Model
 from haversack.numerics.ranges import limits_for_bias, value_grids, weight_grids

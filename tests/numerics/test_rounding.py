@@ -9,8 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import RecipeError, TaskError
+from haversack.graph.annotation import layers, points
+from haversack.graph.inference import inference, tensor_of
+from haversack.graph.lower import lower
 from haversack.graph.observe import observe
-from haversack.graph.quantized import inference, layers, lower, points, tensor_of
 from haversack.graph.settle import settle, settleable
 from haversack.grid import symmetric
 from haversack.model import Model

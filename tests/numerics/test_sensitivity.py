@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from haversack.graph.quantized import inference
+from haversack.graph.inference import inference
 from haversack.model import Model
 from haversack.numerics.sensitivity import allocate, sensitivity
 

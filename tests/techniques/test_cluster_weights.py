@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.export.onnx import write
-from haversack.graph.quantized import inference, layers, lower, tensor_of
+from haversack.graph.annotation import layers
+from haversack.graph.inference import inference, tensor_of
+from haversack.graph.lower import lower
 from haversack.model import Model
 from haversack.task import Task
 from haversack.techniques.cluster_weights import ClusterWeights

@@ -11,7 +11,7 @@ from haversack import techniques
 from haversack.device import find_device
 from haversack.errors import NothingChangedError
 from haversack.export import onnx
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.model import Edits, Model
 from haversack.recipe import Recipe, Stage, recipe_from_toml, technique
 from haversack.task import Task

@@ -14,7 +14,7 @@ from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.export import onnx
 from haversack.graph.cost import cost
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.graph.surgery import save
 from haversack.graph.trace import trace
 from haversack.measure import host

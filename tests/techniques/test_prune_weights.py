@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, finetune
-from haversack.graph.quantized import inference, tensor_of
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.surgery import save
 from haversack.grid import affine
 from haversack.model import Model

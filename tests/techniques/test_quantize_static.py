@@ -11,7 +11,7 @@ from haversack import techniques
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
 from haversack.export.onnx import write
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.measure.host import load
 from haversack.model import Model
 from haversack.progress import shown_by

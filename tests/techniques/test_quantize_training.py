@@ -11,7 +11,8 @@ from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError, TaskError, TrainingError
 from haversack.export.onnx import write
 from haversack.finetune import Training, finetune
-from haversack.graph.quantized import inference, lower, tensor_of
+from haversack.graph.inference import inference, tensor_of
+from haversack.graph.lower import lower
 from haversack.graph.settle import settle
 from haversack.measure.host import load
 from haversack.model import Model

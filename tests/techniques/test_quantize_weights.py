@@ -6,7 +6,7 @@ from torch import nn
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.export.onnx import write
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.model import Model
 from haversack.task import Task
 from haversack.techniques.quantize_weights import QuantizeWeights

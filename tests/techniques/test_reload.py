@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from test_contract import fresh, task
 from haversack.export import onnx
 from haversack.finetune import Training, finetune
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.graph.surgery import load
 from haversack.measure import host
 
@@ -52,7 +52,7 @@ print(json.dumps(found))
 @pytest.mark.slow
 def test_every_result_is_reloaded_trained_on_and_exported_in_another_process(tmp_path):
     from haversack.export import onnx
-    from haversack.graph.quantized import lower
+    from haversack.graph.lower import lower
     from haversack.measure import host
 
     x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))

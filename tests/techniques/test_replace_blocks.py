@@ -12,7 +12,7 @@ from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
 from haversack.export import onnx
 from haversack.graph.cost import cost
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.graph.surgery import load, save
 from haversack.graph.trace import trace
 from haversack.model import Model

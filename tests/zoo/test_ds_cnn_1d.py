@@ -11,7 +11,7 @@ from haversack.errors import RecipeError
 from haversack.export import litert
 from haversack.graph.cost import cost
 from haversack.graph.integer.read import read
-from haversack.graph.quantized import lower
+from haversack.graph.lower import lower
 from haversack.graph.trace import trace
 from haversack.measure import host
 from haversack.model import Model

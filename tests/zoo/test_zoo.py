@@ -12,10 +12,12 @@ from haversack import zoo
 from haversack.export.litert import MICRO
 from haversack.export.litert import RUNTIME as LITERT
 from haversack.export.onnx import RUNTIME as ONNX
+from haversack.graph.annotation import left_float
 from haversack.graph.cost import cost
+from haversack.graph.inference import inference
 from haversack.graph.integer.read import read
 from haversack.graph.integer.reference import run
-from haversack.graph.quantized import inference, left_float, lower, output_step
+from haversack.graph.lower import lower, output_step
 from haversack.graph.trace import trace
 from haversack.measure import host
 from haversack.model import Model

@@ -13,13 +13,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.inference import tensor_of
 from haversack.graph.integer import IntegerGraph
 from haversack.graph.integer.reading import elementwise, layers, pooling, shapes
 from haversack.graph.integer.reading.builder import Builder
 from haversack.graph.integer.reading.call import Call, Made, Rule
 from haversack.graph.integer.reading.ending import Ending, integer_ending, real_ending, refused
 from haversack.graph.integer.reading.placed import Constant, Order, Placed, channels_last, sizes_of
-from haversack.graph.quantized import pairs, tensor_of
+from haversack.graph.qdq import pairs
 from haversack.graph.trace import arguments_of, computes_tensors, layer_path
 from haversack.grid import Grid
 
@@ -32,7 +33,7 @@ _ROWS = {aten.linear.default, aten.permute.default, aten.transpose.int}
 
 
 def read(lowered: fx.GraphModule) -> IntegerGraph:
-    """The integer graph of what `haversack.graph.quantized.lower` gives, for a batch of one.
+    """The integer graph of what `haversack.graph.lower.lower` gives, for a batch of one.
 
     Inputs and outputs are real numbers; integers lie between QUANTIZE and DEQUANTIZE. An operation whose inputs are
     dequantized and whose result is rounded straight away is computed on integers, every other one in float32. Raises

@@ -12,10 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import ExportError
+from haversack.graph.annotation import fixed_ranges, layers, points, sharing
+from haversack.graph.inference import inference, tensor_of
 from haversack.graph.integer.read import read
 from haversack.graph.integer.reference import run
+from haversack.graph.lower import lower
 from haversack.graph.observe import observe
-from haversack.graph.quantized import fixed_ranges, inference, insert, layers, lower, points, sharing, tensor_of
+from haversack.graph.qdq import insert
 from haversack.grid import Grid, affine, symmetric
 from haversack.model import Model
 from haversack.task import Task

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from haversack.errors import ExportError
-from haversack.graph.quantized import pairs
+from haversack.graph.qdq import pairs
 from haversack.graph.trace import layer_path
 from haversack.grid import Grid
 

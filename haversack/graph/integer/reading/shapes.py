@@ -16,7 +16,7 @@ from haversack.graph.integer.reading.call import Call, Rule, Table
 from haversack.graph.integer.reading.ending import rounding, signed_shift
 from haversack.graph.integer.reading.placed import Columns, Group, Order, Placed, Sizes, channels_last, groups
 from haversack.graph.integer.reading.windows import padded
-from haversack.graph.quantized import pairs
+from haversack.graph.qdq import pairs
 
 aten = torch.ops.aten
 _BOTH = (8, 16)
