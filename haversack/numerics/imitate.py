@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional as F
 
 from haversack.graph.inference import inference, tensor_of
 from haversack.graph.norms import settled_to_train
@@ -21,14 +21,11 @@ from haversack.graph.observe import Batches, joined
 from haversack.graph.settle import settleable
 from haversack.model import Edits, Model
 from haversack.numerics.blocks import Block, Sizes, blocks, run, sizes_of
-from haversack.progress import say, track
+from haversack.numerics.descent import Chunk, descend, far
+from haversack.progress import say
 
-BATCH = 50
-"""Samples a step."""
-_RATE, _CHECKED = 3e-4, 128
-_TINY = 1e-12
+_RATE = 3e-4
 
-Chunk = tuple[Tensor, ...]
 Tensors = Mapping[str, Tensor]
 
 
@@ -45,8 +42,7 @@ def imitating(  # noqa: PLR0913 - what goes in, and for how long
     if pair is None:
         say("the pruned network's blocks are not the original's: it does not imitate them.")
         return small
-    inputs = joined(batches)
-    learned = _learned(pair, inputs, passes, torch.Generator().manual_seed(seed))
+    learned = _learned(pair, joined(batches), passes, seed)
     if learned is None:
         return small
     return settled_to_train(small, learned, batches)
@@ -100,8 +96,7 @@ def _distance(ours: Tensor, theirs: Tensor, rows: Tensor | None) -> Tensor | Non
             theirs = theirs.index_select(narrower[0], rows)
     if ours.shape != theirs.shape or not theirs.is_floating_point():
         return None
-    theirs = theirs.float()
-    return (ours.float() - theirs).square().mean() / (theirs.square().mean() + _TINY)
+    return far(ours, theirs)
 
 
 def _pair(small: Model, original: Model, edits: Edits) -> _Pair | None:
@@ -149,55 +144,22 @@ def _source(value: fx.Node) -> str:
     return ""
 
 
-def _learned(pair: _Pair, inputs: Chunk, passes: int, random: torch.Generator) -> dict[str, Tensor] | None:
+def _learned(pair: _Pair, inputs: Chunk, passes: int, seed: int) -> dict[str, Tensor] | None:
+    """The tensors that changed; None where the values are further from the original's with them."""
     parts = {name: pair.small.tensors[name].clone().requires_grad_() for name in sorted(pair.learn)}
-    checked = tuple(each[:_CHECKED] for each in inputs)
-    before = _error(pair, checked, pair.small.tensors)
-    optimizer = torch.optim.Adam(parts.values(), lr=_RATE)
-    steps = passes * -(-len(inputs[0]) // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+    for name in pair.sparse & parts.keys():
+        parts[name].register_hook(partial(torch.mul, pair.small.tensors[name] != 0))
     sizes: dict[int, tuple[Sizes, Sizes]] = {}
-    for chunk in track(chunks(inputs, passes, random), "imitating", steps):
+
+    def loss(chunk: Chunk) -> Tensor:
         count = len(chunk[0])
         sizes[count] = sizes.get(count) or _sizes(pair, chunk)
-        with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):  # noqa: SLF001
-            loss = pair.loss(chunk, {**pair.small.tensors, **parts}, sizes[count])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for name in pair.sparse & parts.keys():
-            slope = parts[name].grad
-            if slope is not None:
-                slope *= pair.small.tensors[name] != 0
-        optimizer.step()
-        schedule.step()
-    learned = {name: part.detach() for name, part in parts.items()}
-    return learned if _error(pair, checked, {**pair.small.tensors, **learned}) <= before else None
+        return pair.loss(chunk, {**pair.small.tensors, **parts}, sizes[count])
 
-
-@torch.no_grad()
-def _error(pair: _Pair, inputs: Chunk, tensors: Tensors) -> float:
-    return float(pair.loss(inputs, tensors, _sizes(pair, inputs)))
+    nearer = descend([*parts.values()], inputs, loss, rate=_RATE, passes=passes, seed=seed, what="imitating")
+    return {name: part.detach() for name, part in parts.items()} if nearer else None
 
 
 def _sizes(pair: _Pair, chunk: Chunk) -> tuple[Sizes, Sizes]:
     small, original = (sizes_of(each.graph, chunk, each.tensors) for each in (pair.small, pair.original))
     return small, original
-
-
-def chunks(inputs: Chunk, passes: int, random: torch.Generator) -> Iterator[Chunk]:
-    """All samples in random order, over and over, images mirrored and shifted."""
-    for _ in range(passes):
-        for some in torch.randperm(len(inputs[0]), generator=random).split(BATCH):
-            yield tuple(_moved(each[some], random) for each in inputs)
-
-
-def _moved(values: Tensor, random: torch.Generator) -> Tensor:
-    if values.dim() != 4 or not values.is_floating_point():
-        return values
-    mirrored = torch.rand(len(values), generator=random) < 0.5
-    values = torch.where(mirrored.view(-1, 1, 1, 1), values.flip(3), values)
-    height, width = values.shape[2:]
-    most = max(height, width) // 8
-    down, right = torch.randint(0, 2 * most + 1, (2,), generator=random).tolist()
-    shifted = F.pad(values, [most] * 4)[:, :, down : down + height, right : right + width]
-    return shifted.contiguous(memory_format=torch.channels_last)

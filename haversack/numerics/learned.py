@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
 from haversack.errors import TaskError
+from haversack.finetune.precision import mixed_precision
 from haversack.graph.annotation import layers, read_by
 from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Batches, joined
@@ -149,9 +151,9 @@ class _Reconstruction:
     def _learn(self, order: Iterable[int], iterations: int, scale: float) -> None:
         optimizer = _optimizer(self.weights)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(iterations, 1))
-        narrow = _has_bfloat16() and all(weight.bits <= _MOST_BITS_IN_BFLOAT16 for weight in self.weights)
+        narrow = all(weight.bits <= _MOST_BITS_IN_BFLOAT16 for weight in self.weights)
         for index in order:
-            with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            with mixed_precision("cpu") if narrow else nullcontext():
                 loss = self._loss(index) / scale
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -170,11 +172,6 @@ class _Reconstruction:
 
     def _learned(self) -> dict[str, Tensor]:
         return {name: tensor for weight in self.weights for name, tensor in weight.tensors().items()}
-
-
-def _has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16, and so learns in half the time."""
-    return torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
 
 
 def _advance(chunks: list[Chunk], piece: Block, tensors: dict[str, Tensor], sizes: Sizes, *, rounded: bool) -> None:

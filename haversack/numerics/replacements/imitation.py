@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from haversack.finetune.pairs import results_of
 from haversack.graph.observe import Batches, joined
 from haversack.model import Model
-from haversack.numerics.imitate import BATCH, Chunk, chunks
-from haversack.progress import track
+from haversack.numerics.descent import Chunk, descend, far
 
-_RATE, _CHECKED = 1e-3, 128
-_TINY = 1e-12
+_RATE = 1e-3
 
 
 def block_by_block(  # noqa: PLR0913 - what goes in, and for how long
@@ -28,57 +26,22 @@ def block_by_block(  # noqa: PLR0913 - what goes in, and for how long
     what the blocks before it make of the inputs. Batch norms keep their statistics meanwhile; images are also shown
     mirrored and shifted.
     """
-    if not passes:
-        return small
-    inputs, learner = joined(batches), copy.deepcopy(small.module).eval()
-    checked = tuple(each[:_CHECKED] for each in inputs)
-    before = _error(learner, original, paths, checked)
-    optimizer = torch.optim.Adam([each for each in learner.parameters() if each.requires_grad], lr=_RATE)
-    steps = passes * -(-len(inputs[0]) // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    random = torch.Generator().manual_seed(seed)
-    for chunk in track(chunks(inputs, passes, random), "imitating block by block", steps):
-        loss = _distance(learner, original, paths, chunk)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    optimizer.zero_grad(set_to_none=True)
-    return small.with_module(learner) if _error(learner, original, paths, checked) <= before else small
+    learner = copy.deepcopy(small.module).eval()
+    parameters = [each for each in learner.parameters() if each.requires_grad]
 
+    def loss(chunk: Chunk) -> Tensor:
+        with torch.no_grad():
+            wanted = _outputs(original, paths, chunk)
+        pairs = zip(_outputs(learner, paths, chunk), wanted, strict=True)
+        return torch.stack([far(*pair) for pair in pairs]).mean()
 
-@torch.no_grad()
-def _error(learner: nn.Module, original: nn.Module, paths: Sequence[str], chunk: Chunk) -> float:
-    return float(_distance(learner, original, paths, chunk))
-
-
-def _distance(learner: nn.Module, original: nn.Module, paths: Sequence[str], chunk: Chunk) -> Tensor:
-    with torch.no_grad():
-        wanted = _outputs(original, paths, chunk)
-    found = _outputs(learner, paths, chunk)
-    pairs = zip(found, wanted, strict=True)
-    return torch.stack(
-        [(ours - theirs).square().mean() / (theirs.square().mean() + _TINY) for ours, theirs in pairs]
-    ).mean()
+    what = "imitating block by block"
+    nearer = descend(parameters, joined(batches), loss, rate=_RATE, passes=passes, seed=seed, what=what)
+    return small.with_module(learner) if nearer else small
 
 
 def _outputs(network: nn.Module, paths: Sequence[str], chunk: Chunk) -> list[Tensor]:
-    """What the modules give on those inputs, in the order in which they run."""
-    with _kept(network, paths) as found:
+    """What the modules give on those inputs."""
+    with results_of(network, paths) as found:
         network(*chunk)
-    return found
-
-
-@contextmanager
-def _kept(network: nn.Module, paths: Sequence[str]) -> Iterator[list[Tensor]]:
-    found: list[Tensor] = []
-
-    def keep(_: nn.Module, __: object, output: Tensor) -> None:
-        found.append(output)
-
-    handles = [network.get_submodule(path).register_forward_hook(keep) for path in paths]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+    return [found[path] for path in paths]
