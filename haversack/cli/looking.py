@@ -56,9 +56,8 @@ def advise(  # noqa: PLR0913 - one argument an option
     _, found, weighings = _weighed(task, target)
     from haversack.plan.advise import advise as ranked
     from haversack.report.text import advised
-    from haversack.techniques import names
 
-    advice = ranked(found, weighings, target, budget, names())
+    advice = ranked(found, weighings, target, budget)
     if as_json:
         print_json([asdict(each) for each in advice])
     else:

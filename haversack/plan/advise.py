@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from haversack.device import Budget, Device
@@ -27,31 +27,22 @@ class Advice:
     suits: float
     reason: str
     expect: str
-    not_built: tuple[str, ...]
-    """Those of `techniques` that this version cannot do yet."""
-
-    @property
-    def built(self) -> bool:
-        """Whether `pack` can try it."""
-        return not self.not_built
 
 
-def advise(
-    cost: Cost, weighings: Mapping[str, Measurement], device: Device, budget: Budget, techniques: Collection[str]
-) -> tuple[Advice, ...]:
+def advise(cost: Cost, weighings: Mapping[str, Measurement], device: Device, budget: Budget) -> tuple[Advice, ...]:
     """The families of techniques, those that suit best first; the very first says so where nothing needs to be done.
 
-    `weighings` holds the estimates for `float32` and `int8`; `techniques` names what is built. How well a technique
-    suits is the share of the gaps to the limits that it closes (on a logarithmic scale, so that halving twice counts
-    twice as much as halving), less for conditions that are not met and for training. Without a gap, what it saves
-    counts. These are rules of thumb: only a measurement says whether a step pays.
+    `weighings` holds the estimates for `float32` and `int8`. How well a technique suits is the share of the gaps to
+    the limits that it closes (on a logarithmic scale, so that halving twice counts twice as much as halving), less for
+    conditions that are not met and for training. Without a gap, what it saves counts. These are rules of thumb: only a
+    measurement says whether a step pays.
     """
     case = Case(cost, weighings["float32"], weighings["int8"], device, budget)
     single = [_quantization(case), _pruning(case), _low_rank(case)]
     combined = _combination(case, single)
     ways = [*single, _compact(case), _distillation(case), combined, *_compact_combination(case)]
     ranked = sorted(ways, key=lambda way: -way.suits)
-    return (*_nothing_needed(case), *(_advice(case, way, techniques) for way in ranked))
+    return (*_nothing_needed(case), *(_advice(case, way) for way in ranked))
 
 
 @dataclass(frozen=True)
@@ -240,12 +231,11 @@ def _nothing_needed(case: Case) -> Iterator[Advice]:
     )
     rest = f"; {' and '.join(case.unknown)}: unknown until measured" if case.unknown else ""
     expect = "measure it before doing more" if case.unknown else "ship it as it is, unless smaller pays"
-    yield Advice("nothing needed", (), 1.0, f"the float32 network is within {held}{rest}", expect, ())
+    yield Advice("nothing needed", (), 1.0, f"the float32 network is within {held}{rest}", expect)
 
 
-def _advice(case: Case, way: _Way, built: Collection[str]) -> Advice:
-    missing = tuple(name for name in way.techniques if name not in built)
-    return Advice(way.family, way.techniques, round(way.suits, 3), way.reason, _expected(case, way), missing)
+def _advice(case: Case, way: _Way) -> Advice:
+    return Advice(way.family, way.techniques, round(way.suits, 3), way.reason, _expected(case, way))
 
 
 def _expected(case: Case, way: _Way) -> str:

@@ -123,7 +123,7 @@ def _held(limit: str, value: Figure) -> float:
 
 
 def advised(advice: Sequence[Advice], device: Device) -> str:
-    """The ranked advice, each with its reasons, what it may give, and whether it can be tried."""
+    """The ranked advice, each with its reasons and what it may give."""
     items = [_advice_item(place, each) for place, each in enumerate(advice, start=1)]
     note = paragraph(
         "Estimates and rules of thumb, from counts alone: nothing was trained or run, and flash is without the "
@@ -134,7 +134,7 @@ def advised(advice: Sequence[Advice], device: Device) -> str:
 
 
 def _advice_item(place: int, advice: Advice) -> str:
-    names = " -> ".join(name + (" (not built yet)" if name in advice.not_built else "") for name in advice.techniques)
+    names = " -> ".join(advice.techniques)
     title = f"{advice.family}: {names}" if names else advice.family
     lines = [paragraph(title, f"{place:2}. ")]
     if names:

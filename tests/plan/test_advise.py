@@ -14,12 +14,8 @@ from haversack.graph.trace import trace
 from haversack.measure.estimate import weigh
 from haversack.measurement import Figure
 from haversack.plan.advise import Advice, advise
+from haversack.techniques import names
 
-BUILT = ("prune_channels", "quantize_static")
-KNOWN = {
-    *("prune_layers", "factorize", "prune_weights", "distill", "adopt_student", "replace_blocks", "quantize_weights"),
-    *("quantize_training", "cluster_weights", *BUILT),
-}
 FAMILIES = {"pruning", "quantization", "low-rank factorization", "distillation", "compact architecture", "combination"}
 PI5, PI4, MICRO, PICO = (find_device(n) for n in ("raspberry-pi-5", "raspberry-pi-4", "stm32f405", "rp2040"))
 
@@ -45,9 +41,9 @@ LINEAR = counted(
 TINY = counted(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)), 16)
 
 
-def advice(needs: Cost, device: Device, budget: Budget | None = None, built: tuple[str, ...] = BUILT) -> list[Advice]:
+def advice(needs: Cost, device: Device, budget: Budget | None = None) -> list[Advice]:
     weighings = {name: weigh(needs, device, name) for name in ("float32", "int8")}
-    return list(advise(needs, weighings, device, (budget or Budget()).within(device), built))
+    return list(advise(needs, weighings, device, (budget or Budget()).within(device)))
 
 
 def families(found: list[Advice]) -> list[str]:
@@ -83,7 +79,6 @@ def test_every_family_is_judged_and_the_best_comes_first() -> None:
 def test_a_network_that_fits_is_told_so_first_with_what_it_needs_and_what_is_allowed() -> None:
     first = advice(TINY, MICRO)[0]
     assert "flash 2.7 kB of 1.0 MB" in first.reason
-    assert first.built
 
 
 def test_without_a_limit_nothing_is_said_to_fit() -> None:
@@ -177,7 +172,7 @@ def test_only_a_network_of_convolutions_gets_its_blocks_replaced() -> None:
 def test_distillation_names_its_teacher_and_its_score_only_where_it_is_known() -> None:
     assert "unknown until it is measured" in of(advice(TINY, MICRO), "distillation").reason
     scored = {name: replace(weigh(TINY, MICRO, name), score=Figure(0.9173, "host")) for name in ("float32", "int8")}
-    found = list(advise(TINY, scored, MICRO, Budget(), BUILT))
+    found = list(advise(TINY, scored, MICRO, Budget()))
     assert "scores 0.9173" in of(found, "distillation").reason
 
 
@@ -187,14 +182,6 @@ def test_combinations_change_the_structure_then_recover_then_change_the_numbers(
         if each.family == "combination":
             assert each.techniques[0] in {"prune_channels", "factorize", "adopt_student", "replace_blocks"}
             assert each.techniques[1:] == ("distill", "quantize_static")
-
-
-def test_what_is_not_built_is_advised_all_the_same_and_marked_by_the_names_handed_in() -> None:
-    some, every = advice(LINEAR, PI5), advice(LINEAR, PI5, built=tuple(KNOWN))
-    assert of(some, "low-rank factorization").not_built == ("factorize",)
-    assert not of(some, "low-rank factorization").built
-    assert all(each.built for each in every)
-    assert families(some) == families(every)
 
 
 @settings(deadline=None, max_examples=30)
@@ -211,7 +198,7 @@ def test_advice_for_any_limits_stays_between_0_and_1_names_known_techniques_and_
     budget = Budget(flash_bytes=flash, latency_ms=latency, latency_ratio=ratio)
     found = advice(needs, device, budget)
     assert found == advice(needs, device, budget)
-    assert all(0 <= each.suits <= 1 and set(each.techniques) <= KNOWN for each in found)
+    assert all(0 <= each.suits <= 1 and set(each.techniques) <= set(names()) for each in found)
 
 
 def test_a_network_without_products_gets_advice_too() -> None:

@@ -170,11 +170,11 @@ def test_the_last_line_of_packing_says_under_which_conditions() -> None:
     )
 
 
-def test_advice_marks_what_is_not_built_and_says_why_the_device_wants_it() -> None:
+def test_advice_names_steps_in_order_and_says_why_the_device_wants_it() -> None:
     weighings = {name: weigh(COST, PI, name) for name in ("float32", "int8")}
-    text = advised(advise(COST, weighings, PI, Budget().within(PI), ("quantize_static", "prune_channels")), PI)
+    text = advised(advise(COST, weighings, PI, Budget().within(PI)), PI)
     assert text.index("nothing needed") < text.index("quantization: quantize_static\n")
-    assert "prune_channels -> distill (not built yet) -> quantize_static" in text
+    assert "prune_channels -> distill -> quantize_static" in text
     assert flat(PI.why) in flat(text)
 
 
@@ -246,7 +246,7 @@ def long_texts() -> dict[str, Callable[[], str]]:
     bench = replace(BENCH, file="x" * 90, against="y" * 150, ratio=BENCH.latency_ms, warnings=("many words " * 30,))
     return {
         "weighed": lambda: weighed(replace(COST, layers=layers), weighings, PI, budget),
-        "advised": lambda: advised(advise(COST, dict(weighings), PI, budget, ()), PI),
+        "advised": lambda: advised(advise(COST, dict(weighings), PI, budget), PI),
         "packed": lambda: packed(found(verdict), BEFORE, PI, budget),
         "benched": lambda: benched(bench),
         "table": lambda: device_table([find_device(each) for each in device_names()]),
