@@ -60,7 +60,7 @@ def run(data: Path, *, quick: bool, family: str) -> dict[str, object]:
         for seed in seeds:
             for scores, training, master in ((taught, TAUGHT, teacher), (alone, LABELS, None)):
                 settings = replace(training, epochs=epochs, seed=seed)
-                scores.append(_score(Model(student(family, seed), EXAMPLE, teacher=master), settings, learned, judged))
+                scores.append(score(Model(student(family, seed), EXAMPLE, teacher=master), settings, learned, judged))
     total = cost(trace(student(family, 0).eval(), EXAMPLE))
     gains = [one - other for one, other in zip(taught, alone, strict=True)]
     return {
@@ -82,7 +82,8 @@ def student(family: str, seed: int) -> nn.Module:
         return zoo.family(family)(channels=3, outputs=10, **STUDENTS[family])
 
 
-def _score(model: Model, training: Training, learned: Images, judged: Images) -> float:
+def score(model: Model, training: Training, learned: Images, judged: Images) -> float:
+    """The score of the model's network after it has learned."""
     epoch = Epoch(learned)
     trained = finetune(model, Task(train=lambda: epoch, calibrate=None, score=judged.accuracy), training)
     with torch.no_grad():

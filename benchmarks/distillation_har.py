@@ -138,20 +138,20 @@ def features(data: Path, *, quick: bool) -> dict[str, object]:
     best = max(WAYS.keys() - {"outputs"}, key=lambda way: (statistics.mean(tried[way]), way))
     gains = [there - here for there, here in zip(scores[best], scores["outputs"], strict=True)]
     return {
-        **{f"features.{way}_scores": each for way, each in scores.items()},
-        **{f"features.{way}_score": round(each, 4) for way, each in means.items()},
-        **{f"features.{way}_held_back_scores": each for way, each in tried.items()},
-        "features.best": best,
-        "features.gain": round(statistics.mean(gains), 4),
-        "features.gains": [round(each, 4) for each in gains],
-        "features.seeds": seeds,
-        "features.epochs": reported_on.epochs,
-        "features.seconds": round(time.monotonic() - begin),
+        **{f"har_features.{way}_scores": each for way, each in scores.items()},
+        **{f"har_features.{way}_score": round(each, 4) for way, each in means.items()},
+        **{f"har_features.{way}_held_back_scores": each for way, each in tried.items()},
+        "har_features.best": best,
+        "har_features.gain": round(statistics.mean(gains), 4),
+        "har_features.gains": [round(each, 4) for each in gains],
+        "har_features.seeds": seeds,
+        "har_features.epochs": reported_on.epochs,
+        "har_features.seconds": round(time.monotonic() - begin),
     }
 
 
 def run(data: Path, *, quick: bool, row: str) -> dict[str, object]:
-    """The figures of `har` or of `features`."""
+    """The figures of `har` or of `har_features`."""
     return har(data, quick=quick) if row == "har" else features(data, quick=quick)
 
 
