@@ -75,7 +75,12 @@ def _run(options: argparse.Namespace, rows: Mapping[str, Row]) -> Found:
             # A row is measured whole or not at all: old figures of it do not mix with new ones.
             found = {key: value for key, value in found.items() if not key.startswith(f"{name}.")}
             found |= row(options.data, options.quick)
-            found |= {"quick": options.quick, "machine": host.machine(), "versions": host.versions()}
+            found |= {
+                f"{name}.machine": host.machine(),
+                "quick": options.quick,
+                "machine": host.machine(),
+                "versions": host.versions(),
+            }
             options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
