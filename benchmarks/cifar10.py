@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,22 @@ class Images:
         """One epoch in random order, each image shifted by up to 4 pixels and half of them mirrored."""
         for some in torch.randperm(len(self.labels)).split(batch):
             yield _shifted(self.inputs(some)), self.labels[some]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of images in random order; `shown` draws the inputs of a batch, given its images' numbers."""
+
+    images: Images
+    shown: Callable[[Images, Tensor], Tensor]
+    batch: int = 128
+
+    def __len__(self) -> int:
+        return -(-len(self.images.labels) // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for some in torch.randperm(len(self.images.labels)).split(self.batch):
+            yield self.shown(self.images, some), self.images.labels[some]
 
 
 def _shifted(inputs: Tensor) -> Tensor:

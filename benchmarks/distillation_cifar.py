@@ -7,13 +7,12 @@ Each image has a few fixed shifts and reflections, so that the teacher's outputs
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
-from cifar10 import Images, ResNet, images, moved, pretrained
+from cifar10 import Epoch, Images, ResNet, images, moved, pretrained
 from resnet20_task import HELD_BACK
 from torch import Tensor
 
@@ -33,21 +32,11 @@ EXAMPLE = (torch.zeros(1, 3, 32, 32),)
 TRAINING = Training(epochs=64, learning_rate=0.2, weight_decay=1e-4, outputs="dist", distillation=0.67, temperature=4.0)
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of shifted and mirrored images in random order, of a few versions that are the same in every epoch."""
-
-    images: Images
-    batch: int = 128
-
-    def __len__(self) -> int:
-        return -(-len(self.images.labels) // self.batch)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for some in torch.randperm(len(self.images.labels)).split(self.batch):
-            view = torch.randint(VIEWS, (len(some),))
-            down, right, mirrored = _views(len(self.images.labels))[:, view, some]
-            yield moved(self.images.inputs(some), down, right, mirrored > 0), self.images.labels[some]
+def viewed(images: Images, some: Tensor) -> Tensor:
+    """The images of these numbers, each in one of its versions, which are the same in every epoch."""
+    view = torch.randint(VIEWS, (len(some),))
+    down, right, mirrored = _views(len(images.labels))[:, view, some]
+    return moved(images.inputs(some), down, right, mirrored > 0)
 
 
 @cache
@@ -65,7 +54,7 @@ def run(data: Path, *, quick: bool) -> dict[str, object]:
         torch.manual_seed(training.seed)
         student = Model(ResNet(2, WIDTHS), EXAMPLE, teacher=pretrained(data, TEACHER_DEPTH))
     known, test = images(data)
-    epoch = Epoch(known.first(1_280) if quick else known)
+    epoch = Epoch(known.first(1_280) if quick else known, viewed)
     task = Task(train=lambda: epoch, calibrate=None, score=known.last(HELD_BACK).accuracy)
     begin = time.perf_counter()
     trained = finetune(student, task, training)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from cifar10 import Images, images, pretrained
+from cifar10 import Epoch, Images, images, pretrained
 from distillation_cifar import EXAMPLE, TEACHER_DEPTH
 from torch import Tensor, nn
 
@@ -31,22 +30,6 @@ STUDENTS = {
 }
 LABELS = Training(epochs=20, learning_rate=0.2, weight_decay=1e-4)
 TAUGHT = replace(LABELS, outputs="kd", distillation=0.9, temperature=4.0)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of images in random order, half of them mirrored."""
-
-    images: Images
-    batch: int = 128
-
-    def __len__(self) -> int:
-        return -(-len(self.images.labels) // self.batch)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for some in torch.randperm(len(self.images.labels)).split(self.batch):
-            inputs, mirrored = self.images.inputs(some), torch.rand(len(some), 1, 1, 1) < 0.5
-            yield torch.where(mirrored, inputs.flip(3), inputs), self.images.labels[some]
 
 
 def run(data: Path, *, quick: bool, family: str) -> dict[str, object]:
@@ -75,6 +58,12 @@ def run(data: Path, *, quick: bool, family: str) -> dict[str, object]:
     }
 
 
+def mirrored(images: Images, some: Tensor) -> Tensor:
+    """The images of these numbers, half of them mirrored."""
+    inputs = images.inputs(some)
+    return torch.where(torch.rand(len(some), 1, 1, 1) < 0.5, inputs.flip(3), inputs)
+
+
 def student(family: str, seed: int) -> nn.Module:
     """The student with its first weights."""
     with torch.random.fork_rng(devices=[]):
@@ -84,7 +73,7 @@ def student(family: str, seed: int) -> nn.Module:
 
 def score(model: Model, training: Training, learned: Images, judged: Images) -> float:
     """The score of the model's network after it has learned."""
-    epoch = Epoch(learned)
+    epoch = Epoch(learned, mirrored)
     trained = finetune(model, Task(train=lambda: epoch, calibrate=None, score=judged.accuracy), training)
     with torch.no_grad():
         return judged.accuracy(trained)
