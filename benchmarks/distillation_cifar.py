@@ -6,12 +6,19 @@ Each image has a few fixed shifts and reflections, so that the teacher's outputs
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from cifar10 import Epoch, Images, ResNet, images, moved, pretrained
 from resnet20_task import HELD_BACK
 from torch import Tensor
@@ -20,6 +27,8 @@ from haversack.finetune import Training, finetune
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.model import Model
+from haversack.progress import shown_by
+from haversack.report.bars import Bars
 from haversack.task import Task
 
 VIEWS = 6
@@ -27,9 +36,10 @@ TEACHER_DEPTH = 56
 WIDTHS = (10, 24, 42)
 """Of ResNet-8's parameters and work, in 14 thinner layers."""
 EXAMPLE = (torch.zeros(1, 3, 32, 32),)
-
-
-TRAINING = Training(epochs=64, learning_rate=0.2, weight_decay=1e-4, outputs="dist", distillation=0.67, temperature=4.0)
+PROCESSES = 2
+TRAINING = Training(
+    epochs=90, learning_rate=0.1, weight_decay=1e-4, clip=0, outputs="kd", distillation=0.9, temperature=4.0
+)
 
 
 def viewed(images: Images, some: Tensor) -> Tensor:
@@ -48,7 +58,19 @@ def _views(count: int) -> Tensor:
 
 
 def run(data: Path, *, quick: bool) -> dict[str, object]:
-    """The student's score on the test images, and what it costs."""
+    """The student's score on the test images, and what it costs; two processes train it together."""
+    images(data)  # decoded by one process, for both
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES), __file__]
+        alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, *launch, str(data), str(found), "quick" * quick], env=alone, check=True)
+        figures: dict[str, object] = json.loads(found.read_text(encoding="utf-8"))
+    return figures
+
+
+def trained(data: Path, *, quick: bool) -> dict[str, object]:
+    """The figures of a student that this process trains, together with the others that were started."""
     training = replace(TRAINING, epochs=1) if quick else TRAINING
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
@@ -57,14 +79,29 @@ def run(data: Path, *, quick: bool) -> dict[str, object]:
     epoch = Epoch(known.first(1_280) if quick else known, viewed)
     task = Task(train=lambda: epoch, calibrate=None, score=known.last(HELD_BACK).accuracy)
     begin = time.perf_counter()
-    trained = finetune(student, task, training)
-    minutes, total = (time.perf_counter() - begin) / 60, cost(trace(trained, EXAMPLE))
+    network = finetune(student, task, training)
+    minutes, total = (time.perf_counter() - begin) / 60, cost(trace(network, EXAMPLE))
     with torch.no_grad():
-        score = test.first(1_000 if quick else 10_000).accuracy(trained)
+        score = test.first(1_000 if quick else 10_000).accuracy(network)
     return {
         "resnet8.score": round(score, 4),
         "resnet8.parameters": total.parameters,
         "resnet8.macs": total.macs,
         "resnet8.epochs": training.epochs,
+        "resnet8.processes": PROCESSES,
         "resnet8.minutes": round(minutes, 1),
     }
+
+
+def _main(data: str, found: str, quick: str) -> None:
+    """What each of the processes does; the first writes the figures down, and shows how far they are."""
+    processes = PartialState(cpu=True)
+    with Bars() if processes.is_main_process else nullcontext() as bars, shown_by(bars) if bars else nullcontext():
+        figures = trained(Path(data), quick=bool(quick))
+    if processes.is_main_process:
+        Path(found).write_text(json.dumps(figures), encoding="utf-8")
+    processes.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
