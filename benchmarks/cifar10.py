@@ -94,11 +94,6 @@ class Images:
             right += int((predict(self.inputs(some)).argmax(1) == self.labels[some]).sum())  # type: ignore[operator]
         return right / len(self.labels)
 
-    def augmented(self, batch: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order, each image shifted by up to 4 pixels and half of them mirrored."""
-        for some in torch.randperm(len(self.labels)).split(batch):
-            yield _shifted(self.inputs(some)), self.labels[some]
-
 
 @dataclass(frozen=True)
 class Epoch:
@@ -116,9 +111,10 @@ class Epoch:
             yield self.shown(self.images, some), self.images.labels[some]
 
 
-def _shifted(inputs: Tensor) -> Tensor:
-    down, right = torch.randint(0, 9, (2, len(inputs)))
-    return moved(inputs, down, right, torch.rand(len(inputs)) < 0.5)
+def shifted(images: Images, some: Tensor) -> Tensor:
+    """The images of these numbers, each shifted by up to 4 pixels and half of them mirrored."""
+    down, right = torch.randint(0, 9, (2, len(some)))
+    return moved(images.inputs(some), down, right, torch.rand(len(some)) < 0.5)
 
 
 def moved(inputs: Tensor, down: Tensor, right: Tensor, mirrored: Tensor) -> Tensor:

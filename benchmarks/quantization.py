@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from cifar10 import Images, images, pretrained
+from cifar10 import Epoch, Images, images, pretrained, shifted
 from mlperf_tiny import autoencoder, dscnn, resnet8, vww
 from mobilenet_v2 import mobilenet_v2
-from resnet20_task import Epoch
 from rows import Asked, Found, Row, main
 from torch import Tensor, nn
 
@@ -98,7 +97,7 @@ class Data:
         def calibrate() -> list[Tensor]:
             return [_inputs(train, batch, raw=raw) for batch in some.split(100)]
 
-        return Task(train=lambda: Epoch(learned), calibrate=calibrate, score=lambda _: 0.0)
+        return Task(train=lambda: Epoch(learned, shifted), calibrate=calibrate, score=lambda _: 0.0)
 
     def keywords(self) -> tuple[Tensor, Tensor]:
         """The features of kws01_eval, as the network takes them, and their labels."""

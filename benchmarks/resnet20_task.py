@@ -7,32 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
-from cifar10 import Images, ResNet, images, pretrained
+from cifar10 import Epoch, Images, ResNet, images, pretrained, shifted
 from torch import Tensor
 
 from haversack.task import Task
 
 DATA = Path(os.environ.get("HAVERSACK_DATA", "../shared/data"))
 HELD_BACK = 5_000
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of augmented batches; its length is known."""
-
-    images: Images
-    batch: int = 128
-
-    def __len__(self) -> int:
-        return -(-len(self.images.labels) // self.batch)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.images.augmented(self.batch)
 
 
 def network(data: Path = DATA, depth: int = 20) -> ResNet:
@@ -55,7 +40,7 @@ def task(data: Path = DATA, *, learn: int = 50_000 - HELD_BACK) -> Task:
         return (train().inputs(batch) for batch in some.split(100))
 
     return Task(
-        train=lambda: Epoch(learned()),
+        train=lambda: Epoch(learned(), shifted),
         calibrate=calibrate,
         score=lambda predict: train().last(HELD_BACK).accuracy(predict),
     )
