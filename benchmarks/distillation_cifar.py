@@ -38,7 +38,7 @@ WIDTHS = (10, 24, 42)
 EXAMPLE = (torch.zeros(1, 3, 32, 32),)
 PROCESSES = 2
 TRAINING = Training(
-    epochs=84, learning_rate=0.2, weight_decay=1e-4, clip=0, outputs="kd", distillation=0.9, temperature=4.0
+    epochs=76, learning_rate=0.2, weight_decay=1e-4, clip=0, outputs="kd", distillation=0.9, temperature=4.0
 )
 
 
