@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -26,11 +27,12 @@ def descend(  # noqa: PLR0913 - what learns from what, and for how long
     passes: int,
     seed: int,
     what: str,
+    narrow: bool = False,
 ) -> bool:
     """Whether the parameters changed, and the loss is no larger, after `passes` over the inputs.
 
     They change in place, by Adam, its rate falling to zero as a cosine. Images are shown mirrored and shifted. `what`
-    names the progress bar.
+    names the progress bar. What is `narrow` learns in bfloat16 where the processor multiplies it.
     """
     if not parameters or not passes:
         return False
@@ -40,7 +42,7 @@ def descend(  # noqa: PLR0913 - what learns from what, and for how long
     steps = passes * -(-len(inputs[0]) // _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for chunk in track(_chunks(inputs, passes, torch.Generator().manual_seed(seed)), what, steps):
-        with mixed_precision("cpu"):
+        with mixed_precision("cpu") if narrow else nullcontext():
             found = loss(chunk)
         found.backward()
         optimizer.step()

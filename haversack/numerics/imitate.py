@@ -156,7 +156,9 @@ def _learned(pair: _Pair, inputs: Chunk, passes: int, seed: int) -> dict[str, Te
         sizes[count] = sizes.get(count) or _sizes(pair, chunk)
         return pair.loss(chunk, {**pair.small.tensors, **parts}, sizes[count])
 
-    nearer = descend([*parts.values()], inputs, loss, rate=_RATE, passes=passes, seed=seed, what="imitating")
+    nearer = descend(
+        [*parts.values()], inputs, loss, rate=_RATE, passes=passes, seed=seed, what="imitating", narrow=True
+    )
     return {name: part.detach() for name, part in parts.items()} if nearer else None
 
 

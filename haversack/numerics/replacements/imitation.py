@@ -30,11 +30,10 @@ def block_by_block(  # noqa: PLR0913 - what goes in, and for how long
     parameters = [each for each in learner.parameters() if each.requires_grad]
 
     def loss(chunk: Chunk) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            with torch.no_grad():
-                wanted = _outputs(original, paths, chunk)
-            pairs = zip(_outputs(learner, paths, chunk), wanted, strict=True)
-            return torch.stack([far(*pair) for pair in pairs]).mean()
+        with torch.no_grad():
+            wanted = _outputs(original, paths, chunk)
+        pairs = zip(_outputs(learner, paths, chunk), wanted, strict=True)
+        return torch.stack([far(*pair) for pair in pairs]).mean()
 
     what = "imitating block by block"
     nearer = descend(parameters, joined(batches), loss, rate=_RATE, passes=passes, seed=seed, what=what)
