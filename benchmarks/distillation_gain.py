@@ -9,15 +9,13 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from cifar10 import Epoch, Images, images, pretrained
 from distillation_cifar import EXAMPLE, TEACHER_DEPTH
+from side_by_side import side_by_side
 from torch import Tensor, nn
 
 from haversack import zoo
@@ -25,7 +23,6 @@ from haversack.finetune import Training, finetune, outputs_kept
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.model import Model
-from haversack.progress import track
 from haversack.task import Task
 
 SEEDS = (0, 1, 2)
@@ -40,7 +37,8 @@ WAYS = {"taught": TAUGHT, "labels": replace(TAUGHT, distillation=0.0)}
 def run(data: Path, *, quick: bool, family: str) -> dict[str, object]:
     """Scores of the taught and of the untaught students on the test images, seed by seed."""
     begin, key = time.perf_counter(), family.replace("_", "")
-    found = side_by_side(data, family, WAYS, quick=quick)
+    images(data)  # decoded by one process, for both
+    found = side_by_side({way: (scores, (data, family, training, quick)) for way, training in WAYS.items()})
     total = cost(trace(student(family, 0).eval(), EXAMPLE))
     gains = [one - other for one, other in zip(found["taught"], found["labels"], strict=True)]
     return {
@@ -53,16 +51,6 @@ def run(data: Path, *, quick: bool, family: str) -> dict[str, object]:
         f"{key}.epochs": 1 if quick else TAUGHT.epochs,
         f"{key}.minutes": round((time.perf_counter() - begin) / 60, 1),
     }
-
-
-def side_by_side(data: Path, family: str, ways: Mapping[str, Training], *, quick: bool) -> dict[str, list[float]]:
-    """Each way's scores, seed by seed; each has a process of its own, which runs faster than two threads for one."""
-    images(data)  # decoded by one process, for all
-    with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        found = {name: pool.submit(scores, data, family, training, quick) for name, training in ways.items()}
-        for _ in track(as_completed(found.values()), "ways to teach", len(found)):
-            pass
-        return {name: each.result() for name, each in found.items()}
 
 
 def scores(data: Path, family: str, training: Training, quick: bool) -> list[float]:  # noqa: FBT001 - see side_by_side

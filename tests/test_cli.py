@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from haversack import __version__
 from haversack.cli import main, running
 from haversack.errors import HaversackError
 
@@ -298,3 +300,8 @@ def test_what_is_no_coded_file_is_refused_with_its_path(run: Run, tmp_path: Path
     assert str(file) in err
     assert says in err
     assert run("decode", tmp_path / "none.hsk")[0] == 2
+
+
+def test_the_package_itself_is_the_command():
+    found = subprocess.run([sys.executable, "-m", "haversack", "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout == f"haversack {__version__}\n"

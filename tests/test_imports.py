@@ -29,6 +29,7 @@ LAYERS = (
     "target student",
     "packing prove blame",
     "__init__ cli",
+    "__main__",
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
 HEAVY = {

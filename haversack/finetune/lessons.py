@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +36,11 @@ class Lessons:
         share = self.training.distillation if labelled else 1.0
         if self.teacher is None and not labelled:
             raise TrainingError("there is neither a target nor a teacher.", mend="let train() yield (inputs, target).")
-        outputs, ours = _run(self.student, inputs, self.features.paths[0] if self.features else ())
+        outputs, ours = self._run(self.student, inputs, self.features.paths[0] if self.features else ())
         if self.teacher is None or (share == 0 and self.features is None):
             return self.task.error(outputs, target, self.training.label_smoothing)
         with torch.no_grad():
-            taught, theirs = _run(self.teacher, inputs, self.features.paths[1] if self.features else ())
+            taught, theirs = self._run(self.teacher, inputs, self.features.paths[1] if self.features else ())
         loss = self._of_outputs(outputs, taught, batch, share)
         return loss if self.features is None else loss + self.training.feature_weight * self.features(ours, theirs)
 
@@ -55,9 +56,11 @@ class Lessons:
             loss = loss + (1 - share) * self.task.error(outputs, target, self.training.label_smoothing)
         return loss
 
-
-def _run(network: nn.Module, inputs: tuple[Tensor, ...], paths: Sequence[str]) -> tuple[Tensor, Mapping[str, Any]]:
-    """What the network gives, and what its layers at `paths` do."""
-    with mixed_precision(inputs[0].device.type), results_of(network, paths) as results:
-        outputs = network(*inputs).float()
-    return outputs, results
+    def _run(
+        self, network: nn.Module, inputs: tuple[Tensor, ...], paths: Sequence[str]
+    ) -> tuple[Tensor, Mapping[str, Any]]:
+        """What the network gives, and what its layers at `paths` do."""
+        precision = mixed_precision(inputs[0].device.type) if self.training.mixed_precision else nullcontext()
+        with precision, results_of(network, paths) as results:
+            outputs = network(*inputs).float()
+        return outputs, results

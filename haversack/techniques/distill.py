@@ -46,7 +46,7 @@ class Distill:
     stage: ClassVar[Stage] = Stage.RECOVER
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pairs", tuple(self.pairs))
+        object.__setattr__(self, "pairs", (self.pairs,) if isinstance(self.pairs, str) else tuple(self.pairs))
         self._training()
 
     def apply(self, model: Model, task: Task) -> Model:

@@ -56,7 +56,7 @@ class ReplaceBlocks:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.keep, int | float) and 0 < self.keep < 1):
-            raise RecipeError(f"keep is {self.keep}.", mend="write a fraction between 0 and 1, such as 0.6.")
+            raise RecipeError(f"keep is {self.keep!r}.", mend="write a fraction between 0 and 1, such as 0.6.")
         for name, allowed in (("of", get_args(Measure)), ("block", get_args(Block))):
             if getattr(self, name) not in allowed:
                 raise RecipeError(f"{name} is '{getattr(self, name)}'.", mend=f"choose from: {', '.join(allowed)}.")

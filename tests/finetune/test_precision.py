@@ -5,7 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from haversack.finetune import Training, finetune
 from haversack.finetune.precision import mixed_precision
+from haversack.model import Model
+from haversack.task import Task
 
 PLAIN, STRIDED = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, stride=2, groups=8)
 MAPS = torch.rand(2, 8, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -38,3 +41,24 @@ def test_afterwards_all_is_as_it_was():
         STRIDED(MAPS)
     assert not torch.is_autocast_enabled("cpu")
     assert PLAIN(MAPS).dtype == torch.float32
+
+
+@WITH_BFLOAT16
+@pytest.mark.parametrize(("mixed", "wanted"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_training_computes_in_bfloat16_unless_it_is_told_not_to(mixed, wanted):
+    seen = set()
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(8, 2, 9)
+
+        def forward(self, maps):
+            scores = self.layer(maps)
+            if self.training:
+                seen.add(scores.dtype)
+            return scores.flatten(1)
+
+    task = Task(train=lambda: [(MAPS, torch.tensor([0, 1]))], calibrate=None, score=lambda _: 0.0)
+    finetune(Model(Network(), (MAPS[:1],)), task, Training(epochs=1, mixed_precision=mixed))
+    assert seen == {wanted}

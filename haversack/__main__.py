@@ -1,0 +1,6 @@
+"""`python -m haversack` is the command `haversack`."""
+
+from haversack.cli import main
+
+if __name__ == "__main__":
+    main()
