@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from cifar10 import images
-from distillation_blocks import HALF
+from distillation_blocks import HALF, QUICK
 from distillation_gain import SEEDS
 from resnet20_task import network, task
 from side_by_side import side_by_side
@@ -25,7 +25,6 @@ from haversack.model import Model
 
 OUTPUTS = Training(epochs=1, learning_rate=HALF.learning_rate)
 WAYS = {"outputs": OUTPUTS, "fitnet": replace(OUTPUTS, features="fitnet")}
-QUICK = {"learn": 1_280}
 
 
 def run(data: Path, *, quick: bool) -> dict[str, object]:

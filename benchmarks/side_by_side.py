@@ -18,6 +18,6 @@ def side_by_side(jobs: Mapping[str, tuple[Callable[..., Found], tuple[object, ..
     """What each job gives, a function and its arguments; it runs in a process of its own."""
     with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         waited = {name: pool.submit(function, *arguments) for name, (function, arguments) in jobs.items()}
-        for _ in track(as_completed(waited.values()), "ways to teach", len(waited)):
+        for _ in track(as_completed(waited.values()), "jobs side by side", len(waited)):
             pass
         return {name: each.result() for name, each in waited.items()}

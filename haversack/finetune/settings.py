@@ -38,8 +38,8 @@ class Training:
     and Juditsky 1992), batch norm's statistics too. With a `patience` of n, `Task.score` judges the weights after each
     epoch: training stops after n epochs without a better score, and the best weights come out.
 
-    With `mixed_precision` it computes in bfloat16 where the processor multiplies that, which is up to twice as fast;
-    weights and steps stay float32. Small networks of depthwise convolutions gain no time by it and learn less well.
+    With `mixed_precision` it computes in bfloat16 where the processor multiplies that (see precision.py); weights and
+    steps stay float32.
     """
 
     epochs: int = 2
