@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/haversack pack examples/digits.py --device raspberry-pi-zero-2w --flash 20kB --latency 1ms --max-drop 1% --seconds 0.5 --out out/digits
 
 test: .venv/installed lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 check: .venv/installed lint
 	$(BIN)/pytest -m "not slow"

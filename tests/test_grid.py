@@ -16,7 +16,7 @@ from haversack.grid import Grid, affine, symmetric
 finite = st.floats(-1e4, 1e4, width=32)
 values = arrays("float32", st.integers(1, 40), elements=finite).map(torch.from_numpy)
 tables = arrays("float32", st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=finite).map(torch.from_numpy)
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 
 
 @st.composite

@@ -102,7 +102,7 @@ measurements = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(measurements)
 def test_a_measurement_survives_json(found):
     assert Measurement.from_json(json.loads(json.dumps(found.to_json()))) == found
@@ -131,7 +131,7 @@ def beats(one: Candidate, other: Candidate) -> bool:
 timed = measurements.filter(lambda found: found.latency_ratio is not None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(timed.map(lambda found: Candidate(Recipe(), found)), max_size=8))
 def test_the_frontier_drops_the_beaten_and_only_those(pool):
     kept = frontier(pool)

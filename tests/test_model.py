@@ -30,7 +30,7 @@ def edits(draw, module: nn.Module) -> Edits:
     return Edits((Slices(found),)) if found else Edits()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_editing_twice_is_editing_with_the_composition(data):
     first = data.draw(edits(network()))
@@ -41,7 +41,7 @@ def test_editing_twice_is_editing_with_the_composition(data):
         assert torch.equal(one, other), name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_composition_does_not_depend_on_where_the_brackets_stand(data):
     first = data.draw(edits(network()))
@@ -50,7 +50,7 @@ def test_composition_does_not_depend_on_where_the_brackets_stand(data):
     assert first.then(second).then(third) == first.then(second.then(third))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_no_edits_before_or_after_change_nothing(data):
     found = data.draw(edits(network()))

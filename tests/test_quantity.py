@@ -118,19 +118,19 @@ def test_the_error_tells_too_large_from_zero():
         parse_bytes("0kB")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(1, 10**13))
 def test_a_shown_size_reads_back_to_within_its_one_decimal(count):
     assert parse_bytes(show_bytes(count)) == pytest.approx(count, rel=0.05)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.floats(1e-6, 1e9))
 def test_a_shown_time_reads_back_to_three_digits(milliseconds):
     assert parse_ms(show_ms(milliseconds)) == pytest.approx(milliseconds, rel=0.0051)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(1, 10**12 - 10**9))
 def test_no_shown_number_has_more_than_three_digits_before_its_point(count):
     for shown in (show_bytes(count), show_count(count)):
@@ -139,7 +139,7 @@ def test_no_shown_number_has_more_than_three_digits_before_its_point(count):
         assert "e" not in number
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(1, 10**9), st.sampled_from(["B", "kB", "MB", "GB", "KiB", "MiB", "GiB"]))
 def test_a_whole_number_of_any_unit_is_read_exactly(count, unit):
     factor = {"B": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "K": 1024}[unit[0]]
@@ -147,7 +147,7 @@ def test_a_whole_number_of_any_unit_is_read_exactly(count, unit):
     assert parse_bytes(f"{count}{unit}") == count * factor
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(max_size=12))
 def test_any_text_is_read_or_refused_and_never_fails_otherwise(text):
     for parse in (parse_bytes, parse_ms, parse_mj, parse_share):

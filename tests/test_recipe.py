@@ -76,7 +76,7 @@ def test_the_defaults_and_all_options_of_a_technique_survive_toml(name, device):
         assert read.digest == recipe.digest
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.builds(
         Trained,
@@ -93,7 +93,7 @@ def test_any_float_text_whole_number_and_truth_value_survives_toml(step):
     assert recipe_from_toml(recipe.to_toml(), HERE) == recipe
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.builds(Trained, share=st.floats(0, 1)), min_size=1, max_size=4))
 def test_steps_keep_their_order_in_toml(steps):
     assert recipe_from_toml(Recipe(tuple(steps)).to_toml(), HERE).steps == tuple(steps)

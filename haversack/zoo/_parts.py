@@ -73,6 +73,13 @@ class Shrunk(nn.Module):
         return shrunk
 
 
+def dropout_of(share: float) -> nn.Dropout:
+    """Dropout of that share of the values; RecipeError where it is no share."""
+    if not (isinstance(share, int | float) and 0 <= share < 1):
+        raise RecipeError(f"dropout is {share!r}.", mend="write the share to leave out, from 0 to below 1.")
+    return nn.Dropout(share)
+
+
 def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution without bias and batch norm, padded so that stride 1 keeps the extent; an activation is appended.
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, convolution, initialise, rounded, strides
+from haversack.zoo._parts import Shrunk, check_sizes, convolution, dropout_of, initialise, rounded, strides
 from haversack.zoo.mobilenet_v2 import InvertedResidual
 
 # Kernel, expansion, channels, how many blocks, and the stride of the first.
@@ -39,6 +39,7 @@ class EfficientNetLite(nn.Module):
         depth: float = 1.0,
         downsampling: int = 32,
         shrink: int = 1,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
@@ -54,7 +55,7 @@ class EfficientNetLite(nn.Module):
         self.shrink = Shrunk(shrink, least=downsampling)
         self.features = nn.Sequential(*features, convolution(inputs, last, 1).append(nn.ReLU6()))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, outputs))
+        self.classifier = nn.Sequential(dropout_of(dropout), nn.Linear(last, outputs))
         initialise(self, epsilon=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:

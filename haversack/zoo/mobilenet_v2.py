@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, convolution, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Shrunk, check_sizes, convolution, dropout_of, initialise, repeated, rounded, strides
 
 # Expansion, channels, how many blocks, and the stride of the first.
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -52,6 +52,7 @@ class MobileNetV2(nn.Module):
         downsampling: int = 32,
         shrink: int = 1,
         head: int = 1280,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         check_sizes(channels=channels, outputs=outputs, width=width, depth=depth, head=head)
@@ -66,7 +67,7 @@ class MobileNetV2(nn.Module):
         self.shrink = Shrunk(shrink, least=downsampling)
         self.features = nn.Sequential(*features, convolution(inputs, last, 1).append(nn.ReLU6()))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, outputs))
+        self.classifier = nn.Sequential(dropout_of(dropout), nn.Linear(last, outputs))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, convolution, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Shrunk, check_sizes, convolution, dropout_of, initialise, repeated, rounded, strides
 
 
 class _Stage(NamedTuple):
@@ -108,6 +108,7 @@ class MobileNetV3(nn.Module):
         downsampling: int = 32,
         shrink: int = 1,
         large: bool = False,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
@@ -122,7 +123,7 @@ class MobileNetV3(nn.Module):
         self.features = nn.Sequential(*features, convolution(inputs, 6 * inputs, 1).append(nn.Hardswish()))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         wide = (nn.Linear(6 * inputs, hidden), nn.Hardswish())
-        self.classifier = nn.Sequential(*wide, nn.Dropout(0.2), nn.Linear(hidden, outputs))
+        self.classifier = nn.Sequential(*wide, dropout_of(dropout), nn.Linear(hidden, outputs))
         initialise(self, epsilon=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Shrunk, check_sizes, dropout_of, initialise, repeated, rounded, strides
 
 # Channels between and after, and how many blocks; a pool comes before each stage but the last.
 _STAGES = ((16, 64, 2), (32, 128, 2), (48, 192, 2), (64, 256, 2))
@@ -53,6 +53,7 @@ class SqueezeNet(nn.Module):
         depth: float = 1.0,
         downsampling: int = 16,
         shrink: int = 1,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
@@ -68,7 +69,7 @@ class SqueezeNet(nn.Module):
         self.shrink = Shrunk(shrink, least=max(3, downsampling + 1))
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(
-            nn.Dropout(0.5), nn.Conv2d(inputs, outputs, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+            dropout_of(dropout), nn.Conv2d(inputs, outputs, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
         )
         initialise(self)
 

@@ -65,7 +65,7 @@ def read_by_python(content: bytes) -> tuple[str, bytes]:
         return "large" if "may." in str(error) else "refused", b""
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(NAMES, STORED, max_size=4))
 def test_c_reads_what_python_writes_to_the_bit(program, tensors):
     assert decoded(program, [write(tensors)]) == [("ok", dumped(tensors))]

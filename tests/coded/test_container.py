@@ -29,7 +29,7 @@ def with_checksum(content: bytes) -> bytes:
     return content + struct.pack("<I", zlib.crc32(content))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(NAMES, STORED, max_size=4))
 def test_what_is_written_is_read_to_the_bit(tensors):
     found = read(write(tensors))

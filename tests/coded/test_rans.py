@@ -19,7 +19,7 @@ def cursor(content: bytes) -> Cursor:
     return Cursor(content, 0, len(content), 1 << 20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS, st.sampled_from([1, 2, 3, 32, 64]), st.integers(1, 256), st.integers(1, 700))
 def test_planes_come_back_in_any_number_of_lanes(seed, lanes, count, size):
     rng = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ def test_the_code_is_as_short_as_a_range_coder_of_the_same_frequencies(lanes, sp
     assert len(encode([plane], lanes)) <= 1.0005 * plane.bits / 8 + 4 * lanes
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SEEDS, st.integers(1, 256), st.integers(1, 3000))
 def test_a_table_reads_as_it_was_written_and_leaves_out_no_symbol(seed, count, size):
     counts = np.bincount(skewed(np.random.default_rng(seed), (size,), 0, count - 1), minlength=count)

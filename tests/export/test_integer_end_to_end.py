@@ -26,7 +26,7 @@ from haversack.techniques.quantize_static import QuantizeStatic
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
-FEW = settings(deadline=None, max_examples=4, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=4, derandomize=True, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=25)
 
 

@@ -27,7 +27,7 @@ def unpacked(data: np.ndarray, count: int) -> np.ndarray:
     return np.stack([low, high], 1).reshape(-1)[:count]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(arrays.arrays(np.int8, st.tuples(st.integers(0, 5), st.integers(1, 7)), elements=st.integers(-8, 7)))
 def test_two_integers_share_a_byte_and_come_back(integers):
     data = packed(integers)

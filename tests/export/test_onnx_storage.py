@@ -36,7 +36,7 @@ def test_other_numbers_stay_float32():
     assert len(written(weight)[0]) > weight.numel() * 4
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(count=st.integers(1, 300), rows=st.integers(1, 70), columns=st.integers(1, 70), seed=st.integers(0, 99))
 def test_a_codebook_gives_exactly_its_numbers(count, rows, columns, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_digits import (
     SHORT,
@@ -75,7 +75,6 @@ def test_similarity_s_distance_is_tung_s_times_the_samples(shape, channels, seed
     assert similarity(ours, theirs).item() == pytest.approx(tung * len(ours), rel=1e-3, abs=1e-6)
 
 
-@settings(deadline=None)  # torch takes a second over its first pool
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3))
 def test_maps_are_averaged_to_the_smaller_size_and_keep_their_mean_where_it_divides(sizes):
     ours, theirs = (maps((2, 3, *(pair[side] for pair in sizes)), side) for side in (0, 1))

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_digits import accuracy, blank, broken, digits, digits_task, model, trained
 from torch import nn
@@ -48,7 +48,6 @@ def test_the_cosine_rises_over_a_tenth_and_falls_to_nothing():
 
 
 @given(st.sampled_from(["cosine", "one_cycle"]), st.sampled_from(["sgd", "adam"]), st.floats(0, 1))
-@settings(deadline=None)
 def test_no_step_is_longer_than_the_setting_or_backward(schedule, kind, share):
     training = Training(learning_rate=0.3, schedule=schedule, optimizer=kind)
     made = optimizer(nn.Linear(2, 2), training)

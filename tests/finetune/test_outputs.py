@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.special import log_softmax, softmax
@@ -53,7 +53,6 @@ def huang(ours, theirs, heat):
     return heat**2 * (pearson(q, p) + pearson(q.T, p.T))
 
 
-@settings(deadline=None)
 @given(st.integers(2, 9), st.integers(3, 6), st.floats(0.5, 6), st.integers(0, 99))
 def test_each_distance_is_its_paper_s_formula(samples, classes, heat, seed):
     ours, theirs = scores(samples, classes, seed=seed), scores(samples, classes, seed=seed + 100)
@@ -85,7 +84,6 @@ def pairs(draw):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(deadline=None)
 @given(pairs(), st.booleans(), st.sampled_from([1.0, 4.0]))
 def test_every_distance_and_its_gradient_are_finite_and_it_is_never_negative(way, pair, labelled, heat):
     ours, theirs, labels = pair
@@ -98,7 +96,6 @@ def test_every_distance_and_its_gradient_are_finite_and_it_is_never_negative(way
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(deadline=None)
 @given(pairs())
 def test_equal_outputs_are_no_distance_apart(way, pair):
     ours, _, labels = pair

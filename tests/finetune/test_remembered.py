@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_digits import Told, broken, digits, digits_task, epoch, model, noise, same, small, trained
 from test_checkpoint import killed_at, resumed
@@ -36,7 +36,6 @@ def counting() -> Counting:
 ROWS = noise(9, 4)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 8), min_size=2, max_size=9), min_size=1, max_size=6))
 def test_the_outputs_are_the_teacher_s_own_whatever_came_before_and_each_is_computed_once(batches):
     teacher = Counting(small(nn.Linear(4, 3)))

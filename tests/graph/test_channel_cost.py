@@ -27,7 +27,7 @@ def counted_macs(module: nn.Module, x: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("name", NETWORKS)
 @given(st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=2)
+@settings(max_examples=2)
 def test_modelled_macs_and_parameters_equal_those_of_the_pruned_network(name: str, random: object) -> None:
     module, x = build(name)
     read = trace(module, (x,))

@@ -171,7 +171,7 @@ def test_zeros_padded_around_a_constant_channel_show_at_the_border() -> None:
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @given(st.integers(0, 10_000))
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_no_layer_of_a_random_network_sees_anything_that_was_ruled_out(seed: int) -> None:
     module, shape = network(chooser(seed), most=6)
     module = deadened(module, chooser(seed))

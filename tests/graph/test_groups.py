@@ -281,7 +281,7 @@ def test_every_slice_belongs_to_at_most_one_channel(name: str) -> None:
 
 
 @given(st.integers(1, 60), st.data())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_components_agree_with_scipy(count: int, data: st.DataObject) -> None:
     sparse = pytest.importorskip("scipy.sparse")
     pairs = data.draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=80))

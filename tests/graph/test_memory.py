@@ -25,7 +25,7 @@ def planned(network: nn.Module, *shape: int) -> MemoryPlan:
 
 
 @given(BUFFERS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_buffers_that_are_alive_together_never_overlap(buffers: list[Buffer]) -> None:
     found = plan(buffers, tries=50)
     for one in buffers:
@@ -36,7 +36,7 @@ def test_buffers_that_are_alive_together_never_overlap(buffers: list[Buffer]) ->
 
 
 @given(BUFFERS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_peak_lies_between_the_liveness_bound_and_the_greedy_plan(buffers: list[Buffer]) -> None:
     found, greedy = plan(buffers, tries=50), plan(buffers, tries=0)
     alive = [sum(b.size_bytes for b in buffers if b.first <= step <= b.last) for step in range(20)]
@@ -47,7 +47,7 @@ def test_the_peak_lies_between_the_liveness_bound_and_the_greedy_plan(buffers: l
 
 
 @given(BUFFERS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_the_same_buffers_get_the_same_plan(buffers: list[Buffer]) -> None:
     assert plan(buffers, tries=50) == plan(buffers, tries=50)
 

@@ -101,7 +101,7 @@ def branched(draw):
     return Sum(*branches, by=draws("chain", "sum")), (channels, *[12] * dims)
 
 
-FEW = settings(deadline=None, max_examples=12, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=12, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def check(drawn: tuple[nn.Module, tuple[int, ...]]) -> None:

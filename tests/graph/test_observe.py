@@ -82,7 +82,7 @@ def test_a_range_without_tails_stays_whole():
         assert seen.grid(ranges).low == pytest.approx(whole.low, rel=0.05)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 1000),
     shape=st.floats(0.3, 4),
@@ -155,7 +155,7 @@ def reference_divergence(histogram: np.ndarray, levels: int) -> int:
     return kept
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 1000), shape=st.floats(0.7, 2.5), signed=st.booleans())
 def test_entropy_cuts_where_the_divergence_computed_bin_by_bin_is_least(seed, shape, signed):
     values = torch.randn(4000, generator=torch.Generator().manual_seed(seed))

@@ -119,7 +119,7 @@ HEADS = st.sampled_from(["flatten", "pool"])
 @given(
     st.lists(BLOCKS, min_size=1, max_size=4), st.sampled_from(["flatten", "pool"]), st.randoms(use_true_random=False)
 )
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_random_networks_run_train_export_and_reload_after_random_pruning(
     tmp_path_factory: pytest.TempPathFactory, blocks: list[str], head: str, random: object
 ) -> None:

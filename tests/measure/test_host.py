@@ -83,7 +83,7 @@ def test_a_time_lies_within_its_spread_and_says_that_it_is_this_hosts(timings):
         assert figure.origin == "host"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(st.floats(0.5, 20), min_size=3, max_size=20),
     st.floats(0.1, 10),
@@ -96,7 +96,7 @@ def test_a_neighbours_load_moves_times_but_not_the_ratio(loads, ratio):
     assert found[0].latency_ms.low == pytest.approx(float(np.percentile(loads, 10)))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(1, 10**6), st.integers(3, 50))
 def test_rounds_that_took_equally_long_have_a_spread_around_their_median(nanoseconds, rounds):
     figure = host._spread([nanoseconds / 1e6] * rounds)

@@ -24,7 +24,7 @@ def test_a_network_agrees_with_itself():
     assert _parity(OUTPUTS) == Parity(0.0, 1.0, 2)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(0.01, 10), st.integers(0, 50))
 def test_a_difference_of_so_many_steps_is_reported_as_so_many(step, steps):
     theirs = OUTPUTS.double()

@@ -39,7 +39,7 @@ def prepared(seed: int, bits: int):
     return x, network, grids, corrected_biases(network, grids, batches, writable=settleable(model, network))
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(st.integers(0, 99), st.sampled_from([3, 4, 8]))
 @torch.no_grad()
 def test_mean_outputs_become_those_of_the_float_network(seed, bits):

@@ -7,7 +7,7 @@ from sklearn.cluster import KMeans
 from haversack.numerics.codebook import entropy_constrained, halved, k_means
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(size=st.integers(1, 400), bits=st.integers(1, 6), zeros=st.booleans(), seed=st.integers(0, 999))
 def test_each_element_is_the_nearest_of_few_centroids(size, bits, zeros, seed):
     weight = torch.randn(size, generator=torch.Generator().manual_seed(seed))
@@ -39,7 +39,7 @@ def cost(weight, book, entropy_weight):
     return float(error - entropy_weight * (shares * shares.log2()).sum())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     size=st.integers(1, 400),
     bits=st.integers(1, 4),
@@ -64,7 +64,7 @@ def test_bits_that_cost_much_leave_one_value():
     assert found.centroids.tolist() == pytest.approx([float(weight.mean())], abs=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
 def test_what_float16_cannot_hold_is_left_alone(numbers):
     tensor = torch.tensor(numbers)

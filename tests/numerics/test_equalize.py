@@ -136,7 +136,7 @@ class Chain(nn.Module):
         return self.head(x.mean((2, 3)) if self.pooled else x.flatten(1))
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 99))
 @torch.no_grad()
 def test_any_chain_computes_the_same_after_equalization(groups, width, pooled, seed):

@@ -73,7 +73,7 @@ def by_definition(x, step, low, high):
     return [integer * step for integer in integers], slopes
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=20),
     st.floats(0.03125, 2, width=32),

@@ -42,7 +42,7 @@ def test_a_concatenation_shares_a_grid_with_all_it_reads_but_what_a_relu_cut(joi
     assert positive["conv2d"] == positive["relu"] == positive["cat"]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 999), st.integers(2, 8), st.floats(0.5, 3))
 def test_no_channel_is_rounded_worse_than_on_the_grid_that_holds_all_of_it(seed, bits, shape):
     torch.manual_seed(seed)

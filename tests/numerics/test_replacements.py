@@ -17,7 +17,7 @@ from haversack.numerics.replacements.imitation import block_by_block
 from haversack.numerics.replacements.merged import merged, unmerged
 from haversack.numerics.replacements.replacement import Replacement, with_replacements
 
-FEW = settings(max_examples=12, deadline=None)
+FEW = settings(max_examples=12)
 SHAPES = st.sampled_from([(8, 1), (4, 1), (2, 1), (8, 2), (4, 2), (2, 2), (1, 2), (4, 4)])
 
 

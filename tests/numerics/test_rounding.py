@@ -86,7 +86,7 @@ def residual():
 
 
 @given(st.sampled_from(sorted(LAYERS)), st.integers(2, 8), st.integers(0, 1000))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_the_output_error_is_no_larger_than_that_of_rounding_to_nearest(kind, bits, seed):
     build, shape = LAYERS[kind]
     case = Case(build(), shape, seed=seed, bits=bits)
@@ -105,7 +105,7 @@ def test_at_three_bits_the_error_is_well_below_that_of_rounding_to_nearest(kind)
 
 
 @given(st.integers(2, 8), st.integers(0, 1000))
-@settings(deadline=None, max_examples=4)
+@settings(max_examples=4)
 def test_the_weights_lie_exactly_on_their_grids(bits, seed):
     case = Case(Residual(), (3, 6, 6), seed=seed, bits=bits)
     found = case.rounded()

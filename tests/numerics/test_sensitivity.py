@@ -13,7 +13,7 @@ from haversack.numerics.sensitivity import allocate, sensitivity
 LOSSES = st.lists(st.tuples(st.floats(0, 5), st.floats(0, 1), st.integers(1, 40)), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(layers=LOSSES, share=st.floats(0, 1.2))
 def test_the_allocation_is_as_good_as_the_best_of_all_that_fit(layers, share):
     losses = {f"w{i}": {4: four, 8: eight} for i, (four, eight, _) in enumerate(layers)}

@@ -24,7 +24,7 @@ def share_of_zeros(masks) -> float:
 
 
 @given(st.integers(0, 1000), st.floats(0, 0.999))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_as_many_go_as_asked_the_lowest_first_and_each_layer_keeps_its_best(seed, sparsity):
     given_scores = scores(seed)
     masks = kept(given_scores, Pattern(), sparsity)
@@ -41,7 +41,7 @@ def test_as_many_go_as_asked_the_lowest_first_and_each_layer_keeps_its_best(seed
 
 
 @given(st.integers(0, 1000), st.sampled_from(["1:2", "2:4", "4:8", "3:4", "1:8"]), st.floats(0, 0.95))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_of_every_m_input_channels_at_most_n_stay(seed, name, more):
     pattern, given_scores = read_pattern(name), scores(seed)
     sparsity = pattern.least + (1 - pattern.least) * more
@@ -54,7 +54,7 @@ def test_of_every_m_input_channels_at_most_n_stay(seed, name, more):
 
 
 @given(st.integers(0, 1000), st.sampled_from([(1, 4), (4, 1), (2, 2), (4, 8)]), st.floats(0.01, 0.95))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_blocks_go_or_stay_as_a_whole(seed, block, sparsity):
     rows, columns = block
     for mask in kept(scores(seed), Pattern(rows, columns), sparsity).values():

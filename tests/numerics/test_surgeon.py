@@ -43,7 +43,7 @@ def brute_force(weight: np.ndarray, curvature: np.ndarray) -> np.ndarray:
 
 
 @given(st.integers(0, 1000), st.integers(1, 2), st.integers(1, 3), st.integers(1, 9))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_costs_are_those_of_the_surgeon_s_formula(seed, groups, rows, columns):
     layer = fit(groups, rows, columns, seed)
     costs = removal_costs(layer, Pattern(), none(layer))
@@ -65,7 +65,7 @@ def test_many_at_a_time_cost_next_to_nothing_more_than_one_by_one(monkeypatch):
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 0.9))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_what_stays_is_the_least_squares_solution(seed, sparsity):
     layer = fit(2, 3, 10, seed)
     mask = torch.rand(2, 3, 10, generator=torch.Generator().manual_seed(seed)) > sparsity

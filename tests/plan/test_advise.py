@@ -184,7 +184,7 @@ def test_combinations_change_the_structure_then_recover_then_change_the_numbers(
             assert each.techniques[1:] == ("distill", "quantize_static")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     flash=st.one_of(st.none(), st.integers(1, 10**8)),
     latency=st.one_of(st.none(), st.floats(1e-3, 1e4)),

@@ -321,7 +321,7 @@ def test_networks_of_every_build_shrink_and_stay_as_they_are(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @given(st.integers(0, 100_000))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_random_networks_stay_as_they_are_without_their_dead_channels(seed: int) -> None:
     module, shape = network(chooser(seed), most=7)
     try:

@@ -47,19 +47,19 @@ def high_multiply(a: int, b: int) -> int:
     return abs(nudged) // 2**31 * (1 if nudged >= 0 else -1)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(INT32, INT32)
 def test_the_high_product_is_gemmlowps(a: int, b: int) -> None:
     assert int(doubling_high_multiply(np.int64(a), b)) == high_multiply(a, b)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(INT32, st.integers(0, 31))
 def test_a_division_by_a_power_of_two_rounds_half_away_from_zero(x: int, exponent: int) -> None:
     assert int(divide_by_power_of_two(np.int64(x), exponent)) == half_away(Fraction(x, 2**exponent))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.floats(2.0**-31, 2.0**30))
 def test_a_mantissa_has_31_bits_and_is_the_nearest(real: float) -> None:
     by = quantize_multiplier(real)
@@ -83,7 +83,7 @@ def test_a_negative_factor_keeps_its_sign() -> None:
     assert (int(by.mantissa), int(by.shift)) == (-3 * 2**29, 0)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(-(2**22), 2**22), st.floats(1e-6, 100))
 def test_a_32_bit_product_is_rounded_twice(x: int, real: float) -> None:
     by = quantize_multiplier(real)
@@ -92,7 +92,7 @@ def test_a_32_bit_product_is_rounded_twice(x: int, real: float) -> None:
     assert int(multiply(np.int64(x), by)) == half_away(Fraction(once, 2 ** max(-shift, 0)))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(-(2**40), 2**40), st.floats(1e-6, 0.999))
 def test_a_64_bit_product_is_rounded_once_with_a_16_bit_mantissa(x: int, real: float) -> None:
     by = quantize_multiplier(real)

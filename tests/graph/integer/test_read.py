@@ -424,7 +424,7 @@ def moves(draw):
     return steps
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(moves())
 def test_any_chain_of_reshapes_and_permutations_moves_numbers_as_torch_does(steps):
     def function(x):

@@ -52,7 +52,7 @@ def mismatches_with_litert(graph: IntegerGraph, inputs: list[np.ndarray]) -> int
 
 
 @pytest.mark.parametrize(("kind", "dtype"), MICRO, ids=[f"{kind}-{dtype}" for kind, dtype in MICRO])
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_an_operation_equals_tflite_micro_to_the_bit(kind: str, dtype: str, seed: int) -> None:
     graph = graph_of(kind, dtype, seed)
@@ -60,7 +60,7 @@ def test_an_operation_equals_tflite_micro_to_the_bit(kind: str, dtype: str, seed
 
 
 @pytest.mark.parametrize(("kind", "dtype"), LITERT_ONLY, ids=[f"{kind}-{dtype}" for kind, dtype in LITERT_ONLY])
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_an_operation_that_tflite_micro_lacks_equals_litert_to_the_bit(kind: str, dtype: str, seed: int) -> None:
     graph = graph_of(kind, dtype, seed)
@@ -99,7 +99,7 @@ def test_two_steps_are_multiplied_in_float64_whether_there_is_a_bias_or_not(seed
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_way_from_real_numbers_to_integers_and_back_equals_tflite_micro(dtype: str, seed: int) -> None:
     draft = Draft(seed, dtype)

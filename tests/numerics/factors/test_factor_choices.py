@@ -28,7 +28,7 @@ def total(chosen, field: str) -> float:
     return sum(getattr(each, field) for each in chosen)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(layer_costs, min_size=1, max_size=3), st.floats(0.3, 0.95))
 def test_the_goal_is_reached_where_it_can_be_and_no_step_too_many_is_taken(layers, goal):
     lists = [choices(pairs) for pairs in layers]

@@ -37,7 +37,7 @@ def layers(draw):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(layers())
 def test_the_full_rank_gives_the_layer_back(drawn):
     layer, inputs = drawn
@@ -51,7 +51,7 @@ def test_the_full_rank_gives_the_layer_back(drawn):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(layers())
 def test_patches_times_the_weight_are_the_outputs(drawn):
     layer, inputs = drawn
@@ -93,7 +93,7 @@ def test_what_inputs_have_in_common_is_made_use_of(layer, method):
         assert aware < 0.9 * plain
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(layers(), st.floats(0.1, 0.9))
 def test_a_fit_to_the_inputs_never_loses_more_of_the_output(drawn, share):
     layer, inputs = drawn
