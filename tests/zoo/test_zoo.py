@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from haversack import zoo
+from haversack.errors import RecipeError
 from haversack.export.litert import MICRO
 from haversack.export.litert import RUNTIME as LITERT
 from haversack.export.onnx import RUNTIME as ONNX
@@ -84,6 +87,22 @@ def test_a_wider_or_deeper_network_weighs_more(name):
     for larger in (weighed(0.5, 0.2), weighed(0.25, 1.0)):
         assert larger[0] > base[0]
         assert larger[1] > base[1]
+
+
+DROPPING = [name for name in IMAGES if "dropout" in inspect.signature(zoo.family(name)).parameters]
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_a_familys_dropout_is_its_users_choice(name):
+    def shares(**settings: float) -> list[float]:
+        network = zoo.family(name)(outputs=10, width=0.25, depth=0.2, **settings)
+        return [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)]
+
+    assert shares()[0] > 0
+    assert shares(dropout=0.0) == [0.0]
+    for wrong in (1, -0.1, math.nan, "half"):
+        with pytest.raises(RecipeError, match="dropout is"):
+            shares(dropout=wrong)
 
 
 @pytest.mark.parametrize("name", IMAGES)
