@@ -1,8 +1,8 @@
 """Distillation on a phone's accelerometer and gyroscope: a plain 1-D network teaches a separable one of an eighth.
 
 Five activities in windows of a second. Subjects 1 to 18 train, and 19 to 23, whom nothing saw before, report. What the
-baseline is and how it trains was chosen on 15 to 18, and on 1 to 4, with the others of the 18 training; which features
-help is chosen on 15 to 18.
+baseline is and how it trains was chosen on 15 to 18, and on 1 to 4, with the others of the 18 training; so is which
+features help, and how much they weigh.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import har_phone
 import torch
 from har_phone import CLASSES, LENGTH, Epoch, Windows
 from safetensors.torch import load_file, save_file
+from side_by_side import side_by_side
 from torch import nn
 
 from haversack.device import find_device
 from haversack.finetune import Training, finetune
 from haversack.finetune.randomness import seeded
+from haversack.finetune.settings import Features
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.measure import host
@@ -36,18 +38,22 @@ from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.zoo.ds_cnn_1d import DsCnn1d
 
 EXAMPLE = (torch.zeros(1, 6, LENGTH),)
-LEARNING, HELD_BACK, UNSEEN = range(1, 15), range(15, 19), range(19, 24)
+People = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""Splits: who teaches, and who is scored."""
+REPORTED: People = [(range(1, 19), range(19, 24))]
+CHOSEN_ON: People = [(range(1, 15), range(15, 19)), (range(5, 19), range(1, 5))]
 SEEDS = 3
+CHOOSING, REPORTING = 2, 6
+"""Seeds of the features' students."""
 # Output channels, kernel and stride of the baseline's convolutions.
 LAYERS = ((64, 9, 2), (64, 5, 1), (128, 5, 2), (128, 5, 1))
 BASELINE = Training(epochs=40, learning_rate=0, weight_decay=5e-4, distillation=0, label_smoothing=0.1)
 TAUGHT = Training(epochs=20, learning_rate=0, weight_decay=5e-4, outputs="kd", distillation=0.7, temperature=3)
 LABELS = replace(TAUGHT, distillation=0)
+KINDS: tuple[Features, ...] = ("fitnet", "attention", "similarity")
+WEIGHTS = 0.3, 1.0
 WAYS = {
-    "outputs": TAUGHT,
-    "fitnet": replace(TAUGHT, features="fitnet"),
-    "attention": replace(TAUGHT, features="attention"),
-    "similarity": replace(TAUGHT, features="similarity"),
+    f"{kind}_{weight:g}": replace(TAUGHT, features=kind, feature_weight=weight) for kind in KINDS for weight in WEIGHTS
 }
 
 
@@ -90,7 +96,7 @@ def har(data: Path, *, quick: bool) -> dict[str, object]:
 
     The seconds are those of the students, from the first to the last file.
     """
-    split = Split.of(data, [*LEARNING, *HELD_BACK], UNSEEN, quick=quick)
+    split = Split.of(data, *REPORTED[0], quick=quick)
     begin, seeds = time.monotonic(), 1 if quick else SEEDS
     students = [split.student(TAUGHT, seed) for seed in range(seeds)]
     whole, scores = split.scored.accuracy(split.baseline), [split.scored.accuracy(each) for each in students]
@@ -129,25 +135,32 @@ def packed(split: Split, students: Sequence[nn.Module]) -> dict[str, object]:
 
 def features(data: Path, *, quick: bool) -> dict[str, object]:
     """What the maps within the baseline add to its outputs; which maps is chosen on people who are held back."""
-    begin, seeds = time.monotonic(), 1 if quick else SEEDS
-    chosen_on = Split.of(data, LEARNING, HELD_BACK, quick=quick)
-    tried = {way: chosen_on.scores(training, seeds) for way, training in WAYS.items()}
-    reported_on = Split.of(data, [*LEARNING, *HELD_BACK], UNSEEN, quick=quick)
-    scores = {way: reported_on.scores(training, seeds) for way, training in WAYS.items()}
-    means = {way: statistics.mean(each) for way, each in scores.items()}
-    best = max(WAYS.keys() - {"outputs"}, key=lambda way: (statistics.mean(tried[way]), way))
-    gains = [there - here for there, here in zip(scores[best], scores["outputs"], strict=True)]
+    begin = time.monotonic()
+    for split in (*CHOSEN_ON, *REPORTED):
+        Split.of(data, *split, quick=quick)  # the baselines, for both processes
+    tried = side_by_side({way: (scores, (data, CHOSEN_ON, WAYS[way], CHOOSING, quick)) for way in WAYS})
+    best = max(WAYS, key=lambda way: statistics.mean(tried[way]))
+    compared = {"outputs": TAUGHT, best: WAYS[best]}
+    found = side_by_side({way: (scores, (data, REPORTED, compared[way], REPORTING, quick)) for way in compared})
+    gains = [there - here for there, here in zip(found[best], found["outputs"], strict=True)]
     return {
-        **{f"har_features.{way}_scores": each for way, each in scores.items()},
-        **{f"har_features.{way}_score": round(each, 4) for way, each in means.items()},
         **{f"har_features.{way}_held_back_scores": each for way, each in tried.items()},
+        **{f"har_features.{way}_scores": each for way, each in found.items()},
+        **{f"har_features.{way}_score": round(statistics.mean(each), 4) for way, each in found.items()},
         "har_features.best": best,
         "har_features.gain": round(statistics.mean(gains), 4),
         "har_features.gains": [round(each, 4) for each in gains],
-        "har_features.seeds": seeds,
-        "har_features.epochs": reported_on.epochs,
+        "har_features.spread": round(statistics.stdev(gains), 4) if gains[1:] else 0.0,
+        "har_features.seeds": len(gains),
+        "har_features.epochs": 1 if quick else TAUGHT.epochs,
         "har_features.seconds": round(time.monotonic() - begin),
     }
+
+
+def scores(data: Path, people: People, training: Training, seeds: int, quick: bool) -> list[float]:  # noqa: FBT001
+    """The scores of the students of all splits, seed by seed."""
+    seen = [Split.of(data, *split, quick=quick) for split in people]
+    return [score for split in seen for score in split.scores(training, 1 if quick else seeds)]
 
 
 def run(data: Path, *, quick: bool, row: str) -> dict[str, object]:
