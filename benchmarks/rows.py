@@ -69,12 +69,12 @@ def _run(options: argparse.Namespace, rows: Mapping[str, Row]) -> Found:
     if not options.data.is_dir():
         raise HaversackError("there is no such folder.", where=str(options.data), mend="give the data folder.")
     torch.set_num_threads(THREADS)
-    found: Found = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+    found = _kept(options.json)
     with Bars() as bars, shown_by(bars):
         for name, row in chosen.items():
             # A row is measured whole or not at all: old figures of it do not mix with new ones.
             found = {key: value for key, value in found.items() if not key.startswith(f"{name}.")}
-            found |= row(options.data, options.quick)
+            found |= _figures(name, row, options)
             found |= {
                 f"{name}.machine": host.machine(),
                 "quick": options.quick,
@@ -83,6 +83,28 @@ def _run(options: argparse.Namespace, rows: Mapping[str, Row]) -> Found:
             }
             options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
+
+
+def _kept(file: Path) -> Found:
+    """The figures that are in the file; that it can be written is known before hours have passed."""
+    try:
+        with file.open("a+", encoding="utf-8") as opened:
+            opened.seek(0)
+            text = opened.read()
+        found: Found = json.loads(text or "{}")
+    except (OSError, ValueError) as error:
+        raise HaversackError(
+            f"no figures can be kept in it: {error}.", where=str(file), mend="give another."
+        ) from error
+    return found
+
+
+def _figures(name: str, row: Row, options: argparse.Namespace) -> Found:
+    try:
+        return row(options.data, options.quick)
+    except FileNotFoundError as error:
+        mend = "give the folder that holds the data of this row."
+        raise HaversackError(f"{name} needs {error.filename}, which is not there.", mend=mend) from error
 
 
 def show(title: str, found: Found, asked: Asked) -> None:

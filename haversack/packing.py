@@ -327,7 +327,9 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return recipe_from_toml(path.read_text(encoding="utf-8"), catalogue())
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"it cannot be read: {error}.", where=str(path)) from error
+        why = error.strerror if isinstance(error, OSError) else "it holds no text"
+        mend = "give a recipe.toml, as `haversack pack` writes it."
+        raise RecipeError(f"it cannot be read: {why}.", where=str(path), mend=mend) from error
 
 
 def _check_format(model: Model, runtime: Runtime) -> None:
