@@ -53,7 +53,7 @@ def run(data: Path, *, quick: bool, family: str) -> dict[str, object]:
     found = side_by_side({way: (scores, (data, family, training, quick)) for way, training in WAYS[family].items()})
     total = cost(trace(student(family, 0).eval(), EXAMPLE))
     figures: dict[str, object] = {f"{key}.{way}_scores": each for way, each in found.items()}
-    for way in found.keys() - {"taught"}:
+    for way in [each for each in found if each != "taught"]:
         name = way.removesuffix("labels") + "gain"
         gains = [one - other for one, other in zip(found["taught"], found[way], strict=True)]
         figures |= {f"{key}.{name}": round(statistics.mean(gains), 4), f"{key}.{name}s": [round(g, 4) for g in gains]}
