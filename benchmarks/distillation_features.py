@@ -7,7 +7,6 @@ three seeds. Shifted images are new to the teacher each time, so that its maps c
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from dataclasses import replace
@@ -18,7 +17,7 @@ from cifar10 import images
 from distillation_blocks import HALF, QUICK
 from distillation_gain import SEEDS
 from resnet20_task import network, task
-from side_by_side import side_by_side
+from side_by_side import compared, side_by_side
 
 from haversack.finetune import Training, finetune
 from haversack.model import Model
@@ -36,15 +35,9 @@ def run(data: Path, *, quick: bool) -> dict[str, object]:
         kept = Path(folder) / "small.pt"
         torch.save(small, kept)
         found = side_by_side({way: (scores, (data, kept, training, quick)) for way, training in WAYS.items()})
-    gains = [there - here for there, here in zip(found["fitnet"], found["outputs"], strict=True)]
     return {
         "features.before_score": _score(small, data, quick=quick),
-        **{f"features.{way}_scores": each for way, each in found.items()},
-        **{f"features.{way}_score": round(statistics.mean(each), 4) for way, each in found.items()},
-        "features.gain": round(statistics.mean(gains), 4),
-        "features.gains": [round(each, 4) for each in gains],
-        "features.spread": {way: round(max(each) - min(each), 4) for way, each in found.items()},
-        "features.seeds": len(gains),
+        **compared("features", found, "fitnet", over="outputs"),
         "features.epochs": OUTPUTS.epochs,
         "features.minutes": round((time.perf_counter() - begin) / 60, 1),
     }

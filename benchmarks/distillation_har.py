@@ -20,7 +20,7 @@ import har_phone
 import torch
 from har_phone import CLASSES, LENGTH, Epoch, Windows
 from safetensors.torch import load_file, save_file
-from side_by_side import side_by_side
+from side_by_side import compared, side_by_side
 from torch import nn
 
 from haversack.device import find_device
@@ -140,18 +140,12 @@ def features(data: Path, *, quick: bool) -> dict[str, object]:
         Split.of(data, *split, quick=quick)  # the baselines, for both processes
     tried = side_by_side({way: (scores, (data, CHOSEN_ON, WAYS[way], CHOOSING, quick)) for way in WAYS})
     best = max(WAYS, key=lambda way: statistics.mean(tried[way]))
-    compared = {"outputs": TAUGHT, best: WAYS[best]}
-    found = side_by_side({way: (scores, (data, REPORTED, compared[way], REPORTING, quick)) for way in compared})
-    gains = [there - here for there, here in zip(found[best], found["outputs"], strict=True)]
+    ways = {"outputs": TAUGHT, best: WAYS[best]}
+    found = side_by_side({way: (scores, (data, REPORTED, ways[way], REPORTING, quick)) for way in ways})
     return {
         **{f"har_features.{way}_held_back_scores": each for way, each in tried.items()},
-        **{f"har_features.{way}_scores": each for way, each in found.items()},
-        **{f"har_features.{way}_score": round(statistics.mean(each), 4) for way, each in found.items()},
+        **compared("har_features", found, best, over="outputs"),
         "har_features.best": best,
-        "har_features.gain": round(statistics.mean(gains), 4),
-        "har_features.gains": [round(each, 4) for each in gains],
-        "har_features.spread": round(statistics.stdev(gains), 4) if gains[1:] else 0.0,
-        "har_features.seeds": len(gains),
         "har_features.epochs": 1 if quick else TAUGHT.epochs,
         "har_features.seconds": round(time.monotonic() - begin),
     }

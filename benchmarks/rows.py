@@ -94,7 +94,7 @@ def _kept(file: Path) -> Found:
         found: Found = json.loads(text or "{}")
     except (OSError, ValueError) as error:
         raise HaversackError(
-            f"no figures can be kept in it: {error}.", where=str(file), mend="give another."
+            f"no figures can be kept in it: {error}.", where=str(file), mend="give another file."
         ) from error
     return found
 
@@ -103,6 +103,8 @@ def _figures(name: str, row: Row, options: argparse.Namespace) -> Found:
     try:
         return row(options.data, options.quick)
     except FileNotFoundError as error:
+        if options.data not in Path(str(error.filename)).parents:
+            raise
         mend = "give the folder that holds the data of this row."
         raise HaversackError(f"{name} needs {error.filename}, which is not there.", mend=mend) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 
@@ -89,10 +88,7 @@ def test_a_wider_or_deeper_network_weighs_more(name):
         assert larger[1] > base[1]
 
 
-DROPPING = [name for name in IMAGES if "dropout" in inspect.signature(zoo.family(name)).parameters]
-
-
-@pytest.mark.parametrize("name", DROPPING)
+@pytest.mark.parametrize("name", ["efficientnet_lite", "mobilenet_v2", "mobilenet_v3", "squeezenet"])
 def test_a_familys_dropout_is_its_users_choice(name):
     def shares(**settings: float) -> list[float]:
         network = zoo.family(name)(outputs=10, width=0.25, depth=0.2, **settings)
