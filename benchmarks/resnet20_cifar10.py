@@ -9,7 +9,6 @@ training images: 500 calibrate, 5,000 are held back to score candidates, the oth
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from dataclasses import replace
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch
 from cifar10 import Images, images
+from figures import Measured, commit, kept, write
 from resnet20_task import network, task
 from rows import Asked, show
 
@@ -33,6 +33,7 @@ ASKED = Asked(
     at_least={"score": 0.90, "score_int8_only": 0.9165},
     at_most={"flash_bytes": 200_000, "latency_ratio": 0.45, "minutes": 25},
 )
+ROW = "resnet20_cifar10"
 BUDGET = Budget(flash_bytes=200_000, latency_ratio=0.45)
 INT8 = Recipe((QuantizeStatic(weight_bits=8),))
 EPOCHS = 6
@@ -48,6 +49,7 @@ def main() -> None:
     words.add_argument("--quick", action="store_true", help="one epoch on 4,000 images: a smoke test, not a result")
     asked = words.parse_args()
     torch.set_num_threads(2)
+    code, rows = commit(), kept(asked.json, [ROW], quick=asked.quick)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as cache, Bars() as bars, shown_by(bars):
         settings = Settings(out=asked.out, cache=Path(cache), epochs=1 if asked.quick else EPOCHS)
@@ -56,10 +58,11 @@ def main() -> None:
         int8_only = apply(INT8, *job, replace(settings, out=None))  # measured before: read back
         found = figures(packed, int8_only, images(asked.data)[1])
     found["minutes"] = (time.monotonic() - started) / 60
-    found |= {"quick": asked.quick, "epochs": settings.epochs, "machine": host.machine(), "versions": host.versions()}
+    found["epochs"] = settings.epochs
     print(packed.report)
-    show("ResNet-20, CIFAR-10", found, ASKED)
-    asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    rows[ROW] = Measured.here(found, quick=asked.quick, commit=code)
+    show("ResNet-20, CIFAR-10", rows, ASKED)
+    write(asked.json, rows)
 
 
 def figures(packed: Packed, int8_only: Packed, test: Images) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -12,16 +11,15 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from figures import Found, Measured, commit, kept, write
 from rich.console import Console
 from rich.table import Table
 
 from haversack.errors import HaversackError
-from haversack.measure import host
 from haversack.progress import shown_by
 from haversack.report.bars import Bars
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
-Found = dict[str, object]
 Row = Callable[[Path, bool], Found]
 """(data folder, quick) -> figures by name."""
 
@@ -62,40 +60,23 @@ def part(module: str, **settings: object) -> Row:
     return row
 
 
-def _run(options: argparse.Namespace, rows: Mapping[str, Row]) -> Found:
+def _run(options: argparse.Namespace, rows: Mapping[str, Row]) -> dict[str, Measured]:
     chosen = {name: row for name, row in rows.items() if any(name.startswith(each) for each in options.only)}
     if not chosen:
         raise HaversackError(f"no row is called {' or '.join(options.only)}.", mend=f"choose from {', '.join(rows)}.")
     if not options.data.is_dir():
         raise HaversackError("there is no such folder.", where=str(options.data), mend="give the data folder.")
     torch.set_num_threads(THREADS)
-    found = _kept(options.json)
+    code = commit()
+    kept(options.json, chosen, quick=options.quick)
     with Bars() as bars, shown_by(bars):
         for name, row in chosen.items():
-            # A row is measured whole or not at all: old figures of it do not mix with new ones.
-            found = {key: value for key, value in found.items() if not key.startswith(f"{name}.")}
-            found |= _figures(name, row, options)
-            found |= {
-                f"{name}.machine": host.machine(),
-                "quick": options.quick,
-                "machine": host.machine(),
-                "versions": host.versions(),
-            }
-            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return found
-
-
-def _kept(file: Path) -> Found:
-    """The figures that are in the file; that it can be written is known before hours have passed."""
-    try:
-        with file.open("a+", encoding="utf-8") as opened:
-            opened.seek(0)
-            text = opened.read()
-        found: Found = json.loads(text or "{}")
-    except (OSError, ValueError) as error:
-        raise HaversackError(
-            f"no figures can be kept in it: {error}.", where=str(file), mend="give another file."
-        ) from error
+            figures = _figures(name, row, options)
+            # A row is measured whole or not at all: old figures of it do not mix with new ones. What another run wrote
+            # into the file meanwhile stays.
+            found = kept(options.json, [name], quick=options.quick)
+            found[name] = Measured.here(figures, quick=options.quick, commit=code)
+            write(options.json, found)
     return found
 
 
@@ -109,21 +90,22 @@ def _figures(name: str, row: Row, options: argparse.Namespace) -> Found:
         raise HaversackError(f"{name} needs {error.filename}, which is not there.", mend=mend) from error
 
 
-def show(title: str, found: Found, asked: Asked) -> None:
-    """A table of what was asked and what was found."""
-    table = Table("figure", "asked", "found", "", title=title + ", --quick" * bool(found.get("quick")))
+def show(title: str, rows: Mapping[str, Measured], asked: Asked) -> None:
+    """A table of what was asked and what was found; figures of quick rows are marked, and never met."""
+    found = {name: value for row in rows.values() for name, value in row.figures.items()}
+    quick = {name for row in rows.values() if row.quick for name in row.figures}
+    table = Table("figure", "asked", "found", "", title=title)
     for sign, limits in ((">=", asked.at_least), ("<=", asked.at_most)):
         for name, limit in limits.items():
             if name not in found:
                 continue
             value = float(str(found[name]))
             met = value >= limit if sign == ">=" else value <= limit
-            table.add_row(name, f"{sign} {limit:g}", f"{value:.6g}", "met" if met else "MISSED")
-    others = [(name, value) for name, value in found.items() if isinstance(value, int | float)]
-    for name, value in others:
-        if name not in {*asked.at_least, *asked.at_most, "quick"}:
-            table.add_row(name, "", f"{value:.6g}", "")
-    for name, values in found.items():
-        if isinstance(values, list) and all(isinstance(value, int | float) for value in values):
-            table.add_row(name, "", ", ".join(f"{value:.6g}" for value in values), "")
+            state = "quick" if name in quick else "met" if met else "MISSED"
+            table.add_row(name, f"{sign} {limit:g}", f"{value:.6g}", state)
+    others = {name: value for name, value in found.items() if name not in {*asked.at_least, *asked.at_most}}
+    for name, value in others.items():
+        values = value if isinstance(value, list) else [value]
+        if all(isinstance(each, int | float) for each in values):
+            table.add_row(name, "", ", ".join(f"{each:.6g}" for each in values), "quick" * (name in quick))
     Console().print(table)
