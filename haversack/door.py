@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from haversack.model import Model
 from haversack.task import Predict, Task, brief
 
 _SAMPLES = 8
+_REPEATED = 1e-4
+"""How far two runs may be apart, relative to the largest output: sums may be taken in another order."""
 
 
 def check_alone() -> None:
@@ -36,7 +39,8 @@ def checked_model(module: nn.Module, task: Task) -> Model:
         )
     module = module.eval()
     inputs = task.calibration()[0]
-    outputs = _run(module, tuple(value[:_SAMPLES] for value in inputs))
+    few = tuple(value[:_SAMPLES] for value in inputs)
+    outputs = _run(module, few)
     if not isinstance(outputs, Tensor):
         raise TaskError(
             f"the network returns {type(outputs).__name__}, not one tensor.",
@@ -59,6 +63,7 @@ def checked_model(module: nn.Module, task: Task) -> Model:
             where="network()",
             mend="load trained weights; check that calibrate() yields different inputs.",
         )
+    _check_repeatable(module, few, outputs)
     return Model(module, tuple(value[:1] for value in inputs), teacher=module)
 
 
@@ -72,6 +77,19 @@ def checked_score(task: Task, predict: Predict) -> float:
             mend="score on the same samples each time: fix the seed, do not shuffle or augment.",
         )
     return first
+
+
+def _check_repeatable(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+    """Raises TaskError where a second run gives other outputs: no file could agree with such a network."""
+    again = cast("Tensor", _run(module, inputs)).double()
+    apart = float((again - outputs.double()).abs().max()) if again.shape == outputs.shape else math.inf
+    if not apart <= _REPEATED * float(outputs.double().abs().max()):
+        raise TaskError(
+            f"the network gives other outputs for the same inputs: two runs differ by {apart:.3g}.",
+            where="network()",
+            mend="take the randomness out of forward(): F.dropout(x, training=self.training), no torch.rand, and no "
+            "state that a run changes.",
+        )
 
 
 def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> object:
