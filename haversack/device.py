@@ -13,6 +13,8 @@ from typing import Any
 from haversack.errors import BudgetError, DeviceError
 
 _FOLDER = Path(__file__).parent / "devices"
+_MICROCONTROLLER_RAM_BYTES = 16 * 2**20
+"""Devices with less memory than this have no operating system, and run a microcontroller's kernels."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ class Device:
     def is_host(self) -> bool:
         """Whether this is the machine that we run on, so that time is measured, not estimated."""
         return self.name == "host"
+
+    @property
+    def loads_weights(self) -> bool:
+        """Whether an operating system's runtime loads the weights into RAM; a microcontroller reads them from flash.
+
+        Then the activations alone, which is all that an estimate of RAM counts, are a part of what a network takes.
+        """
+        return self.ram_bytes is None or self.ram_bytes >= _MICROCONTROLLER_RAM_BYTES
 
     @property
     def signed_activations(self) -> bool:

@@ -18,14 +18,13 @@ Cortex-M4 (STM32L4R5, peak 2 MAC a cycle), six engines on the four int8 networks
 keyword spotting) to 0.32 (Plumerai, visual wake words). ESP32-S3 (peak 16), ESP-NN's own table: 0.055 for a 1x1
 convolution.
 """
-_PROCESSOR = (0.15, 0.85)
+_PROCESSOR = (0.1, 0.85)
 """The same for a processor with caches and wide vectors.
 
-XNNPACK's README, float32: MobileNet v3 Small on a Raspberry Pi 4 0.17, MobileNet v1 on a Pixel 3a 0.40. CIFAR ResNet-20
-and ResNet-56 in ONNX Runtime on one Zen 4 core: 0.74 to 0.85 in float32, 0.5 to 0.6 in int8.
+XNNPACK's README of February 2020 and 2022, all four cores: float32 from 0.110 (MobileNet v3 Small on the Cortex-A53 of
+a Raspberry Pi 3+) to 0.33 (v1 on a Raspberry Pi 4), int8 from 0.33 to 0.49; one core of a Pixel 3a: 0.40. CIFAR
+ResNet-20 and ResNet-56 in ONNX Runtime on one Zen 4 core: 0.74 to 0.85 in float32, 0.5 to 0.6 in int8.
 """
-_MICROCONTROLLER_RAM_BYTES = 16 * 2**20
-"""Devices with less memory than this have no operating system's runtime, and run a microcontroller's kernels."""
 
 
 def weigh(cost: Cost, device: Device, number_format: str) -> Measurement:
@@ -76,7 +75,10 @@ def latency_ms(cost: Cost, device: Device, number_format: str) -> Figure:
 
 
 def ram_bytes(cost: Cost, number_format: str) -> Figure:
-    """The planned activation peak with every activation in `number_format`; the runtime's own memory is not in it."""
+    """The planned activation peak with every activation in `number_format`; the runtime's own memory is not in it.
+
+    Where `Device.loads_weights`, this is only a part of what the network takes: weights are in RAM too.
+    """
     return Figure(_activation_bytes(cost, cost.memory.peak_bytes, number_format), "estimated")
 
 
@@ -111,7 +113,7 @@ def _efficiency(device: Device) -> tuple[float, float]:
     """The lowest and the highest share of the peak; both kinds' where it is unknown what the device is."""
     if device.ram_bytes is None:
         return _MICROCONTROLLER[0], _PROCESSOR[1]
-    return _MICROCONTROLLER if device.ram_bytes < _MICROCONTROLLER_RAM_BYTES else _PROCESSOR
+    return _PROCESSOR if device.loads_weights else _MICROCONTROLLER
 
 
 def _traffic_bytes(cost: Cost, number_format: str) -> float:
