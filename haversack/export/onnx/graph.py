@@ -11,11 +11,10 @@ import torch
 from onnx import helper
 from torch import Tensor
 
-from haversack.export.onnx.storage import ELEMENT_TYPES, stored
+from haversack.export.onnx.storage import ELEMENT_TYPES, stored, whole
 
-# The oldest pair that expresses everything but constants of 4 bits, so that runtimes since 2023 load the file.
+# The oldest pair that expresses everything, so that runtimes since 2023 load the file.
 OPSET, IR = 18, 8
-_OPSET_OF_4_BITS, _IR_OF_4_BITS = 21, 10
 
 _HALF_MAX = torch.finfo(torch.float16).max
 
@@ -110,12 +109,18 @@ class OnnxGraph:
     def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The finished model; constants that no node reads are left out."""
         read = {name for node in self.nodes for name in node.input}
-        forms = [stored(name, self.tensors[name]) for name in self._constants.values() if name in read]
+        steps = self._steps()
+        kept = {name: self.tensors[name] for name in self._constants.values() if name in read}
+        forms = [(whole if name in steps else stored)(name, value) for name, value in kept.items()]
         nodes = [node for form in forms for node in form.nodes] + self.nodes
-        tensors = [tensor for form in forms for tensor in form.tensors]
-        opset, ir = (_OPSET_OF_4_BITS, _IR_OF_4_BITS) if any(form.in_4_bits for form in forms) else (OPSET, IR)
-        made = helper.make_graph(nodes, "haversack", inputs, outputs, tensors)
-        return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
+        tensors = {tensor.name: tensor for form in forms for tensor in form.tensors}
+        made = helper.make_graph(nodes, "haversack", inputs, outputs, list(tensors.values()))
+        return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+
+    def _steps(self) -> set[str]:
+        """The scales and zero points, which ONNX Runtime's integer kernels want as initializers, however few bits."""
+        kinds = {"QuantizeLinear", "DequantizeLinear"}
+        return {name for node in self.nodes if node.op_type in kinds for name in node.input[1:]}
 
     def drop_unread(self, outputs: Sequence[str]) -> None:
         """Removes nodes whose results nobody reads."""

@@ -3,6 +3,9 @@
 What techniques make of weights needs no flag to be stored well: integers of 4 bits are stored two a byte, numbers that
 float16 holds exactly as float16, and a tensor of few different numbers as a codebook with an index an element (Han
 2016). ONNX Runtime undoes it once, when it loads the file.
+
+ONNX's own INT4 needs opset 21, under which ONNX Runtime 1.32's optimizer refuses its own signed activations. Here each
+byte is looked up in a table of the two integers that it holds, which every opset can.
 """
 
 from __future__ import annotations
@@ -27,30 +30,39 @@ ELEMENT_TYPES = {
 }
 # A node that unpacks costs some sixty bytes; below this many elements it never pays.
 _LEAST_ELEMENTS = 128
+_LEAST_ELEMENTS_IN_4_BITS = 512
+"""Half of these bytes pay for three nodes."""
 _SAMPLE = 1024
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A constant's initializers, and the nodes that make its value of them."""
+    """A constant's initializers, and the nodes that make its value of them. Initializers of one name are equal."""
 
     tensors: tuple[onnx.TensorProto, ...]
     nodes: tuple[onnx.NodeProto, ...] = ()
-    in_4_bits: bool = False
 
 
 def stored(name: str, value: Tensor) -> Stored:
     """The smallest exact form of `value` under `name`."""
     if value.numel() >= _LEAST_ELEMENTS:
-        if value.dtype == torch.int8 and int(value.min()) >= -8 and int(value.max()) <= 7:
-            packed = _in_4_bits(f"{name}p", value, onnx.TensorProto.INT4)
-            return Stored((packed,), (_cast(packed.name, name, torch.int8),), in_4_bits=True)
+        if value.dtype == torch.int8 and value.numel() >= _LEAST_ELEMENTS_IN_4_BITS and _is_narrow(value):
+            return _in_4_bits(name, value)
         if value.dtype == torch.float32:
-            return _codebook(name, value) or _half(name, value) or Stored((_whole(name, value),))
-    return Stored((_whole(name, value),))
+            return _codebook(name, value) or _half(name, value) or whole(name, value)
+    return whole(name, value)
 
 
-def _whole(name: str, value: Tensor) -> onnx.TensorProto:
+def whole(name: str, value: Tensor) -> Stored:
+    """The constant as an initializer that nodes read as it stands."""
+    return Stored((_tensor(name, value),))
+
+
+def _is_narrow(value: Tensor) -> bool:
+    return int(value.min()) >= -8 and int(value.max()) <= 7
+
+
+def _tensor(name: str, value: Tensor) -> onnx.TensorProto:
     return helper.make_tensor(name, ELEMENT_TYPES[value.dtype], value.shape, value.numpy().tobytes(), raw=True)
 
 
@@ -59,7 +71,7 @@ def _half(name: str, value: Tensor) -> Stored | None:
     half = value.half()
     if not torch.equal(half.float(), value):
         return None
-    tensor = _whole(f"{name}h", half)
+    tensor = _tensor(f"{name}h", half)
     return Stored((tensor,), (_cast(tensor.name, name, torch.float32),))
 
 
@@ -72,18 +84,46 @@ def _codebook(name: str, value: Tensor) -> Stored | None:
     if len(codebook) > min(256, len(flat) // 8):
         return None
     small = indices.view(value.shape).to(torch.uint8)
-    in_4_bits = len(codebook) <= 16
-    kept = _in_4_bits(f"{name}i", small, onnx.TensorProto.UINT4) if in_4_bits else _whole(f"{name}i", small)
-    nodes = (_cast(kept.name, f"{name}n", torch.int32), helper.make_node("Gather", [f"{name}c", f"{name}n"], [name]))
-    return Stored((kept, _whole(f"{name}c", codebook)), nodes, in_4_bits)
+    halved = len(codebook) <= 16 and len(flat) >= _LEAST_ELEMENTS_IN_4_BITS
+    kept = _in_4_bits(f"{name}i", small) if halved else whole(f"{name}i", small)
+    nodes = (
+        _cast(f"{name}i", f"{name}n", torch.int32),
+        helper.make_node("Gather", [f"{name}c", f"{name}n"], [name]),
+    )
+    return Stored((*kept.tensors, _tensor(f"{name}c", codebook)), (*kept.nodes, *nodes))
 
 
-def _in_4_bits(name: str, value: Tensor, element_type: int) -> onnx.TensorProto:
-    """Two elements a byte, the first one in its lower half (ONNX's specification of INT4)."""
+def _in_4_bits(name: str, value: Tensor) -> Stored:
+    """Two elements a byte, the first one in its lower half, and the nodes that look bytes up in a table of both."""
     halves = value.flatten().to(torch.uint8) & 0xF
-    halves = torch.nn.functional.pad(halves, (0, len(halves) % 2))
-    content = (halves[::2] | halves[1::2] << 4).numpy().tobytes()
-    return helper.make_tensor(name, element_type, value.shape, content, raw=True)
+    odd = len(halves) % 2
+    halves = torch.nn.functional.pad(halves, (0, odd))
+    table = _tensor(*_pairs(value.dtype))
+    tensors = [table, _tensor(f"{name}p", halves[::2] | halves[1::2] << 4)]
+    nodes = [
+        _cast(f"{name}p", f"{name}b", torch.int32),
+        helper.make_node("Gather", [table.name, f"{name}b"], [f"{name}g"]),
+    ]
+    pairs = f"{name}g"
+    if odd:
+        numbers = {"flat4": -1, "first4": 0, f"{name}e": value.numel()}
+        tensors += [_tensor(constant, torch.tensor([number])) for constant, number in numbers.items()]
+        nodes += [
+            helper.make_node("Reshape", [pairs, "flat4"], [f"{name}f"]),
+            helper.make_node("Slice", [f"{name}f", "first4", f"{name}e"], [f"{name}o"]),
+        ]
+        pairs = f"{name}o"
+    tensors.append(_tensor(f"{name}d", torch.tensor(value.shape)))
+    nodes.append(helper.make_node("Reshape", [pairs, f"{name}d"], [name]))
+    return Stored(tuple(tensors), tuple(nodes))
+
+
+def _pairs(dtype: torch.dtype) -> tuple[str, Tensor]:
+    """What each byte holds, (256, 2): two integers of 4 bits, signed or not. It stands once in a file."""
+    both = torch.stack([torch.arange(256) & 0xF, torch.arange(256) >> 4], dim=1)
+    if dtype == torch.int8:
+        return "signed4", torch.where(both > 7, both - 16, both).to(dtype)
+    return "unsigned4", both.to(dtype)
 
 
 def _cast(source: str, name: str, dtype: torch.dtype) -> onnx.NodeProto:

@@ -23,7 +23,7 @@ from haversack.progress import say
 def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
     """An ONNX model that computes what the graph computes; free batch dimensions are named "batch".
 
-    Its operator set is 18, or 21 where weights have 4 bits or less, which are stored two a byte.
+    Its operator set is 18. Weights of 4 bits or less are stored two a byte.
 
     The graph comes from `haversack.graph.fold`, with or without `quantized_decomposed` pairs; every operation's
     `meta["val"]` tells its shape. `float16` stores and computes in half precision between float32 inputs and outputs.
