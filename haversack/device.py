@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import platform
-import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from haversack.errors import BudgetError, DeviceError
+from haversack.errors import BudgetError, DeviceError, UntrustedError
+from haversack.untrusted import parse_toml, read_text
 
 _FOLDER = Path(__file__).parent / "devices"
 _MICROCONTROLLER_RAM_BYTES = 16 * 2**20
@@ -146,11 +146,11 @@ def _read(path: Path) -> Device:
     """Every key is either plain text (name, title, runtime, why) or a table {value, source}."""
     where = str(path)
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DeviceError(f"it cannot be read: {error.strerror}.", where=where) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DeviceError(f"not a TOML document: {error}.", where=where) from error
+        table = parse_toml(read_text(path), where)
+    except UntrustedError as error:
+        raise DeviceError(
+            error.what, where=where, mend="see `haversack devices show` for what a device has."
+        ) from error
     plain = {key: table.pop(key) for key in _PLAIN if key in table}
     if not {"name", "title", "runtime"} <= plain.keys():
         raise DeviceError("it needs the keys name, title and runtime.", where=where)

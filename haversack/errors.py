@@ -69,5 +69,9 @@ class WorkspaceError(HaversackError):
     """Results could not be written or read back."""
 
 
+class UntrustedError(HaversackError):
+    """A file of unknown origin is damaged, too large, or not what it should be."""
+
+
 class CodedError(HaversackError):
     """A file of coded weights is damaged, foreign or too large, or something that it has no form for."""

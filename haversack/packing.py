@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from haversack.artifact import CODED_FILE, Artifact, Runtime
 from haversack.device import Budget, Device, find_device
 from haversack.door import check_alone, checked_model, checked_score
-from haversack.errors import ExportError, NothingChangedError, RecipeError, SurgeryError
+from haversack.errors import ExportError, NothingChangedError, RecipeError, SurgeryError, UntrustedError
 from haversack.export import coded, find_runtime
 from haversack.finetune import checkpoints_in, outputs_kept
 from haversack.graph.cost import cost
@@ -35,6 +35,7 @@ from haversack.target import Files
 from haversack.task import Task
 from haversack.techniques import catalogue
 from haversack.techniques.adopt_student import AdoptStudent
+from haversack.untrusted import read_text
 from haversack.workspace import Workspace, open_workspace, write_result
 
 Network = nn.Module | Callable[[], nn.Module]
@@ -325,11 +326,11 @@ def _adjusted(step: Step, settings: Settings) -> Step:
 def read_recipe(path: Path) -> Recipe:
     """The recipe in the TOML file at `path`."""
     try:
-        return recipe_from_toml(path.read_text(encoding="utf-8"), catalogue())
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it holds no text"
+        text = read_text(path)
+    except UntrustedError as error:
         mend = "give a recipe.toml, as `haversack pack` writes it."
-        raise RecipeError(f"it cannot be read: {why}.", where=str(path), mend=mend) from error
+        raise RecipeError(error.what, where=str(path), mend=mend) from error
+    return recipe_from_toml(text, catalogue())
 
 
 def _check_format(model: Model, runtime: Runtime) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, get_args, get_type_hints, runtime_checkable
 
-from haversack.errors import RecipeError
+from haversack.errors import RecipeError, UntrustedError
+from haversack.untrusted import parse_toml
 
 if TYPE_CHECKING:
     from haversack.device import Device
@@ -128,9 +128,9 @@ class Recipe:
 def recipe_from_toml(text: str, catalogue: Catalogue) -> Recipe:
     """The recipe that `text` describes, its steps looked up in `catalogue`."""
     try:
-        tables: list[dict[str, Any]] = tomllib.loads(text).get("step", [])
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"not a TOML document: {error}.", where="recipe", mend=_MEND) from error
+        tables: list[dict[str, Any]] = parse_toml(text, "recipe").get("step", [])
+    except UntrustedError as error:
+        raise RecipeError(error.what, where="recipe", mend=_MEND) from error
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise RecipeError("it holds no steps.", where="recipe", mend=_MEND)
     return Recipe(tuple(_step(table, catalogue) for table in tables))
@@ -156,17 +156,20 @@ def _step(table: dict[str, Any], catalogue: Catalogue) -> Step:
             f"{name} has no setting {', '.join(sorted(unknown))}.", mend=f"it knows: {', '.join(sorted(known))}."
         )
     try:
-        return kind(**{key: _setting(known[key], value) for key, value in table.items() if key != "technique"})
+        given = {key: value for key, value in table.items() if key != "technique"}
+        return kind(**{key: _setting(known[key], get_type_hints(kind)[key], given[key]) for key in given})
     except RecipeError as error:
         raise RecipeError(error.what, mend=error.mend, where=name) from error
 
 
-def _setting(known: Field[Any], value: object) -> object:
+def _setting(known: Field[Any], hint: object, value: object) -> object:
     """`value`, which has its default's type; a whole number may stand for a real one, a list for a tuple."""
     wanted = type(known.default)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise RecipeError(f"{known.name} is {value}.", mend="write a number that 64 bits hold.")
     if wanted is float and type(value) is int:
         return float(value)
-    if wanted is tuple and type(value) is list:
+    if wanted is tuple and isinstance(value, list) and all(type(each) is get_args(hint)[0] for each in value):
         return tuple(value)
     if known.default is MISSING or known.default is None or type(value) is wanted:
         return value

@@ -16,7 +16,7 @@ FILES = sorted((ROOT / "haversack").rglob("*.py"))
 LAYERS = (
     "errors",
     "coded",
-    "quantity progress task zoo",
+    "quantity progress task untrusted zoo",
     "grid device",
     "model",
     "graph recipe",
@@ -151,6 +151,7 @@ LIGHT = [
     "haversack.errors",
     "haversack.quantity",
     "haversack.measurement",
+    "haversack.untrusted",
 ]
 UNWANTED = {"torch", "onnx", "onnxruntime", "numpy", "safetensors"}
 

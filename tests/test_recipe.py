@@ -198,6 +198,15 @@ GOOD = '[[step]]\ntechnique = "prune_channels"\n'
         (GOOD + "seed = 'lucky'", "seed is 'lucky'"),
         (GOOD + "of = ['macs']", r"of is \['macs'\]"),
         ("[[step]]\ntechnique = 'quantize_static'\n" + GOOD, "comes after"),
+        ("[[step]]\ntechnique = 'quantize_static'\nleave_float = [{}]", r"leave_float is \[\{\}\]"),
+        ("[[step]]\ntechnique = 'quantize_static'\nleave_float = [1]", r"leave_float is \[1\]"),
+        (GOOD + "epochs = 99999999999999999999", "epochs is 99999999999999999999"),
+        (GOOD + f"epochs = {'9' * 5000}", "more than 40 digits"),
+        (GOOD + f"epochs = 0x{'f' * 5000}", "more than 40 digits"),
+        (GOOD + f"keep = {'[' * 3000}", "nested more than 12 levels"),
+        (GOOD + f"keep = {'{a=' * 3000}", "nested more than 12 levels"),
+        (GOOD + f"{'keep.' * 3000}keep = 1", "more than 12 parts"),
+        ("#" * 2_000_000, "more than 1,048,576 characters"),
     ],
 )
 def test_a_recipe_file_that_makes_no_sense_is_refused_with_the_way_to_mend_it(text, said):
