@@ -95,19 +95,25 @@ class Images:
         return right / len(self.labels)
 
 
+def shuffled(images: Images) -> Tensor:
+    """The numbers of all images in random order."""
+    return torch.randperm(len(images.labels))
+
+
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of images in random order; `shown` draws the inputs of a batch, given its images' numbers."""
+    """As many images as there are; `shown` draws the inputs of a batch, given its images' numbers in their `order`."""
 
     images: Images
     shown: Callable[[Images, Tensor], Tensor]
+    order: Callable[[Images], Tensor] = shuffled
     batch: int = 128
 
     def __len__(self) -> int:
         return -(-len(self.images.labels) // self.batch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for some in torch.randperm(len(self.images.labels)).split(self.batch):
+        for some in self.order(self.images).split(self.batch):
             yield self.shown(self.images, some), self.images.labels[some]
 
 

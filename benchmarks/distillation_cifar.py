@@ -38,8 +38,10 @@ WIDTHS = (10, 24, 42)
 EXAMPLE = (torch.zeros(1, 3, 32, 32),)
 PROCESSES = 2
 TRAINING = Training(
-    epochs=76, learning_rate=0.2, weight_decay=1e-4, clip=0, outputs="kd", distillation=0.9, temperature=4.0
+    epochs=70, learning_rate=0.2, weight_decay=1e-4, clip=0, outputs="kd", distillation=0.9, temperature=4.0
 )
+"""On one machine 60 epochs gave 88.40 % of the test images in 47 minutes, and 76 gave 88.83 % in 63: that number was
+chosen by the test score, and 70 by the time."""
 
 
 def viewed(images: Images, some: Tensor) -> Tensor:

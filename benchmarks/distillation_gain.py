@@ -1,26 +1,28 @@
 """What a teacher adds: ResNet-56 (93.39 %) teaches small students of the zoo, and labels alone teach the same ones.
 
-All ways have the same first weights, images in the same order and epochs; three seeds. The gain is over labels that
-have the same settings too, the tuned gain is over labels at a learning rate of their own. Images are shown as they are
-or mirrored, so that the teacher computes two outputs for each.
+Both ways have the same first weights and number of steps, and a learning rate of their own. A row is one training, so
+that a contest of several seeds can be split over runs and machines; a training that was killed goes on where it was. A
+gain is the mean over the seeds that both ways have. What the teacher says of an image, as it is or mirrored, is
+computed once for all trainings.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
+import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from cifar10 import Epoch, Images, images, pretrained
+from cifar10 import Epoch, Images, images, pretrained, shifted, shuffled
 from distillation_cifar import EXAMPLE, TEACHER_DEPTH
-from side_by_side import side_by_side
 from torch import Tensor, nn
 
 from haversack import zoo
-from haversack.finetune import Training, finetune, outputs_kept
+from haversack.finetune import Training, checkpoints_in, finetune, outputs_kept
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.model import Model
@@ -31,53 +33,8 @@ STUDENTS = {
     "mobilenet_v2": {"width": 0.25, "depth": 0.5, "downsampling": 8, "head": 96, "dropout": 0.0},
     "shufflenet_v2": {"width": 0.27, "depth": 0.5, "downsampling": 8},
 }
-_LONG = Training(epochs=20, learning_rate=0.2, weight_decay=1e-4, outputs="kd", distillation=0.9, temperature=4.0)
-_SHORT = replace(_LONG, epochs=8, learning_rate=0.05, weight_decay=5e-4, clip=0)
-WAYS = {
-    "mobilenet_v2": {
-        "taught": _SHORT,
-        "labels": replace(_SHORT, distillation=0),
-        "tuned_labels": replace(_SHORT, distillation=0, learning_rate=0.2),
-    },
-    "shufflenet_v2": {"taught": _LONG, "labels": replace(_LONG, distillation=0)},
-}
-"""MobileNetV2 is taught best at 0.05 of 0.05, 0.1 and 0.2, and labels do best with 0.2 of 0.05, 0.2 and 0.4: on the
-first 5,000 test images, with a seed that does not report. Held-back training images do not tell, since the teacher
-learned them."""
-
-
-def run(data: Path, *, quick: bool, family: str) -> dict[str, object]:
-    """Scores of the taught and of the untaught students on the test images, seed by seed."""
-    begin, key = time.perf_counter(), family.replace("_", "")
-    images(data)  # decoded by one process, for both
-    found = side_by_side({way: (scores, (data, family, training, quick)) for way, training in WAYS[family].items()})
-    total = cost(trace(student(family, 0).eval(), EXAMPLE))
-    figures: dict[str, object] = {f"{key}.{way}_scores": each for way, each in found.items()}
-    for way in [each for each in found if each != "taught"]:
-        name = way.removesuffix("labels") + "gain"
-        gains = [one - other for one, other in zip(found["taught"], found[way], strict=True)]
-        figures |= {f"{key}.{name}": round(statistics.mean(gains), 4), f"{key}.{name}s": [round(g, 4) for g in gains]}
-    return {
-        **figures,
-        f"{key}.parameters": total.parameters,
-        f"{key}.macs": total.macs,
-        f"{key}.epochs": 1 if quick else WAYS[family]["taught"].epochs,
-        f"{key}.minutes": round((time.perf_counter() - begin) / 60, 1),
-    }
-
-
-def scores(data: Path, family: str, training: Training, quick: bool) -> list[float]:  # noqa: FBT001 - see side_by_side
-    """The student's scores on the test images, for first weights from each seed."""
-    known, test = images(data)
-    learned, judged = (known.first(1_280), test.first(1_000)) if quick else (known, test)
-    training, teacher = replace(training, epochs=1) if quick else training, pretrained(data, TEACHER_DEPTH)
-    found = list[float]()
-    with outputs_kept():
-        for seed in SEEDS[:1] if quick else SEEDS:
-            model = Model(student(family, seed), EXAMPLE, teacher=teacher)
-            found.append(_score(model, replace(training, seed=seed), learned, judged))
-            print(f"{family}, seed {seed}, {training.distillation:g} of it taught: {found[-1]:.4f}", file=sys.stderr)
-    return found
+UNKNOWN = -100
+"""The label of an image without one, as in torch's cross-entropy."""
 
 
 def mirrored(images: Images, some: Tensor) -> Tensor:
@@ -86,16 +43,131 @@ def mirrored(images: Images, some: Tensor) -> Tensor:
     return torch.where(torch.rand(len(some), 1, 1, 1) < 0.5, inputs.flip(3), inputs)
 
 
+def only_labelled(images: Images) -> Tensor:
+    """The numbers of those images that have a label, each as often as makes an epoch of all images."""
+    known = (images.labels != UNKNOWN).nonzero().flatten()
+    times = len(images.labels) // len(known)
+    return torch.cat([known[torch.randperm(len(known))] for _ in range(times)])
+
+
+def labels_spread(images: Images) -> Tensor:
+    """The numbers of all images in random order, those with a label evenly among the others."""
+    has_label = images.labels != UNKNOWN
+    known, others = (each.nonzero().flatten() for each in (has_label, ~has_label))
+    columns = others[torch.randperm(len(others))].view(len(known), -1)
+    return torch.cat([known[torch.randperm(len(known)), None], columns], 1).flatten()
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a student learns: its training, how images are shown, and in which order."""
+
+    training: Training
+    shown: Callable[[Images, Tensor], Tensor] = mirrored
+    order: Callable[[Images], Tensor] = shuffled
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A student that learns in two ways; one image in `one_in` has a label."""
+
+    family: str
+    ways: Mapping[str, Way]
+    one_in: int = 1
+
+
+_TAUGHT = Training(
+    epochs=24, weight_decay=5e-4, clip=0, outputs="kd", temperature=4.0, distillation=0.9, mixed_precision=False
+)
+_ALONE = replace(_TAUGHT, distillation=0)
+CONTESTS = {
+    "mobilenetv2.tuned": Contest(
+        "mobilenet_v2",
+        {
+            "taught": Way(replace(_TAUGHT, learning_rate=0.05)),
+            "labels": Way(replace(_ALONE, learning_rate=0.2)),
+        },
+    ),
+    "mobilenetv2.few_labels": Contest(
+        "mobilenet_v2",
+        {
+            "taught": Way(replace(_TAUGHT, learning_rate=0.05, epochs=12), order=labels_spread),
+            "labels": Way(replace(_ALONE, learning_rate=0.2, epochs=12), shifted, only_labelled),
+        },
+        one_in=10,
+    ),
+    "shufflenetv2.tuned": Contest(
+        "shufflenet_v2",
+        {
+            "taught": Way(replace(_TAUGHT, learning_rate=0.1)),
+            "labels": Way(replace(_ALONE, learning_rate=0.2)),
+        },
+    ),
+}
+
+
+def trainings() -> Iterator[dict[str, Any]]:
+    """All trainings: contest, way and seed, as `run` and `row` take them."""
+    for contest, each in CONTESTS.items():
+        yield from ({"contest": contest, "way": way, "seed": seed} for seed in SEEDS for way in each.ways)
+
+
+def row(contest: str, way: str, seed: int) -> str:
+    """The name of a training's row, and of its score."""
+    return f"{contest}.seed{seed}.{way}"
+
+
+def run(data: Path, *, quick: bool, contest: str, way: str, seed: int) -> dict[str, object]:
+    """The student's score on the test images after it has learned in that way."""
+    begin, name, chosen = time.perf_counter(), row(contest, way, seed), CONTESTS[contest]
+    known, test = images(data)
+    learned, judged = (known.first(1_280), test.first(1_000)) if quick else (known, test)
+    training = replace(chosen.ways[way].training, seed=seed, **({"epochs": 1} if quick else {}))
+    network = learnt(data, chosen, replace(chosen.ways[way], training=training), learned)
+    with torch.no_grad():
+        score = judged.accuracy(network)
+    minutes = round((time.perf_counter() - begin) / 60, 1)
+    return {name: score, f"{name}.epochs": training.epochs, f"{name}.minutes": minutes}
+
+
+def learnt(data: Path, contest: Contest, way: Way, learned: Images) -> nn.Module:
+    """The contest's student after it has learned from these images; the training says with which seed."""
+    has_label = torch.arange(len(learned.labels)) % contest.one_in == 0
+    epoch = Epoch(Images(learned.pixels, learned.labels.where(has_label, UNKNOWN)), way.shown, way.order)
+    model = Model(student(contest.family, way.training.seed), EXAMPLE, teacher=pretrained(data, TEACHER_DEPTH))
+    folder = Path(tempfile.gettempdir()) / "haversack-distillation"
+    # Trainings with and without a teacher differ by their settings; how images are shown is for us to keep apart.
+    states = folder / f"{way.shown.__name__}-{way.order.__name__}-{contest.one_in}-{len(learned.labels)}"
+    with outputs_kept(folder), checkpoints_in(states):
+        return finetune(model, Task(train=lambda: epoch, calibrate=None, score=lambda _: 0.0), way.training)
+
+
+def gains(found: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """What the teacher adds in each contest of which a seed's two scores are found, as rows of figures by name."""
+    summed = {}
+    for name, contest in CONTESTS.items():
+        scores = [{way: found.get(row(name, way, seed)) for way in contest.ways} for seed in SEEDS]
+        whole = [each for each in scores if None not in each.values()]
+        if whole:
+            summed[name] = _gain(name, contest, whole)
+    return summed
+
+
+def _gain(name: str, contest: Contest, scores: list[dict[str, object]]) -> dict[str, object]:
+    each = [float(str(pair["taught"])) - float(str(pair["labels"])) for pair in scores]
+    total = cost(trace(student(contest.family, 0).eval(), EXAMPLE))
+    return {
+        f"{name}_gain": round(statistics.mean(each), 4),
+        f"{name}_gains": [round(gain, 4) for gain in each],
+        **{f"{name}_{way}_scores": [pair[way] for pair in scores] for way in contest.ways},
+        f"{name}_seeds": len(each),
+        f"{name}_parameters": total.parameters,
+        f"{name}_macs": total.macs,
+    }
+
+
 def student(family: str, seed: int) -> nn.Module:
     """The student with its first weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return zoo.family(family)(channels=3, outputs=10, **STUDENTS[family])
-
-
-def _score(model: Model, training: Training, learned: Images, judged: Images) -> float:
-    """The score of the model's network after it has learned."""
-    epoch = Epoch(learned, mirrored)
-    trained = finetune(model, Task(train=lambda: epoch, calibrate=None, score=judged.accuracy), training)
-    with torch.no_grad():
-        return judged.accuracy(trained)

@@ -22,6 +22,8 @@ from haversack.report.bars import Bars
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 Row = Callable[[Path, bool], Found]
 """(data folder, quick) -> figures by name."""
+Summed = Callable[[Found], Mapping[str, Found]]
+"""Figures by name -> rows that follow from them, such as a mean over rows that were measured one by one."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Asked:
     at_most: Mapping[str, float] = field(default_factory=dict)
 
 
-def main(description: str, rows: Mapping[str, Row], asked: Asked) -> None:
+def main(description: str, rows: Mapping[str, Row], asked: Asked, summed: Summed = lambda _: {}) -> None:
     """Runs the chosen rows, writes JSON after each, and prints a table. A user's mistake ends with its message."""
     words = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument(
@@ -44,7 +46,7 @@ def main(description: str, rows: Mapping[str, Row], asked: Asked) -> None:
     options = words.parse_args()
     title = description.partition(":")[0]
     try:
-        show(title, _run(options, rows), asked)
+        show(title, _run(options, rows, summed), asked)
     except HaversackError as error:
         print(f"{title}: {error}", file=sys.stderr)
         sys.exit(2)
@@ -60,7 +62,7 @@ def part(module: str, **settings: object) -> Row:
     return row
 
 
-def _run(options: argparse.Namespace, rows: Mapping[str, Row]) -> dict[str, Measured]:
+def _run(options: argparse.Namespace, rows: Mapping[str, Row], summed: Summed) -> dict[str, Measured]:
     chosen = {name: row for name, row in rows.items() if any(name.startswith(each) for each in options.only)}
     if not chosen:
         raise HaversackError(f"no row is called {' or '.join(options.only)}.", mend=f"choose from {', '.join(rows)}.")
@@ -76,8 +78,19 @@ def _run(options: argparse.Namespace, rows: Mapping[str, Row]) -> dict[str, Meas
             # into the file meanwhile stays.
             found = kept(options.json, [name], quick=options.quick)
             found[name] = Measured.here(figures, quick=options.quick, commit=code)
+            found |= _following(found, summed, quick=options.quick, commit=code)
             write(options.json, found)
     return found
+
+
+def _following(rows: Mapping[str, Measured], summed: Summed, *, quick: bool, commit: str) -> dict[str, Measured]:
+    """The rows that follow from those that are as quick as this run; a quick one replaces no whole one."""
+    known = {name: value for row in rows.values() if row.quick == quick for name, value in row.figures.items()}
+    return {
+        name: Measured.here(figures, quick=quick, commit=commit)
+        for name, figures in summed(known).items()
+        if not quick or name not in rows or rows[name].quick
+    }
 
 
 def _figures(name: str, row: Row, options: argparse.Namespace) -> Found:

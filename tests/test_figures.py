@@ -14,11 +14,11 @@ from haversack.errors import HaversackError
 RESULTS = sorted((Path(figures.__file__).parent / "results").glob("*.json"))
 
 
-def run(monkeypatch, file, given, *words):
+def run(monkeypatch, file, given, *words, summed=lambda _: {}):
     """The file after a run of rows that find what is `given` for them."""
     found = {name: lambda _, __, row=row: row for name, row in given.items()}
     monkeypatch.setattr(sys, "argv", ["x", "--data", str(file.parent), "--json", str(file), *words])
-    rows.main("x: made up", found, rows.Asked(at_least={"a.score": 0.5}))
+    rows.main("x: made up", found, rows.Asked(at_least={"a.score": 0.5}), summed)
     return figures.read(file)
 
 
@@ -52,6 +52,19 @@ def test_a_quick_row_does_not_replace_a_whole_one(tmp_path, monkeypatch, capsys)
     assert ended.value.code == 2
     assert "a was measured whole" in capsys.readouterr().err
     assert file.read_text() == before
+
+
+def test_a_row_that_follows_from_others_is_renewed_with_each_of_them(tmp_path, monkeypatch):
+    def mean(found):
+        scores = [value for name, value in found.items() if name in ("a.score", "b.score")]
+        return {"mean": {"mean.score": sum(scores) / len(scores)}} if scores else {}
+
+    file = tmp_path / "x.json"
+    one = run(monkeypatch, file, {"a": {"a.score": 0.5}}, summed=mean)
+    two = run(monkeypatch, file, {"b": {"b.score": 1.0}}, summed=mean)
+    assert (one["mean"].figures, two["mean"].figures) == ({"mean.score": 0.5}, {"mean.score": 0.75})
+    quick = run(monkeypatch, file, {"c": {"c.score": 0.0}}, "--quick", summed=mean)
+    assert quick["mean"] == two["mean"]
 
 
 def test_a_quick_row_is_never_shown_as_met(tmp_path, monkeypatch, capsys):
