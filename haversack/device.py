@@ -102,25 +102,10 @@ class Budget:
         def tighter(ours: int | None, theirs: int | None) -> int | None:
             return min((limit for limit in (ours, theirs) if limit is not None), default=None)
 
-        self._check_judgeable(device)
         limits = {each.name: getattr(self, each.name) for each in fields(self)}
         limits["flash_bytes"] = tighter(self.flash_bytes, device.flash_bytes)
         limits["ram_bytes"] = tighter(self.ram_bytes, device.ram_bytes)
         return Budget(**limits)
-
-    def _check_judgeable(self, device: Device) -> None:
-        rates = (device.macs_per_cycle_float32, device.macs_per_cycle_int8)
-        timed = device.is_host or (device.clock_hz is not None and any(rate is not None for rate in rates))
-        if self.energy_mj is not None and device.active_power_w is None:
-            raise BudgetError(
-                f"no source states the power of {device.name}, so an energy limit cannot be judged.",
-                mend="drop --energy, or give a device file with active_power_w.",
-            )
-        if not timed and (self.latency_ms is not None or self.energy_mj is not None):
-            raise BudgetError(
-                f"no source states how fast {device.name} computes, so a limit on its milliseconds cannot be judged.",
-                mend="write a ratio, such as --latency 0.5x, or a device file with clock_hz and macs_per_cycle.",
-            )
 
 
 def device_names() -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -26,6 +27,16 @@ class Figure:
     def worst(self) -> float:
         """What a limit is held against: the far end of an estimate, the median of a measurement."""
         return self.high if self.origin == "estimated" and self.high is not None else self.value
+
+
+def share_of(samples: int, value: float) -> Figure:
+    """A score that is a share of so many samples, with one standard error to each side.
+
+    One success and one failure are added, so that a perfect score of few samples is not taken for certain (Laplace).
+    """
+    likely = (value * samples + 1) / (samples + 2)
+    error = math.sqrt(likely * (1 - likely) / (samples + 2))
+    return Figure(value, "host", max(0.0, value - error), min(1.0, value + error))
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,33 @@ class Miss:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """A limit beside the figure that it is held against: met, missed, or unjudged where no figure is known."""
+
+    limit: str
+    allowed: float | None
+    """None where a drop is limited from a score that nobody took."""
+    figure: Figure | None
+    at_least: bool = False
+    """Whether more is better, as of a score."""
+
+    @property
+    def found(self) -> float | None:
+        """What the limit is held against: a score as it was taken, the far end of an estimate."""
+        if self.figure is None:
+            return None
+        return self.figure.value if self.at_least else self.figure.worst
+
+    @property
+    def state(self) -> Literal["met", "missed", "unjudged"]:
+        """What is unknown is never met."""
+        if self.found is None or self.allowed is None:
+            return "unjudged"
+        kept = self.found >= self.allowed - 1e-12 if self.at_least else self.found <= self.allowed
+        return "met" if kept else "missed"
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What a candidate needs and how well it does; None where it is unknown (a dry run has no score)."""
 
@@ -88,29 +126,36 @@ class Measurement:
     latency_ratio: Figure | None = None
     """Against the float original on this host, in alternation, in the same runtime."""
     score: Figure | None = None
+    """Its spread is what chance alone moves it by, where it is a share of a known number of samples."""
     energy_mj: Figure | None = None
     update_bytes: Figure | None = None
     """The network as a coded file: what a first installation sends over the link."""
     parity: Parity | None = None
 
-    def misses(self, budget: Budget, baseline_score: float | None = None) -> tuple[Miss, ...]:
-        """The limits that are not met, worst first. Estimates count with the far end of their spread."""
+    def judged(self, budget: Budget, baseline_score: float | None = None) -> tuple[Judgement, ...]:
+        """Each limit of the budget with its figure. Estimates count with the far end of their spread."""
         ceilings = (
-            ("flash", budget.flash_bytes, self.flash_bytes),
-            ("ram", budget.ram_bytes, self.ram_bytes),
-            ("latency", budget.latency_ms, self.latency_ms),
-            ("latency ratio", budget.latency_ratio, self.latency_ratio),
-            ("energy (mJ)", budget.energy_mj, self.energy_mj),
-            ("update", budget.update_bytes, self.update_bytes),
+            Judgement("flash", budget.flash_bytes, self.flash_bytes),
+            Judgement("ram", budget.ram_bytes, self.ram_bytes),
+            Judgement("latency", budget.latency_ms, self.latency_ms),
+            Judgement("latency ratio", budget.latency_ratio, self.latency_ratio),
+            Judgement("energy (mJ)", budget.energy_mj, self.energy_mj),
+            Judgement("update", budget.update_bytes, self.update_bytes),
         )
+        limited = tuple(each for each in ceilings if each.allowed is not None)
+        if budget.score_at_least is None and budget.max_drop is None:
+            return limited
+        unknown = budget.max_drop is not None and baseline_score is None
+        floor = None if unknown else budget.score_floor(baseline_score)
+        return (*limited, Judgement("score", floor, self.score, at_least=True))
+
+    def misses(self, budget: Budget, baseline_score: float | None = None) -> tuple[Miss, ...]:
+        """The limits that are known to be missed, worst first. What `judged` calls unjudged is not met either."""
         missed = [
-            Miss(name, limit, figure.worst)
-            for name, limit, figure in ceilings
-            if limit is not None and figure is not None and figure.worst > limit
+            Miss(each.limit, each.allowed, each.found)
+            for each in self.judged(budget, baseline_score)
+            if each.state == "missed" and each.allowed is not None and each.found is not None
         ]
-        floor = budget.score_floor(baseline_score)
-        if floor is not None and self.score is not None and self.score.value < floor - 1e-12:
-            missed.append(Miss("score", floor, self.score.value))
         return tuple(sorted(missed, key=lambda miss: -miss.share))
 
     def to_json(self) -> dict[str, Any]:

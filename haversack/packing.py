@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from haversack.artifact import CODED_FILE, Artifact, Runtime
 from haversack.device import Budget, Device, find_device
 from haversack.door import check_alone, checked_model, checked_score
-from haversack.errors import ExportError, NothingChangedError, RecipeError, SurgeryError, UntrustedError
+from haversack.errors import (
+    ExportError,
+    HaversackError,
+    NothingChangedError,
+    RecipeError,
+    TaskError,
+    UntrustedError,
+    WorkspaceError,
+)
 from haversack.export import coded, find_runtime
 from haversack.finetune import checkpoints_in, outputs_kept
 from haversack.graph.cost import cost
@@ -21,26 +29,27 @@ from haversack.graph.lower import lower, output_step
 from haversack.graph.surgery import export_pt2
 from haversack.graph.trace import trace
 from haversack.measure import estimate, host, parity
-from haversack.measurement import Candidate, Conditions, Figure, Measurement, Miss
+from haversack.measurement import Candidate, Conditions, Figure, Measurement, Miss, share_of
 from haversack.model import Model
+from haversack.offers import Offers
 from haversack.plan.failed import infeasible, nothing_pays
-from haversack.plan.search import Answer, Found, Refusal, Trial, greedy, moved
+from haversack.plan.found import Answer, Found, Refusal, Trial
+from haversack.plan.goal import Goal
+from haversack.plan.search import greedy
 from haversack.plan.students import Member, Student
 from haversack.progress import say
-from haversack.recipe import Recipe, Stage, Step, recipe_from_toml, technique
+from haversack.recipe import Recipe, Step, recipe_from_toml, technique
 from haversack.report.students import ranked
 from haversack.report.text import packed
 from haversack.student import AUTO, Audition, Place, step_of
 from haversack.target import Files
-from haversack.task import Task
+from haversack.task import Counted, Task
 from haversack.techniques import catalogue
 from haversack.techniques.adopt_student import AdoptStudent
 from haversack.untrusted import read_text
 from haversack.workspace import Workspace, open_workspace, write_result
 
 Network = nn.Module | Callable[[], nn.Module]
-
-_TO_INTEGERS = ("quantize_static", "quantize_training")
 
 
 @dataclass(frozen=True)
@@ -87,15 +96,14 @@ def pack(
     """
     settings = settings or Settings()
     device = find_device(device) if isinstance(device, str) else device
-    budget = budget.within(device)
     with tempfile.TemporaryDirectory() as scratch, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, Path(scratch))
         found, students = _search(bench, budget, settings)
-        if found.misses:
+        if not found.met:
             raise infeasible(found)
         if not found.best.recipe.steps:
             raise nothing_pays(found, budget)
-        result = _result(bench, found, device, budget)
+        result = _result(bench, found, device, budget.within(device))
         if students:
             result = replace(result, report=f"{result.report}\n\n{ranked(students)}", students=students)
     if settings.out is not None:
@@ -157,6 +165,19 @@ class Bench:
         """The measured candidate of a trial."""
         return Candidate(trial.recipe, self.artifact(trial).measurement)
 
+    def answer(self, trial: Trial) -> Answer:
+        """The candidate, or why it is refused: what cannot be done with one is no reason to stop.
+
+        Errors of the user's task and of the disk would come again with the next one: they are raised.
+        """
+        try:
+            return self.candidate(trial)
+        except (TaskError, WorkspaceError):
+            raise
+        except HaversackError as error:
+            say(f"refused: {trial.recipe}: {error.what}")
+            return Refusal(trial.recipe, error.what, too_strong=isinstance(error, RecipeError))
+
     def model(self, recipe: Recipe) -> Model:
         """What `recipe` makes, each step done once."""
         if not recipe.steps:
@@ -172,6 +193,8 @@ class Bench:
 
     def artifact(self, trial: Trial) -> Artifact:
         """The measured files of a trial, from the workspace where it was measured before."""
+        if trial.afresh:
+            return self._timed_again(trial)
         kept = self.workspace.artifact(trial.recipe, scored=trial.scored)
         if kept is None:
             kept = self._measured(trial)
@@ -211,13 +234,22 @@ class Bench:
             ),
         )
 
+    def _timed_again(self, trial: Trial) -> Artifact:
+        """The files of a trial with its speed measured once more, for twice as long."""
+        found = self.artifact(Trial(trial.recipe))
+        say(f"timing the answer afresh: {trial.recipe}")
+        timed = self._timed(self.model(trial.recipe), next(iter(found.files.values())), trial)
+        latency_ms = timed.latency_ms if self.device.is_host else found.measurement.latency_ms
+        return replace(found, measurement=replace(found.measurement, latency_ms=latency_ms, latency_ratio=timed.ratio))
+
     def _timed(self, model: Model, content: bytes, trial: Trial) -> host.Timing:
         """Latency on this host, in alternation with the float original."""
         if not trial.recipe.steps:
             return host.time_files([content, content], threads=self.threads, seconds=self.seconds)[1]
         original = next(iter(self.artifact(Trial(Recipe())).files.values()))
         twin = self._host_twin(model, content)
-        return host.time_files([original, twin], threads=self.threads, seconds=self.seconds)[1]
+        seconds = self.seconds * (2 if trial.afresh else 1)
+        return host.time_files([original, twin], threads=self.threads, seconds=seconds)[1]
 
     def _host_twin(self, model: Model, content: bytes) -> bytes:
         """The file with unsigned activations where this host multiplies those only: same steps, same results."""
@@ -229,44 +261,51 @@ class Bench:
         return next(iter(runtime.write(lower(replace(model, grids=grids))).values()))
 
     def _score(self, predict: Callable[..., Tensor], trial: Trial) -> Figure | None:
+        """The score, with what chance moves it by where it is a share of the samples that passed."""
         if not trial.scored:
             return None
-        if trial.recipe.steps:
-            return Figure(self.task.scored(predict), "host")
-        return Figure(checked_score(self.task, predict), "host")
+        counted, times = Counted(predict), 1 if trial.recipe.steps else 2
+        value = self.task.scored(counted) if times == 1 else checked_score(self.task, counted)
+        samples = counted.samples // times
+        share = self.task.kind == "classification" and samples > 0 and 0 <= value <= 1
+        return share_of(samples, value) if share else Figure(value, "host")
 
 
 def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packed:
-    """The best that was found, read back from the workspace, with its report."""
+    """The best that was found, read back from the workspace, with the figures that it was accepted for."""
     recipe, baseline = found.best.recipe, bench.artifact(Trial(Recipe())).measurement
-    report = packed(found, baseline, device, budget)
-    return Packed(bench.artifact(Trial(recipe)), baseline, bench.model(recipe), found, report)
+    artifact = replace(bench.artifact(Trial(recipe)), measurement=found.best.measurement)
+    return Packed(artifact, baseline, bench.model(recipe), found, packed(found, baseline, device, budget))
 
 
 def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tuple[Student, ...]]:
     """Runs the planner: it asks for trials, and is told what was measured; a student, if any, comes first."""
-    students = _students(bench, budget, settings)
-    baseline = bench.candidate(Trial(Recipe()))
+    offers = Offers(settings.techniques, settings.seed, settings.epochs)
+    rounding = offers.to_integers(bench.original, bench.device)
+    estimate.check_judgeable(budget, bench.device, {"float32", "int8"} if rounding else {"float32"})
+    within = budget.within(bench.device)
+    students = _students(bench, within, settings, rounding)
+    goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     start = bench.candidate(Trial(adopted)) if students else None
-    search = greedy(_options(bench, settings, bench.model(adopted)), budget, baseline, start)
+    search = greedy(offers.steps(bench.model(adopted), bench.device), goal, start)
     try:
         trial = next(search)
         while True:
-            trial = search.send(_answer(bench, trial))
+            trial = search.send(bench.answer(trial))
     except StopIteration as finished:
         found: Found = finished.value
-    if students and not found.misses and not moved(baseline, found.best, budget):
+    if students and found.met and not goal.moved(goal.baseline, found.best):
         raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
     return found, students
 
 
-def _students(bench: Bench, budget: Budget, settings: Settings) -> tuple[Student, ...]:
+def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequence[Step]) -> tuple[Student, ...]:
     """The students that fit, the best one first, where one is asked for."""
     name = settings.student or (AUTO if technique(AdoptStudent) in settings.techniques else "")
     if not name:
         return ()
-    whole, rounding = _schooling(settings), _rounding(bench, settings)
+    whole = _schooling(settings)
 
     def misses(member: Member) -> Sequence[Miss]:
         recipe = Recipe((step_of(whole, member), *rounding)).skeleton()
@@ -283,44 +322,6 @@ def _students(bench: Bench, budget: Budget, settings: Settings) -> tuple[Student
 def _schooling(settings: Settings) -> AdoptStudent:
     """How long, and from which start, a student learns."""
     return AdoptStudent(epochs=settings.student_epochs, seed=settings.seed)
-
-
-def _rounding(bench: Bench, settings: Settings) -> tuple[Step, ...]:
-    """The mildest step to 8-bit integers that may follow: a student may be as large as leaves room after it."""
-    able = [each for each in _chosen(settings) if technique(each) in _TO_INTEGERS]
-    return tuple([step for each in able for step in each.options(bench.original, bench.device)][:1])
-
-
-def _answer(bench: Bench, trial: Trial) -> Answer:
-    """The candidate, or why a step or a writer refuses: what cannot be done here is no reason to stop."""
-    try:
-        return bench.candidate(trial)
-    except (NothingChangedError, RecipeError, SurgeryError, ExportError) as error:
-        return Refusal(trial.recipe, error.what, too_strong=isinstance(error, RecipeError))
-
-
-def _options(bench: Bench, settings: Settings, model: Model) -> list[list[Step]]:
-    """The settings of each technique that are worth trying on `model`, each once."""
-    adjusted = ([_adjusted(one, settings) for one in step.options(model, bench.device)] for step in _chosen(settings))
-    return [list(dict.fromkeys(steps)) for steps in adjusted]
-
-
-def _chosen(settings: Settings) -> list[type[Step]]:
-    """The techniques that are tried, a new design only by its name; a student comes before all of them."""
-    known = catalogue()
-    unknown = set(settings.techniques) - known.keys()
-    if unknown:
-        raise RecipeError(f"unknown technique {', '.join(sorted(unknown))}.", mend=f"choose from {', '.join(known)}.")
-    names = settings.techniques or [name for name, step in known.items() if step.stage > Stage.DESIGN]
-    return [step for name, step in known.items() if name in names and step is not AdoptStudent]
-
-
-def _adjusted(step: Step, settings: Settings) -> Step:
-    """The step with the run's seed and training length, where it has such settings."""
-    wanted = {"seed": settings.seed, "epochs": settings.epochs}
-    changes = {name: value for name, value in wanted.items() if value is not None and hasattr(step, name)}
-    adjusted: Step = replace(step, **changes)  # type: ignore[type-var]
-    return adjusted
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -100,6 +100,19 @@ class Task:
         return value
 
 
+@dataclass
+class Counted:
+    """A predict function that counts the samples passing through it."""
+
+    predict: Predict
+    samples: int = 0
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The outputs of `predict`."""
+        self.samples += len(inputs[0])
+        return self.predict(*inputs)
+
+
 @dataclass(frozen=True)
 class TaskFile:
     """What a user's file holds: a function that returns the trained network, and the task."""

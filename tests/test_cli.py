@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -83,20 +82,7 @@ def test_weigh_names_the_limit_that_fails_and_by_how_much(run: Run) -> None:
 def test_advise_ranks_all_five_families(run: Run) -> None:
     code, out, _ = run("advise", TASK, "--device", "nrf52840", "--flash", "10kB", "--json")
     assert code == 0
-    found = {each["family"]: each for each in json.loads(out)}
-    assert {"pruning", "quantization", "distillation"} <= found.keys()
-
-
-def test_advise_takes_a_drop_and_ends_each_way_with_the_command_that_tries_it(run: Run) -> None:
-    words = ("--device", "nrf52840", "--flash", "10kB", "--max-drop", "1%")
-    code, out, _ = run("advise", TASK, *words, "--json")
-    assert code == 0
-    for each in json.loads(out):
-        _, pack, *given = shlex.split(each["command"])
-        assert given[: len(words) + 1] == [str(TASK), *words]
-        # An option that pack does not know is refused before the file is looked for.
-        code, _, said = run(pack, "no_such_task.py", *given[1:])
-        assert "no such file" in said, said
+    assert {"pruning", "quantization", "distillation"} <= {each["family"] for each in json.loads(out)}
 
 
 def test_devices_are_listed_and_shown_with_sources(run: Run) -> None:
@@ -119,7 +105,6 @@ def test_devices_are_listed_and_shown_with_sources(run: Run) -> None:
         (["--latency", "-5ms"], "--latency"),
         (["--ram", "0kB"], "--ram"),
         (["--latency", "fast"], "--latency"),
-        (["--energy", "1mJ"], "power"),
     ],
 )
 def test_a_bad_limit_or_device_is_named(run: Run, options: list[str], said: str) -> None:

@@ -69,8 +69,20 @@ def test_a_drop_is_counted_from_the_baseline_s_score():
     assert miss == Miss("score", pytest.approx(0.91), 0.9)
 
 
-def test_a_dry_run_without_a_score_misses_no_score():
-    assert measured(score=None).misses(Budget(score_at_least=0.99, max_drop=0.0), 0.9) == ()
+@pytest.mark.parametrize(
+    ("name", "limit", "label"), [(name, met, label) for name, met, _, label in LIMITS if name[-5:] != "bytes"]
+)
+def test_a_limit_without_a_figure_is_neither_met_nor_missed(name, limit, label):
+    figure = "score" if name == "score_at_least" else name
+    (judged,) = measured(**{figure: None}).judged(Budget(**{name: limit}))
+    assert (judged.limit, judged.state, judged.found) == (label, "unjudged", None)
+    assert measured(**{figure: None}).misses(Budget(**{name: limit})) == ()
+    assert measured().judged(Budget(**{name: limit}))[0].state == "met"
+
+
+def test_a_drop_from_a_score_that_nobody_took_is_unjudged():
+    assert [each.state for each in measured().judged(Budget(max_drop=0.01))] == ["unjudged"]
+    assert [each.state for each in measured().judged(Budget(max_drop=0.01), 0.9)] == ["met"]
 
 
 @pytest.mark.parametrize(("floor", "score"), [(0.0, -0.5), (-1.0, -1.5), (0.0, -1e-9)])

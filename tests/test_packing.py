@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 import haversack
+from haversack import errors
 from haversack.device import Budget, Device, find_device
-from haversack.errors import InfeasibleError, RecipeError, WorkspaceError
+from haversack.errors import BudgetError, InfeasibleError, RecipeError, WorkspaceError
 from haversack.finetune.checkpoint import checkpoint
 from haversack.graph.cost import cost
 from haversack.graph.named_tensors import named_tensors
@@ -26,8 +27,10 @@ from haversack.graph.surgery import load
 from haversack.graph.trace import trace
 from haversack.measure import host
 from haversack.measure.estimate import weigh
+from haversack.measurement import share_of
 from haversack.model import Model
 from haversack.packing import Bench, Packed, Settings, apply, pack, read_recipe
+from haversack.plan.found import Refusal, Trial
 from haversack.recipe import Recipe, Stage
 from haversack.task import Task, TaskFile, read_task_file
 from haversack.techniques.quantize_static import QuantizeStatic
@@ -249,6 +252,63 @@ def test_a_killed_training_is_found_again_by_the_same_run_and_by_no_other(file: 
     assert bench.model(recipe).edits == bench.original.edits
     assert not bench.workspace.unfinished.exists()
     assert _bench(file, tmp_path, "of other data").workspace.unfinished.is_dir()
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A step that fails with the error of that name."""
+
+    error: str = ""
+
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def apply(self, model: Model, task: Task) -> Model:
+        raise getattr(errors, self.error)("it went wrong.", mend="leave it out.")
+
+    @classmethod
+    def options(cls, model: Model, device: Device) -> tuple[Failing, ...]:
+        return ()
+
+
+ABOUT_ONE = "ParityError TrainingError TraceError MeasureError CodedError ExportError SurgeryError NothingChangedError"
+
+
+@pytest.mark.parametrize("error", [*ABOUT_ONE.split(), "RecipeError"])
+def test_an_error_of_one_candidate_is_a_refusal_of_that_candidate(file: TaskFile, tmp_path: Path, error: str) -> None:
+    trial = Trial(Recipe((Failing(error),)))
+    told = _bench(file, tmp_path, "").answer(trial)
+    assert told == Refusal(trial.recipe, "it went wrong.", too_strong=error == "RecipeError")
+
+
+@pytest.mark.parametrize("error", ["TaskError", "WorkspaceError"])
+def test_an_error_of_the_task_or_the_disk_ends_the_run(file: TaskFile, tmp_path: Path, error: str) -> None:
+    with pytest.raises(getattr(errors, error), match="it went wrong"):
+        _bench(file, tmp_path, "").answer(Trial(Recipe((Failing(error),))))
+
+
+def test_a_score_has_the_spread_of_as_many_samples_as_it_was_taken_of(packed: Packed) -> None:
+    for found in (packed.baseline, packed.artifact.measurement):
+        assert found.score is not None
+        assert found.score == share_of(597, found.score.value)  # of scikit-learn's 1797 digits, 1200 are for training
+
+
+@pytest.mark.parametrize("device", ["rp2040", "esp32-s3"])
+def test_a_limit_that_nobody_can_judge_is_refused_before_anything_is_measured(
+    file: TaskFile, tmp_path: Path, device: str
+) -> None:
+    target = replace(find_device(device), runtime="tflite-micro")
+    settings = Settings(cache=tmp_path, techniques=("prune_channels",))
+    with pytest.raises(BudgetError, match=r"computes float32.*\n.*--latency 0.5x.*In int8 its time is known"):
+        pack(file.network, file.task, target, Budget(latency_ms=1e-6, flash_bytes=30_000), settings)
+    assert not list(tmp_path.rglob("measurement.json"))
+
+
+@pytest.mark.slow
+def test_a_float_network_is_never_fast_enough_for_a_device_that_states_no_rate_for_it(file: TaskFile) -> None:
+    target = replace(find_device("rp2040"), runtime="tflite-micro")
+    settings = Settings(seconds=0.1, techniques=("quantize_weights", "quantize_static"))
+    with pytest.raises(InfeasibleError, match=r"nearest .*quantize_static.* misses latency: .*allowed 1e-06 ms"):
+        pack(file.network, file.task, target, Budget(latency_ms=1e-6, flash_bytes=30_000), settings)
 
 
 def test_packing_does_not_run_in_one_of_several_processes(file: TaskFile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,11 +66,9 @@ def budget_of(  # noqa: PLR0913 - one argument a limit
     )
 
 
-def target_of(name: str, budget: Budget, runtime: str | None = None) -> tuple[Device, Budget]:
-    """The device called `name`, with another runtime if one is given, and the budget within it."""
+def target_of(name: str, runtime: str | None = None) -> Device:
+    """The device called `name`, with another runtime if one is given."""
     from haversack.device import find_device
 
     device = find_device(name)
-    if runtime is not None:
-        device = replace(device, runtime=runtime)
-    return device, budget.within(device)
+    return device if runtime is None else replace(device, runtime=runtime)

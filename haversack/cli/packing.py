@@ -60,7 +60,7 @@ def pack(  # noqa: PLR0913 - one argument an option
     """Compress the network until it meets the limits, and prove it on the exported file."""
     from haversack.packing import pack as run
 
-    target, budget = target_of(device, budget_of(flash, ram, latency, energy, update, max_drop, score), runtime)
+    target, budget = target_of(device, runtime), budget_of(flash, ram, latency, energy, update, max_drop, score)
     names = tuple(word.strip() for word in techniques.split(",") if word.strip())
     file = loaded(task)
     training = {"epochs": epochs, "student": student, "student_epochs": student_epochs, "seed": seed}
@@ -86,7 +86,7 @@ def apply(  # noqa: PLR0913 - one argument an option
     from haversack.packing import read_recipe
 
     steps = read_recipe(recipe)
-    target, _ = target_of(device, budget_of(), runtime)
+    target = target_of(device, runtime)
     file = loaded(task)
     with progress(quiet=as_json):
         result = run(steps, file.fresh_network, file.task, target, _settings(out, threads, file, seconds=seconds))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
-from haversack.device import Device
-from haversack.errors import DeviceError
+from haversack.device import Budget, Device
+from haversack.errors import BudgetError, DeviceError
 from haversack.graph.cost import Cost
 from haversack.measurement import Conditions, Figure, Measurement
+from haversack.progress import say
 
-_BITS = {"float32": 32, "float16": 16, "int16": 16, "int8": 8, "int4": 4}
-_COMPUTED_AS = {"int4": "int8"}
-"""Weights in 4 bits are a way to store: runtimes unpack them, and activations keep 8."""
+_BITS = {"float32": 32, "float16": 16, "int16": 16, "int8": 8}
 
 _MICROCONTROLLER = (0.05, 0.35)
 """Share of the stated peak that a whole network reaches, lowest and highest.
@@ -32,14 +32,11 @@ ResNet-20 and ResNet-56 in ONNX Runtime on one Zen 4 core: 0.74 to 0.85 in float
 def weigh(cost: Cost, device: Device, number_format: str) -> Measurement:
     """Every figure that can be known before a file is written; None where the device states too little for it.
 
-    `int4` is int8 whose weights are stored in 4 bits.
     `flash_bytes` is the weights in `number_format` and, where the device runs ONNX, what its files hold beside them.
     Code of the runtime is not counted.
     """
     weight_bytes = math.ceil(cost.parameters * _bits(number_format) / 8)
-    number_format = _COMPUTED_AS.get(number_format, number_format)
-    known = None not in _rates(device, number_format).values()
-    latency = latency_ms(cost, device, number_format) if known else None
+    latency = None if _missing_rates(device, number_format) else latency_ms(cost, device, number_format)
     return Measurement(
         flash_bytes=Figure(weight_bytes + _written_around(cost, device, number_format), "estimated"),
         ram_bytes=ram_bytes(cost, number_format),
@@ -47,6 +44,40 @@ def weigh(cost: Cost, device: Device, number_format: str) -> Measurement:
         conditions=Conditions(device.name, device.runtime, threads=1, machine=device.title),
         energy_mj=energy_mj(latency, device) if latency else None,
     )
+
+
+def check_judgeable(budget: Budget, device: Device, number_formats: Collection[str]) -> None:
+    """Raises BudgetError where a limit could be judged in none of the formats that a network may end in.
+
+    Bytes, scores and ratios are measured. Milliseconds need this host or the rates of the device, energy its power too.
+    """
+    if budget.energy_mj is not None and device.active_power_w is None:
+        raise BudgetError(
+            f"no source states the power of {device.name}, so an energy limit cannot be judged.",
+            mend="drop --energy, or give a device file with active_power_w.",
+        )
+    if budget.energy_mj is None and (budget.latency_ms is None or device.is_host):
+        return
+    missing = {name: _missing_rates(device, name) for name in sorted(number_formats)}
+    if all(missing.values()):
+        facts = " and ".join(dict.fromkeys(rate for each in missing.values() for rate in each))
+        raise BudgetError(
+            f"no source states how fast {device.name} computes {' or '.join(missing)}, so a limit on its milliseconds "
+            "or energy cannot be judged.",
+            mend=f"write a ratio, such as --latency 0.5x (timed on this host), or give a device file with {facts}."
+            + _other_formats(device, number_formats),
+        )
+    for name, rates in missing.items():
+        if rates:
+            say(
+                f"{device.name} states no {' and no '.join(rates)}: a network in {name} is never said to be fast enough"
+            )
+
+
+def _other_formats(device: Device, tried: Collection[str]) -> str:
+    """The format in which the device could be judged, where no step that is tried leads there."""
+    known = [name for name in ("int8", "float32") if name not in tried and not _missing_rates(device, name)]
+    return f" In {known[0]} its time is known, but no step that is tried leads there." if known else ""
 
 
 def _written_around(cost: Cost, device: Device, number_format: str) -> int:
@@ -96,15 +127,19 @@ def energy_mj(latency: Figure, device: Device) -> Figure | None:
 
 
 def _macs_per_second(device: Device, number_format: str) -> float:
-    rates = _rates(device, number_format)
-    missing = [name for name, rate in rates.items() if rate is None]
+    missing = _missing_rates(device, number_format)
     if missing:
         raise DeviceError(
             f"it states no {' and no '.join(missing)}, so the time of a {number_format} network cannot be estimated.",
             where=f"device {device.name}",
             mend=f"give a device file with {' and '.join(missing)}, or measure on the device.",
         )
-    return math.prod(rate for rate in rates.values() if rate is not None)
+    return math.prod(rate for rate in _rates(device, number_format).values() if rate is not None)
+
+
+def _missing_rates(device: Device, number_format: str) -> list[str]:
+    """The facts that an estimate of time lacks."""
+    return [name for name, rate in _rates(device, number_format).items() if rate is None]
 
 
 def _rates(device: Device, number_format: str) -> dict[str, float | None]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from haversack.device import Budget
 from haversack.errors import InfeasibleError, NothingChangedError
-from haversack.plan.search import Found
+from haversack.plan.found import Found
 
 
 def infeasible(found: Found) -> InfeasibleError:
     """The limits that no candidate meets, with what the nearest one misses."""
-    missed = "; ".join(str(miss) for miss in found.misses)
+    score = found.best.measurement.score
+    short = [f"misses {miss}" for miss in found.misses]
+    short += [f"cannot be judged in its {limit}" for limit in found.unjudged]
+    known = f", scores {score.value:.4f}" if score and all(miss.limit != "score" for miss in found.misses) else ""
     return InfeasibleError(
-        f"no candidate meets the budget. The nearest ({found.best.recipe}) misses {missed}.",
+        f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}.",
         mend="raise that limit, allow a larger score drop, or start from a smaller network.",
     )
 

@@ -9,7 +9,7 @@ from haversack.device import Budget, Device
 from haversack.graph.cost import Cost, LayerCost
 from haversack.measurement import BenchReport, Conditions, Figure, Measurement
 from haversack.plan.advise import Advice
-from haversack.plan.search import Found, Refusal, Verdict
+from haversack.plan.found import Found, Refusal, Verdict
 from haversack.quantity import show_bytes, show_count, show_ms
 from haversack.recipe import Recipe, describe
 from haversack.report.tables import (
@@ -76,7 +76,7 @@ def _formats(weighings: Sequence[tuple[str, Measurement]]) -> str:
 
 
 def _verdicts(found: Measurement, budget: Budget) -> Iterator[str]:
-    """`fits`, or each limit that is missed or that nothing is known about."""
+    """`fits`, or each limit that is missed or unjudged."""
     limits = _limits(found, budget, None)
     bad = [f"{name}: {value} of {allowed}, {state}" for name, allowed, value, state in limits if state != "met"]
     if bad:
@@ -86,45 +86,20 @@ def _verdicts(found: Measurement, budget: Budget) -> Iterator[str]:
 
 
 def _limits(found: Measurement, budget: Budget, baseline_score: float | None) -> list[tuple[str, str, str, str]]:
-    """Each limit: (name, allowed, found, `met` or by how much it is missed or why that is unknown)."""
-    misses = {miss.limit: miss for miss in found.misses(budget, baseline_score)}
+    """Each limit: (name, allowed, found, `met`, by how much it is missed, or `unjudged` where no figure is known)."""
+    missed_by = {miss.limit: missed(miss) for miss in found.misses(budget, baseline_score)}
     rows = []
-    for name, (allowed, value) in _judged(found, budget, baseline_score).items():
-        if allowed is None:
-            continue
-        show = SHOWN[name]
-        state = "not measured" if value is None else "met"
-        if name in misses:
-            state = missed(misses[name])
-        rows.append(
-            (name.replace("ram", "RAM"), show(allowed), UNKNOWN if value is None else show(_held(name, value)), state)
+    for each in found.judged(budget, baseline_score):
+        allowed, value = (
+            UNKNOWN if value is None else SHOWN[each.limit](value) for value in (each.allowed, each.found)
         )
+        rows.append((each.limit.replace("ram", "RAM"), allowed, value, missed_by.get(each.limit, each.state)))
     return rows
 
 
-def _judged(
-    found: Measurement, budget: Budget, baseline_score: float | None
-) -> dict[str, tuple[float | None, Figure | None]]:
-    """What each limit allows and what was found, under the names that Miss uses."""
-    return {
-        "flash": (budget.flash_bytes, found.flash_bytes),
-        "ram": (budget.ram_bytes, found.ram_bytes),
-        "latency": (budget.latency_ms, found.latency_ms),
-        "latency ratio": (budget.latency_ratio, found.latency_ratio),
-        "energy (mJ)": (budget.energy_mj, found.energy_mj),
-        "update": (budget.update_bytes, found.update_bytes),
-        "score": (budget.score_floor(baseline_score), found.score),
-    }
-
-
-def _held(limit: str, value: Figure) -> float:
-    """The figure that the limit is held against."""
-    return value.value if limit == "score" else value.worst
-
-
-def advised(advice: Sequence[Advice], device: Device, pack: Sequence[str]) -> str:
-    """The ranked advice, each with its reasons, what it may give, and the command that tries it."""
-    items = [_advice_item(place, each, each.command(pack)) for place, each in enumerate(advice, start=1)]
+def advised(advice: Sequence[Advice], device: Device) -> str:
+    """The ranked advice, each with its reasons and what it may give."""
+    items = [_advice_item(place, each) for place, each in enumerate(advice, start=1)]
     note = paragraph(
         "Estimates and rules of thumb, from counts alone: nothing was trained or run, and flash is without the "
         "runtime's code. `haversack pack` measures what pays."
@@ -133,7 +108,7 @@ def advised(advice: Sequence[Advice], device: Device, pack: Sequence[str]) -> st
     return document(f"Advice for {device.title}, best first.", why, *items, note)
 
 
-def _advice_item(place: int, advice: Advice, command: str) -> str:
+def _advice_item(place: int, advice: Advice) -> str:
     names = " -> ".join(advice.techniques)
     title = f"{advice.family}: {names}" if names else advice.family
     lines = [paragraph(title, f"{place:2}. ")]
@@ -141,8 +116,6 @@ def _advice_item(place: int, advice: Advice, command: str) -> str:
         lines.append(paragraph(f"{advice.suits:.2f} of 1", "    suits: "))
     lines.append(paragraph(advice.reason, "    why: "))
     lines.append(paragraph(advice.expect, "    expect: "))
-    if command:
-        lines.append(f"    try: {command}")  # in one line, to be copied
     return "\n".join(lines)
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from haversack.device import Device, device_names, find_device
-from haversack.errors import DeviceError
+from haversack.device import Budget, Device, device_names, find_device
+from haversack.errors import BudgetError, DeviceError
 from haversack.graph.cost import Cost
 from haversack.graph.memory import Buffer, plan
-from haversack.measure.estimate import energy_mj, latency_ms, ram_bytes, weigh
+from haversack.measure.estimate import check_judgeable, energy_mj, latency_ms, ram_bytes, weigh
 from haversack.measurement import Figure
 
 BOARD = Device(
@@ -154,3 +154,35 @@ def test_weighing_holds_every_estimate_that_the_device_allows() -> None:
 def test_weighing_leaves_unknown_what_the_device_does_not_state() -> None:
     found = weigh(network(10**6, parameters=1000), BOARD, "float32")
     assert (found.latency_ms, found.energy_mj, found.flash_bytes.value) == (None, None, 4000)
+
+
+BOTH = ("float32", "int8")
+IN_TIME, BY_RATIO, BY_ENERGY = Budget(latency_ms=3), Budget(latency_ratio=0.5, flash_bytes=9), Budget(energy_mj=3)
+
+
+@pytest.mark.parametrize(
+    ("device", "budget", "formats", "said"),
+    [
+        (replace(BOARD, active_power_w=None), BY_ENERGY, BOTH, r"power of stm32l4r5.*\n.*active_power_w"),
+        (replace(BOARD, clock_hz=None), BY_ENERGY, BOTH, r"how fast stm32l4r5.*\n.*clock_hz"),
+        (replace(BOARD, clock_hz=None), IN_TIME, BOTH, r"computes float32 or int8.*\n.*--latency 0.5x"),
+        (BOARD, IN_TIME, ("float32",), r"computes float32,.*\n.*macs_per_cycle_float32.*In int8 its time is known"),
+        (find_device("host"), BY_ENERGY, BOTH, "power of host"),
+    ],
+)
+def test_a_limit_that_no_figure_could_judge_is_refused_with_what_would_make_it_judgeable(device, budget, formats, said):
+    with pytest.raises(BudgetError, match=said):
+        check_judgeable(budget, device, formats)
+
+
+@pytest.mark.parametrize(
+    ("device", "budget", "formats"),
+    [
+        (BOARD, IN_TIME, BOTH),
+        (BOARD, BY_ENERGY, ("int8",)),
+        (replace(BOARD, clock_hz=None, active_power_w=None), BY_RATIO, BOTH),
+        (find_device("host"), IN_TIME, BOTH),
+    ],
+)
+def test_a_limit_that_some_figure_can_judge_is_accepted(device, budget, formats):
+    check_judgeable(budget, device, formats)

@@ -15,7 +15,7 @@ from haversack.measure.estimate import weigh
 from haversack.measurement import BenchReport, Candidate, Conditions, Figure, Measurement, Parity
 from haversack.model import Model
 from haversack.plan.advise import advise
-from haversack.plan.search import Found, Verdict
+from haversack.plan.found import Found, Verdict
 from haversack.recipe import Recipe, Stage
 from haversack.report.tables import figure, paragraph, table
 from haversack.report.text import advised, benched, device_card, device_table, packed, weighed
@@ -68,8 +68,6 @@ def network() -> nn.Module:
 
 
 COST = cost(trace(network(), (torch.zeros(1, 3, 8, 8),)))
-WEIGHINGS = {name: weigh(COST, PI, name) for name in ("float32", "int8", "int4")}
-PACK = ("haversack", "pack", "my_task.py")
 
 
 def weighing(device: Device, budget: Budget) -> str:
@@ -107,7 +105,7 @@ def test_weighing_names_the_limit_that_fails_and_by_how_much() -> None:
 
 def test_a_limit_that_nothing_is_known_about_is_neither_met_nor_missed() -> None:
     text = weighing(replace(PI, clock_hz=None), Budget(latency_ms=5.0))
-    assert "float32: latency: unknown of 5 ms, not measured" in text
+    assert "float32: latency: unknown of 5 ms, unjudged" in text
     assert "fits" not in text
     assert lines_with(text, "float32   ")[0].split()[-2:] == ["unknown", "unknown"]
 
@@ -142,7 +140,7 @@ def test_what_is_unknown_is_called_unknown_and_never_shown_as_zero() -> None:
     assert lines_with(text, "latency  ")[0].split()[-3:] == ["unknown"] * 3
     assert lines_with(text, "energy")[0].split()[-3:] == ["unknown"] * 3
     assert lines_with(text, "score")[0].split()[-2:] == ["unknown", "unknown"]
-    assert lines_with(text, "latency  ")[1].split() == ["latency", "1", "ms", "unknown", "not", "measured"]
+    assert lines_with(text, "latency  ")[1].split() == ["latency", "1", "ms", "unknown", "unjudged"]
     assert "the network as it is" in text
 
 
@@ -173,9 +171,9 @@ def test_the_last_line_of_packing_says_under_which_conditions() -> None:
 
 
 def test_advice_names_steps_in_order_and_says_why_the_device_wants_it() -> None:
-    text = advised(advise(COST, WEIGHINGS, PI, Budget().within(PI)), PI, PACK)
+    weighings = {name: weigh(COST, PI, name) for name in ("float32", "int8")}
+    text = advised(advise(COST, weighings, PI, Budget().within(PI)), PI)
     assert text.index("nothing needed") < text.index("quantization: quantize_static\n")
-    assert "    try: haversack pack my_task.py --try quantize_static\n" in text
     assert "prune_channels -> distill -> quantize_static" in text
     assert flat(PI.why) in flat(text)
 
@@ -242,12 +240,13 @@ def long_texts() -> dict[str, Callable[[], str]]:
     name = "backbone.blocks.17.a_very_long_layer_name_that_somebody_wrote.and_another_one.conv_depthwise"
     layers = tuple(replace(each, path=name) for each in COST.layers)
     budget = Budget(1000, 1000, 0.001, 0.1, max_drop=0.001)
+    weighings = [(each, weigh(COST, PI, each)) for each in ("float32", "int8")]
     stacked = Recipe(tuple(Halve(0.1 * step) for step in range(1, 9)))
     verdict = Verdict(Candidate(stacked, AFTER), False, "misses flash: 210.0 kB, allowed 200.0 kB " * 4)
     bench = replace(BENCH, file="x" * 90, against="y" * 150, ratio=BENCH.latency_ms, warnings=("many words " * 30,))
     return {
-        "weighed": lambda: weighed(replace(COST, layers=layers), list(WEIGHINGS.items()), PI, budget),
-        "advised": lambda: advised(advise(COST, WEIGHINGS, PI, budget), PI, PACK),
+        "weighed": lambda: weighed(replace(COST, layers=layers), weighings, PI, budget),
+        "advised": lambda: advised(advise(COST, dict(weighings), PI, budget), PI),
         "packed": lambda: packed(found(verdict), BEFORE, PI, budget),
         "benched": lambda: benched(bench),
         "table": lambda: device_table([find_device(each) for each in device_names()]),

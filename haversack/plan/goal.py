@@ -1,0 +1,188 @@
+"""Goal: what a search is after. Which candidates meet it, what counts as a gain, and which of several is the answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from haversack.device import Budget
+from haversack.measurement import Candidate, Figure, Measurement, Miss
+from haversack.recipe import Step
+
+_WORTH_IT = 0.02
+"""A measure has moved when it fell by this share: less is within what a layout or a rerun changes."""
+_UNKNOWN_NOISE = 0.002
+"""The share of a score that counts as its noise where nobody knows of how many samples it is."""
+_CALLED = {
+    "flash_bytes": "flash",
+    "ram_bytes": "RAM",
+    "latency_ms": "latency",
+    "latency_ratio": "latency",
+    "energy_mj": "energy",
+    "update_bytes": "update",
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Limits, and the original that scores and gains are held against."""
+
+    budget: Budget
+    """Everything that must hold, what the device has included."""
+    baseline: Candidate
+    asked: Budget | None = None
+    """The limits that somebody set, the whole budget when None: to need less memory than the device has is no gain."""
+
+    def misses(self, candidate: Candidate) -> tuple[Miss, ...]:
+        """The limits that are known to be missed, worst first."""
+        return candidate.measurement.misses(self.budget, self._score_before)
+
+    def unjudged(self, candidate: Candidate) -> tuple[str, ...]:
+        """The limits of size and speed for which no figure is known. A score is known as soon as it was taken."""
+        judged = candidate.measurement.judged(self.budget, self._score_before)
+        return tuple(each.limit for each in judged if each.state == "unjudged" and each.limit != "score")
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Whether size and speed are known to be within their limits, and the score too where it was taken."""
+        return not self.misses(candidate) and not self.unjudged(candidate)
+
+    def met(self, candidate: Candidate) -> bool:
+        """Whether every limit is known to be met."""
+        return candidate.measurement.score is not None and self.fits(candidate)
+
+    def shortfall(self, candidate: Candidate) -> str:
+        """What is missed worst, or cannot be judged; empty where neither is."""
+        missed, unjudged = self.misses(candidate), self.unjudged(candidate)
+        if missed:
+            return f"misses {missed[0]}"
+        return f"{' and '.join(unjudged)} cannot be judged: no figure is known" if unjudged else ""
+
+    def misses_score(self, candidate: Candidate) -> bool:
+        """Whether the score is below its limit."""
+        return any(miss.limit == "score" for miss in self.misses(candidate))
+
+    def distance(self, candidate: Candidate) -> tuple[int, float]:
+        """How far from all limits it is, less being nearer: first what is unknown, then the sum of what is missed."""
+        return len(self.unjudged(candidate)), sum(miss.share for miss in self.misses(candidate))
+
+    def rank(self, candidate: Candidate) -> tuple[tuple[int, float], float, float]:
+        """The order of candidates that are not enough yet: the nearest, then the best score, then the least load."""
+        return self.distance(candidate), -_score(candidate), self._load(candidate)
+
+    def moved(self, before: Candidate, after: Candidate) -> bool:
+        """Whether a measure that was limited fell noticeably; without limits, one fell and none of the others rose."""
+        changes = [_change(old, new) for old, new in zip(*map(self._measures, (before, after)), strict=True)]
+        fell = any(change < 1 - _WORTH_IT for change in changes)
+        return fell and (bool(self._limited) or all(change < 1 + _WORTH_IT for change in changes))
+
+    def gain(self, before: Candidate, after: Candidate) -> str:
+        """What became of the measures that count, and of size and speed beside them: `flash x0.25, latency x0.50`."""
+        old, new = _figures(before.measurement), _figures(after.measurement)
+
+        def told(names: Sequence[str]) -> list[str]:
+            pairs = [(_CALLED[name], old[name], new[name]) for name in names]
+            return [f"{name} x{_change(was.value, now.value):.2f}" for name, was, now in pairs if was and now]
+
+        beside = [each for each in told(("flash_bytes", "latency_ratio")) if each not in told(self._wanted)]
+        return ", ".join(told(self._wanted)) + (f"; not limited: {', '.join(beside)}" if beside else "")
+
+    def no_gain(self, before: Candidate, after: Candidate) -> str:
+        """Why a candidate that did not move is no gain, in figures."""
+        wanted = f"nothing that was limited fell by {_WORTH_IT:.0%} or more"
+        return f"{wanted if self._limited else 'no gain without a loss'}: {self.gain(before, after)}"
+
+    def answer(self, candidates: Sequence[Candidate], done: Collection[Step] = ()) -> Candidate | None:
+        """Of those that meet every limit, the one to ship; None where none does.
+
+        What needed no training is replaced by what did only where that scores better beyond the noise. Of equals in
+        score the smaller and faster wins, in what was limited. `done` are steps whose training counts for nothing: all
+        candidates share it.
+        """
+        met = [each for each in candidates if self.met(each)]
+        trained = [each for each in met if any(getattr(s, "epochs", 0) for s in each.recipe.steps if s not in done)]
+        free = self._least([each for each in met if each not in trained])
+        if free is None:
+            return self._least(trained)
+        return self._least([each for each in trained if _score(each) > _score(free) + noise(free)]) or free
+
+    def kept_its_score(self, candidate: Candidate) -> bool:
+        """Whether it lost no more than the noise, or what somebody allowed."""
+        if self._score_before is None or self.budget.score_floor(self._score_before) is not None:
+            return self.met(candidate)
+        return self.met(candidate) and _score(candidate) >= self._score_before - noise(self.baseline)
+
+    def _least(self, candidates: Sequence[Candidate]) -> Candidate | None:
+        """The least load of those that score as well as the best, and the best score of those that need as little."""
+        if not candidates:
+            return None
+        best = max(candidates, key=_score)
+        equal = [each for each in candidates if _score(each) >= _score(best) - noise(best)]
+        least = min(map(self._load, equal))
+        small = [each for each in equal if self._load(each) <= least * (1 + _WORTH_IT)]
+        return min(small, key=lambda each: (-_score(each), self._load(each)))
+
+    def _load(self, candidate: Candidate) -> float:
+        """The sum of the measures that were limited, each as a share of the original's."""
+        found = zip(self._measures(self.baseline), self._measures(candidate), strict=True)
+        return sum(math.inf if new is None else _change(old or 1.0, new) for old, new in found)
+
+    def _measures(self, candidate: Candidate) -> tuple[float | None, ...]:
+        figures = _figures(candidate.measurement)
+        return tuple(None if (found := figures[name]) is None else found.value for name in self._wanted)
+
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        """The measures that count: those that were limited, or the file's size and the latency where none was."""
+        return self._limited or ("flash_bytes", "latency_ms")
+
+    @property
+    def _limited(self) -> tuple[str, ...]:
+        """The measures that somebody limited, or of which the original needs more than the device has."""
+        asked, needs = self.asked or self.budget, _figures(self.baseline.measurement)
+
+        def binds(name: str) -> bool:
+            limit, need = getattr(self.budget, name), needs[name]
+            return limit is not None and need is not None and need.value > limit
+
+        return tuple(name for name in _CALLED if getattr(asked, name) is not None or binds(name))
+
+    @property
+    def _score_before(self) -> float | None:
+        score = self.baseline.measurement.score
+        return score.value if score else None
+
+
+def noise(candidate: Candidate) -> float:
+    """How far chance alone moves the score: one standard error where the number of samples is known."""
+    score = candidate.measurement.score
+    if score is None:
+        return 0.0
+    if score.low is None or score.high is None:
+        return _UNKNOWN_NOISE * abs(score.value)
+    return max(score.high - score.value, score.value - score.low)
+
+
+def _figures(found: Measurement) -> dict[str, Figure | None]:
+    """What each limit is about. On this host, where moments differ, a time is told by its ratio to the original's."""
+    timed_here = found.conditions.device == "host"
+    return {
+        "flash_bytes": found.flash_bytes,
+        "ram_bytes": found.ram_bytes,
+        "latency_ms": found.latency_ratio if timed_here else found.latency_ms,
+        "latency_ratio": found.latency_ratio,
+        "energy_mj": found.energy_mj,
+        "update_bytes": found.update_bytes,
+    }
+
+
+def _change(old: float | None, new: float | None) -> float:
+    """The measure after over before. To become known is a gain, to become unknown a loss."""
+    if new is None or old is None:
+        return 1.0 if new is old else math.inf if new is None else 0.0
+    return new / old if old else 1.0 if new == old else math.inf
+
+
+def _score(candidate: Candidate) -> float:
+    score = candidate.measurement.score
+    return score.value if score else -math.inf
