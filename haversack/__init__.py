@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from haversack.device import Budget, Device, find_device
     from haversack.errors import HaversackError
-    from haversack.packing import Packed, Settings, apply, pack
+    from haversack.packing import Packed, Settings, apply, load, pack
     from haversack.task import Task
 
 __version__ = "0.1.0"
 _HOME = {
     "device": ("Budget", "Device", "find_device"),
     "errors": ("HaversackError",),
-    "packing": ("Packed", "Settings", "apply", "pack"),
+    "packing": ("Packed", "Settings", "apply", "load", "pack"),
     "task": ("Task",),
 }
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "__version__",
     "apply",
     "find_device",
+    "load",
     "pack",
 ]
 
@@ -38,3 +39,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands fo
         if name in names:
             return getattr(importlib.import_module(f"haversack.{home}"), name)
     raise AttributeError(f"module 'haversack' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted(__all__)

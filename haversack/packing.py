@@ -27,6 +27,7 @@ from haversack.finetune import checkpoints_in, outputs_kept
 from haversack.graph.cost import cost
 from haversack.graph.lower import lower, output_step
 from haversack.graph.surgery import export_pt2
+from haversack.graph.surgery import load as load_model
 from haversack.graph.trace import trace
 from haversack.measure import estimate, host, parity
 from haversack.measurement import Candidate, Conditions, Figure, Measurement, Miss, share_of
@@ -47,7 +48,7 @@ from haversack.task import Counted, Task
 from haversack.techniques import catalogue
 from haversack.techniques.adopt_student import AdoptStudent
 from haversack.untrusted import read_text
-from haversack.workspace import Workspace, open_workspace, write_result
+from haversack.workspace import Workspace, network_folder, open_workspace, write_result
 
 Network = nn.Module | Callable[[], nn.Module]
 
@@ -125,7 +126,7 @@ def apply(recipe: Recipe, network: Network, task: Task, device: Device, settings
 def save(result: Packed, folder: Path) -> None:
     """The result folder: files, `recipe.toml`, `measurement.json`, `report.txt` and the network to reload.
 
-    `network/` holds what `graph.surgery.load` reads, and the float network as a `.pt2` that needs torch alone.
+    `network/` holds what `load` reads, and the float network as a `.pt2` that needs torch alone.
     """
     measured = {"baseline": result.baseline.to_json(), "packed": result.artifact.measurement.to_json()}
     texts = {
@@ -135,6 +136,21 @@ def save(result: Packed, folder: Path) -> None:
     }
     write_result(folder, texts, result.artifact, result.model)
     export_pt2(result.model, folder / "network" / "network.pt2")
+
+
+def load(folder: Path | str, network: Network) -> nn.Module:
+    """The packed network of a result folder, rebuilt from the original one, to go on with in torch.
+
+    It computes in float32 with the weights that the exported file has, rounded where they were rounded; its batch norms
+    know what they read, so that it trains on (after `.train()`) from where it is. `network` is the original, or a
+    function that builds it, and is left as it is:
+
+        module = haversack.load("packed", network())
+
+    Raises MeasureError where the folder holds no result, and SurgeryError where the result is of another network.
+    """
+    original = network if isinstance(network, nn.Module) else network()
+    return load_model(original, network_folder(Path(folder)), ()).module
 
 
 @dataclass(frozen=True)

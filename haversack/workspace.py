@@ -116,12 +116,17 @@ def open_workspace(folder: Path, network: nn.Module, task: Task, device: Device,
 
 def read_result(folder: Path, network: nn.Module, task: Task) -> Model:
     """The model in a result folder, on a fresh `network`. Raises MeasureError where the folder holds none."""
+    return load(network, network_folder(folder), tuple(value[:1] for value in task.calibration()[0]))
+
+
+def network_folder(folder: Path) -> Path:
+    """Where a result folder holds its network. Raises MeasureError where it holds none."""
     place = folder / "network"
     if not place.is_dir():
         raise MeasureError(
             "it holds no result of `pack` or `apply`.", where=str(folder), mend="give the folder that --out named."
         )
-    return load(network, place, tuple(value[:1] for value in task.calibration()[0]))
+    return place
 
 
 def write_result(folder: Path, texts: dict[str, str], artifact: Artifact, model: Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -94,6 +95,36 @@ def test_the_network_reloads_onto_a_fresh_one(packed: Packed, out: Path, file: T
     with torch.no_grad():
         assert torch.equal(model.module(*inputs), packed.model.module(*inputs))
     assert dict(model.grids) == dict(packed.model.grids)
+
+
+def _loss(module: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    inputs, target = batch
+    return nn.functional.cross_entropy(module(inputs), target)
+
+
+def test_the_reloaded_network_trains_on_as_the_original_does(packed: Packed, out: Path, file: TaskFile) -> None:
+    batches = list(file.task.epoch())
+    changes, jumps = [], []
+    for module in (copy.deepcopy(file.network()), haversack.load(out, file.network)):
+        before = file.task.scored(torch.no_grad()(module))
+        in_use = float(torch.no_grad()(_loss)(module, batches[0]))
+        jumps.append(float(torch.no_grad()(_loss)(module.train(), batches[0])) - in_use)
+        optimizer = torch.optim.Adam(module.parameters(), 1e-4)
+        for batch in batches:
+            optimizer.zero_grad()
+            _loss(module, batch).backward()
+            optimizer.step()
+        changes.append(file.task.scored(torch.no_grad()(module.eval())) - before)
+    assert abs(jumps[1]) < abs(jumps[0]) + 0.02, "the first step works on other values"
+    assert changes[1] > min(changes[0], 0) - 0.01
+    assert changes[1] < 0.05
+
+
+def test_no_file_of_the_result_holds_the_users_data(packed: Packed, out: Path, file: TaskFile) -> None:
+    sample = file.task.calibration()[0][0][0].numpy().tobytes()
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert out / "network" / "network.pt2" in files
+    assert [path.name for path in files if sample in path.read_bytes()] == []
 
 
 def test_applying_the_recipe_again_gives_the_same_bytes(packed: Packed, file: TaskFile, out: Path) -> None:

@@ -287,7 +287,7 @@ def _absorb(graph: fx.Graph, layer: fx.Node, scale: Tensor, shift: Tensor, tenso
     weight_node, bias_node = _weights(layer)
     weight = tensors[weight_node.target]
     bias = shift if bias_node is None else tensors[bias_node.target].double() * scale + shift
-    scaled = (weight.double() * _along_outputs(layer, weight, scale)).to(weight.dtype)
+    scaled = (weight.double() * along_outputs(layer, weight, scale)).to(weight.dtype)
     new_weight = _rewritten(graph, layer, weight_node, scaled, tensors)
     if bias_node is None:
         stem = weight_node.target.removesuffix("weight")
@@ -299,7 +299,7 @@ def _absorb(graph: fx.Graph, layer: fx.Node, scale: Tensor, shift: Tensor, tenso
     layer.kwargs = {name: value for name, value in layer.kwargs.items() if name != "bias"}
 
 
-def _along_outputs(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
+def along_outputs(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
     """`scale`, one number an output channel, shaped so that it multiplies the layer's weight."""
     if layer.target not in _TRANSPOSED:
         return scale.view(-1, *[1] * (weight.dim() - 1))

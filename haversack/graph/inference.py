@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from torch import Tensor, fx
@@ -31,6 +32,16 @@ def tensor_of(network: fx.GraphModule, name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
     tensor: Tensor = getattr(network.get_submodule(owner), leaf)
     return tensor
+
+
+def with_tensors(network: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The graph with `tensors` in place of the weights and biases of that name; all others are shared with it."""
+    names = {str(node.target) for node in network.graph.find_nodes(op="get_attr")}
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(network.graph, {}))
+    changed = fx.GraphModule({name: tensors.get(name, tensor_of(network, name)) for name in names}, graph, "Folded")
+    changed.meta.update(network.meta)
+    return changed
 
 
 def _move_before_picks(clamp: fx.Node) -> None:

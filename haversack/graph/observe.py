@@ -138,7 +138,7 @@ def observe(
         _check_finite(name, low, high)
         lows[name], highs[name] = min(lows[name], low), max(highs[name], high)
 
-    _run(network, batches, names, widen)
+    watch(network, batches, names, widen)
     if not counted:
         return {name: Observed(lows[name], highs[name]) for name in names}
     counts = {name: torch.zeros(_BINS, dtype=torch.float64) for name in names}
@@ -146,7 +146,7 @@ def observe(
     def count(name: str, value: Tensor) -> None:
         counts[name] += torch.histc(value, _BINS, lows[name], highs[name]).double()
 
-    _run(network, batches, [name for name in names if lows[name] < highs[name]], count)
+    watch(network, batches, [name for name in names if lows[name] < highs[name]], count)
     return {name: Observed(lows[name], highs[name], counts[name]) for name in names}
 
 
@@ -181,9 +181,10 @@ def _divergence(counts: np.ndarray[Any, Any], end: int, levels: int) -> float:
     return float((p[p > 0] * np.log(p[p > 0] / np.maximum(q[p > 0], 1e-9))).sum())
 
 
-def _run(
+def watch(
     network: fx.GraphModule, batches: Batches, names: Collection[str], visit: Callable[[str, Tensor], None]
 ) -> None:
+    """Runs the batches through the graph and shows `visit` each value called in `names`, with its name."""
     watcher = _Watcher(network, frozenset(names), visit)
     with torch.no_grad():
         for batch in batches:

@@ -2,7 +2,9 @@
 
 Rounding, equalization and quantization-aware training choose the weights and biases that the device computes with,
 after batch norm was merged into them. Written back, the network stays the user's own class: it saves, reloads and
-exports as before, and folding it again gives the chosen numbers.
+exports as before, folding it again gives the chosen numbers, and it trains on: batch norms go on normalizing, by
+statistics of what their layers compute now, and kernels keep about the size that they had in front of them, on which
+the effective learning rate depends.
 """
 
 from __future__ import annotations
@@ -10,17 +12,24 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
 
 from haversack.errors import RecipeError
-from haversack.graph.fold import Norm
+from haversack.graph.distributions import Distribution, expected, layer_of
+from haversack.graph.fold import Norm, along_outputs
 from haversack.graph.inference import inference, tensor_of
 from haversack.graph.merge import Merged, apart
 from haversack.graph.named_tensors import named_tensors
+from haversack.graph.observe import Batches
 from haversack.model import Model
+
+# A channel that batch norm nearly switches off would have to be blown up.
+_LEAST_EXPONENT = -7
+# In epsilons: so much variance that it stays above zero where the scale is rounded down.
+_LEAST_VARIANCE = 1e-6
 
 
 def settleable(model: Model, network: fx.GraphModule) -> frozenset[str]:
@@ -54,24 +63,31 @@ def check_settleable(model: Model, network: fx.GraphModule, names: Iterable[str]
         )
 
 
-def settle(model: Model, tensors: Mapping[str, Tensor]) -> Model:
+@torch.no_grad()
+def settle(model: Model, tensors: Mapping[str, Tensor], batches: Batches | None = None, *, exact: bool = True) -> Model:
     """The model whose folded graph has `tensors`, named as there, for its weights and biases.
 
-    A batch norm whose layer is written becomes one that multiplies by 1 and adds the folded bias; branches that were
-    merged into a layer that is written become zero. Raises RecipeError for a name that `settleable` does not list.
+    A batch norm whose layer is written keeps its slope, and gets the statistics that its inputs have: those of
+    training, as far as `batches` do not say that they moved. With `exact`, slopes become powers of two, so that folding
+    gives the very weights again; without, up to float rounding, as it always gives biases. Zeros stay zeros. Branches
+    that were merged into a layer that is written become zero. Raises RecipeError for a name that `settleable` does not
+    list.
     """
     network = inference(model)
     check_settleable(model, network, tensors)
-    tensors = apart(network, tensors)
     module = copy.deepcopy(model.module)
-    owned, wanted = named_tensors(module), dict(tensors)
-    for weight, norm in _norms(network).items():
-        if weight in tensors or norm.folded_bias in tensors:
-            wanted[weight] = tensors.get(weight, tensor_of(network, weight))
-            wanted |= _silenced(norm, tensors.get(norm.folded_bias, tensor_of(network, norm.folded_bias)), owned)
-    with torch.no_grad():
-        for name in wanted.keys() & owned.keys():
-            owned[name].copy_(wanted[name])
+    own, wanted = named_tensors(module), dict(apart(network, tensors))
+    norms = {
+        name: norm for name, norm in _norms(network).items() if not wanted.keys().isdisjoint((name, norm.folded_bias))
+    }
+    outputs = expected(network, tensors, norms, own, batches)
+    for weight, norm in norms.items():
+        chosen, bias = (wanted.get(name, tensor_of(network, name)) for name in (weight, norm.folded_bias))
+        layer = _Layer(norm, chosen, bias, _slope(norm, own, exact=exact))
+        rows = along_outputs(layer_of(network, weight), layer.weight, layer.slope)
+        wanted |= layer.renormed(outputs[weight], own) | {weight: (layer.weight.double() / rows).to(layer.weight.dtype)}
+    for name in wanted.keys() & own.keys():
+        own[name].copy_(wanted[name])
     return replace(model, module=module)
 
 
@@ -80,13 +96,44 @@ def _norms(network: fx.GraphModule) -> Mapping[str, Norm]:
     return norms
 
 
-def _silenced(norm: Norm, bias: Tensor, owned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What makes a batch norm multiply by 1, and its layer add `bias`."""
-    mean, variance = owned[norm.mean], owned[norm.variance]
-    wanted = {norm.mean: torch.zeros_like(mean), norm.variance: torch.full_like(variance, 1 - norm.epsilon)}
-    if norm.weight is not None:
-        wanted[norm.weight] = torch.ones_like(mean)
-    if norm.folded_bias in owned:
-        wanted[norm.folded_bias] = bias
-        return wanted | ({norm.bias: torch.zeros_like(mean)} if norm.bias else {})
-    return wanted | ({norm.bias: bias} if norm.bias else {norm.mean: -bias})
+def _slope(norm: Norm, own: Mapping[str, Tensor], *, exact: bool) -> Tensor:
+    """What the batch norm multiplies each channel by, or the power of two next to it."""
+    variance = own[norm.variance].double()
+    scale = own[norm.weight].double() if norm.weight else torch.ones_like(variance)
+    slope = scale * torch.rsqrt(variance + norm.epsilon)
+    exponent = slope.abs().log2().nan_to_num(nan=0.0).clamp_min(_LEAST_EXPONENT)
+    if exact:
+        # Without a scale of its own, a norm multiplies by one over a deviation, which may be larger but not smaller.
+        exponent = (exponent + 0.5 if norm.weight else exponent).floor()
+    return torch.where(slope < 0, -1.0, 1.0) * exponent.exp2()
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The weight and the bias chosen for a layer that took a batch norm in, and the slope that this will have."""
+
+    norm: Norm
+    weight: Tensor
+    bias: Tensor
+    slope: Tensor
+
+    def renormed(self, outputs: Distribution, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The batch norm's tensors, and the bias before it where there is one, with which the layer gives `outputs`."""
+        norm, slope, bias = self.norm, self.slope, self.bias.double()
+        before = bias / slope if norm.folded_bias in own else torch.zeros_like(bias)
+        variance = (outputs.variance / slope.square()).clamp_min(_LEAST_VARIANCE * norm.epsilon)
+        wanted: dict[str, Tensor] = {}
+        if norm.weight:
+            scale = (slope * (variance + norm.epsilon).sqrt()).to(own[norm.weight].dtype)
+            wanted[norm.weight] = scale
+            # The scale is rounded, so the variance makes up for it: their quotient is the slope.
+            variance = (scale.double() / slope).square() - norm.epsilon
+        else:
+            variance = slope.square().reciprocal() - norm.epsilon
+        mean = before + ((outputs.mean if norm.bias else 0.0) - bias) / slope
+        if norm.bias:
+            mean = mean.to(own[norm.mean].dtype).double()
+            wanted[norm.bias] = bias + slope * (mean - before)
+        if norm.folded_bias in own:
+            wanted[norm.folded_bias] = before
+        return wanted | {norm.mean: mean, norm.variance: variance.clamp_min(0)}

@@ -163,9 +163,15 @@ def load(network: nn.Module, folder: Path, example: tuple[Tensor, ...]) -> Model
 
 
 def export_pt2(model: Model, path: Path) -> None:
-    """The float network as a torch.export program in a `.pt2` file, to be run with torch alone."""
+    """The float network as a torch.export program in a `.pt2` file, to be run with torch alone.
+
+    torch keeps example inputs in such a file, pickled: here they are zeros, since the user's data are nobody's business.
+    """
     stream = io.BytesIO()
-    torch.export.save(trace(model.module, model.example).program, stream)
+    program = trace(model.module, model.example).program
+    inputs, named = program.example_inputs
+    program.example_inputs = (tuple(torch.zeros_like(value) for value in inputs), named)
+    torch.export.save(program, stream)
     _write(path, stream.getvalue())
 
 

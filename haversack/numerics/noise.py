@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, fx
 
 from haversack.graph.annotation import layers, points, read_by
-from haversack.graph.inference import tensor_of
+from haversack.graph.inference import tensor_of, with_tensors
 from haversack.graph.observe import Batches
 from haversack.graph.qdq import insert
 from haversack.graph.trace import layer_path
 from haversack.grid import Grid, symmetric
-from haversack.numerics.rewrite import leaving_float, with_tensors
+from haversack.numerics.rewrite import leaving_float
 from haversack.progress import track
 
 _SILENCE_DB = 200.0

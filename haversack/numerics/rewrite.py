@@ -1,26 +1,16 @@
-"""Rewrite: copies of the inference graph with other weights, or with operations that must stay float."""
+"""Rewrite: copies of the inference graph with operations that must stay float, and bits layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from torch import Tensor, fx
+from torch import fx
 
 from haversack.errors import RecipeError
 from haversack.graph.annotation import integer_operations, layers, transposed_layers
-from haversack.graph.inference import tensor_of
+from haversack.graph.inference import with_tensors
 from haversack.graph.trace import layer_path
-
-
-def with_tensors(network: fx.GraphModule, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The graph with `tensors` in place of the weights and biases of that name; all others are shared with it."""
-    names = {str(node.target) for node in network.graph.find_nodes(op="get_attr")}
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(network.graph, {}))
-    changed = fx.GraphModule({name: tensors.get(name, tensor_of(network, name)) for name in names}, graph, "Folded")
-    changed.meta.update(network.meta)
-    return changed
 
 
 def leaving_float(network: fx.GraphModule, paths: Sequence[str]) -> fx.GraphModule:

@@ -72,7 +72,8 @@ class ClusterWeights:
             training = Training(self.epochs, self.learning_rate, weight_decay=0, seed=self.seed, optimizer="adam")
             student = replace(model, module=shared, sparse=frozenset(), teacher=model.teacher or model.module)
             shared = finetune(student, task, training)  # type: ignore[assignment]
-        return settle(model, shared.halved())
+        batches = task.calibration() if task.calibrate else None
+        return settle(model, shared.halved(), batches)
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:

@@ -13,9 +13,8 @@ from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Masks, Training, check_settings, finetune
 from haversack.graph.inference import inference, tensor_of
-from haversack.graph.settle import settleable
+from haversack.graph.settle import settle, settleable
 from haversack.graph.statistics import with_corrected_statistics
-from haversack.graph.unfold import unfold
 from haversack.model import Edits, Model
 from haversack.numerics.schedule import Moving, Pool, Rising
 from haversack.numerics.second_order import second_order_scores, second_order_weights
@@ -148,7 +147,7 @@ class PruneWeights:
         scores = second_order_scores(network, batches, chosen, read_pattern(self.pattern), self.seed)
         masks = {name: mask for pool in pools for name, mask in pool.kept(scores).items()}
         masks = {name: mask & (tensor_of(network, name) != 0) for name, mask in masks.items()}
-        pruned = unfold(model, second_order_weights(network, batches, chosen, masks))
+        pruned = settle(model, second_order_weights(network, batches, chosen, masks), exact=False)
         return replace(pruned, sparse=model.sparse | masks.keys())
 
     def _trained(self, sparse: Model, model: Model, task: Task, pools: Sequence[Pool]) -> Model:

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
 from haversack.graph.annotation import layers, left_float, points
-from haversack.graph.inference import inference, tensor_of
+from haversack.graph.inference import inference, tensor_of, with_tensors
 from haversack.graph.observe import Batches, Observed, Ranges, observe
 from haversack.graph.settle import settle, settleable
 from haversack.grid import Grid
@@ -22,7 +22,7 @@ from haversack.numerics.bias import corrected_biases
 from haversack.numerics.data_free import ranges_from_norms
 from haversack.numerics.equalize import Equalized, equalize
 from haversack.numerics.ranges import Activations, value_grids, weight_grids
-from haversack.numerics.rewrite import bits_by_weight, leaving_float, with_tensors
+from haversack.numerics.rewrite import bits_by_weight, leaving_float
 from haversack.numerics.sensitivity import allocate, sensitivity
 from haversack.progress import say
 from haversack.recipe import Stage
@@ -110,7 +110,7 @@ class QuantizeStatic:
         _tell(network, seen, self.leave_float)
         rounded = self._rounded(network, scope, grids, batches, writable, model.sparse)
         tensors = {**start.tensors, **rounded.tensors}
-        return replace(settle(model, tensors) if tensors else model, grids={**grids, **rounded.grids})
+        return replace(settle(model, tensors, batches) if tensors else model, grids={**grids, **rounded.grids})
 
     def skeleton(self) -> Self:
         """The same grids with weights rounded to the nearest: files of this size and speed, in a second."""

@@ -105,7 +105,7 @@ class QuantizeTraining:
             student = replace(model, module=fake.network, teacher=model.teacher or model.module)
             fake = replace(fake, network=finetune(student, task, self._training()))
         rounded = fake.read_off(names)
-        return replace(settle(model, rounded.tensors), grids=rounded.grids)
+        return replace(settle(model, rounded.tensors, task.calibration()), grids=rounded.grids)
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:

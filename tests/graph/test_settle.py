@@ -48,6 +48,7 @@ def test_what_is_written_is_what_folding_gives_again(model):
     again = inference(settle(model, wanted))
     for name, tensor in wanted.items():
         torch.testing.assert_close(tensor_of(again, name), tensor, rtol=1e-6, atol=1e-6)
+        assert name.endswith("bias") or torch.equal(tensor_of(again, name), tensor)
 
 
 def test_writing_one_weight_leaves_everything_else(model):
@@ -68,3 +69,90 @@ def test_the_given_model_is_left_alone(model):
 def test_a_shared_weight_is_refused_by_name(model):
     with pytest.raises(RecipeError, match=r"twice\.weight cannot be changed"):
         settle(model, {"twice.weight": torch.zeros(8, 8, 1, 1)})
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_zeros_stay_zeros_and_a_channel_that_its_norm_drops_is_no_obstacle(model, exact):
+    with torch.no_grad():
+        model.module.bn1.weight[2] = 0
+        model.module.bn2.running_var[3] = 0
+    wanted = {name: torch.randn(8, size, 3, 3) for name, size in (("conv1.weight", 3), ("conv2.weight", 8))}
+    wanted = {name: tensor * (tensor > 0) for name, tensor in wanted.items()}
+    settled = settle(model, wanted, exact=exact)
+    assert all(tensor.isfinite().all() for tensor in settled.module.state_dict().values())
+    again = inference(settled)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(tensor_of(again, name), tensor, rtol=1e-6, atol=0)
+        assert torch.equal(tensor_of(again, name) == 0, tensor == 0)
+
+
+class Trained(nn.Module):
+    """Normalized layers of each kind, whose batch norms know what they read."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.a_norm = nn.Conv2d(2, 6, 3, bias=False), nn.BatchNorm2d(6)
+        self.b, self.b_norm = nn.ConvTranspose2d(6, 6, 3, groups=2), nn.BatchNorm2d(6)
+        self.c, self.c_norm = nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6, affine=False)
+        self.d, self.d_norm = nn.Linear(6, 5), nn.BatchNorm1d(5)
+        self.e = nn.Linear(5, 3, bias=False)
+        for norm in (self.a_norm, self.b_norm, self.d_norm):
+            nn.init.uniform_(norm.weight, -2, 2)
+            nn.init.uniform_(norm.bias, -2, 2)
+
+    def forward(self, x):
+        x = F.relu(self.b_norm(self.b(F.relu(self.a_norm(self.a(x))))))
+        x = F.relu(self.c_norm(self.c(x)))
+        return self.e(F.relu(self.d_norm(self.d(x.mean((2, 3))))))
+
+
+INPUTS = torch.randn(256, 2, 8, 8, generator=torch.Generator().manual_seed(1)) + 0.5
+
+
+@pytest.fixture
+def trained():
+    torch.manual_seed(0)
+    module = Trained().train()
+    with torch.no_grad():
+        for _ in range(200):
+            module(INPUTS)
+    return Model(module.eval(), (INPUTS[:1],))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_same_numbers_change_nothing_in_training_either(trained, exact):
+    network = inference(trained)
+    same = {name: tensor_of(network, name) for name in settleable(trained, network)}
+    settled = settle(trained, same, exact=exact).module
+    with torch.no_grad():
+        for mode in (False, True):
+            ours, theirs = settled.train(mode)(INPUTS), trained.module.train(mode)(INPUTS)
+            torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0.002)
+    for path, layer in trained.module.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            ratio = (settled.get_submodule(path).weight.norm() / layer.weight.norm()).item()
+            assert 0.7 < ratio < 1.5 if exact else ratio == pytest.approx(1, rel=1e-5), path
+
+
+def test_batch_norms_know_what_other_weights_make_of_their_inputs(trained):
+    """Some rows twice as large, and all shifted, as equalization or few bits may make them."""
+    network = inference(trained)
+    wanted = {name: tensor_of(network, name) + 0.02 for name in ("a.weight", "b.weight", "d.weight")}
+    wanted["a.weight"][:3] *= 2
+    settled = settle(trained, wanted, [(INPUTS[:100],), (INPUTS[100:],)]).module
+    seen = {}
+
+    def see(norm, values):
+        seen.setdefault(norm, values[0].transpose(0, 1).flatten(1))
+
+    for norm in (settled.a_norm, settled.b_norm, settled.d_norm):
+        norm.register_forward_pre_hook(see)
+    with torch.no_grad():
+        wanted_outputs = settled(INPUTS)
+        for norm, rows in seen.items():
+            torch.testing.assert_close(norm.running_mean, rows.mean(1), rtol=0.01, atol=0.01)
+            torch.testing.assert_close(norm.running_var, rows.var(1, correction=0), rtol=0.02, atol=1e-4)
+        settled.c_norm.eval()  # it has no scale with which it could still give what it gave
+        for norm in (settled.a_norm, settled.b_norm, settled.d_norm):
+            norm.train()
+        torch.testing.assert_close(settled(INPUTS), wanted_outputs, rtol=0.02, atol=0.02)

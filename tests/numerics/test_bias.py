@@ -5,14 +5,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.graph.annotation import points
-from haversack.graph.inference import inference
+from haversack.graph.inference import inference, with_tensors
 from haversack.graph.observe import observe
 from haversack.graph.qdq import insert
 from haversack.graph.settle import settleable
 from haversack.model import Model
 from haversack.numerics.bias import corrected_biases
 from haversack.numerics.ranges import value_grids, weight_grids
-from haversack.numerics.rewrite import bits_by_weight, with_tensors
+from haversack.numerics.rewrite import bits_by_weight
 
 
 class Net(nn.Module):

@@ -5,11 +5,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from haversack.graph.inference import inference, tensor_of
+from haversack.graph.inference import inference, tensor_of, with_tensors
 from haversack.graph.settle import settle, settleable
 from haversack.model import Model
 from haversack.numerics.equalize import equalize
-from haversack.numerics.rewrite import with_tensors
 
 
 def model_of(module: nn.Module, *shape: int) -> tuple[Model, torch.Tensor]:

@@ -7,12 +7,12 @@ from torch.nn import functional as F
 
 from haversack.errors import RecipeError
 from haversack.graph.annotation import points
-from haversack.graph.inference import inference
+from haversack.graph.inference import inference, with_tensors
 from haversack.graph.observe import Observed
 from haversack.grid import symmetric
 from haversack.model import Model
 from haversack.numerics.ranges import limits_for_bias, value_grids, weight_grids
-from haversack.numerics.rewrite import bits_by_weight, leaving_float, with_tensors
+from haversack.numerics.rewrite import bits_by_weight, leaving_float
 
 
 class Joined(nn.Module):

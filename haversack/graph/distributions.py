@@ -1,0 +1,119 @@
+"""Distributions: the mean and the variance of what normalized layers compute, channel by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from haversack.graph.fold import Norm
+from haversack.graph.inference import with_tensors
+from haversack.graph.merge import Merged
+from haversack.graph.observe import Batches, watch
+
+Tensors = Mapping[str, Tensor]
+
+# Fewer samples than this estimate worse than what training left behind; more than the limit change nothing.
+_FEWEST, _MOST = 64, 256
+# Less than this share of what training saw is nothing to take a ratio to.
+_LEAST_SHARE, _TINY = 1e-4, 1e-12
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Mean and variance of a layer's outputs after its batch norm, in float64, one number a channel."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def expected(
+    network: fx.GraphModule, changed: Tensors, names: Mapping[str, Norm], own: Tensors, batches: Batches | None
+) -> dict[str, Distribution]:
+    """What the layers of the weights `names` give once the inference graph computes with `changed`.
+
+    Training left behind how they are distributed (`own` holds the batch norms' tensors). Batches are not the training
+    data with its augmentation, so only the change is taken from them; with none, or with few, there is none. Layers
+    that branches were merged into have no batch norm that says how their sum varies: they are measured.
+    """
+    norms = {weight: _norms(network, weight, norm) for weight, norm in names.items()}
+    before = {weight: _left_behind(each, own) for weight, each in norms.items()}
+    some = list(_some(batches)) if names and batches else []
+    if not some:
+        return before
+    seen, now = (_measured(each, names, some) for each in (network, with_tensors(network, changed)))
+    return {
+        weight: _moved(before[weight], seen[weight], now[weight]) if len(norms[weight]) == 1 else now[weight]
+        for weight in names
+    }
+
+
+def layer_of(network: fx.GraphModule, weight: str) -> fx.Node:
+    """The layer that reads the weight of that name."""
+    reader: fx.Node = next(iter(network.graph.find_nodes(op="get_attr", target=weight)[0].users))
+    return reader
+
+
+def _norms(network: fx.GraphModule, weight: str, norm: Norm) -> tuple[Norm, ...]:
+    """The batch norms whose results the layer gives: its own, and those of the branches that it took in."""
+    merged: Mapping[str, Merged] = network.meta["merged"]
+    return (merged[weight].norms if weight in merged else ()) or (norm,)
+
+
+def _left_behind(norms: tuple[Norm, ...], own: Tensors) -> Distribution:
+    """As the batch norms expect it; sums are taken for sums of independent values."""
+    means, variances = [], []
+    for norm in norms:
+        variance = own[norm.variance].double()
+        scale = own[norm.weight].double() if norm.weight else torch.ones_like(variance)
+        means.append(own[norm.bias].double() if norm.bias else torch.zeros_like(variance))
+        variances.append(scale.square() * variance / (variance + norm.epsilon))
+    return Distribution(torch.stack(means).sum(0), torch.stack(variances).sum(0))
+
+
+def _moved(trained: Distribution, before: Distribution, now: Distribution) -> Distribution:
+    """`trained`, moved as the measured ones moved: the variance by their ratio, the mean in standard deviations."""
+    least = _LEAST_SHARE * trained.variance + _TINY
+    ratio = (now.variance + least) / (before.variance + least)
+    return Distribution(now.mean + (trained.mean - before.mean) * ratio.sqrt(), trained.variance * ratio)
+
+
+def _measured(network: fx.GraphModule, weights: Mapping[str, Norm], batches: Batches) -> dict[str, Distribution]:
+    readers = {weight: layer_of(network, weight).name for weight in weights}
+    parts: dict[str, list[_Part]] = {readers[weight]: [] for weight in weights}
+
+    def visit(name: str, value: Tensor) -> None:
+        rows = value.detach().transpose(0, 1).flatten(1)
+        variance, mean = torch.var_mean(rows, 1, correction=0)
+        parts[name].append(_Part(rows.shape[1], Distribution(mean.double(), variance.double())))
+
+    watch(network, batches, parts.keys(), visit)
+    return {weight: _joined(parts[readers[weight]]) for weight in weights}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One batch: how many values a channel, and how they are distributed."""
+
+    count: int
+    values: Distribution
+
+
+def _joined(parts: list[_Part]) -> Distribution:
+    shares = torch.tensor([part.count for part in parts], dtype=torch.float64).view(-1, 1)
+    shares = shares / shares.sum()
+    means = torch.stack([part.values.mean for part in parts])
+    variances = torch.stack([part.values.variance for part in parts])
+    mean = (shares * means).sum(0)
+    return Distribution(mean, (shares * (variances + (means - mean).square())).sum(0))
+
+
+def _some(batches: Batches) -> Iterator[tuple[Tensor, ...]]:
+    """The first samples of the batches; none where they are too few."""
+    left = _MOST if sum(len(batch[0]) for batch in batches) >= _FEWEST else 0
+    for batch in batches:
+        if left > 0:
+            yield tuple(value[:left] for value in batch)
+        left -= len(batch[0])
