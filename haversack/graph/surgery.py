@@ -165,7 +165,7 @@ def load(network: nn.Module, folder: Path, example: tuple[Tensor, ...]) -> Model
 def export_pt2(model: Model, path: Path) -> None:
     """The float network as a torch.export program in a `.pt2` file, to be run with torch alone.
 
-    torch keeps example inputs in such a file, pickled: here they are zeros, since the user's data are nobody's business.
+    torch keeps example inputs in such a file, pickled. Here they are zeros: the user's data go nowhere.
     """
     stream = io.BytesIO()
     program = trace(model.module, model.example).program

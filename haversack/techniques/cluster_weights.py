@@ -32,8 +32,9 @@ class ClusterWeights:
     `entropy_weight` is what a bit may cost, as a share of a weight's mean square, in a file whose coder makes frequent
     values short (Choi et al. 2017): weights then move to more frequent values, often to zero.
 
-    Values and biases are numbers that float16 holds, for files that store them so. ONNX files store the values once and
-    an index of 4 or 8 bits an element; the network computes in float32, so that this saves flash and no time.
+    Values, and biases without a batch norm behind them, are numbers that float16 holds, for files that store them so.
+    ONNX files store the values once and an index of 4 or 8 bits an element; the network computes in float32, so that
+    this saves flash and no time.
     """
 
     bits: int = 4

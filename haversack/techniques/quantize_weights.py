@@ -85,7 +85,7 @@ def _limits(rows: Tensor, bits: int) -> Tensor:
 
 
 def _halved(model: Model, network: fx.GraphModule) -> Model:
-    """Weights and biases rounded to what float16 holds; files then store them so."""
+    """Weights, and biases without a batch norm, rounded to what float16 holds; files then store them so."""
     names = settleable(model, network)
     tensors = {name: tensor_of(network, name) for name in names}
     real = {name: each for name, each in tensors.items() if each.dtype == torch.float32}
