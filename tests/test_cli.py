@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -82,7 +83,20 @@ def test_weigh_names_the_limit_that_fails_and_by_how_much(run: Run) -> None:
 def test_advise_ranks_all_five_families(run: Run) -> None:
     code, out, _ = run("advise", TASK, "--device", "nrf52840", "--flash", "10kB", "--json")
     assert code == 0
-    assert {"pruning", "quantization", "distillation"} <= {each["family"] for each in json.loads(out)}
+    found = {each["family"]: each for each in json.loads(out)}
+    assert {"pruning", "quantization", "distillation"} <= found.keys()
+
+
+def test_advise_takes_a_drop_and_ends_each_way_with_the_command_that_tries_it(run: Run) -> None:
+    words = ("--device", "nrf52840", "--flash", "10kB", "--max-drop", "1%")
+    code, out, _ = run("advise", TASK, *words, "--json")
+    assert code == 0
+    for each in json.loads(out):
+        _, pack, *given = shlex.split(each["command"])
+        assert given[: len(words) + 1] == [str(TASK), *words]
+        # An option that pack does not know is refused before the file is looked for.
+        code, _, said = run(pack, "no_such_task.py", *given[1:])
+        assert "no such file" in said, said
 
 
 def test_devices_are_listed_and_shown_with_sources(run: Run) -> None:

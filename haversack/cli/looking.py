@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from haversack.cli.options import AsJson, DeviceName, Energy, Flash, Latency, Ram, TaskPath, budget_of, target_of
+from haversack.cli.options import (
+    AsJson,
+    DeviceName,
+    Energy,
+    Flash,
+    Latency,
+    MaxDrop,
+    Ram,
+    Score,
+    TaskPath,
+    budget_of,
+    target_of,
+)
 from haversack.cli.running import loaded, print_json
 
 if TYPE_CHECKING:
@@ -31,7 +43,7 @@ def weigh(  # noqa: PLR0913 - one argument an option
     """Size, MACs, memory and a per-layer table, without training; whether it fits, and which limit fails."""
     target = target_of(device)
     budget = budget_of(flash, ram, latency, energy).within(target)
-    _, found, weighings = _weighed(task, target)
+    _, found, weighings = _weighed(task, target, "float32", "int8")
     if as_json:
         missed = {name: [asdict(miss) for miss in each.misses(budget)] for name, each in weighings.items()}
         unjudged = {
@@ -53,21 +65,26 @@ def advise(  # noqa: PLR0913 - one argument an option
     ram: Ram = None,
     latency: Latency = None,
     energy: Energy = None,
+    max_drop: MaxDrop = None,
+    score: Score = None,
     *,
     as_json: AsJson = False,
 ) -> None:
     """Which techniques suit this network on this device, with reasons in numbers; without training."""
     target = target_of(device)
-    budget = budget_of(flash, ram, latency, energy).within(target)
-    _, found, weighings = _weighed(task, target)
+    budget = budget_of(flash, ram, latency, energy, None, max_drop, score).within(target)
+    _, found, weighings = _weighed(task, target, "float32", "int8", "int4")
     from haversack.plan.advise import advise as ranked
     from haversack.report.text import advised
 
     advice = ranked(found, weighings, target, budget)
+    limits = {"flash": flash, "ram": ram, "latency": latency, "energy": energy, "max-drop": max_drop, "score": score}
+    given = [word for name, text in limits.items() if text is not None for word in (f"--{name}", text)]
+    command = ("haversack", "pack", str(task), "--device", device, *given)
     if as_json:
-        print_json([asdict(each) for each in advice])
+        print_json([{**asdict(each), "command": each.command(command)} for each in advice])
     else:
-        typer.echo(advised(advice, target))
+        typer.echo(advised(advice, target, command))
 
 
 def list_devices(*, as_json: AsJson = False) -> None:
@@ -94,7 +111,7 @@ def show_device(name: str, *, as_json: AsJson = False) -> None:
         typer.echo(device_card(found))
 
 
-def _weighed(path: Path, device: Device) -> tuple[Model, Cost, dict[str, Measurement]]:
+def _weighed(path: Path, device: Device, *formats: str) -> tuple[Model, Cost, dict[str, Measurement]]:
     from haversack.door import checked_model
     from haversack.graph.cost import cost
     from haversack.graph.trace import trace
@@ -103,4 +120,4 @@ def _weighed(path: Path, device: Device) -> tuple[Model, Cost, dict[str, Measure
     file = loaded(path)
     model = checked_model(file.fresh_network(), file.task)
     found = cost(trace(model.module, model.example))
-    return model, found, {name: estimated(found, device, name) for name in ("float32", "int8")}
+    return model, found, {name: estimated(found, device, name) for name in formats}

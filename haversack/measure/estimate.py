@@ -11,7 +11,9 @@ from haversack.graph.cost import Cost
 from haversack.measurement import Conditions, Figure, Measurement
 from haversack.progress import say
 
-_BITS = {"float32": 32, "float16": 16, "int16": 16, "int8": 8}
+_BITS = {"float32": 32, "float16": 16, "int16": 16, "int8": 8, "int4": 4}
+_COMPUTED_AS = {"int4": "int8"}
+"""Weights in 4 bits are a way to store: runtimes unpack them, and activations keep 8."""
 
 _MICROCONTROLLER = (0.05, 0.35)
 """Share of the stated peak that a whole network reaches, lowest and highest.
@@ -32,10 +34,12 @@ ResNet-20 and ResNet-56 in ONNX Runtime on one Zen 4 core: 0.74 to 0.85 in float
 def weigh(cost: Cost, device: Device, number_format: str) -> Measurement:
     """Every figure that can be known before a file is written; None where the device states too little for it.
 
+    `int4` is int8 whose weights are stored in 4 bits.
     `flash_bytes` is the weights in `number_format` and, where the device runs ONNX, what its files hold beside them.
     Code of the runtime is not counted.
     """
     weight_bytes = math.ceil(cost.parameters * _bits(number_format) / 8)
+    number_format = _COMPUTED_AS.get(number_format, number_format)
     latency = None if _missing_rates(device, number_format) else latency_ms(cost, device, number_format)
     return Measurement(
         flash_bytes=Figure(weight_bytes + _written_around(cost, device, number_format), "estimated"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from haversack.device import Budget, Device
@@ -15,6 +16,8 @@ from haversack.quantity import show_bytes, show_count
 _SEPARABLE = 1 / 8
 """A depthwise and a pointwise convolution for a 3x3 one cost 8 to 9 times less (Howard et al. 2017)."""
 _STUDENT = 0.1
+_SEPARABLE_COSTS, _STUDENT_COSTS = 0.01, 0.05
+"""Of the score: ResNet-20 in separable blocks lost 0.008, and a student with a tenth of ResNet-56's work 0.046."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,28 @@ class Advice:
     suits: float
     reason: str
     expect: str
+    options: tuple[str, ...] = ()
+    """The words that make `haversack pack` try just this; none where nothing needs to be done."""
+
+    def command(self, pack: Sequence[str]) -> str:
+        """The command line that does it, for a shell: `pack` with its task, device and limits, and `options`."""
+        return shlex.join([*pack, *self.options]) if self.options else ""
 
 
 def advise(cost: Cost, weighings: Mapping[str, Measurement], device: Device, budget: Budget) -> tuple[Advice, ...]:
     """The families of techniques, those that suit best first; the very first says so where nothing needs to be done.
 
-    `weighings` holds the estimates for `float32` and `int8`. How well a technique suits is the share of the gaps to
-    the limits that it closes (on a logarithmic scale, so that halving twice counts twice as much as halving), less for
-    conditions that are not met and for training. Without a gap, what it saves counts. These are rules of thumb: only a
-    measurement says whether a step pays.
+    `weighings` holds the estimates for `float32`, `int8` and `int4`. What is expected to be enough comes first. How
+    well a technique suits is the share of the gaps to the limits that it closes (on a logarithmic scale, so that
+    halving twice counts twice as much as halving), less for conditions that are not met and for training. Without a
+    gap, what it saves counts. How far the score may fall is held against what our own benchmarks lost. These are rules
+    of thumb: only a measurement says whether a step pays.
     """
-    case = Case(cost, weighings["float32"], weighings["int8"], device, budget)
-    single = [_quantization(case), _pruning(case), _low_rank(case)]
-    combined = _combination(case, single)
-    ways = [*single, _compact(case), _distillation(case), combined, *_compact_combination(case)]
+    case = Case(cost, weighings["float32"], weighings["int8"], weighings["int4"], device, budget)
+    structures = [_pruning(case), _low_rank(case)]
+    combined = _combination(case, structures)
+    numbers = [_quantization(case), _four_bits(case)]
+    ways = [*numbers, *structures, _compact(case), _distillation(case), combined, *_compact_combination(case)]
     ranked = sorted(ways, key=lambda way: -way.suits)
     return (*_nothing_needed(case), *(_advice(case, way) for way in ranked))
 
@@ -69,6 +80,19 @@ def _quantization(case: Case) -> _Way:
     return _Way("quantization", (_numbers(case.device),), case.quantized, suits, reason)
 
 
+def _four_bits(case: Case) -> _Way:
+    """Less than int8 suits where int8 is enough, for it costs more of the score and saves no time beyond."""
+    integer, halved = case.integer.flash_bytes.value, case.halved.flash_bytes.value
+    enough = case.closes(case.quantized)
+    wanted = "int8 alone is enough" if enough else "int8 alone is not enough" if case.gaps else "no limit asks for it"
+    reason = (
+        f"weights fall from {show_bytes(integer)} in int8 to {show_bytes(halved)}; it saves flash, not time, for "
+        f"runtimes unpack them; {wanted}"
+    )
+    suits = case.suits(case.in_4_bits, 0.5 if enough else 1.0, effort=0.95)
+    return _Way("4-bit weights", (_numbers(case.device),), case.in_4_bits, suits, reason)
+
+
 def _numbers(device: Device) -> str:
     return "quantize_static" if "int8" in device.number_formats else "quantize_weights"
 
@@ -90,11 +114,11 @@ def _integer_speed(device: Device) -> str:
 
 
 def _pruning(case: Case) -> _Way:
-    keep = _keep(case, Effect())
-    effect, wide = pruned(keep), _prunable(case)
+    keep, wide = _keep(case, Effect()), _prunable(case)
+    effect = pruned(keep, wide)
     multiple = case.device.channel_multiple
     tight = [name for name, *_ in case.misses(effect) if name in ("flash", "RAM")]
-    condition = wide * (0.7 if tight or _weights_are_matrices(case) else 1.0)
+    condition = 0.7 if tight or _weights_are_matrices(case) else 1.0
     size = f"{case.cost.parameters:,} parameters and {show_count(case.cost.macs)} MACs"
     parts = [f"{size}; pruning to {keep:.2f}x the MACs is what a network of this size usually stands"]
     if wide < 0.995:
@@ -110,17 +134,15 @@ def _memory_limits(case: Case) -> bool:
 
 
 def _keep(case: Case, other: Effect) -> float:
-    """The mildest pruning that closes the gaps beside another step, but none stronger than the network stands.
+    """The mildest pruning of what can be pruned that closes the gaps beside another step, if the network stands it.
 
     That is 0.8x of the multiply-accumulates at 10,000 parameters and 0.45x at a million, on a logarithmic scale:
     ResNet-56 (853,018) loses nothing at 0.47x (Fang et al. 2023).
     """
     stands = min(0.9, max(0.4, 0.8 - 0.175 * (math.log10(max(1, case.cost.parameters)) - 4)))
-    wanted = [
-        (need / getattr(other, part)) ** (2 if part == "ram" else 1)
-        for part, need in case.gaps.items()
-        if need < getattr(other, part)
-    ]
+    wide = _prunable(case) or 1.0
+    left = {part: need / getattr(other, part) for part, need in case.gaps.items() if need < getattr(other, part)}
+    wanted = [max(0.0, 1 - (1 - share) / wide) ** (2 if part == "ram" else 1) for part, share in left.items()]
     return max(stands, min(wanted, default=stands))
 
 
@@ -174,7 +196,8 @@ def _distillation(case: Case) -> _Way:
 def _compact(case: Case) -> _Way:
     separable = case.convolved >= 0.5 and "ram" not in case.gaps
     share = _SEPARABLE if separable else _STUDENT
-    effect = Effect(share, 1.0 if separable else math.sqrt(share), share)
+    drop = _SEPARABLE_COSTS if separable else _STUDENT_COSTS
+    effect = Effect(share, 1.0 if separable else math.sqrt(share), share, drop)
     suits = case.suits(effect, 1.0 if case.out_of_reach else 0.25, effort=0.7)
     name = "replace_blocks" if separable else "adopt_student"
     return _Way("compact architecture", (name,), effect, suits, f"{_reach(case)}; {_design(case, separable=separable)}")
@@ -184,8 +207,9 @@ def _reach(case: Case) -> str:
     """How far this architecture can be taken, which is when another one is wanted."""
     if not case.gaps:
         return "no limit asks for it"
-    left = ", ".join(name for name, *_ in case.misses(pruned(STRONGEST_PRUNING).then(case.quantized)))
-    return f"pruning to {STRONGEST_PRUNING}x with int8 on top {f'still misses {left}' if left else 'is enough'}"
+    missed = case.misses(pruned(STRONGEST_PRUNING).then(case.in_4_bits))
+    left = ", ".join(name for name, *_ in missed if name != "score")
+    return f"pruning to {STRONGEST_PRUNING}x with 4-bit weights {f'still misses {left}' if left else 'is enough'}"
 
 
 def _design(case: Case, *, separable: bool) -> str:
@@ -195,22 +219,33 @@ def _design(case: Case, *, separable: bool) -> str:
     return f"a student may be designed for the limits; figures are for one of a tenth of the {macs} MACs"
 
 
-def _combination(case: Case, single: list[_Way]) -> _Way:
+def _combination(case: Case, structures: list[_Way]) -> _Way:
     """Structure, then recovery, then numbers: quantized weights cannot be pruned or trained afterwards."""
-    structure = max(single[1:], key=lambda way: way.suits)
-    effect, condition = structure.effect, 1.0
-    if structure.techniques == ("prune_channels",):
-        effect, condition = pruned(_keep(case, case.quantized)), _prunable(case)
-    both = effect.then(case.quantized)
+    structure = max(structures, key=lambda way: way.suits)
+
+    def beside(numbers: Effect) -> Effect:
+        if structure.techniques == ("prune_channels",):
+            return pruned(_keep(case, numbers), _prunable(case))
+        return structure.effect
+
+    numbers, bits = _least_bits(case, beside)
+    effect = beside(numbers)
+    both = effect.then(numbers)
     enough = case.closes(case.quantized)
     names = (*structure.techniques, "distill", _numbers(case.device))
     left = ", ".join(f"{name} at {shown(name, found)}" for name, _, found in case.misses(case.quantized))
     reason = (
-        f"{structure.family} to {effect.flash:.2f}x the weights, training to win back the score, then int8: "
+        f"{structure.family} to {effect.flash:.2f}x the weights, training to win back the score, then {bits}: "
         f"{both.flash:.2f}x in all; {'int8 alone is enough for the limits' if enough else f'int8 alone leaves {left}'}"
     )
-    suits = case.suits(both, condition * (0.5 if enough else 1.0), effort=0.85)
+    suits = case.suits(both, 0.5 if enough else 1.0, effort=0.85)
     return _Way("combination", names, both, suits, reason)
+
+
+def _least_bits(case: Case, beside: Callable[[Effect], Effect]) -> tuple[Effect, str]:
+    """4-bit weights where the structure that goes beside them is enough with these alone, and else int8."""
+    needs_4 = [case.closes(beside(numbers).then(numbers)) for numbers in (case.quantized, case.in_4_bits)]
+    return (case.in_4_bits, "4-bit weights") if needs_4 == [False, True] else (case.quantized, "int8")
 
 
 def _compact_combination(case: Case) -> Iterator[_Way]:
@@ -218,8 +253,9 @@ def _compact_combination(case: Case) -> Iterator[_Way]:
     alone = _compact(case)
     if not case.out_of_reach or case.closes(alone.effect):
         return
-    names, both = (*alone.techniques, "distill", _numbers(case.device)), alone.effect.then(case.quantized)
-    reason = "the limits are so far away that it takes a new architecture, this network as its teacher, and int8"
+    numbers, bits = _least_bits(case, lambda _: alone.effect)
+    names, both = (*alone.techniques, "distill", _numbers(case.device)), alone.effect.then(numbers)
+    reason = f"the limits are so far away that it takes a new architecture, this network as its teacher, and {bits}"
     yield _Way("combination", names, both, case.suits(both, 1.0, effort=0.8), reason)
 
 
@@ -236,7 +272,14 @@ def _nothing_needed(case: Case) -> Iterator[Advice]:
 
 
 def _advice(case: Case, way: _Way) -> Advice:
-    return Advice(way.family, way.techniques, round(way.suits, 3), way.reason, _expected(case, way))
+    return Advice(way.family, way.techniques, round(way.suits, 3), way.reason, _expected(case, way), _options(way))
+
+
+def _options(way: _Way) -> tuple[str, ...]:
+    """What to tell `pack`: a student comes before the search, and is no technique of it."""
+    student = ("--student", "auto") if "adopt_student" in way.techniques else ()
+    others = [name for name in way.techniques if name != "adopt_student"]
+    return (*student, "--try", ",".join(others)) if others else student
 
 
 def _expected(case: Case, way: _Way) -> str:
@@ -247,10 +290,15 @@ def _expected(case: Case, way: _Way) -> str:
         f"flash {show_bytes(flash)} -> {show_bytes(flash * way.effect.flash)}, "
         f"RAM {show_bytes(ram)} -> {show_bytes(ram * way.effect.ram)}, time x{way.effect.time:.2f}"
     )
-    if not case.limits:
-        return figures
     left = [f"{name} by {shown(name, found - allowed)}" for name, allowed, found in case.misses(way.effect)]
     judged = ", ".join(name for name, *_ in case.limits)
-    unknown = f"; {' and '.join(case.unknown)} unknown until measured" if case.unknown else ""
-    verdict = f"then misses {', '.join(left)}" if left else f"then within the limits of {judged}"
-    return f"{figures}; {verdict}{unknown}"
+    verdict = f"then misses {', '.join(left)}" if left else f"then within the limits of {judged}" if judged else ""
+    unknown = f"{' and '.join(case.unknown)} unknown until measured" if case.unknown else ""
+    return "; ".join(filter(None, (figures, verdict, _expected_drop(case, way), unknown)))
+
+
+def _expected_drop(case: Case, way: _Way) -> str:
+    """What is said of the score where it may not fall freely; only a measurement knows it."""
+    if case.budget.max_drop is None:
+        return ""
+    return f"the score is unknown until measured, our benchmarks lost {shown('score', way.effect.drop)}"

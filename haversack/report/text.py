@@ -97,9 +97,9 @@ def _limits(found: Measurement, budget: Budget, baseline_score: float | None) ->
     return rows
 
 
-def advised(advice: Sequence[Advice], device: Device) -> str:
-    """The ranked advice, each with its reasons and what it may give."""
-    items = [_advice_item(place, each) for place, each in enumerate(advice, start=1)]
+def advised(advice: Sequence[Advice], device: Device, pack: Sequence[str]) -> str:
+    """The ranked advice, each with its reasons, what it may give, and the command that tries it."""
+    items = [_advice_item(place, each, each.command(pack)) for place, each in enumerate(advice, start=1)]
     note = paragraph(
         "Estimates and rules of thumb, from counts alone: nothing was trained or run, and flash is without the "
         "runtime's code. `haversack pack` measures what pays."
@@ -108,7 +108,7 @@ def advised(advice: Sequence[Advice], device: Device) -> str:
     return document(f"Advice for {device.title}, best first.", why, *items, note)
 
 
-def _advice_item(place: int, advice: Advice) -> str:
+def _advice_item(place: int, advice: Advice, command: str) -> str:
     names = " -> ".join(advice.techniques)
     title = f"{advice.family}: {names}" if names else advice.family
     lines = [paragraph(title, f"{place:2}. ")]
@@ -116,6 +116,8 @@ def _advice_item(place: int, advice: Advice) -> str:
         lines.append(paragraph(f"{advice.suits:.2f} of 1", "    suits: "))
     lines.append(paragraph(advice.reason, "    why: "))
     lines.append(paragraph(advice.expect, "    expect: "))
+    if command:
+        lines.append(f"    try: {command}")  # in one line, to be copied
     return "\n".join(lines)
 
 

@@ -68,6 +68,8 @@ def network() -> nn.Module:
 
 
 COST = cost(trace(network(), (torch.zeros(1, 3, 8, 8),)))
+WEIGHINGS = {name: weigh(COST, PI, name) for name in ("float32", "int8", "int4")}
+PACK = ("haversack", "pack", "my_task.py")
 
 
 def weighing(device: Device, budget: Budget) -> str:
@@ -171,9 +173,9 @@ def test_the_last_line_of_packing_says_under_which_conditions() -> None:
 
 
 def test_advice_names_steps_in_order_and_says_why_the_device_wants_it() -> None:
-    weighings = {name: weigh(COST, PI, name) for name in ("float32", "int8")}
-    text = advised(advise(COST, weighings, PI, Budget().within(PI)), PI)
+    text = advised(advise(COST, WEIGHINGS, PI, Budget().within(PI)), PI, PACK)
     assert text.index("nothing needed") < text.index("quantization: quantize_static\n")
+    assert "    try: haversack pack my_task.py --try quantize_static\n" in text
     assert "prune_channels -> distill -> quantize_static" in text
     assert flat(PI.why) in flat(text)
 
@@ -240,13 +242,12 @@ def long_texts() -> dict[str, Callable[[], str]]:
     name = "backbone.blocks.17.a_very_long_layer_name_that_somebody_wrote.and_another_one.conv_depthwise"
     layers = tuple(replace(each, path=name) for each in COST.layers)
     budget = Budget(1000, 1000, 0.001, 0.1, max_drop=0.001)
-    weighings = [(each, weigh(COST, PI, each)) for each in ("float32", "int8")]
     stacked = Recipe(tuple(Halve(0.1 * step) for step in range(1, 9)))
     verdict = Verdict(Candidate(stacked, AFTER), False, "misses flash: 210.0 kB, allowed 200.0 kB " * 4)
     bench = replace(BENCH, file="x" * 90, against="y" * 150, ratio=BENCH.latency_ms, warnings=("many words " * 30,))
     return {
-        "weighed": lambda: weighed(replace(COST, layers=layers), weighings, PI, budget),
-        "advised": lambda: advised(advise(COST, dict(weighings), PI, budget), PI),
+        "weighed": lambda: weighed(replace(COST, layers=layers), list(WEIGHINGS.items()), PI, budget),
+        "advised": lambda: advised(advise(COST, WEIGHINGS, PI, budget), PI, PACK),
         "packed": lambda: packed(found(verdict), BEFORE, PI, budget),
         "benched": lambda: benched(bench),
         "table": lambda: device_table([find_device(each) for each in device_names()]),
