@@ -290,7 +290,8 @@ def _expected(case: Case, way: _Way) -> str:
         f"flash {show_bytes(flash)} -> {show_bytes(flash * way.effect.flash)}, "
         f"RAM {show_bytes(ram)} -> {show_bytes(ram * way.effect.ram)}, time x{way.effect.time:.2f}"
     )
-    left = [f"{name} by {shown(name, found - allowed)}" for name, allowed, found in case.misses(way.effect)]
+    missed = [each for each in case.misses(way.effect) if each[0] != "score"]
+    left = [f"{name} by {shown(name, found - allowed)}" for name, allowed, found in missed]
     judged = ", ".join(name for name, *_ in case.limits)
     verdict = f"then misses {', '.join(left)}" if left else f"then within the limits of {judged}" if judged else ""
     unknown = f"{' and '.join(case.unknown)} unknown until measured" if case.unknown else ""
@@ -301,4 +302,6 @@ def _expected_drop(case: Case, way: _Way) -> str:
     """What is said of the score where it may not fall freely; only a measurement knows it."""
     if case.budget.max_drop is None:
         return ""
-    return f"the score is unknown until measured, our benchmarks lost {shown('score', way.effect.drop)}"
+    lost, may_fall = way.effect.drop, case.budget.max_drop
+    beside = f", more than {shown('score', may_fall)}" if lost > may_fall else ""
+    return f"the score is unknown until measured: our benchmarks lost {shown('score', lost)}{beside}"
