@@ -9,7 +9,7 @@ made from another seed, report. So its errors are of a stand-in, not of machine 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -67,7 +67,9 @@ def run(data: Path, *, quick: bool, part: str) -> dict[str, object]:
 
 def _ways(model: Model, data: Path, test: Images, *, quick: bool) -> dict[str, object]:
     some = task(data, learn=QUICK["learn"] if quick else SOME)
-    return {f"factorize.vgg_{way}": _way(model, some, test.first(REPORTED), way) for way in WAYS}
+    found = {way: _way(model, some, test.first(REPORTED), way) for way in WAYS}
+    before = {"factorize.ways_score_before": test.first(REPORTED).accuracy(model.module)}
+    return before | {f"factorize.{way}.{name}": value for way, each in found.items() for name, value in each.items()}
 
 
 def _vgg(model: Model, data: Path, test: Images, *, quick: bool) -> dict[str, object]:
@@ -86,19 +88,23 @@ def _vgg(model: Model, data: Path, test: Images, *, quick: bool) -> dict[str, ob
 
 
 def _way(model: Model, ours: Task, test: Images, way: str) -> dict[str, object]:
-    """One way at the same share of the multiply-accumulates: the outputs' error and scores, untrained and trained."""
+    """One way at the same share of the multiply-accumulates: its file's bytes, latency and score, trained for an epoch.
+
+    Untrained, also how far the outputs are away. A way that cannot go so far says why.
+    """
     step = Factorize(SAME_COST, "macs", way, multiple=16, epochs=0)
     try:
         untrained = step.apply(model, ours)
     except HaversackError as error:
         return {"refused": error.what}
-    small = Factorize(SAME_COST, "macs", way, multiple=16, epochs=1).apply(model, ours)
+    small = replace(step, epochs=1).apply(model, ours)
     timed = _compared(model, small)
     return {
         "output_error": _away(model, untrained, test.inputs(slice(0, 500))),
-        "score_before": test.accuracy(model.module),
         "score_untrained": test.accuracy(untrained.module),
-        "score_trained": test.accuracy(small.module),
+        "score": test.accuracy(host.load(timed.after)),
+        "bytes": len(timed.after),
+        "flash_ratio": timed.flash_ratio,
         "macs_ratio": _macs(small) / _macs(model),
         "latency_ratio": timed.ratio,
         "latency_ratio_spread": [timed.low, timed.high],
