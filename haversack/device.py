@@ -156,6 +156,8 @@ _RATES = (
     *("clock_hz", "macs_per_cycle_float32", "macs_per_cycle_int8", "memory_bandwidth"),
     *("active_power_w", "link_bits_per_second"),
 )
+_LEAST, _MOST = 1e-6, 1e15
+"""No device is slower or faster, smaller or larger; products and quotients of such numbers stay finite."""
 _FACTS = (*_TEXTS, *_WHOLE, *_RATES, "number_formats")
 
 
@@ -184,10 +186,12 @@ def _value(key: str, value: object, where: str) -> object:
             return value
         raise DeviceError(f"'{key}' is {value!r}.", where=where, mend="write a text, or leave it out.")
     fits = isinstance(value, int) or key not in _WHOLE
-    if fits and isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
+    least = 1 if key in _WHOLE else _LEAST
+    if fits and isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= _MOST:
         return value
-    kind = "whole" if key in _WHOLE else "finite"
-    raise DeviceError(f"'{key}' is {value!r}.", where=where, mend=f"write a {kind} number above zero, or leave it out.")
+    kind = "whole number" if key in _WHOLE else "number"
+    mend = f"write a {kind} from {least:g} to {_MOST:g}, or leave it out."
+    raise DeviceError(f"'{key}' is {value!r}.", where=where, mend=mend)
 
 
 def _host() -> Device:

@@ -190,6 +190,8 @@ def test_a_file_of_the_wrong_shape_is_refused_by_name(tmp_path, text, complaint)
     [
         *(("ram_bytes", value) for value in ("-1", "0", "1024.5", '"1kB"', "true", "[1]")),
         *(("clock_hz", value) for value in ("-1e6", "0.0", "nan", "inf", '"fast"', "true")),
+        *(("clock_hz", value) for value in ("1e308", "1e-300")),
+        ("flash_bytes", "1_000_000_000_000_000_000"),
         *(("isa", value) for value in ('""', "5", "[]")),
         *(("number_formats", value) for value in ('"int8"', "[8]", "[]", '[""]')),
     ],

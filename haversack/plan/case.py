@@ -23,6 +23,8 @@ _RANKED = {"linear": 1 / 3, "conv": 1 / 2}
 """Share of a large layer's weights after low-rank factorization. Denton et al. 2014 keep 1/2 to 1/3 of a convolution
 and 1/5 to 1/13 of a fully connected layer at one point of loss; the milder end is used."""
 STRONGEST_PRUNING = 0.2
+_NOTHING = 1e-9
+"""A share that counts as none left, whose logarithm is finite."""
 _INT8_COSTS, _INT4_COSTS = 0.001, 0.006
 """Of the score, in closed form: at most so much on ResNet-20, ResNet-56 and MLPerf Tiny's ResNet-8."""
 _PRUNING_COSTS = 0.02
@@ -137,14 +139,14 @@ class Case:
         gaps: dict[str, float] = {}
         for _, part, allowed, found in self.limits:
             if found > allowed:
-                gaps[part] = min(gaps.get(part, 1.0), allowed / found)
+                gaps[part] = min(gaps.get(part, 1.0), max(_NOTHING, allowed / found))
         return gaps
 
     def closed(self, effect: Effect) -> float:
         """The share of the gaps that an effect closes; without gaps, what it saves of weights and time."""
         if not self.gaps:
             return 1 - (effect.flash + effect.time) / 2
-        shares = [math.log(max(1e-9, getattr(effect, part))) / math.log(need) for part, need in self.gaps.items()]
+        shares = [math.log(max(_NOTHING, getattr(effect, part))) / math.log(need) for part, need in self.gaps.items()]
         return sum(min(1.0, max(0.0, share)) for share in shares) / len(shares)
 
     def closes(self, effect: Effect) -> bool:

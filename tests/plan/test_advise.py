@@ -249,6 +249,11 @@ def test_advice_for_any_limits_stays_between_0_and_1_names_known_techniques_and_
     assert enough == sorted(enough, reverse=True)
 
 
+def test_a_limit_of_next_to_nothing_is_missed_by_all() -> None:
+    found = advice(CONVOLUTIONS, PI5, Budget(latency_ms=5e-324, latency_ratio=5e-324))
+    assert all("then misses latency by" in each.expect for each in found if each.family != "distillation")
+
+
 def test_a_network_without_products_gets_advice_too() -> None:
     found = advice(counted(nn.Sequential(nn.ReLU(), nn.Flatten()), 4), PI5)
     assert set(families(found)) > FAMILIES - {"nothing needed"}
