@@ -75,3 +75,7 @@ class UntrustedError(HaversackError):
 
 class CodedError(HaversackError):
     """A file of coded weights is damaged, foreign or too large, or something that it has no form for."""
+
+
+class StoppedError(HaversackError):
+    """Somebody stopped the run; what was finished is kept."""

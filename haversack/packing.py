@@ -29,12 +29,13 @@ from haversack.graph.lower import lower, output_step
 from haversack.graph.surgery import export_pt2
 from haversack.graph.surgery import load as load_model
 from haversack.graph.trace import trace
+from haversack.interrupt import Stopped
 from haversack.measure import estimate, host, parity
 from haversack.measurement import Candidate, Conditions, Figure, Measurement, Miss, share_of
 from haversack.model import Model
 from haversack.offers import Offers
-from haversack.plan.failed import infeasible, nothing_pays
-from haversack.plan.found import Answer, Found, Refusal, Trial
+from haversack.plan.failed import check
+from haversack.plan.found import Answer, Found, Refusal, Trial, followed
 from haversack.plan.goal import Goal
 from haversack.plan.search import greedy
 from haversack.plan.students import Member, Student
@@ -93,22 +94,22 @@ def pack(
     """The mildest compression of `network` that meets `budget` on `device`, measured on the exported file.
 
     Finished candidates are kept in `settings.cache`: a run that was killed goes on where it was. Raises
-    InfeasibleError, naming the limit and the nearest candidate, when nothing fits.
+    InfeasibleError, naming the limit and the nearest candidate, when nothing fits; on Ctrl-C Stopped, whose `result` is
+    the best so far that meets the budget, where there is one.
     """
     settings = settings or Settings()
     device = find_device(device) if isinstance(device, str) else device
     with tempfile.TemporaryDirectory() as scratch, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, Path(scratch))
         found, students = _search(bench, budget, settings)
-        if not found.met:
-            raise infeasible(found)
-        if not found.best.recipe.steps:
-            raise nothing_pays(found, budget)
+        check(found, budget)
         result = _result(bench, found, device, budget.within(device))
         if students:
             result = replace(result, report=f"{result.report}\n\n{ranked(students)}", students=students)
     if settings.out is not None:
         save(result, settings.out)
+    if found.stopped:
+        raise Stopped(result)
     return result
 
 
@@ -305,12 +306,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     start = bench.candidate(Trial(adopted)) if students else None
     search = greedy(offers.steps(bench.model(adopted), bench.device), goal, start)
-    try:
-        trial = next(search)
-        while True:
-            trial = search.send(bench.answer(trial))
-    except StopIteration as finished:
-        found: Found = finished.value
+    found = followed(search, bench.answer)
     if students and found.met and not goal.moved(goal.baseline, found.best):
         raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
     return found, students

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from haversack import __version__
-from haversack.cli import main, running
+from haversack import __version__, interrupt
+from haversack.cli import main
 from haversack.errors import HaversackError
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
@@ -265,14 +265,55 @@ def test_an_interrupt_that_a_destructor_swallows_comes_again_silently(monkeypatc
             time.sleep(0.01)
 
     def work() -> None:
-        with running.interruptible():
+        with interrupt.interruptible():
             swallows = Swallows()
             del swallows
             time.sleep(5)
 
-    monkeypatch.setattr(running, "_AGAIN_S", 0.2)
+    monkeypatch.setattr(interrupt, "_AGAIN_S", 0.2)
     with pytest.raises(HaversackError, match="stopped"):
         work()
+
+
+QUICKLY = ["--device", "raspberry-pi-4", "--try", "quantize_static", "--seconds", "0.1"]
+STOPPING = (
+    GOOD.replace("predict(inputs).mean().item()", "scored(predict)")
+    + """
+import os, signal
+scores = []
+
+def scored(predict):
+    scores.append(round(predict(inputs).mean().item(), 1))
+    if len(scores) == AFTER:
+        os.kill(os.getpid(), signal.SIGINT)
+    return scores[-1]
+"""
+)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_the_best_so_far_as_a_whole_result(
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = [*QUICKLY, "--flash", "2.5kB", "--out", out]
+    code, shown, err = run("pack", task_file(STOPPING.replace("AFTER", "4")), *words)
+    assert code == 130
+    assert "stopped: this is the best so far" in err
+    assert "Stopped early: this is the best so far that meets every limit" in " ".join(shown.split())
+    assert (out / "report.txt").read_text() in shown
+    assert {"model.onnx", "recipe.toml", "network"} <= {each.name for each in out.iterdir()}
+    assert "stopped before it was compared" in shown
+
+
+def test_ctrl_c_before_anything_meets_the_limits_ends_with_130_and_no_result(
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    words = [*QUICKLY, "--flash", "1kB", "--out", tmp_path / "out"]
+    code, _, err = run("pack", task_file(STOPPING.replace("AFTER", "4")), *words)
+    assert code == 130
+    assert "repeat the command" in err
+    assert not (tmp_path / "out" / "model.onnx").exists()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ FILES = sorted((ROOT / "haversack").rglob("*.py"))
 LAYERS = (
     "errors",
     "coded",
-    "quantity progress task untrusted zoo",
+    "quantity progress interrupt task untrusted zoo",
     "grid device",
     "model",
     "graph recipe",

@@ -10,7 +10,8 @@ import typer
 
 from haversack import __version__
 from haversack.cli import coding, looking, packing, proving
-from haversack.errors import HaversackError
+from haversack.cli.running import STOPPED
+from haversack.errors import HaversackError, StoppedError
 
 app = typer.Typer(
     name="haversack",
@@ -45,11 +46,11 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main(words: list[str] | None = None) -> None:
-    """The `haversack` command. A user's mistake ends with its message and exit code 2."""
+    """The `haversack` command. A user's mistake ends with its message and exit code 2, Ctrl-C with 130."""
     try:
         app(words)
     except HaversackError as error:
         typer.echo(f"haversack: {error}", err=True)
-        sys.exit(2)
+        sys.exit(STOPPED if isinstance(error, StoppedError) else 2)
     finally:
         gc.freeze()  # leaving takes a second less when torch is not sifted for garbage

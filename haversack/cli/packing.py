@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -28,7 +28,8 @@ from haversack.cli.options import (
     budget_of,
     target_of,
 )
-from haversack.cli.running import loaded, print_json, progress
+from haversack.cli.running import STOPPED, loaded, print_json, progress
+from haversack.interrupt import Stopped
 
 if TYPE_CHECKING:
     from haversack.packing import Packed, Settings
@@ -66,8 +67,14 @@ def pack(  # noqa: PLR0913 - one argument an option
     training = {"epochs": epochs, "student": student, "student_epochs": student_epochs, "seed": seed}
     with progress(quiet=as_json):
         settings = _settings(out, threads, file, techniques=names, seconds=seconds, **training)
-        result = run(file.fresh_network, file.task, target, budget, settings)
+        try:
+            result = run(file.fresh_network, file.task, target, budget, settings)
+        except Stopped as stopped:
+            result = cast("Packed", stopped.result)
     _show(result, out, as_json=as_json)
+    if result.found.stopped:
+        typer.echo("stopped: this is the best so far. Repeat the command to go on.", err=True)
+        raise typer.Exit(STOPPED)
 
 
 def apply(  # noqa: PLR0913 - one argument an option
@@ -111,6 +118,7 @@ def _show(result: Packed, out: Path, *, as_json: bool) -> None:
                     {"recipe": str(each.candidate.recipe), "kept": each.kept, "why": each.why}
                     for each in result.found.verdicts
                 ],
+                "stopped": result.found.stopped,
                 "students": [asdict(each) for each in result.students],
                 "refused": [{"recipe": str(each.recipe), "why": each.why} for each in result.found.refusals],
             }

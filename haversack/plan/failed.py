@@ -7,6 +7,15 @@ from haversack.errors import InfeasibleError, NothingChangedError
 from haversack.plan.found import Found
 
 
+def check(found: Found, budget: Budget) -> None:
+    """Raises where a search ended, or was stopped, with nothing to ship."""
+    if found.met and found.best.recipe.steps:
+        return
+    if found.stopped:
+        raise KeyboardInterrupt
+    raise nothing_pays(found, budget) if found.met else infeasible(found)
+
+
 def infeasible(found: Found) -> InfeasibleError:
     """The limits that no candidate meets, with what the nearest one misses."""
     score = found.best.measurement.score

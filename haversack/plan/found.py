@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
+from haversack.interrupt import heard
 from haversack.measurement import Candidate, Miss
 from haversack.recipe import Recipe
 
@@ -59,3 +60,20 @@ class Found:
 
 Answer = Candidate | Refusal
 Search = Generator[Trial, Answer, Found]
+
+
+def followed(search: Search, answer: Callable[[Trial], Answer]) -> Found:
+    """What a search ends with when it is answered; whoever stops it gets the best so far, timed once more."""
+    try:
+        trial = next(search)
+        while True:
+            try:
+                told = answer(trial)
+            except KeyboardInterrupt as stop:
+                heard()
+                trial = search.throw(stop)
+            else:
+                trial = search.send(told)
+    except StopIteration as finished:
+        found: Found = finished.value
+        return found

@@ -130,9 +130,9 @@ class _Run:
             if answer.recipe in self.afresh:
                 self.best = answer
                 return True
-            self.afresh.add(answer.recipe)
             if isinstance((yield from self.ask(Trial(answer.recipe, afresh=True))), Refusal):
                 del self.scored[answer.recipe]
+            self.afresh.add(answer.recipe)
 
     def best_of(self, steps: Sequence[Step]) -> Generator[Trial, Answer, None]:
         """Tries every setting of a step that needs no training; keeps the best one that pays."""

@@ -121,6 +121,9 @@ def _advice_item(place: int, advice: Advice, command: str) -> str:
     return "\n".join(lines)
 
 
+_STOPPED = " Stopped early: this is the best so far that meets every limit, and what was not tried may do better."
+
+
 def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) -> str:
     """Before and after, the limits, the recipe, and every recipe that was tried with what became of it."""
     best = found.best.measurement
@@ -128,7 +131,7 @@ def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) 
     limits = _limits(best, budget, score)
     tried = [_tried(each) for each in found.verdicts]
     return document(
-        f"Packed for {device.title}.",
+        paragraph(f"Packed for {device.title}.{_STOPPED if found.stopped else ''}"),
         _before_and_after(baseline, best),
         _limit_table(limits),
         _unlimited_drop(baseline.score, best.score, budget),

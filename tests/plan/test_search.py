@@ -7,7 +7,7 @@ import pytest
 
 from haversack.device import Budget
 from haversack.measurement import Candidate, Conditions, Figure, Measurement
-from haversack.plan.found import Found, Refusal, Trial
+from haversack.plan.found import Found, Refusal, Trial, followed
 from haversack.plan.goal import Goal
 from haversack.plan.search import greedy
 from haversack.recipe import Recipe, Stage
@@ -633,24 +633,42 @@ def test_what_no_figure_can_judge_is_no_answer():
     assert judged.best.recipe == Recipe((Round(),))
 
 
-@pytest.mark.parametrize("after", range(1, 9))
-def test_whoever_stops_a_search_gets_the_best_answer_so_far(after):
-    world = World()
-    options = [LADDER, [Round("a", size=0.5), Round("b", size=0.45), Round("c", size=0.8)]]
-    asking = greedy(options, Goal(Budget(flash_bytes=500), world.measure(Trial(Recipe()))))
-    trial = next(asking)
-    try:
-        for _ in range(after):
-            trial = asking.send(world.measure(trial))
-        trial = asking.throw(KeyboardInterrupt())
-        while True:
-            assert trial.afresh
-            trial = asking.send(world.measure(trial))
-    except StopIteration as end:
-        found = end.value
-    best = Recipe((options[1][min(after, 2) - 1],))
+class Stopping(World):
+    """Somebody presses Ctrl-C while the trial of this number is made, and patiently waits after it."""
+
+    def __init__(self, after):
+        super().__init__()
+        self._after = after
+
+    def measure(self, trial):
+        if len(self.asked) == self._after:
+            self._after = -1
+            raise KeyboardInterrupt
+        return super().measure(trial)
+
+
+@pytest.mark.parametrize("after", range(2, 9))
+def test_whoever_stops_a_search_gets_the_best_answer_so_far_timed_afresh(after):
+    world = Stopping(after)
+    rounds = [Round("a", size=0.5), Round("b", size=0.45), Round("c", size=0.8)]
+    search = greedy([LADDER, rounds], Goal(Budget(flash_bytes=500), world.measure(Trial(Recipe()))))
+    found = followed(search, world.measure)
+    best = Recipe((rounds[min(after, 3) - 2],))
     assert (found.met, found.best.recipe) == (True, best)
+    assert found.stopped is (after < 5)
+    assert Trial(best, afresh=True) in world.asked
     assert {each.recipe for each in world.asked} == {Recipe(), *(each.candidate.recipe for each in found.verdicts)}
+
+
+def test_whoever_stops_twice_does_not_wait():
+    def impatient(trial):
+        raise KeyboardInterrupt
+
+    search = greedy(
+        [[Round()]], Goal(Budget(), World().measure(Trial(Recipe()))), World().measure(Trial(Recipe((Round(),))))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        followed(search, impatient)
 
 
 def test_a_search_that_is_stopped_at_its_first_question_has_the_original():
