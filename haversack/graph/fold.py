@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from haversack.graph.pads import absorb_pads
 from haversack.graph.trace import Trace, layer_path
 
 aten = torch.ops.aten
@@ -90,6 +91,7 @@ def fold(trace: Trace) -> fx.GraphModule:
             norms |= _fold_batch_norm(graph, node, tensors)
     for node in graph.find_nodes(op="call_function", target=aten.mean.dim):
         _split_pooling_mean(graph, node)
+    absorb_pads(graph)
     graph.eliminate_dead_code()
     used = {node.target: tensors[node.target] for node in graph.find_nodes(op="get_attr")}
     folded = fx.GraphModule(used, graph, "Folded")

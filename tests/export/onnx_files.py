@@ -1,5 +1,8 @@
 """Small networks' ONNX files, written and run."""
 
+from collections import Counter
+from pathlib import Path
+
 import onnx
 import onnxruntime
 import torch
@@ -41,3 +44,14 @@ def folded(network: nn.Module, *inputs):
 
 def operation_types(content: bytes) -> list[str]:
     return [node.op_type for node in onnx.load_from_string(content).graph.node]
+
+
+def as_run(content: bytes, folder: Path, level: str = "ORT_ENABLE_EXTENDED") -> Counter[str]:
+    """The operators after ONNX Runtime's own rewriting."""
+    options = onnxruntime.SessionOptions()
+    # What is the default on Arm: signed activations stay signed.
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)

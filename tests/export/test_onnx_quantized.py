@@ -2,7 +2,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx_files import SEQUENCE, Does, folded, run
+from onnx_files import SEQUENCE, Does, folded, operation_types, run
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -164,3 +164,38 @@ def test_activations_of_16_bits_are_refused_by_name():
     wide = {name: Grid(16, True, (0.001,), (0,)) for name in points(graph)}
     with pytest.raises(ExportError, match="no integer kernels for int16"):
         write_any(insert(graph, wide))
+
+
+@pytest.mark.parametrize("signed", [None, False, True])
+@pytest.mark.parametrize(
+    ("layer", "pads", "shape"),
+    [
+        (nn.Conv1d(3, 4, 3, 2), (0, 1), (3, 9)),
+        (nn.Conv2d(3, 4, 3, 2, padding=(0, 1)), (0, 1, 2, 1), (3, 8, 9)),
+        (nn.Conv2d(3, 4, (3, 4), padding="same"), (1, 0, 0, 3), (3, 8, 9)),
+    ],
+)
+@torch.no_grad()
+def test_uneven_zeros_go_into_the_convolution_behind_them_and_change_nothing(layer, pads, shape, signed):
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)) + 0.5
+    network = Does(lambda x, layer: layer(F.pad(x, pads)), layer)
+    graph = folded(network, x[:1]) if signed is None else quantized(network, x, signed=signed)
+    content = write(graph)
+    assert "Pad" not in operation_types(content)
+    expected = graph(x)
+    step = 1e-5 if signed is None else (expected.max() - expected.min()) / 200
+    assert (run(content, x)[0] - expected).abs().max() <= step
+
+
+@torch.no_grad()
+def test_a_pad_that_is_read_by_more_than_a_convolution_is_still_written_for_the_others():
+    def both(x, layer):
+        padded = F.pad(F.relu(layer(x)), (0, 1, 0, 1))
+        return layer(padded), F.max_pool2d(padded, 3, 1)
+
+    x = torch.randn(4, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    graph = quantized(Does(both, nn.Conv2d(3, 3, 3)), x)
+    content = write(graph)
+    assert operation_types(content).count("Pad") == 1
+    for result, expected in zip(run(content, x), graph(x), strict=True):
+        assert (result - expected).abs().max() <= (expected.max() - expected.min()) / 200

@@ -1,11 +1,8 @@
-from collections import Counter
 from pathlib import Path
 
-import onnx
-import onnxruntime
 import pytest
 import torch
-from onnx_files import session_of
+from onnx_files import as_run, session_of
 from prunable_networks import conv, settled
 from quantizable_networks import NETWORKS, build, quantized
 from torch import nn
@@ -22,17 +19,6 @@ CONVOLUTIONAL = [name for name in NETWORKS if name not in (*ATTENTIVE, "autoenco
 FULLY_INTEGER = ["padded residual", "mobile", "signal", "excited", "grouped", "shuffled", "vgg", "autoencoder"]
 FLOAT_LAYERS = {"Conv", "FusedConv", "Gemm", "FusedGemm"}
 MOVES = {"MaxPool", "Slice", "Pad", "Flatten", "Reshape", "Transpose", "Split", "Resize"}
-
-
-def as_run(content: bytes, folder: Path) -> Counter[str]:
-    """The operators after ONNX Runtime's own rewriting."""
-    options = onnxruntime.SessionOptions()
-    # What is the default on Arm: signed activations stay signed.
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 3
-    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])

@@ -3,32 +3,61 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import fx
 
 from haversack.export.onnx.call import Call, Table, shape_of
+from haversack.export.onnx.operators.quantization import dequantize
+from haversack.graph.pads import margin_of
+from haversack.graph.qdq import pairs
+from haversack.graph.trace import arguments_of
+
+Sides = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def convolution(call: Call) -> str:
-    """Conv in one to three dimensions; "same" padding becomes numbers, with the odd one at the end as in torch."""
-    kernel = shape_of(call["weight"])[2:]
-    dims = _spatial_dims(call, len(kernel))
-    dilation = call.spatial("dilation", dims)
-    if call["padding"] == "same":
-        total = [rate * (int(size) - 1) for rate, size in zip(dilation, kernel, strict=True)]
-        pads = [pad // 2 for pad in total] + [pad - pad // 2 for pad in total]
-    else:
-        pads = [0] * dims * 2 if call["padding"] == "valid" else call.spatial("padding", dims) * 2
+    """Conv in one to three dimensions, zeros that a pad puts around the map before it included."""
+    dims = _spatial_dims(call, len(shape_of(call["weight"])) - 2)
+    x, (before, behind) = _without_margin(call, dims)
+    pads = [own + more for own, more in zip(_pads(call, dims), (*before, *behind), strict=True)]
     return call.graph.node(
         "Conv",
-        *_weights(call),
+        x,
+        *_weights(call)[1:],
         strides=_unless(call.spatial("stride", dims), 1),
         pads=_unless(pads, 0),
-        dilations=_unless(dilation, 1),
+        dilations=_unless(call.spatial("dilation", dims), 1),
         group=call["groups"] if call["groups"] != 1 else None,
     )
+
+
+def _pads(call: Call, dims: int) -> list[int]:
+    """The convolution's own zeros before and then behind each dimension; of "same", the odd one is at the end."""
+    if call["padding"] == "valid":
+        return [0] * dims * 2
+    if call["padding"] != "same":
+        return call.spatial("padding", dims) * 2
+    sizes = zip(call.spatial("dilation", dims), shape_of(call["weight"])[2:], strict=True)
+    total = [rate * (int(size) - 1) for rate, size in sizes]
+    return [pad // 2 for pad in total] + [pad - pad // 2 for pad in total]
+
+
+def _without_margin(call: Call, dims: int) -> tuple[str, Sides]:
+    """The convolution's input without the zeros that a pad puts around it, and how many these are."""
+    real = call.first
+    if real.target is pairs.dequantize_per_tensor.default:
+        integers, _, zero, *_ = cast("tuple[Any, ...]", real.args)
+        margin = margin_of(integers, dims, zero)
+        if margin is not None:
+            arguments = {**arguments_of(real), "input": margin.value}
+            return dequantize(replace(call, operation=real, arguments=arguments)), (margin.before, margin.behind)
+    margin = margin_of(real, dims)
+    if margin is not None:
+        return call.value(margin.value), (margin.before, margin.behind)
+    return call.x, ((0,) * dims, (0,) * dims)
 
 
 def transposed_convolution(call: Call) -> str:
