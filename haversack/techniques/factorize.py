@@ -11,7 +11,7 @@ from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, check_settings, finetune
 from haversack.graph.observe import Batches
 from haversack.graph.statistics import with_corrected_statistics
-from haversack.model import Layer, Model
+from haversack.model import Edits, Layer, Model
 from haversack.numerics.factors import factorized, fitting, loss
 from haversack.numerics.factors.allocate import Choice
 from haversack.numerics.factors.ladder import by_rule, ladder
@@ -84,7 +84,8 @@ class Factorize:
         _report(found, chosen)
         small = replace(_with(model, found, chosen, batches), teacher=model.teacher or model.module)
         if batches:
-            small = small.with_module(with_corrected_statistics(small.module, model.module, small.edits, batches))
+            # Factors take no channel from any batch norm; what earlier steps took is gone from both networks.
+            small = small.with_module(with_corrected_statistics(small.module, model.module, Edits(), batches))
         if not self.epochs:
             return small
         return small.with_module(finetune(small, task, Training(self.epochs, self.learning_rate, seed=self.seed)))

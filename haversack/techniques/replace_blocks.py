@@ -13,7 +13,7 @@ from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, check_settings, finetune
 from haversack.graph.observe import Batches
 from haversack.graph.statistics import with_corrected_statistics
-from haversack.model import Model
+from haversack.model import Edits, Model
 from haversack.numerics.factors.allocate import Choice
 from haversack.numerics.factors.price import Gain, Measure, Price, price_of
 from haversack.numerics.factors.selection import Selection
@@ -130,7 +130,8 @@ class ReplaceBlocks:
         """The network with its blocks merged, after all training."""
         batches, wide = task.calibration(), replace(small, module=merged(small.module, paths))
         wide = block_by_block(wide, original, paths, batches, passes=self.passes, seed=self.seed)
-        wide = wide.with_module(with_corrected_statistics(wide.module, original, small.edits, batches))
+        # Blocks take no channel from any batch norm; what earlier steps took is gone from both networks.
+        wide = wide.with_module(with_corrected_statistics(wide.module, original, Edits(), batches))
         training = Training(self.epochs, self.learning_rate, seed=self.seed)
         return finetune(wide, task, training) if self.epochs else wide.module
 

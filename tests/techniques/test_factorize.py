@@ -23,6 +23,7 @@ from haversack.progress import shown_by
 from haversack.recipe import Recipe, recipe_from_toml
 from haversack.task import Task
 from haversack.techniques.factorize import Factorize
+from haversack.techniques.prune_channels import PruneChannels
 
 
 class Net(nn.Module):
@@ -117,6 +118,12 @@ def test_the_network_shrinks_to_the_fraction_asked_for(model, of, method):
     assert 0.5 * keep < count(small) / count(model) <= keep
     assert small.teacher is model.module
     assert isinstance(small.module.norm, nn.BatchNorm2d)
+
+
+def test_factors_follow_a_step_that_took_channels(model):
+    narrow = PruneChannels(keep=0.6, of="parameters", epochs=0).apply(model, task())
+    small = Factorize(0.8, "parameters", epochs=0).apply(narrow, task())
+    assert parameters(small) < parameters(narrow) < parameters(model)
 
 
 def test_the_output_stays_near_and_training_brings_it_nearer(model):

@@ -18,6 +18,7 @@ from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.task import Task
+from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.replace_blocks import ReplaceBlocks
 
 
@@ -110,6 +111,12 @@ def test_the_network_shrinks_to_the_fraction_asked_for_and_stays_near(model, blo
     assert small.teacher is model.module
     assert [type(each) for each in (small.module.deep, small.module.point)] == [nn.Conv2d, nn.Conv2d]
     assert isinstance(small.module.wide, nn.Sequential)
+
+
+def test_blocks_follow_a_step_that_took_channels(model):
+    narrow = PruneChannels(keep=0.6, of="parameters", epochs=0).apply(model, TASK)
+    small = ReplaceBlocks(0.8, "macs", epochs=0, passes=1).apply(narrow, TASK)
+    assert macs(small) < macs(narrow) < macs(model)
 
 
 def test_imitation_brings_the_outputs_nearer(model):
