@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from cifar10 import Epoch, Images, images, pretrained, shifted, shuffled
 from distillation_cifar import EXAMPLE, TEACHER_DEPTH
+from resnet20_task import HELD_BACK
 from torch import Tensor, nn
 
 from haversack import zoo
@@ -29,6 +30,8 @@ from haversack.model import Model
 from haversack.task import Task
 
 SEEDS = (0, 1, 2)
+CHOOSING_SEED, CHOOSING_EPOCHS = 100, 3
+"""A rate is chosen in so few epochs, by images that are held back, with a seed that does not report."""
 STUDENTS = {
     "mobilenet_v2": {"width": 0.25, "depth": 0.5, "downsampling": 8, "head": 96, "dropout": 0.0},
     "shufflenet_v2": {"width": 0.27, "depth": 0.5, "downsampling": 8},
@@ -60,9 +63,10 @@ def labels_spread(images: Images) -> Tensor:
 
 @dataclass(frozen=True)
 class Way:
-    """How a student learns: its training, how images are shown, and in which order."""
+    """How a student learns: its training, the rates its own was chosen from, how images are shown, in which order."""
 
     training: Training
+    rates: tuple[float, ...]
     shown: Callable[[Images, Tensor], Tensor] = mirrored
     order: Callable[[Images], Tensor] = shuffled
 
@@ -80,49 +84,61 @@ _TAUGHT = Training(
     epochs=24, weight_decay=5e-4, clip=0, outputs="kd", temperature=4.0, distillation=0.9, mixed_precision=False
 )
 _ALONE = replace(_TAUGHT, distillation=0)
+_RATES = (0.05, 0.1, 0.2, 0.4)
 CONTESTS = {
     "mobilenetv2.tuned": Contest(
         "mobilenet_v2",
         {
-            "taught": Way(replace(_TAUGHT, learning_rate=0.05)),
-            "labels": Way(replace(_ALONE, learning_rate=0.2)),
+            "taught": Way(replace(_TAUGHT, learning_rate=0.05), _RATES),
+            "labels": Way(replace(_ALONE, learning_rate=0.2), _RATES),
         },
     ),
     "mobilenetv2.few_labels": Contest(
         "mobilenet_v2",
         {
-            "taught": Way(replace(_TAUGHT, learning_rate=0.05, epochs=12), order=labels_spread),
-            "labels": Way(replace(_ALONE, learning_rate=0.2, epochs=12), shifted, only_labelled),
+            "taught": Way(replace(_TAUGHT, learning_rate=0.1, epochs=12), _RATES, order=labels_spread),
+            "labels": Way(replace(_ALONE, learning_rate=0.2, epochs=12), _RATES, shifted, only_labelled),
         },
         one_in=10,
     ),
     "shufflenetv2.tuned": Contest(
         "shufflenet_v2",
         {
-            "taught": Way(replace(_TAUGHT, learning_rate=0.1)),
-            "labels": Way(replace(_ALONE, learning_rate=0.2)),
+            "taught": Way(replace(_TAUGHT, learning_rate=0.1), _RATES),
+            "labels": Way(replace(_ALONE, learning_rate=0.2), _RATES),
         },
     ),
 }
 
 
 def trainings() -> Iterator[dict[str, Any]]:
-    """All trainings: contest, way and seed, as `run` and `row` take them."""
+    """All trainings as `run` and `row` take them: contest, way and seed, and before them those that choose a rate."""
     for contest, each in CONTESTS.items():
+        yield from (
+            {"contest": contest, "way": way, "rate": rate} for way in each.ways for rate in each.ways[way].rates
+        )
         yield from ({"contest": contest, "way": way, "seed": seed} for seed in SEEDS for way in each.ways)
 
 
-def row(contest: str, way: str, seed: int) -> str:
-    """The name of a training's row, and of its score."""
-    return f"{contest}.seed{seed}.{way}"
+def row(contest: str, way: str, seed: int = CHOOSING_SEED, rate: float = 0.0) -> str:
+    """The name of a training's row, and of its score; with a rate, of one that chooses."""
+    return f"{contest}.held_back.{way}.{rate:g}" if rate else f"{contest}.seed{seed}.{way}"
 
 
-def run(data: Path, *, quick: bool, contest: str, way: str, seed: int) -> dict[str, object]:
-    """The student's score on the test images after it has learned in that way."""
-    begin, name, chosen = time.perf_counter(), row(contest, way, seed), CONTESTS[contest]
+def run(  # noqa: PLR0913 - what makes a training
+    data: Path, *, quick: bool, contest: str, way: str, seed: int = CHOOSING_SEED, rate: float = 0.0
+) -> dict[str, object]:
+    """The student's score on the test images after it has learned in that way; with a rate, on those held back."""
+    begin, name, chosen = time.perf_counter(), row(contest, way, seed, rate), CONTESTS[contest]
     known, test = images(data)
-    learned, judged = (known.first(1_280), test.first(1_000)) if quick else (known, test)
-    training = replace(chosen.ways[way].training, seed=seed, **({"epochs": 1} if quick else {}))
+    learned, judged = (known.first(len(known.labels) - HELD_BACK), known.last(HELD_BACK)) if rate else (known, test)
+    if quick:
+        learned, judged = learned.first(1_280), judged.first(1_000)
+    training = replace(chosen.ways[way].training, seed=seed)
+    if rate:
+        training = replace(training, learning_rate=rate, epochs=CHOOSING_EPOCHS)
+    if quick:
+        training = replace(training, epochs=1)
     network = learnt(data, chosen, replace(chosen.ways[way], training=training), learned)
     with torch.no_grad():
         score = judged.accuracy(network)

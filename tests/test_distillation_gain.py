@@ -43,3 +43,16 @@ def test_the_ways_of_a_contest_differ_in_nothing_but_the_teacher_the_rate_and_ho
     other = {name: (value, getattr(alone, name)) for name, value in vars(taught).items()}
     assert {name for name, (one, two) in other.items() if one != two} <= {"learning_rate", "distillation"}
     assert (taught.distillation > 0, alone.distillation) == (True, 0)
+
+
+def test_each_way_learns_at_one_of_the_rates_that_are_tried_on_held_back_images():
+    for contest, each in gain.CONTESTS.items():
+        for way, how in each.ways.items():
+            assert how.training.learning_rate in how.rates, (contest, way)
+
+
+def test_each_training_has_a_row_of_its_own_and_those_that_choose_use_no_seed_that_reports():
+    names = [gain.row(**each) for each in gain.trainings()]
+    assert len(set(names)) == len(names)
+    assert {"mobilenetv2.tuned.seed0.taught", "mobilenetv2.tuned.held_back.labels.0.2"} <= set(names)
+    assert gain.CHOOSING_SEED not in gain.SEEDS
