@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from haversack.device import Budget, Device, find_device
     from haversack.errors import HaversackError
-    from haversack.packing import Packed, Settings, apply, load, pack
+    from haversack.packing import Packed, Settings, apply, pack
+    from haversack.result import load
     from haversack.task import Task
 
 __version__ = "0.1.0"
 _HOME = {
     "device": ("Budget", "Device", "find_device"),
     "errors": ("HaversackError",),
-    "packing": ("Packed", "Settings", "apply", "load", "pack"),
+    "packing": ("Packed", "Settings", "apply", "pack"),
+    "result": ("load",),
     "task": ("Task",),
 }
 __all__ = [

@@ -18,8 +18,8 @@ from haversack.model import Model
 from haversack.numerics.noise import LayerNoise, Pair, layer_noise, output_snr_db
 from haversack.progress import say
 from haversack.proof import Blame, Remedy, Suspect
+from haversack.result import read_result
 from haversack.task import Task
-from haversack.workspace import read_result
 
 _SAMPLES = 128
 

@@ -159,20 +159,8 @@ class Measurement:
         return tuple(sorted(missed, key=lambda miss: -miss.share))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for `measurement.json`."""
+        """A plain dictionary for `measurement.json`, which `untrusted.typed` reads."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Measurement:
-        """The measurement that `to_json` wrote."""
-        optional = ("latency_ms", "latency_ratio", "score", "energy_mj", "update_bytes")
-        return cls(
-            flash_bytes=Figure(**data["flash_bytes"]),
-            ram_bytes=Figure(**data["ram_bytes"]),
-            conditions=Conditions(**data["conditions"]),
-            parity=Parity(**data["parity"]) if data["parity"] else None,
-            **{name: Figure(**data[name]) if data[name] else None for name in optional},
-        )
 
 
 @dataclass(frozen=True)

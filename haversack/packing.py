@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +25,6 @@ from haversack.export import coded, find_runtime
 from haversack.finetune import checkpoints_in, outputs_kept
 from haversack.graph.cost import cost
 from haversack.graph.lower import lower, output_step
-from haversack.graph.surgery import export_pt2
-from haversack.graph.surgery import load as load_model
 from haversack.graph.trace import trace
 from haversack.interrupt import Stopped
 from haversack.measure import estimate, host, parity
@@ -43,13 +40,14 @@ from haversack.progress import say
 from haversack.recipe import Recipe, Step, recipe_from_toml, technique
 from haversack.report.students import ranked
 from haversack.report.text import packed
+from haversack.result import check_place, write_result
 from haversack.student import AUTO, Audition, Place, step_of
 from haversack.target import Files
 from haversack.task import Counted, Task
 from haversack.techniques import catalogue
 from haversack.techniques.adopt_student import AdoptStudent
 from haversack.untrusted import read_text
-from haversack.workspace import Workspace, network_folder, open_workspace, write_result
+from haversack.workspace import Workspace, cache_folder, open_workspace
 
 Network = nn.Module | Callable[[], nn.Module]
 
@@ -99,8 +97,8 @@ def pack(
     """
     settings = settings or Settings()
     device = find_device(device) if isinstance(device, str) else device
-    with tempfile.TemporaryDirectory() as scratch, outputs_kept():
-        bench = Bench.set_up(network, task, device, settings, Path(scratch))
+    with cache_folder(settings.cache) as cache, outputs_kept():
+        bench = Bench.set_up(network, task, device, settings, cache)
         found, students = _search(bench, budget, settings)
         check(found, budget)
         result = _result(bench, found, device, budget.within(device))
@@ -115,8 +113,8 @@ def pack(
 
 def apply(recipe: Recipe, network: Network, task: Task, device: Device, settings: Settings) -> Packed:
     """What `recipe` makes of `network`, measured beside the original."""
-    with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench.set_up(network, task, device, settings, Path(scratch))
+    with cache_folder(settings.cache) as cache:
+        bench = Bench.set_up(network, task, device, settings, cache)
         found = Found(bench.candidate(Trial(recipe)), (), ())
         result = _result(bench, found, device, Budget())
     if settings.out is not None:
@@ -136,22 +134,6 @@ def save(result: Packed, folder: Path) -> None:
         "report.txt": result.report,
     }
     write_result(folder, texts, result.artifact, result.model)
-    export_pt2(result.model, folder / "network" / "network.pt2")
-
-
-def load(folder: Path | str, network: Network) -> nn.Module:
-    """The packed network of a result folder, rebuilt from the original one, to go on with in torch.
-
-    It computes in float32 with the weights that the exported file has, rounded where they were rounded; its batch norms
-    know what they read, so that it trains on (after `.train()`) from where it is. `network` is the original, or a
-    function that builds it, and is left as it is:
-
-        module = haversack.load("packed", network())
-
-    Raises MeasureError where the folder holds no result, and SurgeryError where the result is of another network.
-    """
-    original = network if isinstance(network, nn.Module) else network()
-    return load_model(original, network_folder(Path(folder)), ()).module
 
 
 @dataclass(frozen=True)
@@ -167,15 +149,17 @@ class Bench:
     seconds: float
 
     @classmethod
-    def set_up(cls, network: Network, task: Task, device: Device, settings: Settings, scratch: Path) -> Bench:
+    def set_up(cls, network: Network, task: Task, device: Device, settings: Settings, cache: Path) -> Bench:
         """A bench with everything checked that the user handed in."""
         check_alone()
+        if settings.out is not None:
+            check_place(settings.out)
         module = network if isinstance(network, nn.Module) else network()
         module = module.eval()
         find_runtime(device)
         original = replace(checked_model(module, task), target=Files(device, settings.threads))
         circumstances = f"{settings.task_digest} threads={settings.threads}"
-        workspace = open_workspace(settings.cache or scratch, module, task, device, circumstances)
+        workspace = open_workspace(cache, module, task, device, circumstances)
         return cls(module, original, task, device, workspace, settings.threads, settings.seconds)
 
     def candidate(self, trial: Trial) -> Candidate:

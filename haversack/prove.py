@@ -26,8 +26,8 @@ from haversack.measure.agreement import Scale
 from haversack.measure.tensor_port import Port
 from haversack.progress import say, track
 from haversack.proof import Agreement, Proof, Witness
+from haversack.result import read_result
 from haversack.task import Task
-from haversack.workspace import read_result
 
 Predict = Callable[..., Tensor]
 Inputs = tuple[Tensor, ...]

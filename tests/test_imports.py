@@ -17,7 +17,7 @@ FILES = sorted((ROOT / "haversack").rglob("*.py"))
 LAYERS = (
     "errors",
     "coded",
-    "quantity progress interrupt task untrusted zoo",
+    "disk quantity progress interrupt task untrusted zoo",
     "grid device",
     "model",
     "graph recipe",
@@ -26,7 +26,7 @@ LAYERS = (
     "techniques measurement proof",
     "plan artifact",
     "report",
-    "door export update measure workspace",
+    "door export update measure result workspace",
     "target student offers",
     "packing prove blame",
     "__init__ cli",

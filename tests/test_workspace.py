@@ -1,5 +1,6 @@
 """Finished work on disk: whole or absent, whoever writes, is killed or runs out of space."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -19,13 +20,15 @@ from torch import nn
 from haversack import workspace as workspace_module
 from haversack.artifact import Artifact
 from haversack.device import Device
+from haversack.disk import LISTING, aside, disk_errors, recover, seal
 from haversack.errors import WorkspaceError
 from haversack.grid import symmetric
 from haversack.measurement import Conditions, Figure, Measurement
 from haversack.model import Edits, Model, Slices
 from haversack.recipe import Recipe, Stage
+from haversack.result import write_result
 from haversack.task import Task
-from haversack.workspace import Workspace, open_workspace, write_result
+from haversack.workspace import Workspace, open_workspace
 
 ROOT = Path(__file__).parent.parent
 BOARD = Device("board", "A board", "onnx")
@@ -93,6 +96,7 @@ def test_an_artifact_comes_back_as_it_was_kept_and_scored_and_dry_ones_stay_apar
     space.keep_artifact(artifact(), scored=False)
     assert space.artifact(RECIPE, scored=True) is None
     assert space.artifact(RECIPE, scored=False) == artifact()
+    assert list(space.artifact(RECIPE, scored=False).files) == list(artifact().files)
     assert space.artifact(Recipe((Halve(0.25),)), scored=False) is None
     assert leftovers(space) == []
 
@@ -123,12 +127,16 @@ def test_a_model_comes_back_with_its_edits_grids_weights_and_teacher(space):
         '{"runtime": "onnx", "files": {}, "measurement": "text"}',
         '{"runtime": "onnx", "files": {}, "measurement": {"flash_bytes": null}}',
         '{"runtime": "onnx", "files": {"absent.onnx": "00"}, "measurement": {}}',
+        "[" * 100_000, "9" * 5000, '{"runtime": "onnx", "measurement": "\\ud800"}',
     ],
 )  # fmt: skip
-def test_a_damaged_measurement_is_made_again(space, text):
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_damaged_measurement_is_made_again(space, text, sealed):
     space.keep_artifact(artifact(), scored=True)
     (path,) = space.folder.rglob("measurement.json")
     path.write_text(text)
+    if sealed:
+        seal(path.parent)
     assert space.artifact(RECIPE, scored=True) is None
     space.keep_artifact(artifact(), scored=True)
     assert space.artifact(RECIPE, scored=True) == artifact()
@@ -161,6 +169,56 @@ def test_a_damaged_model_is_made_again(space, name, text):
     assert space.model(RECIPE, network(), original()) is None
     space.keep_model(RECIPE, pruned())
     assert space.model(RECIPE, network(), original()) is not None
+
+
+def test_a_figure_that_somebody_wrote_in_is_not_believed(space):
+    space.keep_artifact(artifact(), scored=True)
+    (path,) = space.folder.rglob("measurement.json")
+    path.write_text(path.read_text().replace("0.5", "0.9"))
+    assert space.artifact(RECIPE, scored=True) is None
+
+
+def test_a_weight_that_changed_on_the_disk_is_not_believed(space):
+    space.keep_model(RECIPE, pruned())
+    (path,) = space.folder.rglob("weights.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert space.model(RECIPE, network(), original()) is None
+
+
+@pytest.mark.parametrize("name", ["../secret", "files/../../secret", "/etc/hostname", "files//x", "files/.x"])
+def test_a_name_that_leaves_the_folder_is_not_followed(space, name):
+    space.keep_artifact(artifact(), scored=True)
+    (listing,) = space.folder.rglob(LISTING)
+    (listing.parent.parent / "secret").write_bytes(b"secret")
+    found = json.loads(listing.read_text())
+    found["files"][name] = hashlib.sha256(b"secret").hexdigest()
+    listing.write_text(json.dumps(found))
+    assert space.artifact(RECIPE, scored=True) is None
+
+
+def test_a_link_in_place_of_a_file_is_not_followed(space, tmp_path):
+    space.keep_artifact(artifact(), scored=True)
+    (path,) = space.folder.rglob("model.onnx")
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert space.artifact(RECIPE, scored=True) is None
+
+
+def test_what_killed_writers_left_is_swept_and_what_a_living_one_writes_stays(tmp_path):
+    space = open_workspace(tmp_path, network(), task(), BOARD)
+    place = space.folder / space.run
+    space.keep_artifact(artifact(), scored=True)
+    (place / ".unfinished-dead").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").touch()
+    (place / ".unfinished-link").symlink_to(tmp_path / "elsewhere")
+    with aside(place) as living:
+        open_workspace(tmp_path, network(), task(), BOARD)
+        assert {each.name for each in place.glob(".*")} == {living.name, ".unfinished-link"}
+    assert (tmp_path / "elsewhere" / "file").exists()
+    assert space.artifact(RECIPE, scored=True) == artifact()
 
 
 def test_the_same_things_share_a_run_and_others_do_not(tmp_path, monkeypatch):
@@ -243,6 +301,9 @@ def killed_at_every_step(space: Workspace) -> int:
         _, status = os.waitpid(child, 0)
         found = space.artifact(RECIPE, scored=True)
         assert (found is not None) == space._place("scored", RECIPE).exists(), f"half an entry after step {step}"
+        recover(space.folder / space.run)
+        assert space.artifact(RECIPE, scored=True) in (artifact(b"old"), artifact(b"new")), f"lost after step {step}"
+        assert leftovers(space) == []
     return step
 
 
@@ -275,7 +336,7 @@ def test_an_entry_is_whole_or_absent_however_its_writer_is_killed(tmp_path):
 
 def test_a_reader_beside_two_writers_of_the_same_entry_sees_whole_entries(tmp_path):
     body = """
-for turn in range(150):
+for turn in range(60):
     space.keep_artifact(artifact(bytes([turn]) * 20_000), scored=True)
     if turn % 10 == 0:
         space.keep_model(RECIPE, pruned())
@@ -292,7 +353,7 @@ for turn in range(150):
     for writer in writers:
         _, err = writer.communicate()
         assert writer.returncode == 0, err
-    assert space.artifact(RECIPE, scored=True).files["model.onnx"] == bytes([149]) * 20_000
+    assert space.artifact(RECIPE, scored=True).files["model.onnx"] == bytes([59]) * 20_000
     assert space.model(RECIPE, network(), original()) is not None
     assert len(seen) > 1
     assert leftovers(space) == []
@@ -328,7 +389,7 @@ def test_a_full_disk_is_called_full():
     if not place.exists():
         pytest.skip("this system has no /dev/full")
     told = pytest.raises(WorkspaceError, match=r"/dev/full: the disk is full\.\n.*free some space")
-    with told, workspace_module._disk_errors(place), place.open("wb", buffering=0) as full:
+    with told, disk_errors(place), place.open("wb", buffering=0) as full:
         full.write(b"x")
 
 
@@ -340,16 +401,6 @@ def test_a_file_where_the_folder_should_be_is_told(tmp_path):
     assert caught.value.mend
     with pytest.raises(WorkspaceError):
         write_result(tmp_path / "cache", {}, artifact(), pruned())
-
-
-def test_a_result_folder_holds_the_files_the_texts_and_the_network(tmp_path):
-    write_result(tmp_path / "out", {"report.txt": "small\n"}, artifact(b"abc"), pruned())
-    write_result(tmp_path / "out", {"report.txt": "smaller µ\n"}, artifact(b"abcd"), pruned())
-    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    texts = {"model.onnx", "model.data", "report.txt"}
-    assert found == texts | {"network/weights.safetensors", "network/network.json"}
-    assert (tmp_path / "out" / "model.onnx").read_bytes() == b"abcd"
-    assert (tmp_path / "out" / "report.txt").read_text(encoding="utf-8") == "smaller µ\n"
 
 
 def test_a_measurement_on_disk_can_be_read_by_people(space):

@@ -26,12 +26,15 @@ def encode(
     from haversack.artifact import CODED_FILE
     from haversack.coded.container import read
     from haversack.export import coded
-    from haversack.workspace import read_result
+    from haversack.result import read_result, replace_file
 
     file = loaded(task)
     content = coded.write(read_result(folder, file.fresh_network(), file.task))
     place = out or folder / CODED_FILE
-    _write(place, content)
+    if out is None:
+        replace_file(folder, CODED_FILE, content)
+    else:
+        _write(place, content)
     _show(read(content), len(content), str(place), as_json=as_json)
 
 
