@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from haversack.errors import TaskError, WorkspaceError
+from haversack.measurement import Figure, share_of
 from haversack.model import Model
-from haversack.task import Predict, Task, brief
+from haversack.task import Counted, Predict, Task, brief
 
 _SAMPLES = 8
 _REPEATED = 1e-4
@@ -67,12 +68,20 @@ def checked_model(module: nn.Module, task: Task) -> Model:
     return Model(module, tuple(value[:1] for value in inputs), teacher=module)
 
 
-def checked_score(task: Task, predict: Predict) -> float:
+def scored(task: Task, predict: Predict) -> Figure:
+    """The score of `predict`, with what chance moves it by where it is a share of the samples that passed."""
+    counted = Counted(predict)
+    value = task.scored(counted)
+    share = task.kind == "classification" and counted.samples > 0 and 0 <= value <= 1
+    return share_of(counted.samples, value) if share else Figure(value, "host")
+
+
+def checked_score(task: Task, predict: Predict) -> Figure:
     """The score of `predict`, taken twice: a score that is not repeatable cannot judge anything."""
-    first, second = task.scored(predict), task.scored(predict)
-    if not math.isclose(first, second, rel_tol=1e-9, abs_tol=1e-12):
+    first, second = scored(task, predict), task.scored(predict)
+    if not math.isclose(first.value, second, rel_tol=1e-9, abs_tol=1e-12):
         raise TaskError(
-            f"the same network scored {first:.6g} and then {second:.6g}.",
+            f"the same network scored {first.value:.6g} and then {second:.6g}.",
             where="score()",
             mend="score on the same samples each time: fix the seed, do not shuffle or augment.",
         )

@@ -11,6 +11,9 @@ from haversack.device import Budget
 from haversack.quantity import show_bytes, show_ms
 from haversack.recipe import Recipe
 
+_UNKNOWN_CHANCE = 0.002
+"""The share of a score that chance is taken to move where nobody knows of how many samples it is."""
+
 Origin = Literal["estimated", "host", "emulator", "board"]
 
 
@@ -37,6 +40,13 @@ def share_of(samples: int, value: float) -> Figure:
     likely = (value * samples + 1) / (samples + 2)
     error = math.sqrt(likely * (1 - likely) / (samples + 2))
     return Figure(value, "host", max(0.0, value - error), min(1.0, value + error))
+
+
+def chance(score: Figure) -> float:
+    """How far chance alone moves a score: one standard error where the number of samples is known."""
+    if score.low is None or score.high is None:
+        return _UNKNOWN_CHANCE * abs(score.value)
+    return max(score.high - score.value, score.value - score.low)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from haversack.artifact import CODED_FILE, Artifact, Runtime
 from haversack.device import Budget, Device, find_device
-from haversack.door import check_alone, checked_model, checked_score
+from haversack.door import check_alone, checked_model, checked_score, scored
 from haversack.errors import (
     ExportError,
     HaversackError,
@@ -28,7 +28,7 @@ from haversack.graph.lower import lower, output_step
 from haversack.graph.trace import trace
 from haversack.interrupt import Stopped
 from haversack.measure import estimate, host, parity
-from haversack.measurement import Candidate, Conditions, Figure, Measurement, Miss, share_of
+from haversack.measurement import Candidate, Conditions, Figure, Measurement, Miss
 from haversack.model import Model
 from haversack.offers import Offers
 from haversack.plan.failed import check
@@ -43,7 +43,7 @@ from haversack.report.text import packed
 from haversack.result import check_place, write_result
 from haversack.student import AUTO, Audition, Place, step_of
 from haversack.target import Files
-from haversack.task import Counted, Task
+from haversack.task import Task
 from haversack.techniques import catalogue
 from haversack.techniques.adopt_student import AdoptStudent
 from haversack.untrusted import read_text
@@ -61,6 +61,8 @@ class Packed:
     model: Model
     found: Found
     report: str
+    limits: Budget
+    """What it had to meet, what the device has included."""
     students: tuple[Student, ...] = ()
     """Those that were compared, best first, where a student was asked for."""
 
@@ -127,7 +129,11 @@ def save(result: Packed, folder: Path) -> None:
 
     `network/` holds what `load` reads, and the float network as a `.pt2` that needs torch alone.
     """
-    measured = {"baseline": result.baseline.to_json(), "packed": result.artifact.measurement.to_json()}
+    measured = {
+        "baseline": result.baseline.to_json(),
+        "packed": result.artifact.measurement.to_json(),
+        "limits": asdict(result.limits),
+    }
     texts = {
         "recipe.toml": result.artifact.recipe.to_toml(),
         "measurement.json": json.dumps(measured, indent=1),
@@ -262,21 +268,16 @@ class Bench:
         return next(iter(runtime.write(lower(replace(model, grids=grids))).values()))
 
     def _score(self, predict: Callable[..., Tensor], trial: Trial) -> Figure | None:
-        """The score, with what chance moves it by where it is a share of the samples that passed."""
         if not trial.scored:
             return None
-        counted, times = Counted(predict), 1 if trial.recipe.steps else 2
-        value = self.task.scored(counted) if times == 1 else checked_score(self.task, counted)
-        samples = counted.samples // times
-        share = self.task.kind == "classification" and samples > 0 and 0 <= value <= 1
-        return share_of(samples, value) if share else Figure(value, "host")
+        return scored(self.task, predict) if trial.recipe.steps else checked_score(self.task, predict)
 
 
 def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packed:
     """The best that was found, read back from the workspace, with the figures that it was accepted for."""
     recipe, baseline = found.best.recipe, bench.artifact(Trial(Recipe())).measurement
     artifact = replace(bench.artifact(Trial(recipe)), measurement=found.best.measurement)
-    return Packed(artifact, baseline, bench.model(recipe), found, packed(found, baseline, device, budget))
+    return Packed(artifact, baseline, bench.model(recipe), found, packed(found, baseline, device, budget), budget)
 
 
 def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tuple[Student, ...]]:

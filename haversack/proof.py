@@ -80,18 +80,22 @@ class Remedy:
     layers: tuple[str, ...]
     score: float
     extra_bytes: int
+    unjudged: tuple[str, ...] = ()
+    """Limits of the result that may be missed after it, which only a measurement tells."""
 
 
 @dataclass(frozen=True)
 class Blame:
-    """Where a quantized network's score went: its layers, the guiltiest first, and a remedy."""
+    """Where a quantized network's score went: its layers, the guiltiest first, and a remedy where there is one."""
 
     folder: str
     score: float
     float_score: float
     snr_db: float
     suspects: tuple[Suspect, ...]
-    remedy: Remedy
+    remedy: Remedy | None
+    why_none: str = ""
+    """Why nothing is proposed, where nothing is."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""

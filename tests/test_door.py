@@ -108,7 +108,7 @@ def test_a_score_that_changes_from_run_to_run_is_refused():
 
 @pytest.mark.parametrize("value", [0.0, 0.123456, -3.5])
 def test_a_repeatable_score_passes_as_it_is(value):
-    assert checked_score(task(lambda predict: value), nn.Identity()) == value
+    assert checked_score(task(lambda predict: value), nn.Identity()).value == value
 
 
 def test_one_of_several_processes_is_refused(monkeypatch):

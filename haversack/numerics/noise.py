@@ -53,11 +53,10 @@ class Pair:
         return insert(self.network, self.grids)
 
     def with_layers_float(self, paths: Sequence[str]) -> fx.GraphModule:
-        """The quantized network with the layers at `paths` left float, their own weights back."""
+        """The quantized network with the layers at `paths` left float, their own weights and biases back."""
         free = leaving_float(self.network, paths)
         needed = {*points(free), *(name for _, name in layers(free))}
-        gone = self.grids.keys() - needed
-        own = {name: tensor_of(self.wanted, name) for name in gone if name in self._weights()}
+        own = self._own(self.grids.keys() - needed)
         return insert(with_tensors(self.network, own), {name: self.grids[name] for name in self.grids.keys() & needed})
 
     def with_one_layer(self, layer: fx.Node) -> fx.GraphModule:
@@ -67,13 +66,16 @@ class Pair:
         return insert(with_tensors(self.wanted, own), {name: self.grids[name] for name in self.grids.keys() & names})
 
     def with_layers_of_8_bits(self, weights: Collection[str]) -> fx.GraphModule:
-        """The quantized network with these weights on grids of 8 bits."""
-        own = {name: tensor_of(self.wanted, name) for name in weights}
-        finer = {name: symmetric(each.abs().flatten(1).amax(1), axis=0, bits=8) for name, each in own.items()}
+        """The quantized network with these weights on grids of 8 bits, and the biases of their layers as they were."""
+        own = self._own(weights)
+        finer = {name: symmetric(own[name].abs().flatten(1).amax(1), axis=0, bits=8) for name in weights}
         return insert(with_tensors(self.network, own), {**self.grids, **finer})
 
-    def _weights(self) -> set[str]:
-        return {name for _, name in layers(self.network)}
+    def _own(self, weights: Collection[str]) -> dict[str, Tensor]:
+        """The float network's tensors of the layers with these weights: a bias was corrected for the rounded weight."""
+        concerned = [node for node, name in layers(self.network) if name in weights]
+        names = {str(each.target) for node in concerned for each in node.all_input_nodes[1:] if each.op == "get_attr"}
+        return {name: tensor_of(self.wanted, name) for name in names}
 
 
 def output_snr_db(wanted: fx.GraphModule, found: fx.GraphModule, batches: Batches) -> float:

@@ -7,13 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from haversack.device import Budget
-from haversack.measurement import Candidate, Figure, Measurement, Miss
+from haversack.measurement import Candidate, Figure, Measurement, Miss, chance
 from haversack.recipe import Step
 
 _WORTH_IT = 0.02
 """A measure has moved when it fell by this share: less is within what a layout or a rerun changes."""
-_UNKNOWN_NOISE = 0.002
-"""The share of a score that counts as its noise where nobody knows of how many samples it is."""
 _CALLED = {
     "flash_bytes": "flash",
     "ram_bytes": "RAM",
@@ -154,13 +152,9 @@ class Goal:
 
 
 def noise(candidate: Candidate) -> float:
-    """How far chance alone moves the score: one standard error where the number of samples is known."""
+    """How far chance alone moves the candidate's score."""
     score = candidate.measurement.score
-    if score is None:
-        return 0.0
-    if score.low is None or score.high is None:
-        return _UNKNOWN_NOISE * abs(score.value)
-    return max(score.high - score.value, score.value - score.low)
+    return chance(score) if score else 0.0
 
 
 def _figures(found: Measurement) -> dict[str, Figure | None]:

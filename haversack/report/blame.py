@@ -31,12 +31,14 @@ def blamed(blame: Blame) -> str:
         "network's outputs when this layer alone is quantized."
     )
     worst = blame.suspects[0]
-    guilty = f"Most of it comes from {worst.path} ({worst.bits} bits)."
-    return document(blame.folder, table(head, rows, right=head[1:]), paragraph(note), guilty, _mended(blame.remedy))
+    guilty = f"Most of the noise comes from {worst.path} ({worst.bits} bits)."
+    mended = _mended(blame.remedy) if blame.remedy else paragraph(f"No remedy is proposed: {blame.why_none}.")
+    return document(blame.folder, table(head, rows, right=head[1:]), paragraph(note), guilty, mended)
 
 
 def _mended(remedy: Remedy) -> str:
     """The line to write into a recipe, and what it gives and costs."""
     text = f"{remedy.setting} = {json.dumps(list(remedy.layers))}"
     cost = f"score {show_score(remedy.score)}, {show_bytes(remedy.extra_bytes)} more flash"
-    return f"Remedy for quantize_static in the recipe:\n  {text}\n  {cost}"
+    unknown = f"\n  {' and '.join(remedy.unjudged)}: unknown until it is applied" if remedy.unjudged else ""
+    return f"Remedy for quantize_static in the recipe:\n  {text}\n  {cost}{unknown}"
