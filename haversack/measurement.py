@@ -25,6 +25,8 @@ class Figure:
     origin: Origin
     low: float | None = None
     high: float | None = None
+    part: bool = False
+    """Whether it leaves something out that is limited with it: then a limit can be missed by it, and not met."""
 
     @property
     def worst(self) -> float:
@@ -100,7 +102,10 @@ class Miss:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A limit beside the figure that it is held against: met, missed, or unjudged where no figure is known."""
+    """A limit beside the figure that it is held against.
+
+    It is met, missed, unjudged where no figure is known, and kept in part where the figure leaves something out.
+    """
 
     limit: str
     allowed: float | None
@@ -117,12 +122,14 @@ class Judgement:
         return self.figure.value if self.at_least else self.figure.worst
 
     @property
-    def state(self) -> Literal["met", "missed", "unjudged"]:
+    def state(self) -> Literal["met", "missed", "in part", "unjudged"]:
         """What is unknown is never met."""
         if self.found is None or self.allowed is None:
             return "unjudged"
         kept = self.found >= self.allowed - 1e-12 if self.at_least else self.found <= self.allowed
-        return "met" if kept else "missed"
+        if not kept:
+            return "missed"
+        return "in part" if self.figure is not None and self.figure.part else "met"
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,12 @@ def test_a_limit_without_a_figure_is_neither_met_nor_missed(name, limit, label):
     assert measured().judged(Budget(**{name: limit}))[0].state == "met"
 
 
+@pytest.mark.parametrize(("allowed", "state"), [(2000, "in part"), (1999, "missed")])
+def test_a_figure_that_is_a_part_may_miss_a_limit_and_never_meets_it(allowed, state):
+    (judged,) = measured(ram_bytes=Figure(2000, "estimated", part=True)).judged(Budget(ram_bytes=allowed))
+    assert judged.state == state
+
+
 def test_a_drop_from_a_score_that_nobody_took_is_unjudged():
     assert [each.state for each in measured().judged(Budget(max_drop=0.01))] == ["unjudged"]
     assert [each.state for each in measured().judged(Budget(max_drop=0.01), 0.9)] == ["met"]
@@ -100,7 +106,7 @@ def test_the_worst_miss_comes_first():
 
 optional = st.none() | st.builds(
     Figure,
-    st.floats(allow_nan=False),
+    st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from(["estimated", "host", "emulator", "board"]),
     st.none() | st.floats(0, 1),
     st.none() | st.floats(0, 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 
 from haversack.device import Budget, Device
 from haversack.errors import BudgetError, DeviceError
@@ -43,7 +44,7 @@ def weigh(cost: Cost, device: Device, number_format: str) -> Measurement:
     latency = None if _missing_rates(device, number_format) else latency_ms(cost, device, number_format)
     return Measurement(
         flash_bytes=Figure(weight_bytes + _written_around(cost, device, number_format), "estimated"),
-        ram_bytes=ram_bytes(cost, number_format),
+        ram_bytes=replace(ram_bytes(cost, number_format), part=device.loads_weights),
         latency_ms=latency,
         conditions=Conditions(device.name, device.runtime, threads=1, machine=device.title),
         energy_mj=energy_mj(latency, device) if latency else None,
@@ -116,7 +117,7 @@ def latency_ms(cost: Cost, device: Device, number_format: str) -> Figure:
 def ram_bytes(cost: Cost, number_format: str) -> Figure:
     """The planned activation peak with every activation in `number_format`; the runtime's own memory is not in it.
 
-    Where `Device.loads_weights`, this is only a part of what the network takes: weights are in RAM too.
+    Where `Device.loads_weights`, this is a part of what the network takes (`weigh` says so): weights are in RAM too.
     """
     return Figure(_activation_bytes(cost, cost.memory.peak_bytes, number_format), "estimated")
 

@@ -263,7 +263,7 @@ def _nothing_needed(case: Case) -> Iterator[Advice]:
     if case.gaps or not case.limits:
         return
     held = ", ".join(
-        f"{name} {shown(name, found)} of {shown(name, allowed)}" for name, _, allowed, found in case.limits
+        f"{case.said(name)} {shown(name, found)} of {shown(name, allowed)}" for name, _, allowed, found in case.limits
     )
     rest = f"; {' and '.join(case.unknown)}: unknown until measured" if case.unknown else ""
     expect = "measure it before doing more" if case.unknown else "ship it as it is, unless smaller pays"
@@ -292,7 +292,7 @@ def _expected(case: Case, way: _Way) -> str:
     )
     missed = [each for each in case.misses(way.effect) if each[0] != "score"]
     left = [f"{name} by {shown(name, found - allowed)}" for name, allowed, found in missed]
-    judged = ", ".join(name for name, *_ in case.limits)
+    judged = ", ".join(case.said(name) for name, *_ in case.limits)
     verdict = f"then misses {', '.join(left)}" if left else f"then within the limits of {judged}" if judged else ""
     unknown = f"{' and '.join(case.unknown)} unknown until measured" if case.unknown else ""
     return "; ".join(filter(None, (figures, verdict, _expected_drop(case, way), unknown)))

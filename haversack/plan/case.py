@@ -133,6 +133,10 @@ class Case:
         }
         return tuple(name for name, limit in asked.items() if limit is not None and name not in known)
 
+    def said(self, limit: str) -> str:
+        """The name of a limit, and that its figure is a part where it is one."""
+        return f"{limit} (activations alone)" if limit == "RAM" and self.whole.ram_bytes.part else limit
+
     @cached_property
     def gaps(self) -> dict[str, float]:
         """For each part that misses a limit, the share that may be left."""

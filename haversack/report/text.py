@@ -76,13 +76,18 @@ def _formats(weighings: Sequence[tuple[str, Measurement]]) -> str:
 
 
 def _verdicts(found: Measurement, budget: Budget) -> Iterator[str]:
-    """`fits`, or each limit that is missed or unjudged."""
+    """`fits`, or each limit that is missed or unjudged; what fits in part comes last."""
     limits = _limits(found, budget, None)
-    bad = [f"{name}: {value} of {allowed}, {state}" for name, allowed, value, state in limits if state != "met"]
-    if bad:
-        yield from bad
-    elif limits:
-        yield "fits: " + ", ".join(f"{name} {value} of {allowed}" for name, allowed, value, _ in limits)
+    fits, part = (
+        [f"{name} {value} of {allowed}" for name, allowed, value, state in limits if state == wanted]
+        for wanted in ("met", "in part")
+    )
+    bad = [each for each in limits if each[-1] not in ("met", "in part")]
+    yield from (f"{name}: {value} of {allowed}, {state}" for name, allowed, value, state in bad)
+    if fits and not bad:
+        yield f"fits: {', '.join(fits)}"
+    if part:
+        yield f"a part: {', '.join(part)}, without weights and runtime"
 
 
 def _limits(found: Measurement, budget: Budget, baseline_score: float | None) -> list[tuple[str, str, str, str]]:
@@ -154,7 +159,9 @@ def _limit_table(limits: Sequence[tuple[str, str, str, str]]) -> str:
     if not limits:
         return "No limit is set."
     note = "An estimate is held against its limit with the far end of its range, a measurement with its median."
-    return f"{table(('limit', 'allowed', 'found', 'state'), limits)}\n{note}"
+    if any(state == "in part" for *_, state in limits):
+        note += " In part: the activations alone; the weights and the runtime, which are in RAM too, are not counted."
+    return f"{table(('limit', 'allowed', 'found', 'state'), limits)}\n{paragraph(note)}"
 
 
 def _before_and_after(before: Measurement, after: Measurement) -> str:

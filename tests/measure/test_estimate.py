@@ -89,7 +89,9 @@ def test_boards_state_their_power_on_one_basis() -> None:
 
 @pytest.mark.parametrize(("name", "loads"), [("raspberry-pi-4", True), ("pixel-8", True), ("stm32h743", False)])
 def test_weights_take_ram_only_where_an_operating_system_loads_them(name: str, loads: bool) -> None:  # noqa: FBT001
-    assert find_device(name).loads_weights is loads
+    device = find_device(name)
+    assert device.loads_weights is loads
+    assert weigh(network(10**6), device, "int8").ram_bytes.part is loads
 
 
 def test_the_value_is_the_geometric_mean_of_the_range_and_its_origin_is_stated() -> None:

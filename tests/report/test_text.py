@@ -180,6 +180,19 @@ def test_advice_names_steps_in_order_and_says_why_the_device_wants_it() -> None:
     assert flat(PI.why) in flat(text)
 
 
+def test_activations_alone_are_not_said_to_fit_into_the_ram_of_a_linux_board() -> None:
+    text = weighing(PI, Budget().within(PI))
+    assert "fits" not in text
+    assert len(lines_with(text, "a part: RAM ")) == 2
+    assert "fits: RAM" in weighing(find_device("stm32f405"), Budget(ram_bytes=10_000))
+    part = replace(AFTER, ram_bytes=replace(AFTER.ram_bytes, part=True))
+    limits = lines_with(
+        packed(replace(found(), best=Candidate(Recipe(), part)), BEFORE, PI, Budget(ram_bytes=10**6)), "RAM "
+    )
+    assert limits[1].endswith("in part")
+    assert "the weights and the runtime" in limits[2]
+
+
 BENCH = BenchReport(
     file="out/model.onnx",
     runtime="onnx",
