@@ -3,8 +3,7 @@
     python benchmarks/resnet20_cifar10.py --data ../shared/data --json FILE [--quick] [--out DIR]
 
 The test images are read twice, at the end: once for the result, once for int8 alone. Everything before is decided on
-training images: 500 calibrate, 5,000 are held back to score candidates, the others train. The
-pretrained network had learned from all of them, which flatters the candidates that change it least.
+training images: 500 calibrate, 5,000 are held back to score candidates, the others train.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Channel pruning on CIFAR-10: pretrained ResNets at half of their multiply-accumulates, one-shot and after two epochs.
 
-One-shot means 500 training images without labels; every setting was chosen on held-back training images,
-which the pretrained networks had learned from.
+One-shot means 500 training images without labels; every setting was chosen on held-back training images.
 """
 
 from __future__ import annotations

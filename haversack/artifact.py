@@ -28,8 +28,6 @@ class Runtime:
     write: Callable[[fx.GraphModule], Files]
     orders: Callable[[fx.GraphModule], Orders] | None = None
     """How the files' inputs and outputs lie; None where that is torch's layout."""
-    signed_only: bool = False
-    """Whether integer activations in its files are signed, whatever the processor."""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ class MeasureError(HaversackError):
     """A file could not be run or timed."""
 
 
+class CrashError(MeasureError):
+    """A runtime crashed, or did not come back, over a file."""
+
+
 class WorkspaceError(HaversackError):
     """Results could not be written or read back."""
 

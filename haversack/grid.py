@@ -60,14 +60,6 @@ class Grid:
         """`real` moved to the nearest points of the grid."""
         return self.dequantize(self.quantize(real))
 
-    def unsigned(self) -> Grid:
-        """The grid with the same steps on unsigned integers: every number stays what it is."""
-        if not self.signed:
-            return self
-        shift = 1 << self.bits - 1
-        zeros = tuple(zero + shift for zero in self.zero_point)
-        return Grid(self.bits, False, self.scale, zeros, self.axis, self.qmin + shift, self.qmax + shift)
-
     @property
     def low(self) -> float:
         """Smallest real number of a per-tensor grid."""
@@ -86,8 +78,13 @@ class Grid:
         return narrow[self.signed] if self.bits <= 8 else wide
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary that `untrusted.typed` turns back into an equal grid."""
+        """A plain dictionary that `from_json` turns back into an equal grid."""
         return {**self.__dict__, "scale": list(self.scale), "zero_point": list(self.zero_point)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Grid:
+        """The grid that `to_json` wrote."""
+        return cls(**{**data, "scale": tuple(data["scale"]), "zero_point": tuple(data["zero_point"])})
 
     def _spread(self, dims: int) -> tuple[Tensor, Tensor]:
         # 32-bit biases need more than the 24 bits that float32 counts exactly; steps are float32 in every file.

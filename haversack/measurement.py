@@ -27,6 +27,8 @@ class Figure:
     high: float | None = None
     part: bool = False
     """Whether it leaves something out that is limited with it: then a limit can be missed by it, and not met."""
+    runtime: str = ""
+    """Which runtime gave it, such as "litert"; empty where none was asked: of bytes and of estimates."""
 
     @property
     def worst(self) -> float:
@@ -53,11 +55,25 @@ def chance(score: Figure) -> float:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the exported file is from the torch network it was written from, on the calibration inputs."""
+    """How far the exported file is from the packed network that it was written from, on the calibration inputs.
+
+    It says that the file is exact, and nothing about what packing cost: that is Fidelity.
+    """
 
     max_steps: float
     """Largest output difference: in steps of the output's grid, or relative to the largest output when float."""
     argmax_agreement: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far the exported file is from the original network, on the calibration inputs: what packing cost."""
+
+    same_class: float
+    """The share of samples whose largest output is the same one; 1 where outputs are not (batch, classes)."""
+    mean_difference: float
+    """Of the outputs, relative to the original's mean magnitude."""
     samples: int
 
 
@@ -141,13 +157,17 @@ class Measurement:
     latency_ms: Figure | None
     conditions: Conditions
     latency_ratio: Figure | None = None
-    """Against the float original on this host, in alternation, in the same runtime."""
+    """Against the float original on this host, in alternation, in one runtime; None where that says nothing."""
     score: Figure | None = None
     """Its spread is what chance alone moves it by, where it is a share of a known number of samples."""
     energy_mj: Figure | None = None
     update_bytes: Figure | None = None
     """The network as a coded file: what a first installation sends over the link."""
     parity: Parity | None = None
+    fidelity: Fidelity | None = None
+    """None for the original itself."""
+    notes: tuple[str, ...] = ()
+    """What was said while it was made and written that whoever uses it must know."""
 
     def judged(self, budget: Budget, baseline_score: float | None = None) -> tuple[Judgement, ...]:
         """Each limit of the budget with its figure. Estimates count with the far end of their spread."""

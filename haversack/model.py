@@ -97,7 +97,7 @@ class Model:
     `grids` names tensors of the folded graph (see graph/inference.py) and is empty while everything is float.
     `sparse` names the weights whose zeros were put there by pruning: later steps leave them zero. `teacher` is the
     network as the user handed it in; steps that train learn from it. `target` tries candidates on the device's runtime;
-    without one, steps that choose by measuring count instead.
+    without one, steps that choose by measuring count instead. `notes` is what its making said that its user must know.
     """
 
     module: nn.Module
@@ -107,6 +107,7 @@ class Model:
     sparse: frozenset[str] = frozenset()
     teacher: nn.Module | None = None
     target: Target | None = None
+    notes: tuple[str, ...] = ()
 
     def with_module(self, module: nn.Module, edits: Edits | None = None) -> Model:
         """This model with another network; its edits follow ours."""

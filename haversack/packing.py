@@ -7,43 +7,43 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
-from haversack.artifact import CODED_FILE, Artifact, Runtime
+from haversack.artifact import Artifact
 from haversack.device import Budget, Device, find_device
-from haversack.door import check_alone, checked_model, checked_score, scored
+from haversack.door import check_alone, checked_model
 from haversack.errors import (
-    ExportError,
     HaversackError,
     NothingChangedError,
     RecipeError,
     TaskError,
+    UntrustedError,
     WorkspaceError,
 )
-from haversack.export import coded, find_runtime
+from haversack.export import find_runtime
 from haversack.finetune import checkpoints_in, outputs_kept
-from haversack.graph.cost import cost
-from haversack.graph.lower import lower, output_step
-from haversack.graph.trace import trace
+from haversack.gauge import Gauge
 from haversack.interrupt import Stopped
-from haversack.measure import estimate, host, parity
-from haversack.measurement import Candidate, Conditions, Figure, Measurement, Miss
+from haversack.measure import estimate
+from haversack.measurement import Candidate, Measurement, Miss
 from haversack.model import Model
 from haversack.offers import Offers
-from haversack.plan.failed import failure
+from haversack.plan.failed import check
 from haversack.plan.found import Answer, Found, Refusal, Trial, followed
 from haversack.plan.goal import Goal
 from haversack.plan.search import greedy
 from haversack.plan.students import Member, Student
-from haversack.progress import say
-from haversack.recipe import Recipe, Step, technique
+from haversack.progress import noted, say
+from haversack.recipe import Recipe, Step, recipe_from_toml, technique
 from haversack.report.students import ranked
 from haversack.report.text import packed
-from haversack.result import check_place, leave_report, write_result
+from haversack.result import check_place, write_result
 from haversack.student import AUTO, Audition, Place, step_of
 from haversack.target import Files
 from haversack.task import Task
+from haversack.techniques import catalogue
 from haversack.techniques.adopt_student import AdoptStudent
+from haversack.untrusted import read_text
 from haversack.workspace import Workspace, cache_folder, open_workspace
 
 Network = nn.Module | Callable[[], nn.Module]
@@ -99,10 +99,7 @@ def pack(
     with cache_folder(settings.cache) as cache, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, cache)
         found, students = _search(bench, budget, settings)
-        failed = failure(found, budget)
-        if failed is not None:
-            _report(bench, found, budget.within(device), settings)
-            raise failed
+        check(found, budget)
         result = _result(bench, found, device, budget.within(device))
         if students:
             result = replace(result, report=f"{result.report}\n\n{ranked(students)}", students=students)
@@ -193,8 +190,9 @@ class Bench:
         if kept is None:
             before = self.model(Recipe(recipe.steps[:-1]))
             say(f"applying {Recipe(recipe.steps[-1:])}")
-            with checkpoints_in(self.workspace.unfinished):
+            with checkpoints_in(self.workspace.unfinished), noted() as notes:
                 kept = recipe.steps[-1].apply(before, self.task)
+            kept = replace(kept, notes=tuple(dict.fromkeys((*before.notes, *notes))))
             self.workspace.keep_model(recipe, kept)
         return kept
 
@@ -204,73 +202,23 @@ class Bench:
             return self._timed_again(trial)
         kept = self.workspace.artifact(trial.recipe, scored=trial.scored)
         if kept is None:
-            kept = self._measured(trial)
+            kept = self.gauge.artifact(trial, self.model(trial.recipe), self._baseline(trial))
             self.workspace.keep_artifact(kept, scored=trial.scored)
         return kept
 
-    def _measured(self, trial: Trial) -> Artifact:
-        model, runtime = self.model(trial.recipe), find_runtime(self.device)
-        _check_format(model, runtime)
-        lowered = lower(model)
-        files = {**runtime.write(lowered), CODED_FILE: coded.write(model)}
-        content = next(iter(files.values()))
-        step = output_step(lowered)
-        predict = host.load(content, orders=runtime.orders(lowered) if runtime.orders else None)
-        agreed = parity.compare(parity.in_torch(lowered), predict, self.task.calibration(), step)
-        parity.require(agreed, quantized=model.number_format != "float32", step=step)
-        measurement = replace(
-            self._figures(model, content, trial),
-            update_bytes=Figure(len(files[CODED_FILE]), "host"),
-            parity=agreed,
-            score=self._score(predict, trial),
-        )
-        return Artifact(runtime.name, files, trial.recipe, measurement)
-
-    def _figures(self, model: Model, content: bytes, trial: Trial) -> Measurement:
-        weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, model.number_format)
-        timed = self._timed(model, content, trial)
-        ram = host.peak_ram(content, self.threads) if self.device.is_host else weighed.ram_bytes
-        return replace(
-            weighed,
-            flash_bytes=Figure(len(content), "host"),
-            ram_bytes=ram,
-            latency_ms=timed.latency_ms if self.device.is_host else weighed.latency_ms,
-            latency_ratio=timed.ratio,
-            conditions=Conditions(
-                self.device.name, find_runtime(self.device).name, self.threads, host.machine(), host.versions()
-            ),
-        )
+    @property
+    def gauge(self) -> Gauge:
+        """What takes the figures of candidates."""
+        return Gauge(self.original, self.task, self.device, self.threads, self.seconds)
 
     def _timed_again(self, trial: Trial) -> Artifact:
-        """The files of a trial with its speed measured once more, for twice as long."""
-        found = self.artifact(Trial(trial.recipe))
+        """The files of a trial with its speed measured once more."""
         say(f"timing the answer afresh: {trial.recipe}")
-        timed = self._timed(self.model(trial.recipe), next(iter(found.files.values())), trial)
-        latency_ms = timed.latency_ms if self.device.is_host else found.measurement.latency_ms
-        return replace(found, measurement=replace(found.measurement, latency_ms=latency_ms, latency_ratio=timed.ratio))
+        return self.gauge.timed_again(self.artifact(Trial(trial.recipe)), self._baseline(trial))
 
-    def _timed(self, model: Model, content: bytes, trial: Trial) -> host.Timing:
-        """Latency on this host, in alternation with the float original."""
-        if not trial.recipe.steps:
-            return host.time_files([content, content], threads=self.threads, seconds=self.seconds)[1]
-        original = next(iter(self.artifact(Trial(Recipe())).files.values()))
-        twin = self._host_twin(model, content)
-        seconds = self.seconds * (2 if trial.afresh else 1)
-        return host.time_files([original, twin], threads=self.threads, seconds=seconds)[1]
-
-    def _host_twin(self, model: Model, content: bytes) -> bytes:
-        """The file with unsigned activations where this host multiplies those only: same steps, same results."""
-        runtime = find_runtime(self.device)
-        as_it_is = runtime.signed_only or find_device("host").signed_activations or not self.device.signed_activations
-        if as_it_is or not model.grids:
-            return content
-        grids = {name: grid.unsigned() if grid.axis is None else grid for name, grid in model.grids.items()}
-        return next(iter(runtime.write(lower(replace(model, grids=grids))).values()))
-
-    def _score(self, predict: Callable[..., Tensor], trial: Trial) -> Figure | None:
-        if not trial.scored:
-            return None
-        return scored(self.task, predict) if trial.recipe.steps else checked_score(self.task, predict)
+    def _baseline(self, trial: Trial) -> bytes | None:
+        """The original's file, which all others are timed against; None where it is the one to be measured."""
+        return next(iter(self.artifact(Trial(Recipe())).files.values())) if trial.recipe.steps else None
 
 
 def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packed:
@@ -278,14 +226,6 @@ def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packe
     recipe, baseline = found.best.recipe, bench.artifact(Trial(Recipe())).measurement
     artifact = replace(bench.artifact(Trial(recipe)), measurement=found.best.measurement)
     return Packed(artifact, baseline, bench.model(recipe), found, packed(found, baseline, device, budget), budget)
-
-
-def _report(bench: Bench, found: Found, budget: Budget, settings: Settings) -> None:
-    """Leaves the report of a search that found nothing to ship."""
-    if settings.out is not None:
-        baseline = bench.artifact(Trial(Recipe())).measurement
-        place = leave_report(settings.out, packed(found, baseline, bench.device, budget))
-        say(f"what was tried, and why it is no answer, stands in {place}")
 
 
 def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tuple[Student, ...]]:
@@ -329,9 +269,11 @@ def _schooling(settings: Settings) -> AdoptStudent:
     return AdoptStudent(epochs=settings.student_epochs, seed=settings.seed)
 
 
-def _check_format(model: Model, runtime: Runtime) -> None:
-    if model.number_format not in runtime.number_formats:
-        raise ExportError(
-            f"{runtime.name} files hold no {model.number_format}.",
-            mend=f"choose steps that end in {', '.join(sorted(runtime.number_formats))}.",
-        )
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in the TOML file at `path`."""
+    try:
+        text = read_text(path)
+    except UntrustedError as error:
+        mend = "give a recipe.toml, as `haversack pack` writes it."
+        raise RecipeError(error.what, where=str(path), mend=mend) from error
+    return recipe_from_toml(text, catalogue())

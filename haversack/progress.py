@@ -23,6 +23,7 @@ class Listener(Protocol):
 
 
 _listener: ContextVar[Listener | None] = ContextVar("progress", default=None)
+_notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
@@ -36,6 +37,25 @@ def say(line: str) -> None:
     listener = _listener.get()
     if listener is not None:
         listener.say(line)
+
+
+def note(line: str) -> None:
+    """Says what whoever uses the result must know too: it goes into the notes of what is being made."""
+    say(line)
+    notes = _notes.get()
+    if notes is not None and line not in notes:
+        notes.append(line)
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """The notes that are made within this block, each once. They are its own: a block around it does not get them."""
+    notes: list[str] = []
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
 
 
 @contextmanager

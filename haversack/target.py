@@ -10,6 +10,7 @@ from haversack.export import find_runtime
 from haversack.graph.lower import lower
 from haversack.measure import host
 from haversack.model import Model, Target
+from haversack.progress import noted
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Files:
         return len(self._written(model))
 
     def _written(self, model: Model) -> bytes:
-        return next(iter(find_runtime(self.device).write(lower(model)).values()))
+        with noted():  # of a model that is only considered
+            return next(iter(find_runtime(self.device).write(lower(model)).values()))
 
 
 def files_on(device: Device | str, threads: int = 1) -> Target:

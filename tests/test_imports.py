@@ -27,7 +27,7 @@ LAYERS = (
     "plan artifact",
     "report",
     "door export update measure result workspace",
-    "target student offers",
+    "target student offers gauge",
     "packing prove blame",
     "__init__ cli",
     "__main__",

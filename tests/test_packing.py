@@ -9,16 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
 
 import haversack
-from haversack import errors
+from haversack import errors, progress
 from haversack.device import Budget, Device, find_device
 from haversack.errors import BudgetError, InfeasibleError, RecipeError, WorkspaceError
 from haversack.finetune.checkpoint import checkpoint
@@ -28,10 +29,10 @@ from haversack.graph.surgery import load
 from haversack.graph.trace import trace
 from haversack.measure import host
 from haversack.measure.estimate import weigh
+from haversack.measure.files import Contents
 from haversack.measurement import share_of
 from haversack.model import Model
-from haversack.offers import read_recipe
-from haversack.packing import Bench, Packed, Settings, apply, pack
+from haversack.packing import Bench, Packed, Settings, apply, pack, read_recipe
 from haversack.plan.found import Refusal, Trial
 from haversack.recipe import Recipe, Stage
 from haversack.task import Task, TaskFile, read_task_file
@@ -40,6 +41,7 @@ from haversack.techniques.quantize_static import QuantizeStatic
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
 FLASH = 9_000
 TWO = ("prune_channels", "quantize_static")
+PI4 = find_device("raspberry-pi-4")
 
 
 @pytest.fixture(scope="module")
@@ -133,41 +135,48 @@ def test_applying_the_recipe_again_gives_the_same_bytes(packed: Packed, file: Ta
     assert again.artifact.files == packed.artifact.files
 
 
-def test_a_device_that_takes_signed_activations_gets_them_and_the_ratio_of_their_unsigned_twin(
-    file: TaskFile,
+def test_a_device_that_takes_signed_activations_gets_them_and_the_very_file_is_timed(
+    file: TaskFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = pack(
-        file.network, file.task, "raspberry-pi-4", Budget(), Settings(techniques=("quantize_static",), seconds=0.3)
-    )
+    timed: list[bytes] = []
+    time_files = host.time_files
+
+    def watched(files: Sequence[bytes], **settings: Any) -> tuple[host.Timing, ...]:
+        timed.extend(files)
+        return time_files(files, **settings)
+
+    monkeypatch.setattr(host, "time_files", watched)
+    step = next(iter(QuantizeStatic.options(Model(file.network(), file.task.calibration()[0]), PI4)))
+    found = apply(Recipe((step,)), file.network(), file.task, PI4, Settings(seconds=0.1))
     activations = [grid for grid in found.model.grids.values() if grid.axis is None]
     assert all(grid.signed for grid in activations)
-    assert found.artifact.measurement.latency_ms is not None
-    assert found.artifact.measurement.latency_ms.origin == "estimated"
-    assert found.artifact.measurement.latency_ratio is not None
-    assert found.artifact.measurement.latency_ratio.origin == "host"
+    measured = found.artifact.measurement
+    assert measured.latency_ms is not None
+    assert measured.latency_ms.origin == "estimated"
+    assert measured.latency_ratio is not None
+    assert (measured.latency_ratio.origin, measured.latency_ratio.runtime) == ("host", "onnx")
+    assert timed[-1] == found.artifact.files["model.onnx"]
+
+
+def test_a_ratio_of_this_host_says_nothing_of_integers_that_it_computes_in_float(
+    file: TaskFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_float = Contents({}, {"Conv": 3}, 0, 0, 1000, ("the runtime still computes in float: 3 Conv.",))
+    monkeypatch.setattr(host, "contents", lambda *_: in_float)
+    recipe = Recipe((QuantizeStatic(),))
+    far = apply(recipe, file.network(), file.task, PI4, Settings(seconds=0.1))
+    assert far.artifact.measurement.latency_ratio is None
+    assert "says nothing about raspberry-pi-4, and no limit is held against it" in " ".join(far.report.split())
+    assert "the runtime still computes in float: 3 Conv." in far.artifact.measurement.to_json()["notes"]
+    here = apply(recipe, file.network(), file.task, find_device("host"), Settings(seconds=0.1))
+    assert here.artifact.measurement.latency_ratio is not None
+    assert "the runtime still computes in float: 3 Conv." in here.report
 
 
 @pytest.mark.slow
-def test_an_impossible_limit_is_named_with_the_nearest_candidate_and_its_score(file: TaskFile, tmp_path: Path) -> None:
-    settings = Settings(out=tmp_path, epochs=1, seconds=0.3, techniques=TWO)
-    with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB.*scores 0\."):
-        pack(file.network, file.task, "host", Budget(flash_bytes=1000), settings)
-    report = (tmp_path / "report.txt").read_text()
-    assert report.startswith("No candidate meets every limit on this machine")
-    assert "Tried, in this order:" in report
-    assert "misses by" in report
-    assert not (tmp_path / "model.onnx").exists()
-
-
-def test_an_older_result_stays_where_a_later_goal_is_impossible(packed: Packed, out: Path, file: TaskFile) -> None:
-    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    settings = Settings(
-        out=out, cache=out / "workspace", seconds=0.1, task_digest=file.digest, techniques=("quantize_weights",)
-    )
-    with pytest.raises(InfeasibleError, match=r"quantize_weights.*misses flash"):
-        pack(file.network, file.task, "host", Budget(flash_bytes=1000), settings)
-    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
-    assert (out / "workspace" / "report.txt").read_text().startswith("No candidate meets every limit")
+def test_an_impossible_limit_is_named_with_the_nearest_candidate(file: TaskFile) -> None:
+    with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB"):
+        pack(file.network, file.task, "host", Budget(flash_bytes=1000), Settings(epochs=1, seconds=0.3, techniques=TWO))
 
 
 def test_what_weigh_says_of_the_size_is_near_the_file(file: TaskFile, packed: Packed) -> None:
@@ -338,7 +347,9 @@ def test_an_error_of_the_task_or_the_disk_ends_the_run(file: TaskFile, tmp_path:
 def test_a_score_has_the_spread_of_as_many_samples_as_it_was_taken_of(packed: Packed) -> None:
     for found in (packed.baseline, packed.artifact.measurement):
         assert found.score is not None
-        assert found.score == share_of(597, found.score.value)  # of scikit-learn's 1797 digits, 1200 are for training
+        assert replace(found.score, runtime="") == share_of(
+            597, found.score.value
+        )  # of scikit-learn's 1797 digits, 1200 are for training
 
 
 @pytest.mark.parametrize("device", ["rp2040", "esp32-s3"])
@@ -380,7 +391,7 @@ def test_a_pack_that_was_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("device", "runtime"), [("raspberry-pi-4", "litert"), ("stm32h743", "tflite-micro")])
-def test_a_device_that_runs_tflite_files_gets_one_that_was_scored_in_litert(
+def test_a_device_that_runs_tflite_files_gets_one_that_was_scored_in_its_own_runtime(
     file: TaskFile, tmp_path: Path, device: str, runtime: str
 ) -> None:
     pytest.importorskip("ai_edge_litert", reason="the extra `litert` is not installed")
@@ -394,7 +405,55 @@ def test_a_device_that_runs_tflite_files_gets_one_that_was_scored_in_litert(
     assert measured.parity is not None
     assert measured.parity.max_steps <= 1.001
     assert measured.score is not None
-    assert file.task.scored(host.load(content)) == measured.score.value
+    assert file.task.scored(host.load(content, runtime=runtime)) == measured.score.value
+    assert measured.score.runtime == runtime
+    assert f"(host, {'LiteRT' if runtime == 'litert' else runtime}, " in result.report
+    assert measured.latency_ratio is not None
+    assert measured.latency_ratio.runtime == "litert"
+    assert measured.fidelity is not None
+    assert 0.9 < measured.fidelity.same_class <= 1.0
+    assert 0.0 < measured.fidelity.mean_difference < 0.1
+
+
+def test_where_tflite_micro_is_not_installed_litert_scores_and_says_so(
+    file: TaskFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ai_edge_litert", reason="the extra `litert` is not installed")
+    monkeypatch.setitem(sys.modules, "tflite_micro", None)
+    board = replace(find_device("stm32h743"), runtime="tflite-micro")
+    result = apply(Recipe((QuantizeStatic(),)), file.network(), file.task, board, Settings(seconds=0.1))
+    assert result.artifact.measurement.score is not None
+    assert result.artifact.measurement.score.runtime == "litert"
+    assert "tflite-micro is not installed" in result.report
+
+
+@dataclass(frozen=True)
+class Talkative:
+    """A step that says something its user must know."""
+
+    line: str = "3 layers stay float."
+
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def apply(self, model: Model, task: Task) -> Model:
+        progress.say("working")
+        progress.note(self.line)
+        return model
+
+    @classmethod
+    def options(cls, model: Model, device: Device) -> tuple[Talkative, ...]:
+        return ()
+
+
+def test_notes_of_all_steps_are_kept_with_the_candidate_also_for_a_run_that_goes_on(
+    file: TaskFile, tmp_path: Path
+) -> None:
+    first, second = Recipe((Talkative(),)), Recipe((Talkative(), Talkative("4 bits take a byte.")))
+    _bench(file, tmp_path, "").model(first)
+    artifact = _bench(file, tmp_path, "").artifact(Trial(second, scored=False))
+    assert artifact.measurement.notes == ("3 layers stay float.", "4 bits take a byte.")
+    kept = _bench(file, tmp_path, "").artifact(Trial(second, scored=False))
+    assert kept.measurement.notes == artifact.measurement.notes
 
 
 @pytest.mark.slow

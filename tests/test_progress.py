@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from haversack.progress import say, shown_by, track
+from haversack.progress import note, noted, say, shown_by, track
 from haversack.report.bars import Bars
 
 
@@ -38,6 +38,20 @@ def test_a_listener_hears_each_item_and_line_within_its_block_only():
         assert list(track([1, 2], "numbers", 2)) == [1, 2]
     say("after")
     assert notes.heard == ["begin", ("numbers", 2, 1), ("numbers", 2, 2)]
+
+
+def test_a_note_is_said_and_belongs_to_the_innermost_block_once():
+    heard = Notes()
+    with shown_by(heard), noted() as outer:
+        note("first")
+        with noted() as inner:
+            note("second")
+            note("second")
+            say("only said")
+        note("third")
+    note("nobody listens")
+    assert (outer, inner) == (["first", "third"], ["second"])
+    assert len(heard.heard) == 5
 
 
 def test_an_inner_listener_gives_way_to_the_outer_one_also_after_an_error():

@@ -90,7 +90,7 @@ def advise(  # noqa: PLR0913 - one argument an option
 def list_devices(*, as_json: AsJson = False) -> None:
     """All devices with what is known of them."""
     from haversack.device import device_names, find_device
-    from haversack.report.text import device_table
+    from haversack.report.devices import device_table
 
     found = [find_device(name) for name in device_names()]
     if as_json:
@@ -102,7 +102,7 @@ def list_devices(*, as_json: AsJson = False) -> None:
 def show_device(name: str, *, as_json: AsJson = False) -> None:
     """Every fact of a device with its source, and what pays there."""
     from haversack.device import find_device
-    from haversack.report.text import device_card
+    from haversack.report.devices import device_card
 
     found = find_device(name)
     if as_json:

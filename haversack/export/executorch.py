@@ -23,7 +23,7 @@ from haversack.errors import ExportError
 from haversack.graph.inference import tensor_of
 from haversack.graph.qdq import pairs
 from haversack.graph.trace import layer_path
-from haversack.progress import say
+from haversack.progress import note
 
 __all__ = ["RUNTIME", "write"]
 
@@ -52,7 +52,7 @@ def _files(lowered: fx.GraphModule) -> Files:
     return {"model.pte": write(lowered)}
 
 
-RUNTIME = Runtime("executorch", frozenset({"float32", "int8"}), _files, signed_only=True)
+RUNTIME = Runtime("executorch", frozenset({"float32", "int8"}), _files)
 
 
 def _for_xnnpack(lowered: fx.GraphModule) -> fx.GraphModule:
@@ -193,7 +193,7 @@ def _program(network: fx.GraphModule) -> bytes:
     left = Counter(_not_delegated(program.exported_program().graph))
     if left:
         names = ", ".join(f"{count} {name}" for name, count in left.most_common())
-        say(f"XNNPACK leaves to ExecuTorch's portable kernels, which are slow: {names}.")
+        note(f"XNNPACK leaves to ExecuTorch's portable kernels, which are slow: {names}.")
     return content
 
 

@@ -15,7 +15,7 @@ from haversack.finetune.resume import Resumable
 from haversack.finetune.settings import Training
 from haversack.finetune.zeros import Masks
 from haversack.model import Model
-from haversack.progress import say, track
+from haversack.progress import note, say, track
 from haversack.task import Batch, Task
 
 
@@ -80,7 +80,7 @@ def _stop(learner: Learner, trouble: str) -> None:
     mend = "lower learning_rate, or check the data for NaN."
     if learner.is_masked or not learner.best.epoch:
         raise TrainingError(f"{trouble}.", mend=mend)
-    say(f"{trouble}: the training ends with the weights of epoch {learner.best.epoch}. How to mend it: {mend}")
+    note(f"{trouble}: the training ends with the weights of epoch {learner.best.epoch}. How to mend it: {mend}")
 
 
 def _counted(learner: Learner) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from haversack.errors import MeasureError
+from haversack.errors import CrashError, MeasureError
 from haversack.measure.files import Arrays, File, checked_path, checked_runtime, checked_threads, name_of
 
 TIMEOUT_S = 300.0
@@ -60,7 +60,6 @@ def _one_runtime(files: Sequence[File]) -> str:
 
 def _answer(program: Path, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     """The answer of `program` to `request`. Without `-P` a numpy.py in the user's folder would be imported."""
-    environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(request["threads"]))}
     try:
         done = subprocess.run(  # noqa: S603 - our own file
             [sys.executable, "-P", str(program)],
@@ -68,7 +67,7 @@ def _answer(program: Path, request: dict[str, Any], timeout_s: float) -> dict[st
             capture_output=True,
             text=True,
             timeout=timeout_s,
-            env=environment,
+            env=environment(request["threads"]),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -77,7 +76,7 @@ def _answer(program: Path, request: dict[str, Any], timeout_s: float) -> dict[st
         ) from error
     if done.returncode != 0:
         last = "; ".join(done.stderr.strip().splitlines()[-3:])
-        raise MeasureError(f"the process that measured {_ending(done.returncode)}{': ' if last else '.'}{last}")
+        raise CrashError(f"the process that measured {ending(done.returncode)}{': ' if last else '.'}{last}")
     try:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError) as error:
@@ -85,7 +84,13 @@ def _answer(program: Path, request: dict[str, Any], timeout_s: float) -> dict[st
     return answer
 
 
-def _ending(code: int) -> str:
+def environment(threads: int | None) -> dict[str, str]:
+    """Ours, for a process whose libraries take so many threads; None is as many as they like."""
+    limits = {} if threads is None else dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    return {**os.environ, **limits}
+
+
+def ending(code: int) -> str:
     """How a process ended: by a signal on POSIX, by its exit code elsewhere."""
     if code >= 0:
         return f"ended with code {code:#x}" if code > 255 else f"ended with code {code}"

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
-def open_file(file: File, threads: int | None, _orders: Orders | None = None) -> Opened:
+def open_file(
+    file: File,
+    threads: int | None,
+    _orders: Orders | None = None,
+    *,
+    optimized: bool = True,  # noqa: ARG001 - it cannot be told to run a file as it stands
+) -> Opened:
     """The file in ExecuTorch; inputs and outputs lie as torch has them, and each input keeps its type."""
     with _logged() as place:
         from haversack.measure import worker_executorch as worker

@@ -52,6 +52,8 @@ class Contents:
     as_run: dict[str, int]
     integer: int
     """Operators as run that compute on integers; conversions are not counted."""
+    integer_layers: int
+    """Those of them that multiply by weights."""
     disk_bytes: int
     warnings: tuple[str, ...]
 
@@ -83,10 +85,16 @@ def checked_runtime(file: File, wanted: str | None = None) -> str:
         runtime = wanted
     elif wanted not in (None, runtime):
         raise MeasureError(f"this is no file for {wanted}, but for {runtime}.", where=name_of(file))
-    package, mend = _PACKAGES.get(runtime, ("", ""))
-    if package and importlib.util.find_spec(package) is None:
-        raise MeasureError(f"this needs {runtime}, which is not installed.", where=name_of(file), mend=mend)
+    if not is_installed(runtime):
+        raise MeasureError(
+            f"this needs {runtime}, which is not installed.", where=name_of(file), mend=_PACKAGES[runtime][1]
+        )
     return runtime
+
+
+def is_installed(runtime: str) -> bool:
+    """Whether files can be run in that runtime here."""
+    return runtime not in _PACKAGES or importlib.util.find_spec(_PACKAGES[runtime][0]) is not None
 
 
 def checked_path(path: Path) -> Path:

@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import platform
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,18 @@ import haversack
 from haversack.artifact import Orders
 from haversack.errors import MeasureError
 from haversack.measure import executorch_file, litert_file, micro_file, onnx_file, openvino_file
+from haversack.measure.apart import open_file as separate
 from haversack.measure.child import TIMEOUT_S, ask
-from haversack.measure.files import Arrays, Contents, File, Opened, checked_runtime, checked_threads, name_of
+from haversack.measure.files import (
+    Arrays,
+    Contents,
+    File,
+    Opened,
+    checked_runtime,
+    checked_threads,
+    name_of,
+    runtime_of,
+)
 from haversack.measurement import BenchReport, Figure
 
 if TYPE_CHECKING:
@@ -68,7 +79,7 @@ def time_files(  # noqa: PLR0913 - all but the files have defaults
     if not 0 < seconds < float("inf"):
         raise MeasureError(f"{seconds} seconds of timing make no sense.", mend="give more than zero seconds.")
     answer = ask("time", files, threads, timeout_s=timeout_s, seconds=seconds, seed=seed, inputs=inputs)
-    return _timings(answer["rounds"])
+    return _timings(answer["rounds"], runtime_of(files[0]))
 
 
 def peak_ram(file: File, threads: int = 1, *, inputs: Arrays | None = None, timeout_s: float = TIMEOUT_S) -> Figure:
@@ -83,27 +94,38 @@ def peak_ram(file: File, threads: int = 1, *, inputs: Arrays | None = None, time
         return int(ask("memory", [file], threads, timeout_s=timeout_s, inputs=inputs)["grown_bytes"])
 
     checked_threads(threads)
-    empty = _empty_session_bytes(checked_runtime(file), threads)
+    runtime = checked_runtime(file)
+    empty = _empty_session_bytes(runtime, threads)
     found = sorted(max(0, grown() - empty) for _ in range(_MEMORY_PROCESSES))
-    return Figure(statistics.median(found), "host", found[0], found[-1])
+    return Figure(statistics.median(found), "host", found[0], found[-1], runtime=runtime)
 
 
-def load(
-    file: File, threads: int | None = None, *, runtime: str | None = None, orders: Orders | None = None
+def load(  # noqa: PLR0913 - all but the file have defaults
+    file: File,
+    threads: int | None = None,
+    *,
+    runtime: str | None = None,
+    orders: Orders | None = None,
+    optimized: bool = True,
+    apart: bool = False,
 ) -> Callable[..., Tensor]:
-    """A function from batches of inputs to the outputs, run in the file's runtime within this process.
+    """A function from batches of inputs to the outputs, run in the file's runtime.
 
     It takes and gives torch tensors in torch's layout. Inputs are cast to the numbers that an ONNX file wants (never a
     fraction to an integer) and put on the grid that a .tflite file wants; float16 outputs come back as float32. A file
     with a fixed batch size is run piece by piece. None threads means as many as the runtime likes. `runtime` runs a
     .tflite file in "tflite-micro" and an ONNX file in "openvino" instead; `orders` says how a .tflite file's inputs and
-    outputs lie, or is guessed.
+    outputs lie, or is guessed. Without `optimized` ONNX Runtime and LiteRT run what stands in the file, node by node.
+
+    It runs `apart`, in a process of its own, where the file is not known to be sound, and always in tflite-micro, which
+    believes every number in a file: a runtime that crashes is a CrashError then.
     """
     if threads is not None:
         checked_threads(threads)
     where = name_of(file)
-    reader = _READERS[checked_runtime(file, runtime)]
-    opened: Opened = reader.open_file(file, threads, *([] if orders is None else [orders]))
+    name = checked_runtime(file, runtime)
+    opener = separate if apart or name == "tflite-micro" else open_here
+    opened = opener(file, name, threads, orders, optimized=optimized)
 
     def predict(*inputs: Tensor) -> Tensor:
         import numpy as np
@@ -111,19 +133,43 @@ def load(
 
         if len(inputs) != opened.inputs:
             raise MeasureError(f"it takes {opened.inputs} inputs, but {len(inputs)} were given.", where=where)
-        arrays = opened.prepare([tensor.detach().cpu().contiguous().numpy() for tensor in inputs])
-        found = opened.run(arrays) if opened.batch is None else _in_pieces(opened, arrays, where)
+        found = outputs(opened, [tensor.detach().cpu().contiguous().numpy() for tensor in inputs], where)
         output = torch.from_numpy(np.ascontiguousarray(found))
         return output.float() if output.dtype == torch.float16 else output
 
     return predict
 
 
+def open_here(
+    file: File, runtime: str, threads: int | None, orders: Orders | None = None, *, optimized: bool = True
+) -> Opened:
+    """The file in that runtime, within this process."""
+    opened: Opened = _READERS[runtime].open_file(file, threads, orders, optimized=optimized)
+    return opened
+
+
+def outputs(opened: Opened, inputs: Arrays, where: str) -> np.ndarray[Any, Any]:
+    """What the file makes of one batch."""
+    arrays = opened.prepare(inputs)
+    return opened.run(arrays) if opened.batch is None else _in_pieces(opened, arrays, where)
+
+
+def contents(file: File, threads: int) -> Contents:
+    """What stands in the file, and what its runtime makes of it."""
+    reader = _READERS[checked_runtime(file)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = file if isinstance(file, Path) else Path(folder) / "model"
+        if isinstance(file, bytes):
+            path.write_bytes(file)
+        found: Contents = reader.contents(path, threads)
+    return found
+
+
 def bench(path: Path, threads: int = 1, seconds: float = 3.0, against: Path | None = None) -> BenchReport:
     """Size, peak memory, latency and operators of the file at `path`, and its latency over `against`'s."""
     files = [path] if against is None else [against, path]
     runtimes = [checked_runtime(file) for file in files]
-    found: Contents = _READERS[runtimes[-1]].contents(path, threads)
+    found = contents(path, threads)
     timing = time_files(files, threads=threads, seconds=seconds)[-1]
     return BenchReport(
         file=str(path),
@@ -159,21 +205,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _timings(rounds: Sequence[Sequence[float]]) -> tuple[Timing, ...]:
+def _timings(rounds: Sequence[Sequence[float]], runtime: str) -> tuple[Timing, ...]:
     """The figures of each file from its medians (ms) in every round."""
     firsts = [found[0] for found in rounds]
     timings = []
     for times in zip(*rounds, strict=True):
         ratios = [ours / first for ours, first in zip(times, firsts, strict=True)]
-        timings.append(Timing(_spread(times), _spread(ratios)))
+        timings.append(Timing(_spread(times, runtime), _spread(ratios, runtime)))
     return tuple(timings)
 
 
-def _spread(values: Sequence[float]) -> Figure:
+def _spread(values: Sequence[float], runtime: str) -> Figure:
     """The median with the 10th and 90th percentile. These are interpolated: rounding must not push them past it."""
     deciles = statistics.quantiles(values, n=10, method="inclusive")
     median = statistics.median(values)
-    return Figure(median, "host", min(deciles[0], median), max(deciles[-1], median))
+    return Figure(median, "host", min(deciles[0], median), max(deciles[-1], median), runtime=runtime)
 
 
 @functools.lru_cache

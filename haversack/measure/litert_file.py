@@ -24,7 +24,7 @@ _CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _LAYERS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"})
 
 
-def open_file(file: File, threads: int | None, orders: Orders | None = None) -> Opened:
+def open_file(file: File, threads: int | None, orders: Orders | None = None, *, optimized: bool = True) -> Opened:
     """The file in LiteRT. Inputs and outputs are real numbers in torch's layout, whatever the file's own are."""
     from haversack.measure import worker_litert as worker
     from haversack.measure.turns import RefusedError
@@ -33,7 +33,7 @@ def open_file(file: File, threads: int | None, orders: Orders | None = None) -> 
     try:
         with native_stderr.caught():  # a line on XNNPACK
             source = file if isinstance(file, bytes) else str(file)
-            interpreter = worker.open_interpreter(source, threads or 1)
+            interpreter = worker.open_interpreter(source, threads or 1, plain=not optimized)
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         for wanted in inputs:
             worker.number_type(wanted)
@@ -83,10 +83,12 @@ def contents(path: Path, threads: int) -> Contents:
     taken = _delegated(nodes)
     as_run = Counter(f"XNNPACK:{node.name}" if id(node) in taken else node.name for node in stored)
     computing = [node for node in stored if node.integer and node.name not in _CONVERSIONS]
+    layers = [node for node in computing if node.name in _LAYERS]
     return Contents(
         dict(Counter(node.name for node in stored).most_common()),
         dict(as_run.most_common()),
         len(computing),
+        len(layers),
         path.stat().st_size,
         tuple(_warnings(stored, taken)),
     )

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 _LARGEST_ARENA_BYTES = 1 << 30
 
 
-def open_file(file: File, _threads: int | None, orders: Orders | None = None) -> Opened:
+def open_file(
+    file: File,
+    _threads: int | None,
+    orders: Orders | None = None,
+    *,
+    optimized: bool = True,  # noqa: ARG001 - it always runs what stands in the file
+) -> Opened:
     """The file in tflite-micro, one sample after the other on one thread."""
     content = file.read_bytes() if isinstance(file, Path) else file
     interpreter = _interpreter(content, name_of(file))

@@ -22,7 +22,13 @@ _EXACT = {
 """What keeps OpenVINO from computing in fewer bits than the file says."""
 
 
-def open_file(file: File, threads: int | None, _orders: Orders | None = None) -> Opened:
+def open_file(
+    file: File,
+    threads: int | None,
+    _orders: Orders | None = None,
+    *,
+    optimized: bool = True,  # noqa: ARG001 - it cannot be told to run a file as it stands
+) -> Opened:
     """The file in OpenVINO; inputs are cast to the numbers that it wants, never a fraction to an integer."""
     import numpy as np
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from haversack.errors import ParityError
-from haversack.measurement import Parity
+from haversack.measurement import Fidelity, Parity
 
 Predict = Callable[..., Tensor]
 
@@ -20,7 +21,6 @@ ResNet-20, 4 on ResNet-56 (500 CIFAR-10 images). One lost bias there moved an ou
 RELATIVE_QUANTIZED = 0.08
 """The same for outputs without a grid: 4 of those steps were 2.4 % of the largest output."""
 RELATIVE_FLOAT32 = 1e-3
-RELATIVE_FLOAT16 = 2e-2
 
 
 def in_torch(network: Callable[..., Tensor]) -> Predict:
@@ -34,73 +34,132 @@ def in_torch(network: Callable[..., Tensor]) -> Predict:
     return predict
 
 
-def compare(
-    torch_predict: Predict, file_predict: Predict, inputs: Sequence[tuple[Tensor, ...]], step: float | None = None
-) -> Parity:
-    """How far `file_predict` is from `torch_predict` on batches of `inputs`.
+def outputs(predict: Predict, inputs: Iterable[tuple[Tensor, ...]]) -> Iterator[Tensor]:
+    """What `predict` gives for each batch, one after the other."""
+    for batch in inputs:
+        with torch.no_grad():
+            yield predict(*batch)
+
+
+def compare(ours: Iterable[Tensor], theirs: Iterable[Tensor], step: float | None = None) -> Parity:
+    """How far the file's outputs `theirs` are from the network's, batch by batch.
 
     `step` is the scale of the outputs' grid; without one, differences count relative to the network's largest output.
     The agreement of the largest output is counted for outputs of shape (batch, classes) and is 1 for any other.
     """
-    if not inputs:
-        raise ParityError("there are no samples to compare on.", mend="give calibration inputs.")
     if step is not None and not step > 0:
         raise ParityError(f"the step of the outputs is {step}.", mend="give the grid's positive scale.")
     difference = largest = 0.0
     agreeing = samples = 0
-    for batch in inputs:
-        with torch.no_grad():
-            ours, theirs = torch_predict(*batch).double(), file_predict(*batch).double()
-        _check(ours, theirs)
-        difference = max(difference, float((ours - theirs).abs().max()))
-        largest = max(largest, float(ours.abs().max()))
-        agreeing += _agreeing(ours, theirs)
-        samples += len(ours)
+    for one, other in _checked(ours, theirs):
+        difference = max(difference, float((one - other).abs().max()))
+        largest = max(largest, float(one.abs().max()))
+        agreeing += _agreeing(one, other)
+        samples += len(one)
     return Parity(_in_units(difference, step or largest), agreeing / samples, samples)
 
 
-def require(parity: Parity, *, quantized: bool, half: bool = False, step: float | None = None) -> None:
-    """Nothing, or a ParityError when the file is too far from the network.
+def fidelity(original: Iterable[Tensor], packed: Iterable[Tensor]) -> Fidelity:
+    """What packing made of the original network's outputs, batch by batch."""
+    difference = magnitude = 0.0
+    agreeing = samples = 0
+    for one, other in _checked(original, packed):
+        difference += float((one - other).abs().sum())
+        magnitude += float(one.abs().sum())
+        agreeing += _agreeing(one, other)
+        samples += len(one)
+    return Fidelity(agreeing / samples, _in_units(difference, magnitude), samples)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a file has to pass before it counts: how near it must be to the network that it was written from.
 
     `step` is what `compare` was given. The classes of a quantized file may disagree only as long as no output is off
     by more than one step: then they were as good as equal before.
     """
-    if not quantized:
-        limit = RELATIVE_FLOAT16 if half else RELATIVE_FLOAT32
-    else:
-        limit = STEPS if step is not None else RELATIVE_QUANTIZED
-    one_step = quantized and step is not None and parity.max_steps <= 1 + 1e-3
-    far = not parity.max_steps <= limit
-    torn = quantized and not one_step and parity.argmax_agreement < AGREEMENT
-    if far or torn:
-        raise ParityError(_figures(parity, limit, step), mend=_mend(quantized=quantized, half=half))
 
+    quantized: bool
+    step: float | None = None
 
-def _figures(parity: Parity, limit: float, step: float | None) -> str:
-    unit = "steps of the output's grid" if step is not None else "of the largest output"
-    return (
-        f"the exported file and the network disagree on {parity.samples} samples: they differ by up to "
-        f"{parity.max_steps:.3g} {unit} (allowed {limit:.3g}), and their largest output is the same one in "
-        f"{parity.argmax_agreement:.1%} (at least {AGREEMENT:.0%} when quantized)."
-    )
+    @property
+    def limit(self) -> float:
+        """How far an output may be off, in `compare`'s units."""
+        if self.quantized:
+            return STEPS if self.step is not None else RELATIVE_QUANTIZED
+        return RELATIVE_FLOAT32
 
+    def lets(self, parity: Parity) -> bool:
+        """Whether a file so far off passes."""
+        return self._lets(parity, self.limit, AGREEMENT)
 
-def _mend(*, quantized: bool, half: bool) -> str:
-    if quantized:
+    def require(self, parity: Parity, plain: Callable[[], Parity], noise: Callable[[], Parity]) -> str:
+        """What must be said of a file that passes, mostly nothing. Raises ParityError, naming the cause, of any other.
+
+        `plain` compares the file as its runtime runs it without its optimizations, which is what was written; `noise`
+        compares the network with the original, which is what rounding did to it. A runtime may compute an exact file
+        in another way, as long as it moves the outputs no further than rounding did.
+        """
+        if self.lets(parity):
+            return ""
+        unoptimized = plain()
+        rounding = noise() if self.quantized else Parity(0.0, 1.0, parity.samples)
+        if self.lets(unoptimized):
+            if self._lets(parity, rounding.max_steps, rounding.argmax_agreement):
+                return f"{self._apart(parity)}: no further than rounding moved them from the original's. {_EXACT}"
+            raise ParityError(f"{self._figures(parity)} {_EXACT}", mend=_OPTIMIZED)
+        if rounding.argmax_agreement < AGREEMENT and parity.max_steps <= rounding.max_steps:
+            raise ParityError(f"{_RUINED.format(rounding.argmax_agreement)} {self._figures(parity)}", mend=_MORE_BITS)
+        raise ParityError(self._figures(parity), mend=_REPORT)
+
+    def _lets(self, parity: Parity, limit: float, agreement: float) -> bool:
+        one_step = self.quantized and self.step is not None and parity.max_steps <= 1 + 1e-3
+        torn = self.quantized and not one_step and parity.argmax_agreement < agreement
+        return parity.max_steps <= limit and not torn
+
+    def _apart(self, parity: Parity) -> str:
+        unit = "steps of the output's grid" if self.step is not None else "of the largest output"
         return (
-            "an x86 processor without VNNI saturates sums of int8 products: try weight_bits=7. If it has VNNI (or is "
-            "an Arm), the file was written wrongly: please report it with the network."
+            f"the file as it runs and the network that it was written from differ by up to {parity.max_steps:.3g} "
+            f"{unit} on {parity.samples} samples"
         )
-    if half:
-        return "float16 ends at 65504 and has 11 bits: export float32, or int8. If that is off too, please report it."
-    return "the file was written wrongly: please report it with the network."
+
+    def _figures(self, parity: Parity) -> str:
+        return (
+            f"{self._apart(parity)} (allowed {self.limit:.3g}), and their largest output is the same one in "
+            f"{parity.argmax_agreement:.1%} (at least {AGREEMENT:.0%} when quantized)."
+        )
+
+
+_EXACT = "Run without the runtime's optimizations, the file computes what was written."
+_OPTIMIZED = (
+    "the runtime's integer kernels change the outputs: an x86 processor without VNNI saturates sums of int8 products. "
+    "Try weight_bits=7, another processor, or more bits for the layers that `haversack blame` names."
+)
+_RUINED = (
+    "rounding has ruined this network (its largest output is the original's in {:.1%} of the samples), so that it "
+    "amplifies every difference between kernels, and its file cannot be checked."
+)
+_MORE_BITS = "give it more bits, leave its most sensitive layers float (leave_float), or give more calibration inputs."
+_REPORT = "the file was written wrongly: please report it with the network."
+
+
+def _checked(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of both in pairs, in float64, of the same finite outputs; at least one."""
+    batches = 0
+    for one, other in zip(ours, theirs, strict=True):
+        _check(one, other)
+        batches += 1
+        yield one.double(), other.double()
+    if not batches:
+        raise ParityError("there are no samples to compare on.", mend="give calibration inputs.")
 
 
 def _check(ours: Tensor, theirs: Tensor) -> None:
     if ours.shape != theirs.shape:
         raise ParityError(
             f"the file's outputs have the shape {tuple(theirs.shape)}, the network's {tuple(ours.shape)}.",
-            mend=_mend(quantized=False, half=False),
+            mend=_REPORT,
         )
     if ours.dim() == 0 or ours.numel() == 0:
         raise ParityError(f"the outputs have the shape {tuple(ours.shape)}.", mend="keep a batch dimension.")

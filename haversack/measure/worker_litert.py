@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 if __package__:
     from haversack.measure import turns
@@ -16,11 +16,15 @@ else:  # a process of its own, which holds no more of us than these two files
     import turns  # type: ignore[import-not-found,no-redef]
 
 
-def open_interpreter(file: str | bytes, threads: int) -> Any:  # noqa: ANN401 - LiteRT has no types
-    """An interpreter on the CPU for `file`, with its tensors allocated; XNNPACK computes what it knows."""
+def open_interpreter(file: str | bytes, threads: int, *, plain: bool = False) -> Any:  # noqa: ANN401 - no types
+    """An interpreter on the CPU for `file`, with its tensors allocated.
+
+    XNNPACK computes what it knows; where it is to be `plain`, reference kernels compute everything.
+    """
+    kernels = OpResolverType.BUILTIN_REF if plain else OpResolverType.AUTO
     source = {"model_content": file} if isinstance(file, bytes) else {"model_path": file}
     try:
-        interpreter = Interpreter(**source, num_threads=threads)
+        interpreter = Interpreter(**source, num_threads=threads, experimental_op_resolver_type=kernels)
         interpreter.allocate_tensors()
     except Exception as error:
         raise turns.RefusedError(*_explained(error)) from error

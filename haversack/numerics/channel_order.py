@@ -24,7 +24,7 @@ from haversack.model import Model
 from haversack.numerics.lane import Lane
 from haversack.numerics.least_squares import Moments
 from haversack.numerics.patches import Patches, channel_dim
-from haversack.progress import say, track
+from haversack.progress import note, track
 
 aten = torch.ops.aten
 
@@ -81,7 +81,7 @@ def _rankings(model: Model, groups: Sequence[ChannelGroup], batches: Batches) ->
     ranked = _ranked(network, found, batches)
     others = [group for place, group in enumerate(groups) if place not in found]
     if others:
-        say(f"ranked by their kernels' norms: the channels of {', '.join(each.name for each in others)}.")
+        note(f"ranked by their kernels' norms: the channels of {', '.join(each.name for each in others)}.")
     norms = iter(l2(model.module, others))
     whole = float(np.mean([each.losses[-1] for each in ranked.values()])) if ranked else 1.0
     return [ranked[place] if place in ranked else _by_norm(next(norms), whole) for place in range(len(groups))]

@@ -22,7 +22,7 @@ from haversack.graph.settle import settleable
 from haversack.model import Edits, Model
 from haversack.numerics.blocks import Block, Sizes, blocks, run, sizes_of
 from haversack.numerics.descent import Chunk, descend, far
-from haversack.progress import say
+from haversack.progress import note
 
 _RATE = 3e-4
 
@@ -40,7 +40,7 @@ def imitating(  # noqa: PLR0913 - what goes in, and for how long
     """
     pair = _pair(small, original, edits)
     if pair is None:
-        say("the pruned network's blocks are not the original's: it does not imitate them.")
+        note("the pruned network's blocks are not the original's: it does not imitate them.")
         return small
     learned = _learned(pair, joined(batches), passes, seed)
     if learned is None:

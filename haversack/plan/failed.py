@@ -7,13 +7,13 @@ from haversack.errors import InfeasibleError, NothingChangedError
 from haversack.plan.found import Found
 
 
-def failure(found: Found, budget: Budget) -> BaseException | None:
-    """What to raise where a search ended, or was stopped, with nothing to ship; None where there is an answer."""
+def check(found: Found, budget: Budget) -> None:
+    """Raises where a search ended, or was stopped, with nothing to ship."""
     if found.met and found.best.recipe.steps:
-        return None
+        return
     if found.stopped:
-        return KeyboardInterrupt()
-    return nothing_pays(found, budget) if found.met else infeasible(found)
+        raise KeyboardInterrupt
+    raise nothing_pays(found, budget) if found.met else infeasible(found)
 
 
 def infeasible(found: Found) -> InfeasibleError:

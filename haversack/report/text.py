@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from haversack.device import Budget, Device
 from haversack.graph.cost import Cost, LayerCost
@@ -126,6 +125,9 @@ def _advice_item(place: int, advice: Advice, command: str) -> str:
     return "\n".join(lines)
 
 
+_STOPPED = " Stopped early: this is the best so far that meets every limit, and what was not tried may do better."
+
+
 def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) -> str:
     """Before and after, the limits, the recipe, and every recipe that was tried with what became of it."""
     best = found.best.measurement
@@ -133,26 +135,16 @@ def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) 
     limits = _limits(best, budget, score)
     tried = [_tried(each) for each in found.verdicts]
     return document(
-        paragraph(_ending(found, device)),
+        paragraph(f"Packed for {device.title}.{_STOPPED if found.stopped else ''}"),
         _before_and_after(baseline, best),
         _limit_table(limits),
         _unlimited_drop(baseline.score, best.score, budget),
         _recipe(found.best.recipe),
+        "\n".join(paragraph(line, "Note: ", "  ") for line in best.notes),
         "\n".join(["Tried, in this order:", *tried]) if tried else "",
         "\n".join(["Refused:", *map(_refused, found.refusals)]) if found.refusals else "",
         _conditions(best.conditions),
     )
-
-
-def _ending(found: Found, device: Device) -> str:
-    """How the search ended."""
-    early = "Stopped early: " if found.stopped else ""
-    if not found.met:
-        return f"{early}No candidate meets every limit on {device.title}. These are the figures of the nearest one."
-    if found.best.recipe.steps or not (found.verdicts or found.refusals):
-        best = "this is the best so far that meets every limit, and what was not tried may do better."
-        return f"Packed for {device.title}.{f' {early}{best}' if early else ''}"
-    return f"{early}Nothing that was tried pays on {device.title}."
 
 
 def _unlimited_drop(before: Figure | None, after: Figure | None, budget: Budget) -> str:
@@ -176,18 +168,29 @@ def _before_and_after(before: Measurement, after: Measurement) -> str:
     rows = [
         ("flash", *_pair(before.flash_bytes, after.flash_bytes, "flash")),
         ("RAM", *_pair(before.ram_bytes, after.ram_bytes, "ram")),
-        ("latency", *_pair(before.latency_ms, after.latency_ms, "latency")),
+        ("latency", *_latencies(before, after)),
         ("energy", *_pair(before.energy_mj, after.energy_mj, "energy (mJ)")),
         ("update", *_pair(before.update_bytes, after.update_bytes, "update")),
         ("score", *_scores(before.score, after.score)),
+        ("fidelity", "", _fidelity(after), ""),
         ("parity", _parity(before), _parity(after), ""),
     ]
     ratio = figure(after.latency_ratio, show_ratio)
     beside = (
-        f"Latency on this host, over that of the float original in alternation: {ratio}. Parity: how far the file is "
-        "off the torch network, in steps of the output's grid, or relative to the largest output where it has none."
+        f"Latency on this host, over that of the float original in alternation: {ratio}. Fidelity: what packing "
+        "changed, the file's outputs against the original network's, on the calibration inputs. Parity: whether the "
+        "file is exact, its outputs against those of the packed network that it was written from, in steps of the "
+        "output's grid, or relative to the largest output where it has none."
     )
     return f"{table(('measure', 'before', 'after', 'after / before'), rows)}\n{paragraph(beside)}"
+
+
+def _latencies(before: Measurement, after: Measurement) -> tuple[str, str, str]:
+    """Both latencies, and the ratio of the two in alternation: what was measured at two moments is not divided."""
+    first, second, share = _pair(before.latency_ms, after.latency_ms, "latency")
+    if after.latency_ms is None or after.latency_ms.origin == "estimated":
+        return first, second, share
+    return first, second, UNKNOWN if after.latency_ratio is None else show_ratio(after.latency_ratio.value)
 
 
 def _pair(before: Figure | None, after: Figure | None, limit: str) -> tuple[str, str, str]:
@@ -206,6 +209,14 @@ def _parity(found: Measurement) -> str:
     if parity is None:
         return UNKNOWN
     return f"off by {parity.max_steps:.3g}, same class {parity.argmax_agreement:.2%} of {parity.samples}"
+
+
+def _fidelity(found: Measurement) -> str:
+    fidelity = found.fidelity
+    if fidelity is None:
+        return UNKNOWN
+    same = f"same class {fidelity.same_class:.2%} of {fidelity.samples}"
+    return f"off by {fidelity.mean_difference:.2%} on average, {same}"
 
 
 def _recipe(recipe: Recipe) -> str:
@@ -268,57 +279,3 @@ def benched(report: BenchReport) -> str:
 
 def _operators(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
-
-
-_FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "flash_bytes": ("flash", show_bytes),
-    "ram_bytes": ("RAM", show_bytes),
-    "cores": ("cores", str),
-    "clock_hz": ("clock", lambda hertz: f"{hertz / 1e6:,.0f} MHz"),
-    "isa": ("instruction set", str),
-    "simd": ("SIMD", str),
-    "number_formats": ("number formats", ", ".join),
-    "channel_multiple": ("channel multiple", str),
-    "macs_per_cycle_float32": ("float32 MACs a cycle", "{:g}".format),
-    "macs_per_cycle_int8": ("int8 MACs a cycle", "{:g}".format),
-    "memory_bandwidth": ("memory bandwidth", lambda rate: f"{rate / 1e9:.3g} GB/s"),
-    "active_power_w": ("active power", lambda watts: f"{watts:.3g} W"),
-    "link": ("link", str),
-    "link_bits_per_second": ("link rate", lambda rate: f"{rate / 1e6:.3g} Mbit/s"),
-}
-"""The facts of a device: what each is called and how it is written."""
-_NOT_STATED = "not stated"
-
-
-def device_card(device: Device) -> str:
-    """Every fact of a device with its source, what nobody states, and what pays there."""
-    told = {name: _fact(device, name) for name in _FACTS}
-    facts = [
-        f"{_FACTS[name][0]}: {value}\n{paragraph(device.sources.get(name, 'no source is given'), '    ')}"
-        for name, value in told.items()
-        if value
-    ]
-    missing = ", ".join(_FACTS[name][0] for name, value in told.items() if not value)
-    return document(
-        f"{device.name}: {device.title}",
-        f"runtime: {device.runtime}",
-        paragraph(device.why),
-        "\n".join(facts),
-        paragraph(missing, f"{_NOT_STATED}: ", "  ") if missing else "",
-    )
-
-
-def device_table(devices: Sequence[Device]) -> str:
-    """The devices, one a line."""
-    names = ("flash_bytes", "ram_bytes", "cores", "clock_hz", "number_formats")
-    rows = [(each.name, *(_fact(each, name) or _NOT_STATED for name in names), each.runtime) for each in devices]
-    head = ("device", *(_FACTS[name][0] for name in names), "runtime")
-    return table(head, rows, right=("flash", "RAM", "cores", "clock"))
-
-
-def _fact(device: Device, name: str) -> str:
-    """A fact as people write it; empty where it is not stated."""
-    value = getattr(device, name)
-    # One is also what an unknown multiple is taken for.
-    assumed = name == "channel_multiple" and value == 1 and name not in device.sources
-    return "" if value in (None, "", ()) or assumed else _FACTS[name][1](value)

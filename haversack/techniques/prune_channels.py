@@ -26,7 +26,7 @@ from haversack.model import Model
 from haversack.numerics.channel_order import second_order
 from haversack.numerics.imitate import imitating
 from haversack.numerics.reconstruct import reconstructed
-from haversack.progress import say
+from haversack.progress import note
 from haversack.recipe import Stage
 from haversack.task import Task, unpack
 
@@ -166,7 +166,7 @@ class PruneChannels:
         try:
             return measured_cost(model, found.groups, steps)
         except HaversackError as error:
-            say(f"latency is estimated, since it cannot be measured: {error}")
+            note(f"latency is estimated, since it cannot be measured: {error}")
             return None
 
     def _rankings(

@@ -20,7 +20,7 @@ from haversack.numerics.schedule import Moving, Pool, Rising
 from haversack.numerics.second_order import second_order_scores, second_order_weights
 from haversack.numerics.sparsity import masked, prunable, reach, read_pattern
 from haversack.numerics.sweep import swept_layers
-from haversack.progress import say
+from haversack.progress import note
 from haversack.recipe import Stage
 from haversack.task import Task
 
@@ -97,7 +97,7 @@ class PruneWeights:
         pools, left = self._pools(weights)
         if left:
             shown = ", ".join(f"{name} {tuple(weights[name].shape)}" for name in left)
-            say(f"left dense, because the pattern {self.pattern} does not divide them: {shown}.")
+            note(f"left dense, because the pattern {self.pattern} does not divide them: {shown}.")
         if not _falls_short(pools, weights, model.sparse):
             raise NothingChangedError("the weights are that sparse already.", mend="write a larger sparsity.")
         if self.method == "second_order":
@@ -136,7 +136,7 @@ class PruneWeights:
         able = {layer.weight for layer in swept_layers(network, weights, settleable(model, network))}
         unable = [name for name in weights if name not in able]
         if unable:
-            say(f"left dense, because their outputs cannot be fitted: {', '.join(unable)}.")
+            note(f"left dense, because their outputs cannot be fitted: {', '.join(unable)}.")
         return {name: weight for name, weight in weights.items() if name in able}
 
     def _compensated(self, model: Model, task: Task, pools: Sequence[Pool]) -> Model:

@@ -24,7 +24,7 @@ from haversack.numerics.equalize import Equalized, equalize
 from haversack.numerics.ranges import Activations, value_grids, weight_grids
 from haversack.numerics.rewrite import bits_by_weight, leaving_float
 from haversack.numerics.sensitivity import allocate, sensitivity
-from haversack.progress import say
+from haversack.progress import note
 from haversack.recipe import Stage
 from haversack.task import Task
 
@@ -143,7 +143,7 @@ class QuantizeStatic:
             batches = task.calibration()
             count = sum(len(batch[0]) for batch in batches)
             if count < _FEWEST_SAMPLES:
-                say(f"only {count} calibration inputs: ranges may be too narrow. Some hundred are better.")
+                note(f"only {count} calibration inputs: ranges may be too narrow. Some hundred are better.")
             return batches
         if self.rounding != "nearest":
             raise TaskError(
@@ -152,7 +152,7 @@ class QuantizeStatic:
                 mend="give Task a calibrate() that yields some hundred typical inputs, or round to 'nearest'.",
             )
         said = ", biases uncorrected" if self.correct_bias else ""
-        say(f"no calibration inputs: ranges come from batch norm's statistics{said}. Real inputs are more exact.")
+        note(f"no calibration inputs: ranges come from batch norm's statistics{said}. Real inputs are more exact.")
         return None
 
     def _seen(
@@ -224,9 +224,9 @@ def _check_bits(bits: object, what: str) -> None:
 def _tell(network: fx.GraphModule, seen: Mapping[str, Observed], asked: Sequence[str]) -> None:
     constant = [name for name, each in seen.items() if each.is_constant]
     if constant:
-        say(f"constant on all calibration inputs: {', '.join(constant)}. Are the inputs typical?")
+        note(f"constant on all calibration inputs: {', '.join(constant)}. Are the inputs typical?")
     floats = Counter(left_float(network))
     if floats:
-        say(f"these stay float32: {', '.join(f'{count} {name}' for name, count in floats.items())}.")
+        note(f"these stay float32: {', '.join(f'{count} {name}' for name, count in floats.items())}.")
     if asked:
-        say(f"left float32 as asked: {', '.join(asked)}.")
+        note(f"left float32 as asked: {', '.join(asked)}.")

@@ -21,7 +21,7 @@ from haversack.grid import Grid, affine
 from haversack.model import Model
 from haversack.numerics.fake import fake_quantized
 from haversack.numerics.ranges import limits_for_bias, value_grids, weight_grids
-from haversack.progress import say
+from haversack.progress import note
 from haversack.recipe import Stage
 from haversack.task import Task
 
@@ -202,10 +202,10 @@ def _tell(network: fx.GraphModule, values: Mapping[str, Grid], activation_bits: 
     read = dict.fromkeys(read_by(layer) for layer, _ in layers(network))
     wide = [name for name in read if name not in inputs and values[name].qmax - values[name].qmin == 255]
     if wide and activation_bits < 8:
-        say(f"these keep 8 bits, because they may be negative: {', '.join(wide)}.")
+        note(f"these keep 8 bits, because they may be negative: {', '.join(wide)}.")
     floats = Counter(left_float(network))
     if floats:
-        say(f"these stay float32: {', '.join(f'{count} {name}' for name, count in floats.items())}.")
+        note(f"these stay float32: {', '.join(f'{count} {name}' for name, count in floats.items())}.")
 
 
 def _floors(network: fx.GraphModule, grids: Mapping[str, Grid]) -> dict[str, Tensor]:

@@ -73,7 +73,7 @@ def test_a_file_with_fifty_times_the_work_takes_more_than_twice_as_long(timings)
 
 
 def test_a_file_timed_against_itself_takes_about_as_long(timings):
-    assert timings[0].ratio == host.Figure(1.0, "host", 1.0, 1.0)
+    assert timings[0].ratio == host.Figure(1.0, "host", 1.0, 1.0, runtime="onnx")
     assert 0.7 < timings[2].ratio.value < 1.4
 
 
@@ -89,7 +89,7 @@ def test_a_time_lies_within_its_spread_and_says_that_it_is_this_hosts(timings):
     st.floats(0.1, 10),
 )
 def test_a_neighbours_load_moves_times_but_not_the_ratio(loads, ratio):
-    found = host._timings([[load, load * ratio] for load in loads])
+    found = host._timings([[load, load * ratio] for load in loads], "onnx")
     assert found[1].ratio.value == pytest.approx(ratio)
     assert found[1].ratio.high == pytest.approx(found[1].ratio.low)
     assert found[0].latency_ms.value == pytest.approx(float(np.median(loads)))
@@ -99,7 +99,7 @@ def test_a_neighbours_load_moves_times_but_not_the_ratio(loads, ratio):
 @settings(max_examples=100)
 @given(st.integers(1, 10**6), st.integers(3, 50))
 def test_rounds_that_took_equally_long_have_a_spread_around_their_median(nanoseconds, rounds):
-    figure = host._spread([nanoseconds / 1e6] * rounds)
+    figure = host._spread([nanoseconds / 1e6] * rounds, "onnx")
     assert figure.low <= figure.value <= figure.high
 
 

@@ -12,13 +12,14 @@ from haversack.device import Budget, Device, device_names, find_device
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.measure.estimate import weigh
-from haversack.measurement import BenchReport, Candidate, Conditions, Figure, Measurement, Parity
+from haversack.measurement import BenchReport, Candidate, Conditions, Fidelity, Figure, Measurement, Parity
 from haversack.model import Model
 from haversack.plan.advise import advise
 from haversack.plan.found import Found, Verdict
 from haversack.recipe import Recipe, Stage
+from haversack.report.devices import device_card, device_table
 from haversack.report.tables import figure, paragraph, table
-from haversack.report.text import advised, benched, device_card, device_table, packed, weighed
+from haversack.report.text import advised, benched, packed, weighed
 from haversack.task import Task
 
 PI = find_device("raspberry-pi-zero-2w")
@@ -125,6 +126,29 @@ def test_packing_shows_each_figure_before_and_after_with_its_origin_and_spread()
     assert "in alternation: 0.43x (host, 0.41x to 0.46x)" in flat(text)
     assert "-0.0152" in text
     assert "same class 99.60% of 256" in text
+
+
+def test_packing_tells_what_it_changed_apart_from_whether_the_file_is_exact() -> None:
+    changed = replace(AFTER, parity=Parity(0.0, 1.0, 256), fidelity=Fidelity(0.91, 0.084, 256))
+    text = packed(Found(Candidate(Recipe(), changed), (), ()), BEFORE, PI, Budget())
+    assert "off by 8.40% on average, same" in lines_with(text, "fidelity")[0]
+    assert "class 91.00% of 256" in text
+    assert "off by 0, same class 100.00% of 256" in flat(text)
+
+
+def test_latencies_of_two_moments_are_not_divided_by_each_other() -> None:
+    before = replace(BEFORE, latency_ms=Figure(1.0, "host"))
+    after = replace(AFTER, latency_ms=Figure(0.353, "host"), latency_ratio=Figure(0.975, "host"))
+    row = lines_with(packed(Found(Candidate(Recipe(), after), (), ()), before, PI, Budget()), "latency  ")[0]
+    assert row.split()[-1] == "0.975x"
+    unknown = Found(Candidate(Recipe(), replace(after, latency_ratio=None)), (), ())
+    assert lines_with(packed(unknown, before, PI, Budget()), "latency  ")[0].split()[-1] == "unknown"
+
+
+def test_what_was_said_while_a_candidate_was_made_stands_in_its_report() -> None:
+    said = replace(AFTER, notes=("these stay float32: 2 softmax.", "4 bits take a byte."))
+    text = packed(Found(Candidate(Recipe(), said), (), ()), BEFORE, PI, Budget())
+    assert lines_with(text, "Note: ") == ["Note: these stay float32: 2 softmax.", "Note: 4 bits take a byte."]
 
 
 def test_packing_names_each_limit_and_whether_it_is_met() -> None:
@@ -283,6 +307,11 @@ def test_square_brackets_in_a_name_are_shown_as_they_are() -> None:
 def test_a_figure_without_a_spread_shows_its_origin_alone() -> None:
     assert figure(Figure(12, "board"), str) == "12 (board)"
     assert figure(None, str) == "unknown"
+
+
+def test_a_figure_names_the_runtime_that_gave_it() -> None:
+    assert figure(Figure(12, "host", runtime="litert"), str) == "12 (host, LiteRT)"
+    assert figure(Figure(12, "host", 11, 13, runtime="onnx"), str) == "12 (host, ONNX Runtime, 11 to 13)"
 
 
 def test_a_range_that_crosses_units_names_both() -> None:

@@ -28,5 +28,5 @@ def _orders(lowered: fx.GraphModule) -> Orders:
 
 
 _FORMATS = frozenset({"float32", "int16", "int8", "int4"})
-RUNTIME = Runtime("litert", _FORMATS, _files, _orders, signed_only=True)
-MICRO = Runtime("tflite-micro", _FORMATS, _micro_files, _orders, signed_only=True)
+RUNTIME = Runtime("litert", _FORMATS, _files, _orders)
+MICRO = Runtime("tflite-micro", _FORMATS, _micro_files, _orders)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from haversack.graph.integer import IntegerGraph, Operation, Value
-from haversack.progress import say
+from haversack.progress import note
 
 Array = np.ndarray[Any, Any]
 
@@ -28,7 +28,7 @@ def stored_in_4_bits(graph: IntegerGraph, *, micro: bool) -> frozenset[str]:
     if refused:
         runtime = "tflite-micro" if micro else "LiteRT"
         places = ", ".join(sorted(set(refused.values())))
-        say(f"{runtime} cannot read these weights in 4 bits, so each takes a byte in the .tflite file: {places}.")
+        note(f"{runtime} cannot read these weights in 4 bits, so each takes a byte in the .tflite file: {places}.")
     return frozenset(narrow - refused.keys())
 
 

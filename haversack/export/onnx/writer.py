@@ -17,7 +17,7 @@ from haversack.export.onnx.graph import FreeDim, OnnxGraph
 from haversack.export.onnx.operators import TABLE
 from haversack.export.onnx.storage import ELEMENT_TYPES
 from haversack.graph.trace import arguments_of, computes_tensors
-from haversack.progress import say
+from haversack.progress import note
 
 
 def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
@@ -58,7 +58,7 @@ def write_any(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
             raise ExportError(error.what, where=error.where, mend="keep this network in float32.") from error
         if find_spec("onnxscript") is None:
             raise
-        say(f"{error.where}: {error.what} torch.onnx.export writes the file instead, which takes many seconds.")
+        note(f"{error.where}: {error.what} torch.onnx.export writes the file instead, which takes many seconds.")
         return through_torch(graph_module, error)
 
 

@@ -66,9 +66,8 @@ def grids_of(network, x: torch.Tensor, bits: int = 8, *, signed: bool = True) ->
     chosen = {name: _grid(*each, bits, signed=signed) for name, each in limits.items()}
     for name, (low, _) in fixed_ranges(network).items():
         if name in chosen:
-            zero = -128 if bits == 8 and low == 0 else 0
-            grid = Grid(bits, True, (TOP[bits][low < 0],), (zero,))
-            chosen[name] = grid if signed else grid.unsigned()
+            zero = (-128 if bits == 8 and low == 0 else 0) + (0 if signed else 128)
+            chosen[name] = Grid(bits, signed, (TOP[bits][low < 0],), (zero,))
     for _, name in layers(network):
         chosen[name] = symmetric(tensor_of(network, name).abs().flatten(1).amax(1), axis=0)
     return chosen

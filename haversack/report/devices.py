@@ -1,0 +1,63 @@
+"""Devices as plain text: every fact with its source, and a table of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from haversack.device import Device
+from haversack.quantity import show_bytes
+from haversack.report.tables import document, paragraph, table
+
+_FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "flash_bytes": ("flash", show_bytes),
+    "ram_bytes": ("RAM", show_bytes),
+    "cores": ("cores", str),
+    "clock_hz": ("clock", lambda hertz: f"{hertz / 1e6:,.0f} MHz"),
+    "isa": ("instruction set", str),
+    "simd": ("SIMD", str),
+    "number_formats": ("number formats", ", ".join),
+    "channel_multiple": ("channel multiple", str),
+    "macs_per_cycle_float32": ("float32 MACs a cycle", "{:g}".format),
+    "macs_per_cycle_int8": ("int8 MACs a cycle", "{:g}".format),
+    "memory_bandwidth": ("memory bandwidth", lambda rate: f"{rate / 1e9:.3g} GB/s"),
+    "active_power_w": ("active power", lambda watts: f"{watts:.3g} W"),
+    "link": ("link", str),
+    "link_bits_per_second": ("link rate", lambda rate: f"{rate / 1e6:.3g} Mbit/s"),
+}
+"""The facts of a device: what each is called and how it is written."""
+_NOT_STATED = "not stated"
+
+
+def device_card(device: Device) -> str:
+    """Every fact of a device with its source, what nobody states, and what pays there."""
+    told = {name: _fact(device, name) for name in _FACTS}
+    facts = [
+        f"{_FACTS[name][0]}: {value}\n{paragraph(device.sources.get(name, 'no source is given'), '    ')}"
+        for name, value in told.items()
+        if value
+    ]
+    missing = ", ".join(_FACTS[name][0] for name, value in told.items() if not value)
+    return document(
+        f"{device.name}: {device.title}",
+        f"runtime: {device.runtime}",
+        paragraph(device.why),
+        "\n".join(facts),
+        paragraph(missing, f"{_NOT_STATED}: ", "  ") if missing else "",
+    )
+
+
+def device_table(devices: Sequence[Device]) -> str:
+    """The devices, one a line."""
+    names = ("flash_bytes", "ram_bytes", "cores", "clock_hz", "number_formats")
+    rows = [(each.name, *(_fact(each, name) or _NOT_STATED for name in names), each.runtime) for each in devices]
+    head = ("device", *(_FACTS[name][0] for name in names), "runtime")
+    return table(head, rows, right=("flash", "RAM", "cores", "clock"))
+
+
+def _fact(device: Device, name: str) -> str:
+    """A fact as people write it; empty where it is not stated."""
+    value = getattr(device, name)
+    # One is also what an unknown multiple is taken for.
+    assumed = name == "channel_multiple" and value == 1 and name not in device.sources
+    return "" if value in (None, "", ()) or assumed else _FACTS[name][1](value)

@@ -1,0 +1,79 @@
+"""A file in a process of its own gives what it gives in ours, and a runtime that crashes over it is an error."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from litert_files import file_of, images, network, quantized
+from torch import nn
+
+from haversack.errors import CrashError, MeasureError
+from haversack.export.onnx import write
+from haversack.graph.lower import lower
+from haversack.measure import host
+from haversack.model import Model
+
+
+def _onnx(module: nn.Module, *example: torch.Tensor) -> bytes:
+    return write(lower(Model(module.eval(), example)))
+
+
+def test_a_file_computes_the_same_in_a_process_of_its_own_on_any_batch(tmp_path: Path) -> None:
+    content = _onnx(network(), images(1))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    here, there, from_disk = host.load(content), host.load(content, apart=True), host.load(path, apart=True)
+    for count in (1, 70):
+        assert torch.equal(here(images(count)), there(images(count)))
+        assert torch.equal(here(images(count)), from_disk(images(count)))
+
+
+def test_a_file_that_a_runtime_refuses_is_named_with_its_reason() -> None:
+    with pytest.raises(MeasureError, match=r"(?s)an ONNX file of 9 bytes: this is not.*give an ONNX model"):
+        host.load(b"not onnx!", apart=True)
+    with pytest.raises(MeasureError, match="takes 1 inputs, but 2"):
+        host.load(_onnx(network(), images(1)), apart=True)(images(1), images(1))
+
+
+def _damaged() -> bytes:
+    """A .tflite file in which a layer reads a tensor that is not there: tflite-micro believes it."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = file_of(quantized(network(), images(64)))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    inputs = model.subgraphs[0].operators[1].inputs
+    model.subgraphs[0].operators[1].inputs = [inputs[0], 10_000, *inputs[2:]]
+    builder = flatbuffers.Builder(4096)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_a_damaged_file_that_kills_tflite_micro_is_an_error_and_we_live_on() -> None:
+    for package in ("ai_edge_litert", "tflite_micro"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    with pytest.raises(CrashError, match=r"(?s)the process that ran it was ended by SIG\w+.*write the file again"):
+        host.load(_damaged(), runtime="tflite-micro")(images(1))
+
+
+def test_a_process_lives_as_long_as_its_function_and_its_end_in_between_is_an_error() -> None:
+    def ours() -> set[int]:
+        return {process.pid for process in psutil.Process().children()}
+
+    before = ours()
+    predict = host.load(_onnx(network(), images(1)), apart=True)
+    (process,) = ours() - before
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(CrashError, match="was ended by SIGKILL"):
+        predict(images(1))
+    predict = host.load(_onnx(network(), images(1)), apart=True)
+    assert ours() > before
+    del predict
+    gc.collect()
+    assert ours() <= before
