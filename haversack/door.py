@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from typing import cast
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from haversack.errors import TaskError, WorkspaceError
 from haversack.measurement import Figure, share_of
 from haversack.model import Model
-from haversack.task import Counted, Predict, Task, brief
+from haversack.task import Counted, Predict, Task, brief, check_depth
 
 _SAMPLES = 8
 _REPEATED = 1e-4
@@ -38,7 +39,9 @@ def checked_model(module: nn.Module, task: Task) -> Model:
             where="network()",
             mend="return the nn.Module that it was scripted or traced from.",
         )
+    check_depth(module)
     module = module.eval()
+    _check_copies(module)
     inputs = task.calibration()[0]
     few = tuple(value[:_SAMPLES] for value in inputs)
     outputs = _run(module, few)
@@ -66,6 +69,19 @@ def checked_model(module: nn.Module, task: Task) -> Model:
         )
     _check_repeatable(module, few, outputs)
     return Model(module, tuple(value[:1] for value in inputs), teacher=module)
+
+
+def _check_copies(module: nn.Module) -> None:
+    """Raises TaskError for a network that cannot be copied, as every step does; its weights are not copied here."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    try:
+        copy.deepcopy(module, shared)
+    except Exception as error:
+        raise TaskError(
+            f"the network cannot be copied: {brief(error)}.",
+            where="network()",
+            mend="keep locks, open files, generators and computed tensors out of it: copy.deepcopy must work.",
+        ) from error
 
 
 def scored(task: Task, predict: Predict) -> Figure:
@@ -105,7 +121,7 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> object:
     try:
         with torch.no_grad():
             return module(*inputs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
         raise TaskError(
             f"the network does not take calibrate()'s inputs of shape {shapes}: {brief(error)}.",

@@ -111,10 +111,19 @@ def pack(
 
 
 def apply(recipe: Recipe, network: Network, task: Task, device: Device, settings: Settings) -> Packed:
-    """What `recipe` makes of `network`, measured beside the original."""
+    """What `recipe` makes of `network`, measured beside the original.
+
+    Raises NothingChangedError where that is, byte by byte, the original's file.
+    """
     with cache_folder(settings.cache) as cache:
         bench = Bench.set_up(network, task, device, settings, cache)
         found = Found(bench.candidate(Trial(recipe)), (), ())
+        if bench.artifact(Trial(recipe)).files == bench.artifact(Trial(Recipe())).files:
+            raise NothingChangedError(
+                "the file is the original's, byte by byte.",
+                where=f"recipe {recipe}",
+                mend="write settings that do more, or ship the network as it is.",
+            )
         result = _result(bench, found, device, Budget())
     if settings.out is not None:
         save(result, settings.out)
@@ -158,7 +167,6 @@ class Bench:
         if settings.out is not None:
             check_place(settings.out)
         module = network if isinstance(network, nn.Module) else network()
-        module = module.eval()
         find_runtime(device)
         original = replace(checked_model(module, task), target=Files(device, settings.threads))
         circumstances = f"{settings.task_digest} threads={settings.threads}"

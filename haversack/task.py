@@ -27,6 +27,11 @@ Batch = tuple[Inputs, Tensor] | tuple[Inputs]
 Predict = Callable[..., Tensor]
 Kind = Literal["classification", "regression", "reconstruction"]
 
+_FAILURES = (Exception, SystemExit)
+"""What the user's functions may end with: a sys.exit() in them must not end us without a word."""
+_DEEPEST = 100
+"""So many modules within each other: Python's stack is not deep enough to copy and trace many more."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -59,7 +64,7 @@ class Task:
         loss = self.loss or (smoothed if self.kind == "classification" else F.mse_loss)
         try:
             return loss(outputs, target)
-        except Exception as error:
+        except _FAILURES as error:
             raise TaskError(
                 f"the loss of outputs {tuple(outputs.shape)} and a target {tuple(target.shape)} of {target.dtype} "
                 f"raised {brief(error)}.",
@@ -75,7 +80,7 @@ class Task:
                 where="calibrate",
                 mend="give Task a calibrate() that yields batches of typical inputs, such as some training samples.",
             )
-        return list(_checked_inputs(_guarded("calibrate()", self.calibrate)))
+        return list(_checked_inputs(_guarded("calibrate()", partial(_batches, self.calibrate))))
 
     def epoch(self) -> Iterator[Batch]:
         """One epoch of training batches. What goes wrong in the user's function is a TaskError."""
@@ -87,7 +92,7 @@ class Task:
             value = float(self.score(predict))
         except HaversackError:
             raise
-        except Exception as error:
+        except _FAILURES as error:
             raise TaskError(
                 f"score() raised {brief(error)}.",
                 where="score()",
@@ -126,7 +131,7 @@ class TaskFile:
         """The trained network in evaluation mode, built anew."""
         try:
             module = self.network()
-        except Exception as error:
+        except _FAILURES as error:
             raise TaskError(
                 f"network() raised {brief(error)}.", where=str(self.path), mend="call network() in Python first."
             ) from error
@@ -136,11 +141,13 @@ class TaskFile:
                 where=str(self.path),
                 mend="return the trained module itself.",
             )
+        check_depth(module)
         return module.eval()
 
 
 def read_task_file(path: Path) -> TaskFile:
     """The network and task that the Python file at `path` defines."""
+    place = path.absolute()  # the file may change the working directory
     module = _run(path)
     for name in ("network", "task"):
         if not callable(getattr(module, name, None)):
@@ -153,13 +160,27 @@ def read_task_file(path: Path) -> TaskFile:
         task = module.task()
     except HaversackError:
         raise
-    except Exception as error:
+    except _FAILURES as error:
         raise TaskError(
             f"task() raised {brief(error)}.", where=str(path), mend="call task() in Python first."
         ) from error
     if not isinstance(task, Task):
         raise TaskError(f"task() returned {type(task).__name__}.", where=str(path), mend="return a haversack.Task.")
-    return TaskFile(path, module.network, task, _digest(path))
+    return TaskFile(path, module.network, task, _digest(place))
+
+
+def check_depth(module: nn.Module) -> None:
+    """Raises TaskError for modules nested too deeply to be copied and traced."""
+    level, depth = {id(module): module}, 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise TaskError(
+                f"modules are nested more than {_DEEPEST} deep.",
+                where="network()",
+                mend="build the network flat: one nn.Sequential of layers, not one within another.",
+            )
+        level = {id(child): child for each in level.values() for child in each.children()}
 
 
 def unpack(batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -211,7 +232,7 @@ def _run(path: Path) -> ModuleType:
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except _FAILURES as error:
         raise TaskError(
             f"the file raised {brief(error)}.", where=str(path), mend="run it with python first."
         ) from error
@@ -227,32 +248,39 @@ def _guarded(where: str, function: Callable[[], Iterable[T]]) -> Iterator[T]:
         yield from function()
     except HaversackError:
         raise
-    except Exception as error:
+    except _FAILURES as error:
         raise TaskError(
             f"it raised {brief(error)}.", where=where, mend=f"make {where} return an iterable of batches."
         ) from error
 
 
+def _batches(calibrate: Callable[[], Iterable[Inputs]]) -> Iterable[Inputs]:
+    """What calibrate() returns, unless it is one tensor, whose samples would be taken for batches."""
+    found = calibrate()
+    if isinstance(found, Tensor):
+        raise TaskError("it returned one tensor, not batches.", where="calibrate()", mend="return [inputs], a list.")
+    return found
+
+
 def _checked_inputs(batches: Iterable[Inputs]) -> Iterator[tuple[Tensor, ...]]:
-    shapes: tuple[torch.Size, ...] | None = None
+    kinds: list[str] | None = None
     mend = "let calibrate() yield batches of typical inputs: float tensors, first dimension the batch."
     for position, batch in enumerate(batches):
         inputs = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         where = f"calibrate(), batch {position}"
         if not all(isinstance(value, Tensor) for value in inputs):
             raise TaskError("a batch is not a tensor.", where=where, mend=mend)
-        if any(value.dim() == 0 or value.shape[0] == 0 for value in inputs):
+        if any(value.layout is not torch.strided or value.is_meta or value.is_quantized for value in inputs):
+            raise TaskError("a tensor is sparse, quantized or without numbers.", where=where, mend=mend)
+        if not inputs or any(value.dim() == 0 or value.shape[0] == 0 for value in inputs):
             raise TaskError("a batch is empty.", where=where, mend=mend)
         if any(value.is_floating_point() and not value.isfinite().all() for value in inputs):
             raise TaskError("the inputs hold NaN or infinity.", where=where, mend="clean the data first.")
-        found = tuple(value.shape[1:] for value in inputs)
-        if shapes is not None and found != shapes:
-            raise TaskError(f"an input of shape {_show(found)} follows one of {_show(shapes)}.", where=where, mend=mend)
-        shapes = found
+        found = [f"{tuple(value.shape[1:])} {str(value.dtype).removeprefix('torch.')}" for value in inputs]
+        if kinds not in (None, found):
+            said = f"an input of shape {', '.join(found)} follows one of {', '.join(kinds)}."
+            raise TaskError(said, where=where, mend=mend)
+        kinds = found
         yield inputs
-    if shapes is None:
+    if kinds is None:
         raise TaskError("it yielded nothing.", where="calibrate()", mend=mend)
-
-
-def _show(shapes: tuple[torch.Size, ...]) -> str:
-    return ", ".join(str(tuple(shape)) for shape in shapes)

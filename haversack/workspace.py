@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from haversack.graph.surgery import load, save
 from haversack.measurement import Measurement
 from haversack.model import Model
 from haversack.recipe import Recipe
+from haversack.scratch import scratch_folder
 from haversack.task import Task
 from haversack.untrusted import read_json, typed
 
@@ -129,10 +129,8 @@ def cache_folder(named: Path | None) -> Iterator[Path]:
     if named is not None:
         yield named
         return
-    with disk_errors(Path("the temporary folder")):
-        scratch = tempfile.TemporaryDirectory()
-    with scratch as folder:
-        yield Path(folder)
+    with scratch_folder() as folder:
+        yield folder
 
 
 def _of_calibration(task: Task) -> str:

@@ -37,7 +37,7 @@ def test_at_least_twelve_devices_and_the_host_are_shipped():
 def test_a_shipped_device_is_complete_enough_to_plan_for(name):
     device = find_device(name)
     assert device.name == name
-    assert device.runtime in {"onnx", "c_source"}
+    assert device.runtime in {"onnx", "tflite-micro"}
     assert device.ram_bytes is not None
     assert device.cores is not None
     assert device.clock_hz is not None
@@ -81,7 +81,7 @@ def test_why_is_two_to_four_plain_sentences_in_one_paragraph(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_stated_facts_of_a_device_agree_with_each_other(name):
     device = find_device(name)
-    microcontroller = device.runtime == "c_source"
+    microcontroller = device.runtime == "tflite-micro"
     assert (device.ram_bytes < 2**20) == microcontroller
     assert 5e7 < device.clock_hz < 4e9
     assert device.macs_per_cycle_int8 > (device.macs_per_cycle_float32 or 0)

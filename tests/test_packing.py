@@ -21,7 +21,7 @@ from torch import nn
 import haversack
 from haversack import errors, progress
 from haversack.device import Budget, Device, find_device
-from haversack.errors import BudgetError, InfeasibleError, RecipeError, WorkspaceError
+from haversack.errors import BudgetError, InfeasibleError, NothingChangedError, RecipeError, WorkspaceError
 from haversack.finetune.checkpoint import checkpoint
 from haversack.graph.cost import cost
 from haversack.graph.named_tensors import named_tensors
@@ -191,6 +191,7 @@ def test_what_weigh_says_of_the_size_is_near_the_file(file: TaskFile, packed: Pa
 def test_the_public_face_stays_a_function_after_its_module_was_imported() -> None:
     assert haversack.pack is pack
     assert haversack.Settings is Settings
+    assert {"Budget", "Settings", "Task", "load", "pack"} <= set(dir(haversack)) == set(haversack.__all__)
 
 
 def test_a_network_for_torch_alone_lies_in_the_result(packed: Packed, out: Path, file: TaskFile) -> None:
@@ -356,7 +357,7 @@ def test_a_score_has_the_spread_of_as_many_samples_as_it_was_taken_of(packed: Pa
 def test_a_limit_that_nobody_can_judge_is_refused_before_anything_is_measured(
     file: TaskFile, tmp_path: Path, device: str
 ) -> None:
-    target = replace(find_device(device), runtime="tflite-micro")
+    target = find_device(device)
     settings = Settings(cache=tmp_path, techniques=("prune_channels",))
     with pytest.raises(BudgetError, match=r"computes float32.*\n.*--latency 0.5x.*In int8 its time is known"):
         pack(file.network, file.task, target, Budget(latency_ms=1e-6, flash_bytes=30_000), settings)
@@ -365,7 +366,7 @@ def test_a_limit_that_nobody_can_judge_is_refused_before_anything_is_measured(
 
 @pytest.mark.slow
 def test_a_float_network_is_never_fast_enough_for_a_device_that_states_no_rate_for_it(file: TaskFile) -> None:
-    target = replace(find_device("rp2040"), runtime="tflite-micro")
+    target = find_device("rp2040")
     settings = Settings(seconds=0.1, techniques=("quantize_weights", "quantize_static"))
     with pytest.raises(InfeasibleError, match=r"nearest .*quantize_static.* misses latency: .*allowed 1e-06 ms"):
         pack(file.network, file.task, target, Budget(latency_ms=1e-6, flash_bytes=30_000), settings)
@@ -390,12 +391,14 @@ def test_a_pack_that_was_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in errors.decode()
 
 
-@pytest.mark.parametrize(("device", "runtime"), [("raspberry-pi-4", "litert"), ("stm32h743", "tflite-micro")])
-def test_a_device_that_runs_tflite_files_gets_one_that_was_scored_in_its_own_runtime(
+@pytest.mark.parametrize(("device", "runtime"), [("raspberry-pi-4", "litert"), ("stm32h743", "")])
+def test_a_device_that_runs_tflite_files_gets_one_that_was_scored_in_its_own_runtime_and_weighs_what_weigh_says(
     file: TaskFile, tmp_path: Path, device: str, runtime: str
 ) -> None:
+    """A microcontroller needs no word: it runs tflite-micro."""
     pytest.importorskip("ai_edge_litert", reason="the extra `litert` is not installed")
-    target = replace(find_device(device), runtime=runtime)
+    target = replace(find_device(device), runtime=runtime) if runtime else find_device(device)
+    runtime = runtime or "tflite-micro"
     recipe = Recipe((QuantizeStatic(),))
     result = apply(recipe, file.network(), file.task, target, Settings(out=tmp_path, seconds=0.1))
     content, measured = (tmp_path / "model.tflite").read_bytes(), result.artifact.measurement
@@ -413,6 +416,8 @@ def test_a_device_that_runs_tflite_files_gets_one_that_was_scored_in_its_own_run
     assert measured.fidelity is not None
     assert 0.9 < measured.fidelity.same_class <= 1.0
     assert 0.0 < measured.fidelity.mean_difference < 0.1
+    said = weigh(cost(trace(file.network(), result.model.example)), target, "int8").flash_bytes.value
+    assert said == pytest.approx(len(content), rel=0.1)
 
 
 def test_where_tflite_micro_is_not_installed_litert_scores_and_says_so(
@@ -420,7 +425,7 @@ def test_where_tflite_micro_is_not_installed_litert_scores_and_says_so(
 ) -> None:
     pytest.importorskip("ai_edge_litert", reason="the extra `litert` is not installed")
     monkeypatch.setitem(sys.modules, "tflite_micro", None)
-    board = replace(find_device("stm32h743"), runtime="tflite-micro")
+    board = find_device("stm32h743")
     result = apply(Recipe((QuantizeStatic(),)), file.network(), file.task, board, Settings(seconds=0.1))
     assert result.artifact.measurement.score is not None
     assert result.artifact.measurement.score.runtime == "litert"
@@ -456,10 +461,32 @@ def test_notes_of_all_steps_are_kept_with_the_candidate_also_for_a_run_that_goes
     assert kept.measurement.notes == artifact.measurement.notes
 
 
+@dataclass(frozen=True)
+class Idle:
+    """A step that changes nothing, and does not say so."""
+
+    seed: int = 0
+
+    stage: ClassVar[Stage] = Stage.RECOVER
+
+    def apply(self, model: Model, task: Task) -> Model:
+        return model
+
+    @classmethod
+    def options(cls, model: Model, device: Device) -> tuple[Idle, ...]:
+        return ()
+
+
+def test_a_recipe_that_changes_nothing_is_an_error_and_writes_nothing(file: TaskFile, tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path / "out", seconds=0.1)
+    with pytest.raises(NothingChangedError, match=r"\(seed=0\): the file is the original's"):
+        apply(Recipe((Idle(),)), file.network, file.task, find_device("host"), settings)
+    assert not (settings.out / "model.onnx").exists()
+
+
 @pytest.mark.slow
 def test_zeros_are_kept_where_the_link_is_limited_and_pay_there(file: TaskFile, tmp_path: Path) -> None:
-    whole = apply(Recipe(), file.network(), file.task, find_device("host"), Settings(seconds=0.1))
-    coded = whole.artifact.measurement.update_bytes
+    coded = _bench(file, tmp_path / "whole", "").candidate(Trial(Recipe())).measurement.update_bytes
     assert coded is not None
     settings = Settings(out=tmp_path, seconds=0.1, epochs=2, techniques=("prune_weights",))
     limit = int(0.6 * coded.value)

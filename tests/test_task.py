@@ -58,7 +58,14 @@ def refusal(action) -> str:
         ([torch.tensor(1.0)], "batch 0: a batch is empty"),
         ([torch.ones(2, 4), torch.full((2, 4), math.nan)], "batch 1: the inputs hold NaN"),
         ([torch.full((2, 4), math.inf)], "NaN or infinity"),
-        ([torch.ones(2, 4), torch.ones(2, 5)], r"batch 1: an input of shape \(5,\) follows one of \(4,\)"),
+        ([torch.ones(2, 4), torch.ones(2, 4).double()], "float64 follows one of"),
+        ([()], "batch 0: a batch is empty"),
+        ([torch.ones(2, 4, device="meta")], "without numbers"),
+        (torch.ones(2, 4), "one tensor, not batches"),
+        (
+            [torch.ones(2, 4), torch.ones(2, 5)],
+            r"batch 1: an input of shape \(5,\) float32 follows one of \(4,\)",
+        ),
         ([[1.0, 2.0]], "not a tensor"),
         (["text"], "not a tensor"),
         (None, "raised TypeError"),
@@ -81,8 +88,9 @@ def test_calibration_that_raises_is_told_with_its_line():
 
 
 def test_calibration_accepts_tensors_tuples_lists_and_whole_numbers():
-    inputs = [torch.ones(2, 4), (torch.ones(3, 4),), [torch.ones(1, 4)], torch.ones(1, 4, dtype=torch.int64)]
-    assert [len(batch[0]) for batch in task(calibrate=lambda: inputs).calibration()] == [2, 3, 1, 1]
+    inputs = [torch.ones(2, 4), (torch.ones(3, 4),), [torch.ones(1, 4)]]
+    assert [len(batch[0]) for batch in task(calibrate=lambda: inputs).calibration()] == [2, 3, 1]
+    assert len(task(calibrate=lambda: [torch.ones(1, 4, dtype=torch.int64)]).calibration()) == 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

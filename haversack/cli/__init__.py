@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from haversack import __version__
 from haversack.cli import coding, looking, packing, proving
-from haversack.cli.running import STOPPED
+from haversack.cli.running import STOPPED, UNEXPECTED, guarded, unexpected
 from haversack.errors import HaversackError, StoppedError
 
 app = typer.Typer(
@@ -32,10 +33,10 @@ for _command in (
     coding.encode,
     coding.decode,
 ):
-    app.command()(_command)
+    app.command()(guarded(_command))
 app.add_typer(devices_app, name="devices")
-devices_app.command("list")(looking.list_devices)
-devices_app.command("show")(looking.show_device)
+devices_app.command("list")(guarded(looking.list_devices))
+devices_app.command("show")(guarded(looking.show_device))
 
 
 @app.callback(invoke_without_command=True)
@@ -46,11 +47,16 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main(words: list[str] | None = None) -> None:
-    """The `haversack` command. A user's mistake ends with its message and exit code 2, Ctrl-C with 130."""
+    """The `haversack` command. A user's mistake ends with its message and code 2, Ctrl-C with 130, ours with 70."""
     try:
         app(words)
     except HaversackError as error:
         typer.echo(f"haversack: {error}", err=True)
         sys.exit(STOPPED if isinstance(error, StoppedError) else 2)
+    except Exception as error:
+        if os.environ.get("HAVERSACK_DEBUG"):
+            raise
+        typer.echo(f"haversack: {unexpected(error)}", err=True)
+        sys.exit(UNEXPECTED)
     finally:
         gc.freeze()  # leaving takes a second less when torch is not sifted for garbage

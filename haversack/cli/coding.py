@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def encode(
     folder: ResultFolder,
     task: TaskPath,
-    out: Annotated[Path | None, typer.Option(help="The coded file; model.hsk in the folder when left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The coded file; model.hsk in the folder when left out.", resolve_path=True)
+    ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:

@@ -31,8 +31,11 @@ StudentEpochs = Annotated[int, typer.Option(help="Epochs that the student learns
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Threads = Annotated[int, typer.Option(help="Threads of the runtime when it is timed.", min=1)]
 Seconds = Annotated[float, typer.Option(help="How long to time each file.", min=0.1)]
-Out = Annotated[Path, typer.Option(help="Folder for the result.")]
-ResultFolder = Annotated[Path, typer.Argument(help="The result folder of `pack` or `apply`.", metavar="DIR")]
+# Resolved at once: the user's file may change the working directory.
+Out = Annotated[Path, typer.Option(help="Folder for the result.", resolve_path=True)]
+ResultFolder = Annotated[
+    Path, typer.Argument(help="The result folder of `pack` or `apply`.", metavar="DIR", resolve_path=True)
+]
 
 
 def budget_of(  # noqa: PLR0913 - one argument a limit

@@ -51,7 +51,7 @@ def pack(  # noqa: PLR0913 - one argument an option
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning, where a step trains.", min=1)] = None,
     student: StudentName = "",
     student_epochs: StudentEpochs = 60,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same recipe.")] = 0,
+    seed: Annotated[int, typer.Option(help="Where all drawing starts. What is kept depends on measured time too.")] = 0,
     threads: Threads = 1,
     seconds: Seconds = 3.0,
     out: Out = Path("out"),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 import typer
+
+from haversack.errors import TaskError
 
 if TYPE_CHECKING:
     from haversack.task import TaskFile
 
-STOPPED = 130
-"""The exit code of what somebody stopped, as shells have it."""
+P = ParamSpec("P")
+STOPPED, UNEXPECTED = 130, 70
+"""The exit codes of what somebody stopped, as shells have it, and of an error of ours, as BSD's sysexits have it."""
 
 
 def loaded(path: Path) -> TaskFile:
@@ -22,6 +26,31 @@ def loaded(path: Path) -> TaskFile:
     from haversack.task import read_task_file
 
     return read_task_file(path)
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """The command, of which nothing that the user's code does makes an end without a word."""
+
+    @wraps(command)
+    def run(*words: P.args, **options: P.kwargs) -> None:
+        try:
+            command(*words, **options)
+        except SystemExit as error:
+            raise TaskError(
+                f"code that we ran called sys.exit({'' if error.code is None else repr(error.code)}).",
+                mend="let the network's forward(), and whatever else it runs, raise an error instead.",
+            ) from error
+
+    return run
+
+
+def unexpected(error: Exception) -> str:
+    """What is said of an error that nobody foresaw."""
+    lines = str(error).strip().splitlines() or [""]
+    return (
+        f"unexpected {type(error).__name__}: {lines[0]}\n"
+        "  This should not happen: please report it with the traceback that the variable HAVERSACK_DEBUG=1 shows."
+    )
 
 
 def print_json(data: object) -> None:

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from haversack.errors import CrashError, MeasureError
 from haversack.measure.files import Arrays, File, checked_path, checked_runtime, checked_threads, name_of
+from haversack.scratch import scratch_folder
 
 TIMEOUT_S = 300.0
 PROGRAMS = {
@@ -38,9 +38,9 @@ def ask(  # noqa: PLR0913 - the request's own fields
     """The answer to one request of the program for these files, from a process of its own."""
     program = program or PROGRAMS[_one_runtime(files)]
     request = {"job": job, "threads": checked_threads(threads), "seed": 0, **settings}
-    with tempfile.TemporaryDirectory() as folder:
-        request["files"] = [_on_disk(file, Path(folder) / str(index)) for index, file in enumerate(files)]
-        request["inputs"] = _saved(inputs, Path(folder) / "inputs.npz")
+    with scratch_folder() as folder:
+        request["files"] = [_on_disk(file, folder / str(index)) for index, file in enumerate(files)]
+        request["inputs"] = _saved(inputs, folder / "inputs.npz")
         answer = _answer(program, request, timeout_s)
     if "refused" in answer:
         raise MeasureError(answer["refused"], where=name_of(files[answer["position"]]), mend=answer["mend"])

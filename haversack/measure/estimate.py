@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from haversack.device import Budget, Device
 from haversack.errors import BudgetError, DeviceError
@@ -36,7 +36,7 @@ def weigh(cost: Cost, device: Device, number_format: str) -> Measurement:
     """Every figure that can be known before a file is written; None where the device states too little for it.
 
     `int4` is int8 whose weights are stored in 4 bits.
-    `flash_bytes` is the weights in `number_format` and, where the device runs ONNX, what its files hold beside them.
+    `flash_bytes` is the weights in `number_format` and what ONNX and .tflite files hold beside them.
     Code of the runtime is not counted.
     """
     weight_bytes = math.ceil(cost.parameters * _bits(number_format) / 8)
@@ -86,14 +86,32 @@ def _other_formats(device: Device, tried: Collection[str]) -> str:
 
 
 def _written_around(cost: Cost, device: Device, number_format: str) -> int:
-    """Bytes of nodes, names, scales, zero points and 32-bit biases, as many as our files of two ResNets have."""
-    if device.runtime != "onnx":
+    """Bytes of nodes, names, scales, zero points and 32-bit biases, as many as our files of a few networks have."""
+    written = _WRITTEN.get(device.runtime)
+    if written is None:
         return 0
     layers = [layer for layer in cost.layers if layer.macs and layer.parameters]
     if _bits(number_format) > 8:
-        return 140 * len(layers)
-    channels = sum(layer.output_shape[1 if layer.operation.startswith("conv") else -1] for layer in layers)
-    return 400 * len(layers) + 13 * channels
+        return written.float_layer * len(layers)
+    convolutions = [layer for layer in layers if layer.operation.startswith("conv")]
+    channels = sum(layer.output_shape[1] for layer in convolutions)
+    rows = sum(layer.output_shape[-1] for layer in layers if layer not in convolutions)
+    return written.file + written.layer * len(layers) + written.channel * channels + written.row * rows
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Bytes beside the weights: of an integer file, and each of its layers, their channels, and rows of linear ones."""
+
+    file: int
+    layer: int
+    channel: int
+    row: int
+    float_layer: int
+
+
+_TFLITE = _Written(1000, 390, 8, 14, float_layer=200)
+_WRITTEN = {"onnx": _Written(0, 400, 13, 13, float_layer=140), "litert": _TFLITE, "tflite-micro": _TFLITE}
 
 
 def latency_ms(cost: Cost, device: Device, number_format: str) -> Figure:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
+
+from haversack.scratch import scratch_folder
 
 
 @contextmanager
@@ -14,7 +15,7 @@ def caught() -> Iterator[BinaryIO]:
     """Within this block stderr goes to the file that it gives, also what libraries write to it on their own."""
     before = os.dup(2)
     try:
-        with tempfile.TemporaryFile() as place:
+        with scratch_folder() as folder, (folder / "stderr").open("w+b") as place:
             os.dup2(place.fileno(), 2)
             try:
                 yield place

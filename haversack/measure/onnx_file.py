@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from haversack.artifact import Orders
 from haversack.errors import MeasureError
 from haversack.measure.child import ask
 from haversack.measure.files import Arrays, Contents, File, Opened, name_of
+from haversack.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,8 +154,8 @@ def _counted(graph: Any) -> dict[str, int]:  # noqa: ANN401 - onnx.GraphProto
 def _operators_as_run(path: Path, threads: int) -> dict[str, int]:
     import onnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
+    with scratch_folder() as folder:
+        optimized = folder / "optimized.onnx"
         ask("operators", [path], threads, optimized=str(optimized))
         return _counted(onnx.load(optimized, load_external_data=False).graph)
 

@@ -27,6 +27,7 @@ _FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 """The facts of a device: what each is called and how it is written."""
 _NOT_STATED = "not stated"
+_INSTEAD = {"tflite-micro": " (.tflite files; C source, which needs no interpreter, is not written yet)"}
 
 
 def device_card(device: Device) -> str:
@@ -40,7 +41,7 @@ def device_card(device: Device) -> str:
     missing = ", ".join(_FACTS[name][0] for name, value in told.items() if not value)
     return document(
         f"{device.name}: {device.title}",
-        f"runtime: {device.runtime}",
+        f"runtime: {device.runtime}{_INSTEAD.get(device.runtime, '')}",
         paragraph(device.why),
         "\n".join(facts),
         paragraph(missing, f"{_NOT_STATED}: ", "  ") if missing else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Collection, Sequence
 from io import StringIO
+from typing import Literal
 
 from rich.box import Box
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.text import Text
 from haversack.measurement import Figure, Miss
 from haversack.quantity import show_bytes, show_ms
 
-WIDTH = 100
+WIDTH, _WORD = 100, 20
 UNKNOWN = "unknown"
 _RULED = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
 """A line under the head and above the foot, in ASCII, so that every terminal and log can show it."""
@@ -25,11 +26,16 @@ Show = Callable[[float], str]
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = (), foot: bool = False
 ) -> str:
-    """The rows under their heads; columns in `right` are aligned right; with `foot` the last row is a sum."""
+    """The rows under their heads; columns in `right` are aligned right; with `foot` the last row is a sum.
+
+    Columns of single words are never broken, so that each can be searched for, unless they are long.
+    """
     grid = Table(box=_RULED, show_edge=False, pad_edge=False, show_footer=foot)
     last = rows[-1] if foot else [""] * len(head)
-    for title, end in zip(head, last, strict=True):
-        grid.add_column(title, Text(end), justify="right" if title in right else "left", overflow="fold")
+    for place, (title, end) in enumerate(zip(head, last, strict=True)):
+        whole = all(" " not in row[place] and len(row[place]) <= _WORD for row in rows)
+        side: Literal["left", "right"] = "right" if title in right else "left"
+        grid.add_column(title, Text(end), justify=side, overflow="fold", no_wrap=whole)
     for row in rows[:-1] if foot else rows:
         grid.add_row(*(Text(cell) for cell in row))
     out = StringIO()
