@@ -76,9 +76,11 @@ class FoundArray:
 
     def values(self, decoder: Decoder) -> Array:
         """The array, in the kind that was written."""
-        parts = np.stack([each.values(decoder) for each in self.planes], axis=1)
+        parts = np.empty((math.prod(self.shape), len(self.planes)), np.uint8)
+        for place, each in enumerate(self.planes):
+            parts[:, place] = each.values(decoder)
         dtype = _HALF if self.kind == _HALVED else KINDS[self.kind]
-        numbers = np.ascontiguousarray(parts).reshape(-1).view(dtype).reshape(self.shape)
+        numbers = parts.reshape(-1).view(dtype).reshape(self.shape)
         return numbers.astype(_FLOAT) if self.kind == _HALVED else numbers
 
 
@@ -88,6 +90,8 @@ def find_array(cursor: Cursor, shape: tuple[int, ...], dtype: type[np.generic] |
     if kind > _HALVED or (dtype and (_FLOAT if kind == _HALVED else KINDS[kind]) != dtype):
         raise CodedError("the file is damaged.", mend="fetch it again.")
     size, width = math.prod(shape), 2 if kind == _HALVED else KINDS[kind].itemsize
+    # The plane at work beside the whole, which halves become twice as wide of.
+    cursor.claim(size * (6 if kind == _HALVED else width + 1))
     if mask >> width:
         raise CodedError("the file is damaged.", mend="fetch it again.")
     return FoundArray(kind, shape, tuple(_find(cursor, size, coded=bool(mask >> place & 1)) for place in range(width)))
@@ -96,5 +100,4 @@ def find_array(cursor: Cursor, shape: tuple[int, ...], dtype: type[np.generic] |
 def _find(cursor: Cursor, size: int, *, coded: bool) -> Found:
     if coded:
         return find_plane(cursor, (size,))
-    cursor.claim(size)
     return Literal(np.frombuffer(cursor.take(size), np.uint8))

@@ -12,6 +12,8 @@ from haversack.errors import CodedError
 Array = np.ndarray[Any, Any]
 
 _LONGEST_VARINT = 9
+# So many values are unpacked at once: a multiple of 8, so that each part begins with a byte.
+_PART = 1 << 20
 
 
 def varint(value: int) -> bytes:
@@ -31,10 +33,13 @@ def packed(values: Array, width: int) -> bytes:
 
 def unpacked(content: bytes, width: int, count: int) -> Array:
     """The `count` uint8 values that `packed` wrote."""
-    if not width:
-        return np.zeros(count, np.uint8)
-    bits = np.unpackbits(np.frombuffer(content, np.uint8), count=count * width, bitorder="little")
-    return np.packbits(bits.reshape(count, width), axis=1, bitorder="little").reshape(count)
+    values = np.zeros(count, np.uint8)
+    for begin in range(0, count if width else 0, _PART):
+        part = values[begin : begin + _PART]
+        packed_part = np.frombuffer(content, np.uint8, packed_bytes(width, len(part)), begin * width // 8)
+        bits = np.unpackbits(packed_part, count=len(part) * width, bitorder="little")
+        part[:] = np.packbits(bits.reshape(len(part), width), axis=1, bitorder="little")[:, 0]
+    return values
 
 
 def packed_bytes(width: int, count: int) -> int:

@@ -21,10 +21,12 @@ from haversack.errors import CodedError
 Array = np.ndarray[Any, Any]
 
 MAGIC, VERSION = b"HSC", 1
-LIMIT_BYTES = 1 << 28
-"""How much memory the tensors of a file may take when nothing else is said: 256 MiB."""
+LIMIT_BYTES, LIMIT_TIMES = 1 << 28, 32
+"""How much memory a file may take when nothing else is said: 256 MiB, or 32 times its own size if that is more."""
 _START = len(MAGIC) + 2
 _CRC = 4
+_RECORD_BYTES = 2048
+"""What a tensor takes besides its values, however few they are."""
 # Lanes make numpy fast, and each costs 3 bytes; a short coded part is read in one.
 _LANES, _WORTH_LANES = 64, 1 << 17
 
@@ -61,23 +63,28 @@ def write(tensors: Mapping[str, Stored]) -> bytes:
     return content + zlib.crc32(content).to_bytes(_CRC, "little")
 
 
-def read(content: bytes, *, limit_bytes: int = LIMIT_BYTES) -> dict[str, Stored]:
+def read(content: bytes, *, limit_bytes: int | None = None) -> dict[str, Stored]:
     """The tensors that `write` wrote, in their order and to the bit.
 
-    No tensor is allocated before the sizes in the file add up to at most `limit_bytes`. Raises CodedError for a file
-    that is damaged, cut off, something else, written by a newer version, or larger than that.
+    No tensor is allocated before all that the file asks for adds up to at most `limit_bytes`: the tensors as the real
+    numbers that they stand for, and what it takes to decode them. Raises CodedError for a file that is damaged, cut
+    off, something else, written by a newer version, or larger than that.
     """
     _check_whole(content)
+    if limit_bytes is None:
+        limit_bytes = max(LIMIT_BYTES, LIMIT_TIMES * len(content))
     cursor = Cursor(content, _START, len(content) - _CRC, limit_bytes)
     found: dict[str, Callable[[Decoder], Stored]] = {}
     name = ""
     for _ in range(cursor.varint()):
+        cursor.claim(_RECORD_BYTES)
         name = read_name(cursor, name)
         if name in found:
             raise CodedError(f"the file holds {name} twice.", mend="fetch it again.")
         found[name] = find_record(cursor)
     decoder = Decoder(content[cursor.at : cursor.end], content[_START - 1])
-    tensors = {name: finish(decoder) for name, finish in found.items()}
+    # What a tensor needs to be decoded goes before the next one's.
+    tensors = {name: found.pop(name)(decoder) for name in list(found)}
     decoder.close()
     return tensors
 

@@ -26,6 +26,8 @@ Array = np.ndarray[Any, Any]
 _PACKED, _CODED, _SPLIT, _BESIDE = 0, 1, 2, 0x41
 # Larger ones are split untried where splitting makes sense.
 _LARGE = 1 << 20
+# A frequency table is charged for the time that it takes, too: eleven bits of a file make one.
+_TABLE_BYTES = 1 << 14
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,12 +180,13 @@ def find_plane(cursor: Cursor, shape: tuple[int, ...]) -> Found:
         return _find_whole(cursor, shape, mode)
     commonest, where = cursor.byte(), _find_whole(cursor, shape, cursor.byte())
     count = cursor.varint()
+    if count > math.prod(shape):
+        raise CodedError("the file is damaged.", mend="fetch it again.")
     return Split(commonest, where, _find_whole(cursor, (count,), cursor.byte()), count)
 
 
 def _find_whole(cursor: Cursor, shape: tuple[int, ...], mode: int) -> Literal | Symbols | Beside:
     low, count, size = cursor.byte(), cursor.byte() + 1, math.prod(shape)
-    cursor.claim(size)
     if low + count > 256 or (mode & 0xC2 and mode != _BESIDE):
         raise CodedError("the file is damaged.", mend="fetch it again.")
     if mode == _PACKED:
@@ -202,5 +205,6 @@ def _find_whole(cursor: Cursor, shape: tuple[int, ...], mode: int) -> Literal | 
 
 
 def _tables(cursor: Cursor, count: int, tables: int) -> Tables:
+    cursor.claim(_TABLE_BYTES * tables)
     reader = BitReader(cursor)
     return Tables(np.stack([read_table(reader, count) for _ in range(tables)]))

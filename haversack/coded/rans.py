@@ -8,6 +8,7 @@ its own; symbol i of a plane is in lane i modulo the number of lanes.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,8 @@ MOST_LANES = 64
 _FULL, _SHIFT, _SLOT, _WORD, _LOWEST = map(np.uint64, (32 - PRECISION, PRECISION, TOTAL - 1, 16, LOWEST))
 # Symbols between looking up what they need.
 _PART = 1 << 18
+# From so many symbols a table on, what each of its 2^14 slots stands for is worth writing out.
+_WORTH_SLOTS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +154,8 @@ class Decoder:
             raise CodedError("the file has no coded part, though something is coded.", mend="fetch it again.")
         if which is None and tables.frequencies.max() == TOTAL:
             return np.full(count, tables.frequencies.argmax(), np.uint8)
+        if count < _WORTH_SLOTS * len(tables.frequencies):
+            return self._searched(count, tables, which)
         read = self._in_one if len(self.states) == 1 else self._in_lanes
         found = np.empty(count, np.uint8)
         step = _PART // len(self.states) * len(self.states)
@@ -164,6 +169,28 @@ class Decoder:
         """Raises CodedError unless every word was read and every lane is back where it began."""
         if self.at != len(self.words) or (self.states != LOWEST).any():
             raise CodedError("the file's coded part does not end where it should.", mend="fetch it again.")
+
+    def _searched(self, count: int, tables: Tables, which: Array | None) -> Array:
+        """The next few symbols, each looked for in its table."""
+        starts, frequencies = tables.starts.tolist(), tables.frequencies.tolist()
+        words, at, states = self.words[self.at : self.at + count].tolist(), 0, self.states.tolist()
+        found = np.empty(count, np.uint8)
+        for index, table in enumerate([0] * count if which is None else which.tolist()):
+            lane = index % len(states)
+            state, begins = states[lane], starts[table]
+            slot = state & TOTAL - 1
+            symbol = bisect_right(begins, slot) - 1
+            state = frequencies[table][symbol] * (state >> PRECISION) + slot - begins[symbol]
+            if state < LOWEST:
+                if at == len(words):
+                    raise _cut_off()
+                state = state << 16 | words[at]
+                at += 1
+            states[lane] = state
+            found[index] = symbol
+        self.at += at
+        self.states = np.array(states, np.uint64)
+        return found
 
     def _in_lanes(self, count: int, tables: Tables, tops: Array | None) -> Array:
         """The next `count` slots, each in its table; `tops` are where the tables begin."""

@@ -20,6 +20,10 @@ Array = np.ndarray[Any, Any]
 Finish = Callable[[Decoder], Stored]
 
 MOST_DIMENSIONS = 8
+# Beyond this numpy makes no array, not even one without elements.
+_MOST_ELEMENTS = 1 << 40
+# The real numbers, and while they are decoded the bytes, what picks their tables, and what is left of an earlier step.
+_BYTES_AN_ELEMENT = 5
 _RAW, _INTEGERS, _CODEBOOK = range(3)
 _NARROW, _UNSIGNED, _SHIFTED = 0x10, 0x20, 0x40
 
@@ -88,6 +92,8 @@ def find_record(cursor: Cursor) -> Finish:
     if form > _CODEBOOK or dimensions > MOST_DIMENSIONS:
         raise CodedError("the file is damaged.", mend="fetch it again.")
     shape = tuple(cursor.varint() for _ in range(dimensions))
+    if math.prod(max(1, extent) for extent in shape) > _MOST_ELEMENTS:
+        raise CodedError("the file is damaged.", mend="fetch it again.")
     if form == _RAW:
         found = find_array(cursor, shape)
         return lambda decoder: Raw(found.values(decoder))
@@ -127,6 +133,7 @@ def _find_integers(cursor: Cursor, shape: tuple[int, ...]) -> Finish:
 
 
 def _find_planes(cursor: Cursor, shape: tuple[int, ...], count: int) -> list[Found]:
+    cursor.claim(_BYTES_AN_ELEMENT * count * math.prod(shape))
     return [find_plane(cursor, shape) for _ in range(count)] if math.prod(shape) else []
 
 

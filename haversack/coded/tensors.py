@@ -69,13 +69,13 @@ class Integers:
     @property
     def real(self) -> Array:
         """The real numbers, float32."""
-        zeros = self.zero_point if self.zero_point.size else np.zeros(self.scale.size, np.int32)
-        if self.axis == 0:
-            centred = self.values.reshape(self.scale.size, -1).astype(np.int32) - zeros[:, None]
-            return (centred.astype(np.float32) * self.scale[:, None]).reshape(self.shape)
-        spread = [-1 if dim == self.axis else 1 for dim in range(self.values.ndim)]
-        centred = self.values.astype(np.int32) - zeros.reshape(spread)
-        return np.asarray(centred.astype(np.float32) * self.scale.reshape(spread))
+        rows = (self.scale.size, -1) if self.axis == 0 else self.shape
+        spread = [-1 if dim == self.axis else 1 for dim in range(len(rows))]
+        numbers = self.values.reshape(rows).astype(np.float32)
+        if self.zero_point.size:
+            numbers -= self.zero_point.reshape(spread)
+        numbers *= self.scale.reshape(spread)
+        return numbers.reshape(self.shape)
 
     @property
     def shape(self) -> tuple[int, ...]:

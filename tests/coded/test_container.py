@@ -1,7 +1,9 @@
 import base64
 import struct
+import time
 import tracemalloc
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -197,15 +199,65 @@ def test_damaged_foreign_and_newer_files_say_so(content, message):
         read(content)
 
 
-def test_a_file_that_claims_too_much_takes_no_memory():
-    """A constant costs no coded bytes, so a few bytes can claim any size."""
-    huge = Integers(np.zeros((1 << 20, 1), np.int8), [1.0])
-    content = write({"x": huge})
-    assert len(content) < 40
+def peak_of(content: bytes, **limits: int) -> int:
+    """The most memory that reading takes, or refusing."""
     tracemalloc.start()
-    with pytest.raises(CodedError, match="more numbers than it may"):
-        read(content, limit_bytes=1 << 19)
+    with suppress(CodedError):
+        read(content, **limits)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1 << 18
-    assert same(read(content, limit_bytes=(1 << 20) + 4)["x"], huge)
+    return peak
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Integers(np.zeros((1 << 20, 1), np.int8), [1.0]),
+        Integers(np.zeros((1 << 20, 1), np.int16), [1.0], bits=16),
+        Codebook(np.zeros((1 << 10, 1 << 10), np.uint8), [0.5]),
+        Raw(np.zeros(1 << 20, np.float32)),
+        Raw(np.zeros(1 << 20, np.int64)),
+        Raw(np.arange(1 << 20, dtype=np.uint32).astype(np.uint8) & 1),
+        Codebook(np.random.default_rng(0).integers(0, 2, (1 << 10, 1 << 10)), [0.5, 1]),
+    ],
+)
+def test_a_file_that_claims_too_much_takes_no_memory(tensor):
+    """A constant costs no coded bytes, so a few bytes can claim any size."""
+    content = write({"x": tensor})
+    for limit in range(1 << 20, 13 << 20, 2 << 20):
+        assert peak_of(content, limit_bytes=limit) < limit + 3 * len(content)
+    assert same(read(content)["x"], tensor)
+
+
+def test_a_few_bytes_take_no_more_than_a_file_may_however_many_numbers_they_claim():
+    """The head of a codebook of one number, a little less than 2^28 times."""
+    shape = b"\x0a" + b"\x80\x80\x01" + b"\xff\x7f"
+    content = with_checksum(
+        b"HSC\x01\x01\x01\x00\x01x" + shape + b"\x00\x00\x00" + bytes(4) + b"\x01\x00\x00\x07\x00" + bytes(4)
+    )
+    assert len(content) < 40
+    assert peak_of(content) < 1 << 16
+
+
+def test_tables_cost_what_they_take_and_go_with_their_tensor():
+    """Seven tables of 256 symbols in ten bytes: without a charge these 700 kB take gigabytes, and minutes."""
+    record = b"\x09\x08\x08" + b"\x07\x00" + b"\x00\x00" + bytes(4)
+    constant = sum((7 | 0 << 3) << 11 * place for place in range(7)).to_bytes(10, "little")
+    plane = b"\x29\x00\xff" + bytes(4) + constant
+    for count in (200, 20_000):
+        names = (bytes([0, 4]) + f"{index:04x}".encode() for index in range(count))
+        body = b"".join(name + record + plane for name in names)
+        number = bytes([count & 0x7F | 0x80, count >> 7 & 0x7F | 0x80, count >> 14])
+        content = with_checksum(b"HSC\x01\x01" + number + body + b"\x00\x00\x01\x00")
+        assert peak_of(content) < 1 << 26
+    begin = time.monotonic()
+    with pytest.raises(CodedError, match="more numbers than it may"):
+        read(content)
+    assert time.monotonic() - begin < 10
+
+
+def test_a_shape_that_numpy_cannot_hold_is_refused_though_it_has_no_elements():
+    huge = b"\xff\xff\xff\xff\xff\xff\xff\x7f"
+    content = with_checksum(b"HSC\x01\x00\x01\x00\x01x" + b"\x0c" + huge * 2 + b"\x00" + b"\x00\x00")
+    with pytest.raises(CodedError, match="damaged"):
+        read(content)
