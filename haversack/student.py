@@ -98,10 +98,7 @@ class Place:
         return Yardstick(cache(self._counts), self._most, self._estimated, self.measured)
 
     def _weighed(self, network: nn.Module, example: tuple[Tensor, ...]) -> Measurement:
-        """The estimates with batch norms folded: of a norm's two values a channel, a bias is left."""
-        found = cost(trace(network, example))
-        norms = sum(layer.parameters for layer in found.layers if layer.operation == "batch_norm")
-        return estimate.weigh(replace(found, parameters=found.parameters - norms // 2), self.device, self.number_format)
+        return estimate.weigh(cost(trace(network, example)), self.device, self.number_format)
 
     @cached_property
     def _limits(self) -> Budget:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -89,17 +89,28 @@ def left_float(network: fx.GraphModule) -> tuple[str, ...]:
     )
 
 
-def _has_integer_form(node: fx.Node) -> bool:
+def integer_weight(node: fx.Node, is_constant: Callable[[object], bool]) -> fx.Node | None:
+    """The weight that becomes integers where this is a layer with an integer form, in a graph folded or as traced."""
+    is_layer = node.target in LAYERS | TRANSPOSED
+    return cast("fx.Node", node.args[1]) if is_layer and _has_integer_form(node, is_constant) else None
+
+
+def _is_constant(argument: object) -> bool:
+    """Whether the folded graph holds this argument."""
+    return isinstance(argument, fx.Node) and argument.op == "get_attr"
+
+
+def _has_integer_form(node: fx.Node, is_constant: Callable[[object], bool] = _is_constant) -> bool:
     """Whether runtimes compute the operation on integers: real values in and out, weights that are constant."""
     if node.target not in COMPUTES or not _is_real(node):
         return False
-    if node.target in LAYERS | TRANSPOSED and not _is_constant(node.args[1]):
+    if node.target in LAYERS | TRANSPOSED and not is_constant(node.args[1]):
         return False
     if node.target in TRANSPOSED and any(extent != 1 for extent in _groups_and_dilations(node)):
         return False
     if node.target in OF_TWO and (node.kwargs or not all(isinstance(each, fx.Node) for each in node.args)):
         return False
-    return all(_is_real(value) and not _is_constant(_source(value)) for value in _read(node))
+    return all(_is_real(value) and not is_constant(_source(value)) for value in _read(node))
 
 
 def _groups_and_dilations(transposed: fx.Node) -> list[int]:
@@ -108,10 +119,6 @@ def _groups_and_dilations(transposed: fx.Node) -> list[int]:
     for extent in transposed.args[6:8]:
         extents += cast("list[int]", extent if isinstance(extent, list | tuple) else [extent])
     return extents
-
-
-def _is_constant(argument: object) -> bool:
-    return isinstance(argument, fx.Node) and argument.op == "get_attr"
 
 
 def _is_real(node: fx.Node) -> bool:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from haversack.errors import TraceError
 from haversack.graph.branches import merged_tensors
 from haversack.graph.memory import MemoryPlan, lifetimes, operation, plan
+from haversack.graph.stored import Stored, stored
 from haversack.graph.trace import Trace, layer_path
 
 _META = torch.device("meta")
@@ -37,7 +38,7 @@ class Cost:
 
     `parameters` equals the sum over `module.parameters()`: a shared one counts once, with its first user, and one that
     nothing uses is in no layer. `macs` are half the FLOPs of torch.utils.flop_counter. Neither counts branches that
-    files do not have, because `merge` sums them up.
+    files do not have, because `merge` sums them up. `stored` is what files hold.
     """
 
     layers: tuple[LayerCost, ...]
@@ -45,6 +46,7 @@ class Cost:
     macs: int
     memory: MemoryPlan
     bytes_per_element: int
+    stored: Stored
 
 
 def cost(trace: Trace, bytes_per_element: int = 4) -> Cost:
@@ -68,6 +70,7 @@ def cost(trace: Trace, bytes_per_element: int = 4) -> Cost:
         macs=sum(layer.macs for layer in layers),
         memory=plan(lifetimes(trace.graph, sizes)),
         bytes_per_element=bytes_per_element,
+        stored=stored(trace, [each for each in trace.operations() if each in sizes], run.constants()),
     )
 
 
@@ -120,6 +123,11 @@ class _Shapes(fx.Interpreter):
     def elements(self, node: fx.Node) -> int:
         """Elements of a node's result for one sample."""
         return -(-sum(tensor.numel() for tensor in self.results[node]) // self.batch)
+
+    def constants(self) -> dict[fx.Node, int]:
+        """The tensors that hang on no input, and of how many numbers of four bytes they are."""
+        held = {node: tensors for node, tensors in self.results.items() if node not in self.from_input}
+        return {node: sum(each.nbytes for each in tensors) // 4 for node, tensors in held.items()}
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """Shape of a node's first result for one sample."""

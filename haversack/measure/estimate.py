@@ -15,6 +15,21 @@ from haversack.progress import say
 _BITS = {"float32": 32, "float16": 16, "int16": 16, "int8": 8, "int4": 4}
 _COMPUTED_AS = {"int4": "int8"}
 """Weights in 4 bits are a way to store: runtimes unpack them, and activations keep 8."""
+_WEIGHT_BITS = {"int16": 8}
+"""Activations in 16 bits go with weights of 8."""
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Bytes of a file beside its numbers: for a layer in float, for one in integers, for a channel's zero point."""
+
+    float_layer: int
+    integer_layer: int
+    zero_point: int
+
+
+_TFLITE = _Around(215, 350, 8)
+_AROUND = {"onnx": _Around(120, 430, 1), "litert": _TFLITE, "tflite-micro": _TFLITE}
 
 _MICROCONTROLLER = (0.05, 0.35)
 """Share of the stated peak that a whole network reaches, lowest and highest.
@@ -36,10 +51,10 @@ def weigh(cost: Cost, device: Device, number_format: str) -> Measurement:
     """Every figure that can be known before a file is written; None where the device states too little for it.
 
     `int4` is int8 whose weights are stored in 4 bits.
-    `flash_bytes` is the weights in `number_format` and what ONNX and .tflite files hold beside them.
-    Code of the runtime is not counted.
+    `flash_bytes` is the weights in `number_format`, those that have no integer form in float32, and what our files of
+    the device's runtime hold beside them. Code of the runtime is not counted.
     """
-    weight_bytes = math.ceil(cost.parameters * _bits(number_format) / 8)
+    weight_bytes = _weight_bytes(cost, number_format)
     number_format = _COMPUTED_AS.get(number_format, number_format)
     latency = None if _missing_rates(device, number_format) else latency_ms(cost, device, number_format)
     return Measurement(
@@ -85,33 +100,25 @@ def _other_formats(device: Device, tried: Collection[str]) -> str:
     return f" In {known[0]} its time is known, but no step that is tried leads there." if known else ""
 
 
+def _weight_bytes(cost: Cost, number_format: str) -> int:
+    """The numbers of the network's files: integers where they have that form, else real numbers whatever the format."""
+    held, bits = cost.stored, _WEIGHT_BITS.get(number_format, _bits(number_format))
+    if bits > 8:
+        return math.ceil(held.numbers * bits / 8)
+    return math.ceil(held.integers * bits / 8) + 4 * held.reals
+
+
 def _written_around(cost: Cost, device: Device, number_format: str) -> int:
-    """Bytes of nodes, names, scales, zero points and 32-bit biases, as many as our files of a few networks have."""
-    written = _WRITTEN.get(device.runtime)
-    if written is None:
+    """Bytes of nodes, names, scales and zero points, as many as our files of nine networks have."""
+    around = _AROUND.get(device.runtime)
+    if around is None:
         return 0
     layers = [layer for layer in cost.layers if layer.macs and layer.parameters]
-    if _bits(number_format) > 8:
-        return written.float_layer * len(layers)
-    convolutions = [layer for layer in layers if layer.operation.startswith("conv")]
-    channels = sum(layer.output_shape[1] for layer in convolutions)
-    rows = sum(layer.output_shape[-1] for layer in layers if layer not in convolutions)
-    return written.file + written.layer * len(layers) + written.channel * channels + written.row * rows
-
-
-@dataclass(frozen=True)
-class _Written:
-    """Bytes beside the weights: of an integer file, and each of its layers, their channels, and rows of linear ones."""
-
-    file: int
-    layer: int
-    channel: int
-    row: int
-    float_layer: int
-
-
-_TFLITE = _Written(1000, 390, 8, 14, float_layer=200)
-_WRITTEN = {"onnx": _Written(0, 400, 13, 13, float_layer=140), "litert": _TFLITE, "tflite-micro": _TFLITE}
+    if _bits(number_format) > 8 and number_format not in _WEIGHT_BITS:
+        return around.float_layer * len(layers)
+    channels = [layer.output_shape[1 if layer.operation.startswith("conv") else -1] for layer in layers]
+    # Zero points are zeros, which stand once for all layers of as many channels; of steps, weights and biases have one.
+    return around.integer_layer * len(layers) + 8 * sum(channels) + around.zero_point * sum(set(channels))
 
 
 def latency_ms(cost: Cost, device: Device, number_format: str) -> Figure:
@@ -180,7 +187,7 @@ def _efficiency(device: Device) -> tuple[float, float]:
 
 def _traffic_bytes(cost: Cost, number_format: str) -> float:
     activations = sum(buffer.size_bytes for buffer in cost.memory.buffers)
-    return cost.parameters * _bits(number_format) / 8 + _activation_bytes(cost, activations, number_format)
+    return _weight_bytes(cost, number_format) + _activation_bytes(cost, activations, number_format)
 
 
 def _activation_bytes(cost: Cost, planned_bytes: int, number_format: str) -> int:

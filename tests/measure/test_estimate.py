@@ -9,6 +9,7 @@ from haversack.device import Budget, Device, device_names, find_device
 from haversack.errors import BudgetError, DeviceError
 from haversack.graph.cost import Cost
 from haversack.graph.memory import Buffer, plan
+from haversack.graph.stored import Stored
 from haversack.measure.estimate import check_judgeable, energy_mj, latency_ms, ram_bytes, weigh
 from haversack.measurement import Figure
 
@@ -20,7 +21,7 @@ PI = Device("pi", "a Pi", "onnx", ram_bytes=2**30, clock_hz=1e9, macs_per_cycle_
 
 def network(macs: int, parameters: int = 0, activation_bytes: int = 400) -> Cost:
     memory = plan([Buffer("x", activation_bytes, 0, 1), Buffer("y", activation_bytes, 1, 2)])
-    return Cost((), parameters, macs, memory, bytes_per_element=4)
+    return Cost((), parameters, macs, memory, bytes_per_element=4, stored=Stored(parameters, 0))
 
 
 # Multiply-accumulates, then cycles in millions on the board: MLPerf Tiny v1.1 results, 120e6 / inferences a second.

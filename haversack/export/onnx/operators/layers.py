@@ -98,12 +98,13 @@ def linear(call: Call) -> str:
 
 
 def _transposed(call: Call, weight: fx.Node) -> str:
-    """The weight as (in, out): turned around now where it is a constant, also a quantized one."""
+    """The weight as (in, out): turned around now where it is a constant of its own, also a quantized one."""
     value = call.value(weight)
-    if value in call.graph.tensors:
+    # What others read too, such as an embedding, is stored once and turned around when the file is loaded.
+    if value in call.graph.tensors and not any(value in node.input for node in call.graph.nodes):
         return call.graph.constant(call.graph.tensors[value].t())
-    producer = next(node for node in reversed(call.graph.nodes) if value in node.output)
-    if producer.op_type == "DequantizeLinear" and producer.input[0] in call.graph.tensors:
+    producer = next((node for node in reversed(call.graph.nodes) if value in node.output), None)
+    if producer is not None and producer.op_type == "DequantizeLinear" and producer.input[0] in call.graph.tensors:
         integers = call.graph.constant(call.graph.tensors[producer.input[0]].t())
         axis = next((1 - attribute.i for attribute in producer.attribute if attribute.name == "axis"), None)
         return call.graph.node(
