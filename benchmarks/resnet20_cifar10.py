@@ -3,7 +3,8 @@
     python benchmarks/resnet20_cifar10.py --data ../shared/data --json FILE [--quick] [--out DIR]
 
 The test images are read twice, at the end: once for the result, once for int8 alone. Everything before is decided on
-training images: 500 calibrate, 5,000 are held back to score candidates, the others train.
+training images: 500 calibrate, 5,000 are held back to score candidates, the others train. The
+pretrained network had learned from all of them, which flatters the candidates that change it least.
 """
 
 from __future__ import annotations

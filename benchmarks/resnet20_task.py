@@ -26,7 +26,10 @@ def network(data: Path = DATA, depth: int = 20) -> ResNet:
 
 
 def task(data: Path = DATA, *, learn: int = 50_000 - HELD_BACK) -> Task:
-    """500 training images calibrate, 5,000 are held back to score candidates, `learn` of the others train."""
+    """500 training images calibrate, 5,000 are held back to score candidates, `learn` of the others train.
+
+    The pretrained network had learned from those that are held back, too.
+    """
 
     @cache
     def train() -> Images:

@@ -33,6 +33,10 @@ class Asked:
     at_least: Mapping[str, float] = field(default_factory=dict)
     at_most: Mapping[str, float] = field(default_factory=dict)
 
+    def met(self, name: str, value: float) -> bool:
+        """Whether a figure is what was asked of it."""
+        return self.at_least.get(name, value) <= value <= self.at_most.get(name, value)
+
 
 def main(description: str, rows: Mapping[str, Row], asked: Asked, summed: Summed = lambda _: {}) -> None:
     """Runs the chosen rows, writes JSON after each, and prints a table. A user's mistake ends with its message."""
@@ -113,8 +117,7 @@ def show(title: str, rows: Mapping[str, Measured], asked: Asked) -> None:
             if name not in found:
                 continue
             value = float(str(found[name]))
-            met = value >= limit if sign == ">=" else value <= limit
-            state = "quick" if name in quick else "met" if met else "MISSED"
+            state = "quick" if name in quick else "met" if asked.met(name, value) else "MISSED"
             table.add_row(name, f"{sign} {limit:g}", f"{value:.6g}", state)
     others = {name: value for name, value in found.items() if name not in {*asked.at_least, *asked.at_most}}
     for name, value in others.items():

@@ -1,6 +1,7 @@
 """Channel pruning on CIFAR-10: pretrained ResNets at half of their multiply-accumulates, one-shot and after two epochs.
 
-One-shot means 500 training images without labels; every setting was chosen on held-back training images.
+One-shot means 500 training images without labels; every setting was chosen on held-back training images,
+which the pretrained networks had learned from.
 """
 
 from __future__ import annotations

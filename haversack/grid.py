@@ -78,13 +78,8 @@ class Grid:
         return narrow[self.signed] if self.bits <= 8 else wide
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary that `from_json` turns back into an equal grid."""
+        """A plain dictionary that `untrusted.typed` turns back into an equal grid."""
         return {**self.__dict__, "scale": list(self.scale), "zero_point": list(self.zero_point)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Grid:
-        """The grid that `to_json` wrote."""
-        return cls(**{**data, "scale": tuple(data["scale"]), "zero_point": tuple(data["zero_point"])})
 
     def _spread(self, dims: int) -> tuple[Tensor, Tensor]:
         # 32-bit biases need more than the 24 bits that float32 counts exactly; steps are float32 in every file.

@@ -1,15 +1,17 @@
-"""Offers: the settings of each technique that are worth trying on a network."""
+"""Offers: the settings of each technique that are worth trying on a network, and recipes that somebody wrote."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from haversack.device import Device
-from haversack.errors import RecipeError
+from haversack.errors import RecipeError, UntrustedError
 from haversack.model import Model
-from haversack.recipe import Stage, Step, technique
+from haversack.recipe import Recipe, Stage, Step, recipe_from_toml, technique
 from haversack.techniques import catalogue
 from haversack.techniques.adopt_student import AdoptStudent
+from haversack.untrusted import read_text
 
 _TO_INTEGERS = ("quantize_static", "quantize_training")
 
@@ -50,3 +52,13 @@ class Offers:
         changes = {name: value for name, value in wanted.items() if value is not None and hasattr(step, name)}
         adjusted: Step = replace(step, **changes)  # type: ignore[type-var]
         return adjusted
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in the TOML file at `path`."""
+    try:
+        text = read_text(path)
+    except UntrustedError as error:
+        mend = "give a recipe.toml, as `haversack pack` writes it."
+        raise RecipeError(error.what, where=str(path), mend=mend) from error
+    return recipe_from_toml(text, catalogue())

@@ -17,7 +17,6 @@ from haversack.errors import (
     NothingChangedError,
     RecipeError,
     TaskError,
-    UntrustedError,
     WorkspaceError,
 )
 from haversack.export import find_runtime
@@ -28,22 +27,20 @@ from haversack.measure import estimate
 from haversack.measurement import Candidate, Measurement, Miss
 from haversack.model import Model
 from haversack.offers import Offers
-from haversack.plan.failed import check
+from haversack.plan.failed import failure
 from haversack.plan.found import Answer, Found, Refusal, Trial, followed
 from haversack.plan.goal import Goal
 from haversack.plan.search import greedy
 from haversack.plan.students import Member, Student
 from haversack.progress import noted, say
-from haversack.recipe import Recipe, Step, recipe_from_toml, technique
+from haversack.recipe import Recipe, Step, technique
 from haversack.report.students import ranked
 from haversack.report.text import packed
-from haversack.result import check_place, write_result
+from haversack.result import check_place, leave_report, write_result
 from haversack.student import AUTO, Audition, Place, step_of
 from haversack.target import Files
 from haversack.task import Task
-from haversack.techniques import catalogue
 from haversack.techniques.adopt_student import AdoptStudent
-from haversack.untrusted import read_text
 from haversack.workspace import Workspace, cache_folder, open_workspace
 
 Network = nn.Module | Callable[[], nn.Module]
@@ -99,7 +96,10 @@ def pack(
     with cache_folder(settings.cache) as cache, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, cache)
         found, students = _search(bench, budget, settings)
-        check(found, budget)
+        failed = failure(found, budget)
+        if failed is not None:
+            _report(bench, found, budget.within(device), settings)
+            raise failed
         result = _result(bench, found, device, budget.within(device))
         if students:
             result = replace(result, report=f"{result.report}\n\n{ranked(students)}", students=students)
@@ -236,6 +236,14 @@ def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packe
     return Packed(artifact, baseline, bench.model(recipe), found, packed(found, baseline, device, budget), budget)
 
 
+def _report(bench: Bench, found: Found, budget: Budget, settings: Settings) -> None:
+    """Leaves the report of a search that found nothing to ship."""
+    if settings.out is not None:
+        baseline = bench.artifact(Trial(Recipe())).measurement
+        place = leave_report(settings.out, packed(found, baseline, bench.device, budget))
+        say(f"what was tried, and why it is no answer, stands in {place}")
+
+
 def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tuple[Student, ...]]:
     """Runs the planner: it asks for trials, and is told what was measured; a student, if any, comes first."""
     offers = Offers(settings.techniques, settings.seed, settings.epochs)
@@ -275,13 +283,3 @@ def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequen
 def _schooling(settings: Settings) -> AdoptStudent:
     """How long, and from which start, a student learns."""
     return AdoptStudent(epochs=settings.student_epochs, seed=settings.seed)
-
-
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in the TOML file at `path`."""
-    try:
-        text = read_text(path)
-    except UntrustedError as error:
-        mend = "give a recipe.toml, as `haversack pack` writes it."
-        raise RecipeError(error.what, where=str(path), mend=mend) from error
-    return recipe_from_toml(text, catalogue())

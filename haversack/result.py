@@ -33,7 +33,7 @@ from haversack.progress import say
 from haversack.task import Task
 from haversack.untrusted import plain_name
 
-NETWORK, WORKSPACE = "network", "workspace"
+NETWORK, WORKSPACE, REPORT = "network", "workspace", "report.txt"
 _COMPLETE = ".complete"
 # What results of versions without a listing consist of.
 _BEFORE_LISTINGS = {
@@ -101,6 +101,17 @@ def load(folder: Path | str, network: nn.Module | Callable[[], nn.Module]) -> nn
     """
     original = network if isinstance(network, nn.Module) else network()
     return load_model(original, network_folder(Path(folder)), ()).module
+
+
+def leave_report(folder: Path, text: str) -> Path:
+    """Where the report of a run without a result was written: the folder, or its workspace beside an older result."""
+    if not (folder / NETWORK).is_dir():
+        write_result(folder, {REPORT: text})
+        return folder / REPORT
+    with disk_errors(folder):
+        (folder / WORKSPACE).mkdir(exist_ok=True)
+        (folder / WORKSPACE / REPORT).write_text(text, encoding="utf-8")
+    return folder / WORKSPACE / REPORT
 
 
 def read_result(folder: Path, network: nn.Module, task: Task) -> Model:

@@ -123,6 +123,8 @@ def _value(wanted: Any, value: object, where: str) -> Any:  # noqa: ANN401, PLR0
         return _value(next(each for each in parts if each is not NoneType), value, where)
     if kind is Literal and isinstance(value, str) and value in parts:
         return value
+    if kind is frozenset and isinstance(value, list):
+        return frozenset(_value(parts[0], each, where) for each in value)
     if kind is tuple and isinstance(value, list):
         alike = {type(each) for each in value} <= _EXACT.get(parts[0], set())
         return tuple(value if alike else (_value(parts[0], each, where) for each in value))
@@ -130,6 +132,8 @@ def _value(wanted: Any, value: object, where: str) -> Any:  # noqa: ANN401, PLR0
         return {key: _value(parts[1], each, where) for key, each in value.items()}
     if isinstance(wanted, type) and is_dataclass(wanted):
         return typed(wanted, value, where)
+    if wanted is object:
+        return value
     if type(value) in _EXACT.get(wanted, ()) and (not isinstance(value, float) or math.isfinite(value)):
         return value
     raise _mistyped(where, value)

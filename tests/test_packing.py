@@ -32,7 +32,8 @@ from haversack.measure.estimate import weigh
 from haversack.measure.files import Contents
 from haversack.measurement import share_of
 from haversack.model import Model
-from haversack.packing import Bench, Packed, Settings, apply, pack, read_recipe
+from haversack.offers import read_recipe
+from haversack.packing import Bench, Packed, Settings, apply, pack
 from haversack.plan.found import Refusal, Trial
 from haversack.recipe import Recipe, Stage
 from haversack.task import Task, TaskFile, read_task_file
@@ -174,9 +175,26 @@ def test_a_ratio_of_this_host_says_nothing_of_integers_that_it_computes_in_float
 
 
 @pytest.mark.slow
-def test_an_impossible_limit_is_named_with_the_nearest_candidate(file: TaskFile) -> None:
-    with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB"):
-        pack(file.network, file.task, "host", Budget(flash_bytes=1000), Settings(epochs=1, seconds=0.3, techniques=TWO))
+def test_an_impossible_limit_is_named_with_the_nearest_candidate_and_its_score(file: TaskFile, tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path, epochs=1, seconds=0.3, techniques=TWO)
+    with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB.*scores 0\."):
+        pack(file.network, file.task, "host", Budget(flash_bytes=1000), settings)
+    report = (tmp_path / "report.txt").read_text()
+    assert report.startswith("No candidate meets every limit on this machine")
+    assert "Tried, in this order:" in report
+    assert "misses by" in report
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_an_older_result_stays_where_a_later_goal_is_impossible(packed: Packed, out: Path, file: TaskFile) -> None:
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    settings = Settings(
+        out=out, cache=out / "workspace", seconds=0.1, task_digest=file.digest, techniques=("quantize_weights",)
+    )
+    with pytest.raises(InfeasibleError, match=r"quantize_weights.*misses flash"):
+        pack(file.network, file.task, "host", Budget(flash_bytes=1000), settings)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    assert (out / "workspace" / "report.txt").read_text().startswith("No candidate meets every limit")
 
 
 def test_what_weigh_says_of_the_size_is_near_the_file(file: TaskFile, packed: Packed) -> None:

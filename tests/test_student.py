@@ -19,7 +19,7 @@ from haversack.door import checked_model
 from haversack.errors import InfeasibleError, NothingChangedError, RecipeError
 from haversack.measurement import Miss
 from haversack.model import Model
-from haversack.packing import read_recipe
+from haversack.offers import read_recipe
 from haversack.plan.students import Counts, Member, Student
 from haversack.report.students import ranked
 from haversack.student import AUTO, Audition, Place, outputs_apart

@@ -89,8 +89,8 @@ def apply(  # noqa: PLR0913 - one argument an option
     as_json: AsJson = False,
 ) -> None:
     """Do what a recipe says, and measure the result beside the original."""
+    from haversack.offers import read_recipe
     from haversack.packing import apply as run
-    from haversack.packing import read_recipe
 
     steps = read_recipe(recipe)
     target = target_of(device, runtime)

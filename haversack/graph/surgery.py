@@ -7,10 +7,10 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,16 +19,21 @@ from safetensors.torch import save as bytes_from_tensors
 from torch import Tensor, nn
 
 from haversack import zoo
-from haversack.errors import SurgeryError, WorkspaceError
+from haversack.errors import RecipeError, SurgeryError, UntrustedError, WorkspaceError
 from haversack.graph.attributes import follow_shapes
 from haversack.graph.channel_group import ChannelGroup
+from haversack.graph.described import MOST_CHANGES, Allowance, change_of, described, ranges
 from haversack.graph.named_tensors import named_tensors
 from haversack.graph.trace import trace
 from haversack.grid import Grid
 from haversack.model import Edits, Kept, Layer, Model, Slices, Swap
+from haversack.untrusted import Bounds, read_file, read_json, typed
 
 WEIGHTS_FILE, NETWORK_FILE = "weights.safetensors", "network.json"
 _FORMAT = 2
+# What a file may have in any case, however small the network.
+_LEAST_VALUES, _HEADER_BYTES = 100_000, 1 << 20
+_BYTES_A_VALUE = 40
 
 
 def edit(module: nn.Module, edits: Edits) -> nn.Module:
@@ -40,10 +45,15 @@ def edit(module: nn.Module, edits: Edits) -> nn.Module:
     """
     module = copy.deepcopy(module)
     for change in edits.changes:
-        if isinstance(change, Swap):
-            module = _swapped(module, change)
-        else:
-            _slice(module, change)
+        module = _done(module, change)
+    return module
+
+
+def _done(module: nn.Module, change: Slices | Swap, allowance: Allowance | None = None) -> nn.Module:
+    """`module` itself after one edit, whose layers take at most what is allowed."""
+    if isinstance(change, Swap):
+        return _swapped(module, change, allowance)
+    _slice(module, change)
     return module
 
 
@@ -61,7 +71,7 @@ def _slice(module: nn.Module, slices: Slices) -> None:
         _replace(layer, path, {key: tensor for key, (_, tensor) in cut.items()})
 
 
-def _swapped(module: nn.Module, swap: Swap) -> nn.Module:
+def _swapped(module: nn.Module, swap: Swap, allowance: Allowance | None) -> nn.Module:
     try:
         old = module.get_submodule(swap.path)
     except AttributeError as error:
@@ -69,7 +79,7 @@ def _swapped(module: nn.Module, swap: Swap) -> nn.Module:
             f"the network has no module '{swap.path}'.", mend="load the edits onto their own network()."
         ) from error
     like = next(old.parameters(), None)
-    layers = [_built(layer, swap.path).train(old.training) for layer in swap.layers]
+    layers = [_built(layer, swap.path, allowance).train(old.training) for layer in swap.layers]
     new = layers[0] if len(layers) == 1 else nn.Sequential(*layers) if layers else _Through().train(old.training)
     if like is not None:
         new = new.to(device=like.device, dtype=like.dtype)
@@ -88,7 +98,7 @@ class _Through(nn.Identity):
         return input
 
 
-def _built(layer: Layer, path: str) -> nn.Module:
+def _built(layer: Layer, path: str, allowance: Allowance | None) -> nn.Module:
     """The layer that the data describe, all its weights zero: what belongs there is filled in afterwards."""
     kind = zoo.kind(layer.kind) or getattr(nn, layer.kind, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
@@ -96,8 +106,10 @@ def _built(layer: Layer, path: str) -> nn.Module:
     try:
         with torch.device("meta"):
             built: nn.Module = kind(**layer.settings)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # torch's layers check their settings in many ways
         raise SurgeryError(f"{layer.kind} cannot be built: {error}.", where=path) from error
+    if allowance is not None:
+        allowance.claim(_bytes(built), path)
     built = built.to_empty(device="cpu")
     with torch.no_grad():
         for tensor in (*built.parameters(), *built.buffers()):
@@ -136,7 +148,7 @@ def save(model: Model, folder: Path) -> None:
         state.setdefault(id(tensor), (name, tensor.detach().clone().contiguous()))
     document = {
         "format": _FORMAT,
-        "edits": [_described(change) for change in model.edits.changes],
+        "edits": [described(change) for change in model.edits.changes],
         "sparse": sorted(model.sparse),
         "grids": {name: grid.to_json() for name, grid in model.grids.items()},
         "notes": model.notes,
@@ -150,17 +162,49 @@ def load(network: nn.Module, folder: Path, example: tuple[Tensor, ...]) -> Model
 
     Raises SurgeryError, naming the tensor and both shapes, where the files belong to another network.
     """
-    edits, grids, sparse, notes = _parsed(folder / NETWORK_FILE)
-    module = edit(network, edits)
-    unknown = sparse - dict(module.named_parameters(remove_duplicate=False)).keys()
+    place = folder / WEIGHTS_FILE
+    document = _document(folder / NETWORK_FILE, network)
+    try:
+        module, edits = _rebuilt(network, document, place)
+    except SurgeryError as error:
+        raise SurgeryError(
+            error.what, where=f"{folder / NETWORK_FILE}, {error.where}".rstrip(", "), mend=error.mend
+        ) from error
+    unknown = document.sparse - dict(module.named_parameters(remove_duplicate=False)).keys()
     if unknown:
         raise SurgeryError(f"the network has no weight '{min(unknown)}'.", where=str(folder), mend=_MEND)
     try:
-        found = tensors_from_bytes(_read(folder / WEIGHTS_FILE))
+        found = tensors_from_bytes(read_file(place, 2 * _bytes(module) + _HEADER_BYTES))
     except SafetensorError as error:
-        raise SurgeryError(f"not a whole safetensors file: {error}.", where=str(folder / WEIGHTS_FILE)) from error
-    _fill(module, found, folder / WEIGHTS_FILE)
-    return Model(module.eval(), example, edits, grids, sparse, notes=notes)
+        raise SurgeryError(f"not a whole safetensors file: {error}.", where=str(place)) from error
+    except UntrustedError as error:
+        raise SurgeryError(error.what, where=str(place), mend=_MEND) from error
+    _fill(module, found, place)
+    return Model(module.eval(), example, edits, dict(document.grids), document.sparse, notes=document.notes)
+
+
+def _rebuilt(network: nn.Module, document: _Document, weights: Path) -> tuple[nn.Module, Edits]:
+    """A copy of the network after the edits, each read when those before it are done, and these edits.
+
+    All that is built on the way is a few times what the network and the weights file have at most.
+    """
+    allowance = Allowance(4 * (_bytes(network) + _size(weights)) + _HEADER_BYTES)
+    module, changes = copy.deepcopy(network), []
+    for data in document.edits:
+        changes.append(change_of(data, named_tensors(module), allowance))
+        module = _done(module, changes[-1], allowance)
+    return module, Edits(tuple(changes))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise SurgeryError(f"it cannot be read: {error.strerror}.", where=path.name) from error
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def export_pt2(model: Model, path: Path) -> None:
@@ -184,7 +228,7 @@ def _sliced(tensor: Tensor, name: str, kept: Kept) -> Tensor:
         ascending = all(low < high for low, high in pairwise(indices))
         if not indices or not ascending or indices[0] < 0 or indices[-1] >= tensor.shape[dim]:
             raise SurgeryError(
-                f"dimension {dim} of shape {tuple(tensor.shape)} cannot keep [{_ranges(indices)}].",
+                f"dimension {dim} of shape {tuple(tensor.shape)} cannot keep [{ranges(indices)}].",
                 where=name,
                 mend="name some indices within the dimension, ascending and each once.",
             )
@@ -195,7 +239,7 @@ def _sliced(tensor: Tensor, name: str, kept: Kept) -> Tensor:
 def _check_kept(group: ChannelGroup, stay: Sequence[int]) -> None:
     if len(stay) < group.least or not set(stay) <= set(range(group.size)):
         raise SurgeryError(
-            f"channels [{_ranges(sorted(stay))}] cannot be what is left of {group.size}.",
+            f"channels [{ranges(sorted(stay))}] cannot be what is left of {group.size}.",
             where=f"channels of layer {group.name}",
             mend=f"keep {group.least} or more of 0..{group.size - 1}.",
         )
@@ -236,70 +280,32 @@ def _fill(module: nn.Module, found: Mapping[str, Tensor], path: Path) -> None:
 _MEND = "load it onto the network() that it was saved from."
 
 
-def _parsed(path: Path) -> tuple[Edits, dict[str, Grid], frozenset[str], tuple[str, ...]]:
+@dataclass(frozen=True)
+class _Document:
+    """What the JSON file says; edits are read one by one, as they are done."""
+
+    format: int
+    edits: tuple[object, ...]
+    sparse: frozenset[str]
+    grids: Mapping[str, Grid]
+    notes: tuple[str, ...] = ()
+
+
+def _document(path: Path, network: nn.Module) -> _Document:
+    """The file's content, no more of it than such a network has use for."""
+    values = _LEAST_VALUES + 2 * sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
     try:
-        document: dict[str, Any] = json.loads(_read(path))
-        if document["format"] != _FORMAT:
-            raise SurgeryError(
-                f"its format is {document['format']}, not {_FORMAT}.",
-                where=str(path),
-                mend="make the result again with this version.",
-            )
-        edits = Edits(tuple(_change(each) for each in document["edits"]))
-        grids = {name: Grid.from_json(data) for name, data in document["grids"].items()}
-        sparse = frozenset(document["sparse"])
-        notes = tuple(str(line) for line in document.get("notes", ()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        document = typed(_Document, read_json(path, Bounds(values * _BYTES_A_VALUE, values=values)))
+    except (UntrustedError, RecipeError) as error:
+        raise SurgeryError(error.what, where=str(path), mend="make the result again with this version.") from error
+    if document.format != _FORMAT or len(document.edits) > MOST_CHANGES:
         raise SurgeryError(
-            f"not what save() writes: {type(error).__name__}: {error}.", where=str(path), mend="save the model again."
-        ) from error
-    return edits, grids, sparse, notes
-
-
-def _described(change: Slices | Swap) -> dict[str, Any]:
-    if isinstance(change, Slices):
-        return {
-            "keep": {
-                name: {str(dim): _ranges(kept) for dim, kept in dims.items()} for name, dims in change.kept.items()
-            }
-        }
-    return {"swap": change.path, "by": [{"kind": layer.kind, **layer.settings} for layer in change.layers]}
-
-
-def _change(data: dict[str, Any]) -> Slices | Swap:
-    if "keep" in data:
-        named = data["keep"].items()
-        return Slices({name: {int(dim): tuple(_indices(kept)) for dim, kept in dims.items()} for name, dims in named})
-    return Swap(data["swap"], tuple(_layer(dict(each)) for each in data["by"]))
-
-
-def _layer(data: dict[str, Any]) -> Layer:
-    kind = data.pop("kind")
-    return Layer(kind, {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
-
-
-def _ranges(indices: Sequence[int]) -> str:
-    """Ascending indices as people read them: `0-15 18 20-31`."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][1] + 1:
-            runs[-1][1] = index
-        else:
-            runs.append([index, index])
-    return " ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
-def _indices(text: str) -> Iterator[int]:
-    for run in text.split():
-        low, _, high = run.partition("-")
-        yield from range(int(low), int(high or low) + 1)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SurgeryError(f"it cannot be read: {error.strerror}.", where=str(path)) from error
+            f"it has format {document.format} and {len(document.edits)} edits; format {_FORMAT} and {MOST_CHANGES} "
+            "are the most that is read.",
+            where=str(path),
+            mend="make the result again with this version.",
+        )
+    return document
 
 
 def _write(path: Path, content: bytes) -> None:

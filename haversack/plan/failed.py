@@ -7,13 +7,13 @@ from haversack.errors import InfeasibleError, NothingChangedError
 from haversack.plan.found import Found
 
 
-def check(found: Found, budget: Budget) -> None:
-    """Raises where a search ended, or was stopped, with nothing to ship."""
+def failure(found: Found, budget: Budget) -> BaseException | None:
+    """What to raise where a search ended, or was stopped, with nothing to ship; None where there is an answer."""
     if found.met and found.best.recipe.steps:
-        return
+        return None
     if found.stopped:
-        raise KeyboardInterrupt
-    raise nothing_pays(found, budget) if found.met else infeasible(found)
+        return KeyboardInterrupt()
+    return nothing_pays(found, budget) if found.met else infeasible(found)
 
 
 def infeasible(found: Found) -> InfeasibleError:

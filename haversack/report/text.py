@@ -125,9 +125,6 @@ def _advice_item(place: int, advice: Advice, command: str) -> str:
     return "\n".join(lines)
 
 
-_STOPPED = " Stopped early: this is the best so far that meets every limit, and what was not tried may do better."
-
-
 def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) -> str:
     """Before and after, the limits, the recipe, and every recipe that was tried with what became of it."""
     best = found.best.measurement
@@ -135,7 +132,7 @@ def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) 
     limits = _limits(best, budget, score)
     tried = [_tried(each) for each in found.verdicts]
     return document(
-        paragraph(f"Packed for {device.title}.{_STOPPED if found.stopped else ''}"),
+        paragraph(_ending(found, device)),
         _before_and_after(baseline, best),
         _limit_table(limits),
         _unlimited_drop(baseline.score, best.score, budget),
@@ -145,6 +142,17 @@ def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) 
         "\n".join(["Refused:", *map(_refused, found.refusals)]) if found.refusals else "",
         _conditions(best.conditions),
     )
+
+
+def _ending(found: Found, device: Device) -> str:
+    """How the search ended."""
+    early = "Stopped early: " if found.stopped else ""
+    if not found.met:
+        return f"{early}No candidate meets every limit on {device.title}. These are the figures of the nearest one."
+    if found.best.recipe.steps or not (found.verdicts or found.refusals):
+        best = "this is the best so far that meets every limit, and what was not tried may do better."
+        return f"Packed for {device.title}.{f' {early}{best}' if early else ''}"
+    return f"{early}Nothing that was tried pays on {device.title}."
 
 
 def _unlimited_drop(before: Figure | None, after: Figure | None, budget: Budget) -> str:

@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from haversack.errors import RecipeError
 
 _FACTORS = frozenset({"width", "depth", "expansion"})
+_MOST_TIMES, _MOST = 64, 1 << 24
 
 
 def check_sizes(**sizes: float) -> None:
-    """Raises RecipeError, naming it, where a size is not above zero, or not whole although it counts something."""
+    """Raises RecipeError, naming it, where a size is not within 0 and any network's, or not whole but counts."""
     for name, size in sizes.items():
+        most = _MOST_TIMES if name in _FACTORS else _MOST
         number = isinstance(size, int | float) and not isinstance(size, bool)
-        if not (number and 0 < size < math.inf and (name in _FACTORS or size == int(size))):
+        if not (number and 0 < size <= most and (name in _FACTORS or size == int(size))):
             wanted = "number" if name in _FACTORS else "whole number"
-            raise RecipeError(f"{name} is {size!r}.", mend=f"give a {wanted} above zero.")
+            raise RecipeError(f"{name} is {size!r}.", mend=f"give a {wanted} above zero, and at most {most:,}.")
 
 
 def rounded(channels: float, multiple: int = 8) -> int:

@@ -1,5 +1,6 @@
 import copy
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -262,6 +263,72 @@ def test_a_damaged_edits_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "network.json").write_text(text)
     with pytest.raises(SurgeryError, match=r"network\.json"):
         load(module, tmp_path, (x[:1],))
+
+
+WHOLE = {"kind": "Conv2d", "in_channels": 2, "out_channels": 4, "kernel_size": [3, 3]}
+
+
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        ([{"keep": {"0.weight": {"0": "0-9999999999"}}}], "holds no edit: 0-9999999999"),
+        ([{"keep": {"0.weight": {"0": "0-999999999"}}}], "cannot keep"),
+        ([{"keep": {"0.weight": {"0": "0 0 0"}}}], "cannot keep"),
+        ([{"keep": {"0.weight": {"00": "0"}}}], "no dimension 00"),
+        ([{"keep": {"0.weight": {"0": "٣"}}}], "holds no edit"),
+        ([{"keep": {"0.weight": {"0": [0]}}}], "holds no edit"),
+        ([{"keep": {"0.weight": "0"}}], "holds no edit"),
+        ([{}] * 1001, "1001 edits"),
+        ([{"swap": "0", "by": [{"kind": "Linear", "in_features": 20000, "out_features": 20000}]}], "more than the"),
+        ([{"swap": "0", "by": [{"kind": "Linear", "in_features": 10**12, "out_features": 1}]}], "holds no edit"),
+        ([{"swap": "0", "by": [{"kind": "LSTM", "input_size": 1, "hidden_size": 1, "num_layers": 9999}]}], "holds no"),
+        ([{"swap": "0", "by": [{"kind": "Conv2d", "in_channels": 4, "out_channels": 4, "kernel_size": [2**20] * 2,
+           "groups": 0}]}], "cannot be built"),
+        ([{"swap": "0", "by": [{**WHOLE, "device": "cpu"}]}], "holds no edit"),
+        ([{"swap": "0", "by": [{**WHOLE, "padding": {}}]}], "holds no edit"),
+        ([{"swap": "0", "by": [{"kind": "mobilenet_v2.MobileNetV2", "depth": 10**6}]}], "cannot be built: depth is"),
+        ([{"swap": "0", "by": [WHOLE] * 100}], "100 layers"),
+        ([{"swap": 0, "by": []}], "holds no edit"),
+        ([3], "holds no edit"),
+    ],
+)  # fmt: skip
+def test_edits_of_any_size_are_refused_before_they_take_memory(edits: list[object], said: str, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(40, 40))
+    save(Model(network, (torch.ones(1, 40),)), tmp_path)
+    (tmp_path / "network.json").write_text(json.dumps({"format": 2, "edits": edits, "sparse": [], "grids": {}}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SurgeryError, match=rf"network\.json(.|\n)*{said}"):
+        load(network, tmp_path, (torch.ones(1, 40),))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+@pytest.mark.parametrize(
+    "grids",
+    [
+        {"0.weight": {"bits": 8}},
+        {"0.weight": {"bits": 99, "signed": True, "scale": [1.0], "zero_point": [0]}},
+        {"0.weight": {"bits": 8, "signed": True, "scale": ["1"], "zero_point": [0]}},
+        {"0.weight": {"bits": 8, "signed": True, "scale": [float("nan")], "zero_point": [0]}},
+        {"0.weight": {"bits": 8, "signed": 1, "scale": [1.0], "zero_point": [0]}},
+        {"0.weight": 3},
+        [],
+    ],
+)
+def test_grids_of_other_types_are_refused(grids: object, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(4, 4))
+    save(Model(network, (torch.ones(1, 4),)), tmp_path)
+    (tmp_path / "network.json").write_text(json.dumps({"format": 2, "edits": [], "sparse": [], "grids": grids}))
+    with pytest.raises(SurgeryError, match=r"network\.json"):
+        load(network, tmp_path, (torch.ones(1, 4),))
+
+
+def test_a_weights_file_that_is_larger_than_any_of_the_network_is_not_read(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(4, 4))
+    save(Model(network, (torch.ones(1, 4),)), tmp_path)
+    with (tmp_path / "weights.safetensors").open("r+b") as stream:
+        stream.truncate(10**11)
+    with pytest.raises(SurgeryError, match=r"weights.safetensors: it has more than [\d,]+ bytes"):
+        load(network, tmp_path, (torch.ones(1, 4),))
 
 
 def test_a_cut_off_weights_file_is_refused(tmp_path: Path) -> None:
