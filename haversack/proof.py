@@ -28,17 +28,28 @@ class Witness:
     name: str
     file: str
     promise: str
-    calibration: Agreement
-    random: Agreement
+    calibration: Agreement | None
+    """None where it gave nothing that could be compared."""
+    random: Agreement | None
     score: float | None
-    """None where scoring would have taken too long."""
+    """None where it was not taken, or would have taken too long."""
     broken: str = ""
     """How it broke its promise; empty where it kept it."""
 
 
 @dataclass(frozen=True)
+class Examined:
+    """One file of a result: what was looked at in it, and what is wrong with it."""
+
+    file: str
+    looked_at: str
+    broken: str = ""
+    """What is wrong; empty where it is what it should be."""
+
+
+@dataclass(frozen=True)
 class Proof:
-    """What all runtimes that are installed made of one network."""
+    """What all runtimes that are installed made of one network, and what lies in the result's folder."""
 
     folder: str
     reference: str
@@ -48,10 +59,11 @@ class Proof:
     witnesses: tuple[Witness, ...]
     absent: Mapping[str, str]
     """Runtimes that could not be asked, and why."""
+    files: tuple[Examined, ...] = ()
 
     @property
     def broken(self) -> tuple[Witness, ...]:
-        """Those that did not keep their promise."""
+        """The runtimes that did not keep their promise."""
         return tuple(witness for witness in self.witnesses if witness.broken)
 
     def to_json(self) -> dict[str, Any]:

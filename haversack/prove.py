@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from haversack.artifact import Orders, Runtime
-from haversack.errors import HaversackError, ParityError
-from haversack.graph.integer import IntegerGraph, Value
-from haversack.graph.integer.read import read
-from haversack.graph.integer.reference import run
+from haversack.errors import CrashError, HaversackError, ParityError
+from haversack.examine import Runs, examined, made_for
 from haversack.graph.lower import lower
 from haversack.graph.qdq import pairs
-from haversack.measure import host, parity
+from haversack.measure import parity
 from haversack.measure.agreement import Scale
-from haversack.measure.tensor_port import Port
+from haversack.measure.files import is_installed
+from haversack.measurement import Parity
+from haversack.parties import FILES, OWNERS, Cast, Opened, Party
 from haversack.progress import say, track
 from haversack.proof import Agreement, Proof, Witness
 from haversack.result import read_result
-from haversack.task import Task
+from haversack.task import Counted, Task
 
-Predict = Callable[..., Tensor]
 Inputs = tuple[Tensor, ...]
 
 _BATCH = 32
@@ -48,164 +43,61 @@ class Effort:
     patience_s: float = 60.0
 
 
-@dataclass(frozen=True)
-class _Party:
-    """One way to compute the network. `exact` says whether integers come out to the bit."""
-
-    name: str
-    file: str
-    predict: Predict
-    exact: bool = False
-
-
 def prove(folder: Path, network: nn.Module, task: Task, effort: Effort | None = None) -> Proof:
     """How far torch, the integer reference and all installed runtimes agree on what `pack` wrote into `folder`.
 
-    The files in the folder are run; for a runtime whose file is not there, one is written from the same graph. Inputs
-    are the task's calibration inputs and as many random ones, both rounded to the grid of the network's input, so that
-    all start from the same integers. What was promised and not kept stands in the witnesses' `broken`.
+    The files in the folder are run, each in a process of its own; for a runtime whose file is not there, one is written
+    from the same graph. Inputs are the task's calibration inputs and as many random ones, both rounded to the grid of
+    the network's input, so that all start from the same integers. Files that no runtime runs are read and held against
+    the network. What was promised and not kept stands in `broken` of the witnesses and the files.
     """
     effort = effort or Effort()
     model = read_result(folder, network, task)
     lowered = lower(model)
     seen = _typical(lowered, task, effort)
-    drawn = _random(lowered, seen, effort)
-    asked, absent = _Cast(lowered, folder, effort.threads).parties()
-    answers = _all_answers(asked, seen, drawn, absent)
-    parties = [party for party in asked if party.name in answers]
-    scores = _scores(task, parties, {name: each.seconds for name, each in answers.items()}, effort)
-    scale, reference = Scale.of(lowered), parties[0].name
-    witnesses = []
-    for party in parties:
-        ours, theirs = answers[party.name], answers[reference]
-        found = scale.agreement(ours.seen, theirs.seen), scale.agreement(ours.drawn, theirs.drawn)
-        promise, broken = _judged(party, found, scale, quantized=model.number_format != "float32")
-        promise = promise if party.name != reference else "the reference"
-        witnesses.append(Witness(party.name, party.file, promise, *found, scores.get(party.name), broken))
-    return Proof(str(folder), reference, scale.step is not None, tuple(witnesses), absent)
+    asked = _asked(Cast(lowered, folder, effort.threads).parties(), seen, _random(lowered, seen, effort))
+    judge = _Judge(Scale.of(lowered), model.number_format != "float32", made_for(folder))
+    answers = [(party, given) for party, given in asked if isinstance(given, _Answers)]
+    reference, theirs = answers[0]
+    witnesses = [judge.witness(party, given, theirs) for party, given in answers]
+    witnesses[0] = replace(witnesses[0], promise="the reference")
+    scores = _scores(task, {party.name: given for party, given in answers}, effort)
+    witnesses = [replace(witness, score=scores.get(witness.name)) for witness in witnesses]
+    failed = {party: error for party, error in asked if isinstance(error, HaversackError)}
+    witnesses += [judge.failed(party, error) for party, error in failed.items() if judge.is_broken(party, error)]
+    absent = {party.name: _on_one_line(error) for party, error in failed.items() if not judge.is_broken(party, error)}
+    files = examined(folder, model, _runs(witnesses, failed))
+    return Proof(str(folder), reference.name, judge.scale.step is not None, tuple(witnesses), absent, files)
 
 
 def require(proof: Proof) -> None:
-    """Nothing, or a ParityError that names each runtime that broke its promise."""
-    if proof.broken:
-        said = "; ".join(f"{witness.name} {witness.broken}" for witness in proof.broken)
+    """Nothing, or a ParityError that names each runtime and each file that broke its promise."""
+    broken = [f"{witness.name} {witness.broken}" for witness in proof.broken]
+    broken += [f"{file.file} {file.broken}" for file in proof.files if file.broken]
+    if broken:
         raise ParityError(
-            f"not every runtime computes what {proof.reference} computes: {said}.",
+            f"not all of the result is what {proof.reference} computes: {'; '.join(broken)}.",
             where=proof.folder,
-            mend="do not ship the file for that runtime, and please report it with the network.",
+            mend="do not ship it: make the result again. If the file comes out like this again, please report it with "
+            "the network.",
         )
 
 
-@dataclass(frozen=True)
-class _Cast:
-    """Makes the parties of one result."""
-
-    lowered: fx.GraphModule
-    folder: Path
-    threads: int
-
-    def parties(self) -> tuple[list[_Party], dict[str, str]]:
-        """All who can be asked, the reference first, and why the others cannot; optional runtimes where installed."""
-        makers: dict[str, Callable[[], _Party]] = {
-            "integer reference": self._reference,
-            "torch": self._torch,
-            "ONNX Runtime": self._onnx_runtime,
-            "LiteRT": self._litert,
-            "tflite-micro": self._micro,
-        }
-        if find_spec("openvino"):
-            makers["OpenVINO"] = self._openvino
-        if find_spec("executorch"):
-            makers["ExecuTorch"] = self._executorch
-        found, absent = [], {}
-        for name, make in makers.items():
-            try:
-                found.append(make())
-            except HaversackError as error:
-                absent[name] = _on_one_line(error)
-        return found, absent
-
-    def _reference(self) -> _Party:
-        graph = read(self.lowered)
-        ports = [_port(graph.values[name], order) for name, order in zip(graph.inputs, graph.input_orders, strict=True)]
-        port = _port(graph.values[graph.outputs[0]], graph.output_orders[0])
-
-        def predict(*inputs: Tensor) -> Tensor:
-            arrays = [each.taken(value.numpy()) for each, value in zip(ports, inputs, strict=True)]
-            return torch.from_numpy(np.ascontiguousarray(port.given(run(graph, arrays)[0])))
-
-        return _Party("integer reference", "", predict, exact=_all_on_integers(graph))
-
-    def _torch(self) -> _Party:
-        return _Party("torch", "network/", parity.in_torch(self.lowered))
-
-    def _onnx_runtime(self) -> _Party:
-        from haversack.export.onnx import RUNTIME
-
-        content, source = self._file("model.onnx", RUNTIME)
-        return _Party("ONNX Runtime", source, host.load(content, self.threads))
-
-    def _openvino(self) -> _Party:
-        from haversack.export.onnx import RUNTIME
-
-        content, source = self._file("model.onnx", RUNTIME)
-        return _Party("OpenVINO", source, host.load(content, self.threads, runtime="openvino"))
-
-    def _executorch(self) -> _Party:
-        from haversack.export.executorch import RUNTIME
-
-        content, source = self._file("model.pte", RUNTIME)
-        return _Party("ExecuTorch", source, host.load(content, self.threads))
-
-    def _litert(self) -> _Party:
-        from haversack.export.litert import RUNTIME
-
-        content, source = self._file("model.tflite", RUNTIME)
-        return _Party("LiteRT", source, host.load(content, self.threads, orders=self._orders()))
-
-    def _micro(self) -> _Party:
-        """The same file, unless it is what is written for LiteRT alone."""
-        from haversack.export.litert import MICRO, RUNTIME
-
-        content, source = self._file("model.tflite", MICRO)
-        own = _written(MICRO, self.lowered)
-        if own != content == _written(RUNTIME, self.lowered):
-            content, source = own, _NOW
-        predict = host.load(content, runtime="tflite-micro", orders=self._orders())
-        return _Party("tflite-micro", source, predict, exact=_all_on_integers(read(self.lowered)))
-
-    def _file(self, name: str, runtime: Runtime) -> tuple[bytes, str]:
-        """The file of that name in the folder, or one that is written now; and which of them it is."""
-        path = self.folder / name
-        return (path.read_bytes(), name) if path.is_file() else (_written(runtime, self.lowered), _NOW)
-
-    def _orders(self) -> Orders:
-        graph = read(self.lowered)
-        return graph.input_orders, graph.output_orders
-
-
-_NOW = "written now"
-
-
-def _written(runtime: Runtime, lowered: fx.GraphModule) -> bytes:
-    return next(iter(runtime.write(lowered).values()))
+def _runs(witnesses: Sequence[Witness], failed: dict[Party, HaversackError]) -> dict[str, Runs]:
+    """What became of each file that runtimes run."""
+    ran: dict[str, list[str]] = {}
+    refused: dict[str, dict[str, str]] = {}
+    for witness in witnesses:
+        if witness.calibration is not None:
+            ran.setdefault(witness.file, []).append(witness.name)
+    for party, error in failed.items():
+        if is_installed(party.runtime):
+            refused.setdefault(party.file, {})[party.name] = _on_one_line(error)
+    return {file: Runs(ran.get(file, ()), refused.get(file, {})) for file in set(FILES.values())}
 
 
 def _on_one_line(error: HaversackError) -> str:
     return " ".join(str(error).split())
-
-
-def _port(value: Value, order: tuple[int, ...]) -> Port:
-    kind = np.dtype(value.dtype).type
-    if value.grid is None:
-        return Port(value.shape, kind, order=order)
-    return Port(value.shape, kind, value.grid.scale[0], value.grid.zero_point[0], order)
-
-
-def _all_on_integers(graph: IntegerGraph) -> bool:
-    """Whether nothing between the first QUANTIZE and the last DEQUANTIZE is computed on real numbers."""
-    computing = (each for each in graph.operations if each.kind not in ("QUANTIZE", "DEQUANTIZE"))
-    return all(graph.values[name].grid is not None for each in computing for name in each.outputs)
 
 
 def _typical(lowered: fx.GraphModule, task: Task, effort: Effort) -> list[Inputs]:
@@ -259,69 +151,105 @@ def _on_grid(node: fx.Node, values: Tensor) -> Tensor:
 class _Answers:
     """What one party gave for both kinds of inputs, and how long one sample took."""
 
+    opened: Opened
     seen: Tensor
     drawn: Tensor
     seconds: float
 
 
-def _all_answers(
-    parties: Sequence[_Party], seen: Sequence[Inputs], drawn: Sequence[Inputs], absent: dict[str, str]
-) -> dict[str, _Answers]:
-    """What each party gave; those that could not run the network join the absent."""
-    answers = {}
+def _asked(
+    parties: Sequence[Party], seen: Sequence[Inputs], drawn: Sequence[Inputs]
+) -> list[tuple[Party, _Answers | HaversackError]]:
+    """What each party gave, or why it could not."""
+    found: list[tuple[Party, _Answers | HaversackError]] = []
     for party in track(parties, "proving", len(parties)):
         try:
-            answers[party.name] = _answers(party, seen, drawn)
+            found.append((party, _answers(party.open(), seen, drawn)))
         except HaversackError as error:
-            absent[party.name] = _on_one_line(error)
-    return answers
+            found.append((party, error))
+    return found
 
 
-def _answers(party: _Party, seen: Sequence[Inputs], drawn: Sequence[Inputs]) -> _Answers:
+def _answers(opened: Opened, seen: Sequence[Inputs], drawn: Sequence[Inputs]) -> _Answers:
     begin = time.perf_counter()
-    ours, others = (torch.cat([party.predict(*batch).detach() for batch in batches]) for batches in (seen, drawn))
-    return _Answers(ours, others, (time.perf_counter() - begin) / (len(ours) + len(others)))
+    ours, others = (torch.cat([opened.predict(*batch).detach() for batch in batches]) for batches in (seen, drawn))
+    return _Answers(opened, ours, others, (time.perf_counter() - begin) / (len(ours) + len(others)))
 
 
-def _scores(task: Task, parties: Sequence[_Party], seconds: dict[str, float], effort: Effort) -> dict[str, float]:
+def _scores(task: Task, answers: dict[str, _Answers], effort: Effort) -> dict[str, float]:
     """The score of each, the quickest first: by then it is known how many samples the others would have to run."""
     scores: dict[str, float] = {}
     samples = 0
-    for party in sorted(parties, key=lambda each: seconds[each.name]):
-        if samples * seconds[party.name] > effort.patience_s:
-            say(f"{party.name} is not scored: {samples} samples would take {samples * seconds[party.name]:.0f} s")
+    for name, given in sorted(answers.items(), key=lambda each: each[1].seconds):
+        if samples * given.seconds > effort.patience_s:
+            say(f"{name} is not scored: {samples} samples would take {samples * given.seconds:.0f} s")
             continue
-        counted = 0
-
-        def predict(*inputs: Tensor, party: _Party = party) -> Tensor:
-            nonlocal counted
-            counted += len(inputs[0])
-            return party.predict(*inputs)
-
-        scores[party.name] = task.scored(predict)
-        samples = counted
+        counted = Counted(given.opened.predict)
+        scores[name] = task.scored(counted)
+        samples = counted.samples
     return scores
 
 
-def _judged(party: _Party, found: tuple[Agreement, Agreement], scale: Scale, *, quantized: bool) -> tuple[str, str]:
-    """What the party promised, and how it broke it; the thresholds are those of the gate that files pass."""
-    seen, drawn = found
-    if party.exact:
-        if min(seen.equal, drawn.equal) == 1.0 and max(seen.max_steps, drawn.max_steps) < _LITTLE:
-            return _TO_THE_BIT, ""
-        wrong = seen.mismatching_bytes + drawn.mismatching_bytes
-        return _TO_THE_BIT, f"promised {_TO_THE_BIT}, and {wrong} bytes differ"
-    limit = _limit(scale, quantized=quantized)
-    promise = f"within {limit:g}"
-    if not seen.max_steps <= limit or not math.isfinite(drawn.max_steps):
-        return promise, f"promised to stay {promise}, and is off by {seen.max_steps:.3g}"
-    one_step = seen.max_steps <= 1 + _LITTLE
-    if quantized and not one_step and seen.same_class < parity.AGREEMENT:
-        return promise, f"gives another class for {1 - seen.same_class:.1%} of the calibration inputs"
-    return promise, ""
+@dataclass(frozen=True)
+class _Judge:
+    """Holds what each party gave against its promise. The thresholds are those of the gate that files pass."""
+
+    scale: Scale
+    quantized: bool
+    made_for: str
+    """The runtime that the result was made for; empty where it does not tell."""
+
+    def witness(self, party: Party, given: _Answers, reference: _Answers) -> Witness:
+        """The party's agreement with the reference, and how it broke its promise, if it did."""
+        exact = given.opened.exact
+        promise = _TO_THE_BIT if exact else f"within {self._limit:g}; random ones finite"
+        said = Witness(party.name, given.opened.file, promise, None, None, None)
+        strange = _strange(given, reference)
+        if strange:
+            return replace(said, broken=strange)
+        seen = self.scale.agreement(given.seen, reference.seen)
+        drawn = self.scale.agreement(given.drawn, reference.drawn)
+        broken = _inexact(seen, drawn) if exact else self._far(seen)
+        return replace(said, calibration=seen, random=drawn, broken=broken)
+
+    def failed(self, party: Party, error: HaversackError) -> Witness:
+        """The party whose runtime could not run its file."""
+        return Witness(party.name, party.file, "to run it", None, None, None, f"cannot run it: {_on_one_line(error)}")
+
+    def is_broken(self, party: Party, error: HaversackError) -> bool:
+        """Whether that broke a promise: the file was made for that runtime, or the runtime crashed over it."""
+        if isinstance(error, CrashError):
+            return True
+        owner = self.made_for if FILES.get(self.made_for) == party.file else OWNERS.get(party.file)
+        return party.runtime == owner and is_installed(owner)
+
+    @property
+    def _limit(self) -> float:
+        return parity.Gate(self.quantized, self.scale.step).limit
+
+    def _far(self, seen: Agreement) -> str:
+        found = Parity(seen.max_steps, seen.same_class, seen.samples)
+        if not seen.max_steps <= self._limit:
+            return f"promised to stay within {self._limit:g}, and is off by {seen.max_steps:.3g}"
+        if not parity.Gate(self.quantized, self.scale.step).lets(found):
+            return f"gives another class for {1 - seen.same_class:.1%} of the calibration inputs"
+        return ""
 
 
-def _limit(scale: Scale, *, quantized: bool) -> float:
-    if not quantized:
-        return parity.RELATIVE_FLOAT32
-    return parity.STEPS if scale.step is not None else parity.RELATIVE_QUANTIZED
+def _strange(given: _Answers, reference: _Answers) -> str:
+    """What keeps outputs from being compared at all; empty for outputs of the same shape that are finite."""
+    for kind, ours, theirs in (
+        ("calibration", given.seen, reference.seen),
+        ("random", given.drawn, reference.drawn),
+    ):
+        if ours.shape != theirs.shape:
+            return f"gives outputs of the shape {tuple(ours.shape)}, not {tuple(theirs.shape)}"
+        if not ours.isfinite().all():
+            return f"gives NaN or infinity for {kind} inputs"
+    return ""
+
+
+def _inexact(seen: Agreement, drawn: Agreement) -> str:
+    if min(seen.equal, drawn.equal) == 1.0 and max(seen.max_steps, drawn.max_steps) < _LITTLE:
+        return ""
+    return f"promised {_TO_THE_BIT}, and {seen.mismatching_bytes + drawn.mismatching_bytes} bytes differ"

@@ -27,7 +27,7 @@ LAYERS = (
     "plan artifact",
     "report",
     "door export update measure result workspace",
-    "target student offers gauge",
+    "target student offers gauge parties examine",
     "packing prove blame",
     "__init__ cli",
     "__main__",

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from litert_files import file_of, images, network, quantized
+from litert_files import damaged, file_of, images, network, quantized
 from torch import Tensor, nn
 
+from haversack.artifact import Artifact
 from haversack.cli import main
+from haversack.disk import LISTING
 from haversack.errors import MeasureError, ParityError, SurgeryError
-from haversack.graph.surgery import save
+from haversack.examine import examined
+from haversack.export import coded
+from haversack.export.onnx import RUNTIME
+from haversack.graph.lower import lower
+from haversack.graph.surgery import export_pt2, save
+from haversack.measurement import Conditions, Figure, Measurement
 from haversack.model import Model
-from haversack.proof import Agreement, Proof, Witness
+from haversack.proof import Agreement, Examined, Proof, Witness
 from haversack.prove import Effort, prove, require
+from haversack.recipe import Recipe
 from haversack.report.proof import proved
+from haversack.result import read_result, write_result
 from haversack.task import Task
 
 LITTLE = Effort(samples=40)
+BRIEF = Effort(samples=2, patience_s=0)
 TEST = images(50)
 
 TASK_FILE = """
@@ -154,15 +166,140 @@ def test_a_folder_of_nothing_or_of_another_network_is_refused(folder: Path, tmp_
         prove(folder, network(width=8), TASK)
 
 
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result folder with everything that `pack` writes, for ONNX Runtime."""
+    place = tmp_path_factory.mktemp("sealed")
+    model = quantized(network(), images(64))
+    conditions = Conditions("host", "onnx", 1, "a Zen 4")
+    measured = Measurement(Figure(10, "host"), Figure(20, "host"), None, conditions)
+    files = {**RUNTIME.write(lower(model)), "model.hsk": coded.write(model)}
+    texts = {
+        "measurement.json": json.dumps({"packed": measured.to_json()}),
+        "recipe.toml": '[[step]]\ntechnique = "quantize_static"\n',
+        "report.txt": "all is well",
+    }
+    write_result(place, texts, Artifact("onnx", files, Recipe(), measured), model)
+    return place
+
+
+def _spoilt(sealed: Path, place: Path, name: str, content: bytes | None, *, listed: bool = False) -> Path:
+    """A copy in which one file has another content, or is gone; `listed` says whether a listing tells."""
+    shutil.copytree(sealed, place, dirs_exist_ok=True)
+    (place / name).unlink(missing_ok=True)
+    if content is not None:
+        (place / name).write_bytes(content)
+    if not listed:
+        (place / LISTING).unlink()
+    return place
+
+
+def _wrong(place: Path) -> dict[str, str]:
+    """The files that are not what they should be, as far as that shows without running them."""
+    files = examined(place, read_result(place, network(), TASK), {})
+    return {each.file: each.broken for each in files if each.broken}
+
+
+def _of_another_network() -> dict[str, bytes]:
+    """The files of a network with other weights."""
+    other = network()
+    torch.nn.init.uniform_(other[5].weight, -0.1, 0.1)
+    model = quantized(other, images(64))
+    with tempfile.TemporaryDirectory() as folder:
+        export_pt2(model, Path(folder) / "network.pt2")
+        program = (Path(folder) / "network.pt2").read_bytes()
+    return {
+        **RUNTIME.write(lower(model)),
+        "model.hsk": coded.write(model),
+        "network/network.pt2": program,
+        "model.tflite": file_of(model),
+    }
+
+
+def test_every_file_of_a_result_is_looked_at(sealed: Path, tmp_path: Path) -> None:
+    shutil.copytree(sealed, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    found = prove(tmp_path, network(), TASK, BRIEF)
+    require(found)
+    told = {each.file: each.looked_at for each in found.files}
+    assert told["model.onnx"].startswith("as it was written; run by ONNX Runtime")
+    assert told["model.hsk"] == "as it was written; decoded: the network's 6 tensors"
+    assert told["network/network.pt2"] == "as it was written; the network's weights and graph"
+    assert told["recipe.toml"] == "as it was written; 1 steps"
+    assert told["notes.txt"] == "no part of the result"
+    inside = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert set(told) == inside
+    assert "decoded: the network's 6 tensors" in proved(found)
+
+
+@pytest.mark.parametrize("name", ["model.hsk", "network/network.pt2", "measurement.json", "recipe.toml", "report.txt"])
+def test_a_file_full_of_noise_is_a_broken_promise(sealed: Path, tmp_path: Path, name: str) -> None:
+    place = _spoilt(sealed, tmp_path, name, b"this is [ no file\xff of ours")
+    assert list(_wrong(place)) == [name]
+    assert "cannot be read" in _wrong(place)[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model.onnx", b"text", "is not what was written: its digest differs"),
+        ("report.txt", b"met", "is not what was written: its digest differs"),
+        ("model.hsk", None, "is gone"),
+        ("model.tflite", b"text", "is not of this result, whose listing does not name it"),
+    ],
+)
+def test_a_file_that_the_listing_knows_otherwise_is_a_broken_promise(
+    sealed: Path, tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    found = _wrong(_spoilt(sealed, tmp_path, name, content, listed=True))
+    assert list(found) == [name]
+    assert said in found[name]
+
+
+@pytest.mark.parametrize("name", ["model.hsk", "network/network.pt2"])
+def test_weights_of_another_network_are_a_broken_promise(sealed: Path, tmp_path: Path, name: str) -> None:
+    place = _spoilt(sealed, tmp_path, name, _of_another_network()[name])
+    assert list(_wrong(place)) == [name]
+    assert "holds other weights than the network" in _wrong(place)[name]
+
+
+@pytest.mark.parametrize("what", ["noise", "another network"])
+def test_the_file_that_a_result_was_made_for_must_run_and_agree(sealed: Path, tmp_path: Path, what: str) -> None:
+    content = b"this is no file of ours" if what == "noise" else _of_another_network()["model.onnx"]
+    found = prove(_spoilt(sealed, tmp_path, "model.onnx", content), network(), TASK, BRIEF)
+    assert [witness.name for witness in found.broken][:1] == ["ONNX Runtime"]
+    assert "Every promise was kept" not in proved(found)
+    with pytest.raises(ParityError, match=r"(?s)ONNX Runtime.*do not ship it"):
+        require(found)
+
+
+def test_a_damaged_file_kills_its_runtime_and_not_the_proof(sealed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tflite_micro", reason="tflite-micro is not installed")
+    found = prove(_spoilt(sealed, tmp_path, "model.tflite", damaged()), network(), TASK, BRIEF)
+    micro = _of(found, "tflite-micro")
+    assert "was ended by SIG" in micro.broken
+    assert micro.calibration is None
+    assert not _of(found, "ONNX Runtime").broken
+    assert "not compared" in proved(found)
+    assert "cannot be run" in {each.file: each.broken for each in found.files}["model.tflite"]
+
+
+def test_what_is_held_on_random_inputs_only_to_be_finite_says_so(proof: Proof) -> None:
+    assert _of(proof, "LiteRT").promise == "within 12; random ones finite"
+    assert "only has to be finite on the random ones" in " ".join(proved(proof).split())
+
+
 def _witness(broken: str) -> Witness:
     same = Agreement(40, 1.0, 0.0, 0, 1.0)
     return Witness("LiteRT", "model.tflite", "within 12", same, same, 0.9, broken)
 
 
 def test_a_proof_is_plain_data() -> None:
-    found = Proof("out", "torch", True, (_witness("is off by 99"),), {"ONNX Runtime": "no"})
+    files = (Examined("model.hsk", "its digest", "is gone"),)
+    found = Proof("out", "torch", True, (_witness("is off by 99"),), {"ONNX Runtime": "no"}, files)
     assert json.loads(json.dumps(found.to_json()))["witnesses"][0]["broken"] == "is off by 99"
-    with pytest.raises(ParityError, match="LiteRT is off by 99"):
+    assert json.loads(json.dumps(found.to_json()))["files"][0]["broken"] == "is gone"
+    with pytest.raises(ParityError, match=r"LiteRT is off by 99; model\.hsk is gone"):
         require(found)
 
 

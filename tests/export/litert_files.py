@@ -45,3 +45,17 @@ def quantized(module: nn.Module, example: torch.Tensor) -> Model:
 
 def file_of(model: Model) -> bytes:
     return RUNTIME.write(lower(model))["model.tflite"]
+
+
+def damaged() -> bytes:
+    """A .tflite file in which a layer reads a tensor that is not there: tflite-micro believes it."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = file_of(quantized(network(), images(64)))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    inputs = model.subgraphs[0].operators[1].inputs
+    model.subgraphs[0].operators[1].inputs = [inputs[0], 10_000, *inputs[2:]]
+    builder = flatbuffers.Builder(4096)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())

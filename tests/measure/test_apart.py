@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from litert_files import file_of, images, network, quantized
+from litert_files import damaged, images, network
 from torch import nn
 
 from haversack.errors import CrashError, MeasureError
@@ -41,25 +41,11 @@ def test_a_file_that_a_runtime_refuses_is_named_with_its_reason() -> None:
         host.load(_onnx(network(), images(1)), apart=True)(images(1), images(1))
 
 
-def _damaged() -> bytes:
-    """A .tflite file in which a layer reads a tensor that is not there: tflite-micro believes it."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    content = file_of(quantized(network(), images(64)))
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
-    inputs = model.subgraphs[0].operators[1].inputs
-    model.subgraphs[0].operators[1].inputs = [inputs[0], 10_000, *inputs[2:]]
-    builder = flatbuffers.Builder(4096)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
 def test_a_damaged_file_that_kills_tflite_micro_is_an_error_and_we_live_on() -> None:
     for package in ("ai_edge_litert", "tflite_micro"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     with pytest.raises(CrashError, match=r"(?s)the process that ran it was ended by SIG\w+.*write the file again"):
-        host.load(_damaged(), runtime="tflite-micro")(images(1))
+        host.load(damaged(), runtime="tflite-micro")(images(1))
 
 
 def test_a_process_lives_as_long_as_its_function_and_its_end_in_between_is_an_error() -> None:
