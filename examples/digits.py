@@ -12,7 +12,7 @@ digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
 labels = torch.tensor(digits.target)
 order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-train, test = order[:1300], order[1300:]
+train, choose, test = order[:1200], order[1200:1500], order[1500:]
 
 
 def batches(seed=None):
@@ -23,7 +23,12 @@ def batches(seed=None):
 
 
 def score(predict):
-    """Share of the test digits that are read correctly."""
+    """Share of the digits that are read correctly, of those by which a file is chosen."""
+    return (predict(images[choose]).argmax(1) == labels[choose]).float().mean().item()
+
+
+def validate(predict):
+    """The same of digits that decide nothing, for the file that was chosen."""
     return (predict(images[test]).argmax(1) == labels[test]).float().mean().item()
 
 
@@ -51,4 +56,4 @@ def network():
 
 def task():
     """What the network is for."""
-    return Task(train=batches, calibrate=lambda: images[train[:256]].split(64), score=score)
+    return Task(train=batches, calibrate=lambda: images[train[:256]].split(64), score=score, validate=validate)

@@ -15,6 +15,6 @@ quantized = QuantizeStatic(weight_bits=4, activations="int8", rounding="gptq").a
 
 graph = lower(quantized)
 files = {"model.onnx": onnx.write(graph), "model.tflite": litert.write(read(graph))}
-print(f"float      {len(onnx.write(lower(model))):7,} bytes, score {task.scored(network):.4f}")
+print(f"float      {len(onnx.write(lower(model))):7,} bytes, score {task.validated(network):.4f}")
 for name, content in files.items():
-    print(f"{name:<12}{len(content):6,} bytes, score {task.scored(load(content)):.4f}")
+    print(f"{name:<12}{len(content):6,} bytes, score {task.validated(load(content)):.4f}")

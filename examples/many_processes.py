@@ -19,7 +19,7 @@ pruned = PruneChannels(keep=0.5, epochs=2).apply(model, task)
 processes = PartialState()
 print(
     f"process {processes.process_index} of {processes.num_processes}: "
-    f"score {task.scored(network):.4f} before and {task.scored(pruned.module):.4f} after, "
+    f"score {task.validated(network):.4f} before and {task.validated(pruned.module):.4f} after, "
     f"weights {digest(named_tensors(pruned.module))[:8]}"
 )
 processes.wait_for_everyone()

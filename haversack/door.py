@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -86,8 +87,17 @@ def _check_copies(module: nn.Module) -> None:
 
 def scored(task: Task, predict: Predict) -> Figure:
     """The score of `predict`, with what chance moves it by where it is a share of the samples that passed."""
+    return _figure(task, task.scored, predict)
+
+
+def validated(task: Task, predict: Predict) -> Figure:
+    """What `predict` scores on the samples that decide nothing."""
+    return _figure(task, task.validated, predict)
+
+
+def _figure(task: Task, taken: Callable[[Predict], float], predict: Predict) -> Figure:
     counted = Counted(predict)
-    value = task.scored(counted)
+    value = taken(counted)
     share = task.kind == "classification" and counted.samples > 0 and 0 <= value <= 1
     return share_of(counted.samples, value) if share else Figure(value, "host")
 

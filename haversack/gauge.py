@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from haversack.artifact import CODED_FILE, Artifact, Runtime
 from haversack.device import Device
-from haversack.door import checked_score, scored
+from haversack.door import checked_score, scored, validated
 from haversack.errors import ExportError
 from haversack.export import coded, find_runtime
 from haversack.graph.cost import cost
@@ -57,6 +57,14 @@ class Gauge:
         latency_ms = timed.latency_ms if self.device.is_host else measured.latency_ms
         ratio = timed.ratio if measured.latency_ratio else None
         return replace(found, measurement=replace(measured, latency_ms=latency_ms, latency_ratio=ratio))
+
+    def validated(self, found: Artifact, model: Model) -> Artifact:
+        """The artifact of `model` with its score on the samples that decide nothing, where the task has some."""
+        if self.task.validate is None:
+            return found
+        run = _Run(find_runtime(self.device), model, lower(model), next(iter(found.files.values())))
+        figure = replace(validated(self.task, run.predict()), runtime=run.name)
+        return replace(found, measurement=replace(found.measurement, validated=figure))
 
     def _weighed(self, model: Model, content: bytes) -> Measurement:
         """What needs no run on data: bytes, memory, and what the device's facts say of its time."""

@@ -166,6 +166,8 @@ class Measurement:
     parity: Parity | None = None
     fidelity: Fidelity | None = None
     """None for the original itself."""
+    validated: Figure | None = None
+    """The score on samples that decided nothing, of an answer alone, where the task has such samples."""
     notes: tuple[str, ...] = ()
     """What was said while it was made and written that whoever uses it must know."""
 

@@ -230,10 +230,13 @@ class Bench:
 
 
 def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packed:
-    """The best that was found, read back from the workspace, with the figures that it was accepted for."""
-    recipe, baseline = found.best.recipe, bench.artifact(Trial(Recipe())).measurement
+    """The best that was found, read back from the workspace, with the figures that it was accepted for, validated."""
+    recipe, model = found.best.recipe, bench.model(found.best.recipe)
+    baseline = bench.gauge.validated(bench.artifact(Trial(Recipe())), bench.original).measurement
     artifact = replace(bench.artifact(Trial(recipe)), measurement=found.best.measurement)
-    return Packed(artifact, baseline, bench.model(recipe), found, packed(found, baseline, device, budget), budget)
+    artifact = bench.gauge.validated(artifact, model)
+    found = replace(found, best=replace(found.best, measurement=artifact.measurement))
+    return Packed(artifact, baseline, model, found, packed(found, baseline, device, budget), budget)
 
 
 def _report(bench: Bench, found: Found, budget: Budget, settings: Settings) -> None:

@@ -40,9 +40,10 @@ class Task:
     `train()` yields one epoch of (inputs, target) batches, in a fresh random order if you like; `calibrate()` yields
     batches of typical inputs (no labels; None where there are no data at all); `score(predict)` returns one number,
     more is better, where `predict` takes a batch of inputs and returns the outputs as a tensor: the trained network and
-    every exported file are scored with the same function. Classification scores lie in 0..1. `kind` picks the loss
-    (cross-entropy, or mean squared error) unless `loss(outputs, target)` is given; a reconstruction task's target is
-    its input.
+    every exported file are scored with the same function. Classification scores lie in 0..1. `validate(predict)` is as
+    `score`, on samples that decide nothing: it is taken once of the original and of the file that was chosen, and
+    reported. `kind` picks the loss (cross-entropy, or mean squared error) unless `loss(outputs, target)` is given; a
+    reconstruction task's target is its input.
     """
 
     train: Callable[[], Iterable[Batch]]
@@ -50,12 +51,14 @@ class Task:
     score: Callable[[Predict], float]
     kind: Kind = "classification"
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    validate: Callable[[Predict], float] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("classification", "regression", "reconstruction"):
             raise TaskError(f"kind is '{self.kind}'.", mend="write 'classification', 'regression' or 'reconstruction'.")
-        for name in ("train", "calibrate", "score"):
-            if not callable(getattr(self, name)) and (name != "calibrate" or self.calibrate is not None):
+        for name in ("train", "calibrate", "score", "validate"):
+            absent = name in ("calibrate", "validate") and getattr(self, name) is None
+            if not callable(getattr(self, name)) and not absent:
                 raise TaskError(f"Task.{name} is not a function.", mend=f"pass a function; Task({name}=...).")
 
     def error(self, outputs: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -88,21 +91,13 @@ class Task:
 
     def scored(self, predict: Predict) -> float:
         """The score of `predict`, checked to be one finite number."""
-        try:
-            value = float(self.score(predict))
-        except HaversackError:
-            raise
-        except _FAILURES as error:
-            raise TaskError(
-                f"score() raised {brief(error)}.",
-                where="score()",
-                mend="make score(predict) run: predict takes a batch of inputs and returns a tensor.",
-            ) from error
-        if not math.isfinite(value):
-            raise TaskError(
-                f"it returned {value}.", where="score()", mend="return one finite number, where more is better."
-            )
-        return value
+        return _number("score()", self.score, predict)
+
+    def validated(self, predict: Predict) -> float:
+        """What `validate` gives for `predict`, checked alike. Raises TaskError where the task has none."""
+        if self.validate is None:
+            raise TaskError("the task has no validate().", mend="give Task a function validate(predict), like score.")
+        return _number("validate()", self.validate, predict)
 
 
 @dataclass
@@ -240,6 +235,24 @@ def _run(path: Path) -> ModuleType:
         # Its functions may import their neighbours later, but must not hide the packages that we import ourselves.
         sys.path[:] = [*(each for each in sys.path if each != folder), folder]
     return module
+
+
+def _number(where: str, function: Callable[[Predict], float], predict: Predict) -> float:
+    """What the user's function gives for `predict`, checked to be one finite number."""
+    name = where.removesuffix("()")
+    try:
+        value = float(function(predict))
+    except HaversackError:
+        raise
+    except _FAILURES as error:
+        raise TaskError(
+            f"{where} raised {brief(error)}.",
+            where=where,
+            mend=f"make {name}(predict) run: predict takes a batch of inputs and returns a tensor.",
+        ) from error
+    if not math.isfinite(value):
+        raise TaskError(f"it returned {value}.", where=where, mend="return one finite number, where more is better.")
+    return value
 
 
 def _guarded(where: str, function: Callable[[], Iterable[T]]) -> Iterator[T]:

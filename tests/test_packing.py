@@ -56,12 +56,39 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def packed(file: TaskFile, out: Path) -> Packed:
+def calls() -> list[str]:
+    """Which of the task's two measures was asked, in order."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def packed(file: TaskFile, out: Path, calls: list[str]) -> Packed:
+    def score(predict: Any) -> float:
+        calls.append("score")
+        return file.task.score(predict)
+
+    def validate(predict: Any) -> float:
+        calls.append("validate")
+        return file.task.score(predict) / 2
+
+    task = replace(file.task, score=score, validate=validate)
     budget = Budget(flash_bytes=FLASH, max_drop=0.03)
     settings = Settings(
         out=out, cache=out / "workspace", epochs=2, seconds=0.3, task_digest=file.digest, techniques=TWO
     )
-    return pack(file.network, file.task, "host", budget, settings)
+    return pack(file.network, task, "host", budget, settings)
+
+
+def test_what_validates_is_asked_when_all_is_decided_and_reported_apart(
+    packed: Packed, out: Path, calls: list[str]
+) -> None:
+    assert calls[-2:] == ["validate"] * 2
+    assert calls.count("validate") == 2
+    written = json.loads((out / "measurement.json").read_text())
+    for name in ("baseline", "packed"):
+        assert written[name]["validated"]["value"] == written[name]["score"]["value"] / 2
+        assert written[name]["validated"]["runtime"] == "onnx"
+    assert "\nvalidated " in packed.report
 
 
 def test_the_file_on_disk_meets_the_limits_it_was_packed_for(packed: Packed, out: Path, file: TaskFile) -> None:

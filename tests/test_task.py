@@ -108,6 +108,13 @@ def test_a_score_may_be_a_tensor_of_one_number(value):
     assert task(score=lambda _: value).scored(torch.nn.Identity()) == 0.25
 
 
+def test_validate_is_held_to_what_score_is_and_may_be_left_out():
+    assert task(validate=lambda _: 0.5).validated(torch.nn.Identity()) == 0.5
+    assert "validate(): it returned nan" in refusal(lambda: task(validate=lambda _: math.nan).validated(None))
+    assert "Task.validate is not a function" in refusal(lambda: task(validate=0.5))
+    assert "no validate()" in refusal(lambda: task().validated(None))
+
+
 def test_a_score_that_raises_names_the_user_s_line_and_not_torch_s():
     def score(predict):
         return torch.ones(2, 3) @ torch.ones(2, 3)

@@ -180,6 +180,7 @@ def _before_and_after(before: Measurement, after: Measurement) -> str:
         ("energy", *_pair(before.energy_mj, after.energy_mj, "energy (mJ)")),
         ("update", *_pair(before.update_bytes, after.update_bytes, "update")),
         ("score", *_scores(before.score, after.score)),
+        *([("validated", *_scores(before.validated, after.validated))] if after.validated else []),
         ("fidelity", "", _fidelity(after), ""),
         ("parity", _parity(before), _parity(after), ""),
     ]
@@ -189,6 +190,8 @@ def _before_and_after(before: Measurement, after: Measurement) -> str:
         "changed, the file's outputs against the original network's, on the calibration inputs. Parity: whether the "
         "file is exact, its outputs against those of the packed network that it was written from, in steps of the "
         "output's grid, or relative to the largest output where it has none."
+        + " Validated: the score on samples that decided nothing."
+        * bool(after.validated)
     )
     return f"{table(('measure', 'before', 'after', 'after / before'), rows)}\n{paragraph(beside)}"
 
