@@ -21,6 +21,7 @@ from haversack.measurement import Conditions, Figure, Measurement
 from haversack.model import Model
 from haversack.plan.found import Trial
 from haversack.progress import note, noted
+from haversack.quantity import now
 from haversack.task import Task
 
 Predict = Callable[..., Tensor]
@@ -74,7 +75,7 @@ class Gauge:
             weighed,
             flash_bytes=Figure(len(content), "host"),
             ram_bytes=host.peak_ram(content, self.threads) if self.device.is_host else weighed.ram_bytes,
-            conditions=Conditions(self.device.name, name, self.threads, host.machine(), host.versions()),
+            conditions=Conditions(self.device.name, name, self.threads, host.machine(), host.versions(), now()),
         )
 
     def _timed(

@@ -86,6 +86,8 @@ class Conditions:
     threads: int
     machine: str
     versions: dict[str, str] = field(default_factory=dict)
+    date: str = ""
+    """When: UTC, as ISO 8601 has it; empty for estimates."""
 
 
 _SHOWN: dict[str, Callable[[float], str]] = {

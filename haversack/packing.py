@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -14,6 +14,7 @@ from haversack.device import Budget, Device, find_device
 from haversack.door import check_alone, checked_model
 from haversack.errors import (
     HaversackError,
+    MeasureError,
     NothingChangedError,
     RecipeError,
     TaskError,
@@ -21,9 +22,10 @@ from haversack.errors import (
 )
 from haversack.export import find_runtime
 from haversack.finetune import checkpoints_in, outputs_kept
+from haversack.fingerprint import fingerprint
 from haversack.gauge import Gauge
 from haversack.interrupt import Stopped
-from haversack.measure import estimate
+from haversack.measure import estimate, host
 from haversack.measurement import Candidate, Measurement, Miss
 from haversack.model import Model
 from haversack.offers import Offers
@@ -33,9 +35,10 @@ from haversack.plan.goal import Goal
 from haversack.plan.search import greedy
 from haversack.plan.students import Member, Student
 from haversack.progress import noted, say
+from haversack.quantity import now
 from haversack.recipe import Recipe, Step, technique
 from haversack.report.students import ranked
-from haversack.report.text import packed
+from haversack.report.text import measured_earlier, packed
 from haversack.result import check_place, leave_report, write_result
 from haversack.student import AUTO, Audition, Place, step_of
 from haversack.target import Files
@@ -149,6 +152,14 @@ def save(result: Packed, folder: Path) -> None:
 
 
 @dataclass(frozen=True)
+class _Refused:
+    """A refusal as it is kept."""
+
+    why: str
+    too_strong: bool
+
+
+@dataclass(frozen=True)
 class Bench:
     """Makes candidates and measures them, each once."""
 
@@ -159,6 +170,7 @@ class Bench:
     workspace: Workspace
     threads: int
     seconds: float
+    started: str = field(default_factory=now)
 
     @classmethod
     def set_up(cls, network: Network, task: Task, device: Device, settings: Settings, cache: Path) -> Bench:
@@ -168,9 +180,11 @@ class Bench:
             check_place(settings.out)
         module = network if isinstance(network, nn.Module) else network()
         find_runtime(device)
-        original = replace(checked_model(module, task), target=Files(device, settings.threads))
+        model = checked_model(module, task)
         circumstances = f"{settings.task_digest} threads={settings.threads}"
-        workspace = open_workspace(cache, module, task, device, circumstances)
+        measuring = f"{host.machine()} {host.versions()} {settings.seconds} s, score {fingerprint(task.score)}"
+        workspace = open_workspace(cache, module, task, device, circumstances, measuring)
+        original = replace(model, target=Files(device, settings.threads, memory=workspace))
         return cls(module, original, task, device, workspace, settings.threads, settings.seconds)
 
     def candidate(self, trial: Trial) -> Candidate:
@@ -182,13 +196,19 @@ class Bench:
 
         Errors of the user's task and of the disk would come again with the next one: they are raised.
         """
+        kept = self.workspace.note(_Refused, trial.recipe.digest, self.workspace.measuring)
+        if kept is not None:
+            return Refusal(trial.recipe, kept.why, too_strong=kept.too_strong)
         try:
             return self.candidate(trial)
         except (TaskError, WorkspaceError):
             raise
         except HaversackError as error:
             say(f"refused: {trial.recipe}: {error.what}")
-            return Refusal(trial.recipe, error.what, too_strong=isinstance(error, RecipeError))
+            refused = _Refused(error.what, isinstance(error, RecipeError))
+            if not isinstance(error, MeasureError):  # which may be the machine's mood
+                self.workspace.keep_note(refused, trial.recipe.digest, self.workspace.measuring)
+            return Refusal(trial.recipe, refused.why, too_strong=refused.too_strong)
 
     def model(self, recipe: Recipe) -> Model:
         """What `recipe` makes, each step done once."""
@@ -236,7 +256,8 @@ def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packe
     artifact = replace(bench.artifact(Trial(recipe)), measurement=found.best.measurement)
     artifact = bench.gauge.validated(artifact, model)
     found = replace(found, best=replace(found.best, measurement=artifact.measurement))
-    return Packed(artifact, baseline, model, found, packed(found, baseline, device, budget), budget)
+    report = f"{packed(found, baseline, device, budget)}{measured_earlier(found, baseline, bench.started)}"
+    return Packed(artifact, baseline, model, found, report, budget)
 
 
 def _report(bench: Bench, found: Found, budget: Budget, settings: Settings) -> None:
@@ -275,7 +296,7 @@ def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequen
         recipe = Recipe((step_of(whole, member), *rounding)).skeleton()
         return bench.candidate(Trial(recipe, scored=False)).measurement.misses(budget)
 
-    place = Place(bench.original, bench.device, budget, "int8" if rounding else "float32", misses)
+    place = Place(bench.original, bench.device, budget, "int8" if rounding else "float32", misses, bench.workspace)
     fitting = place.students(name)
     audition = Audition(bench.original, bench.task, lambda step: bench.model(Recipe((step,))), whole)
     students = audition.ranked(fitting)

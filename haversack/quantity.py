@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 
 from haversack.errors import QuantityError
 
@@ -88,3 +89,8 @@ def _parse(
     if value == 0 and not may_be_zero:
         raise QuantityError(f"'{text}' must be more than zero.", mend=f"write for example {examples}.")
     return value
+
+
+def now() -> str:
+    """The time in UTC to the second, such as 2026-01-31 23:59:59: earlier ones sort before later ones."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")

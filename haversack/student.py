@@ -23,6 +23,7 @@ from haversack.plan.students import Counts, Member, Scaled, Student, Yardstick, 
 from haversack.progress import say
 from haversack.task import Task
 from haversack.techniques.adopt_student import AdoptStudent, Interface, families, interface
+from haversack.workspace import Workspace
 
 AUTO = "auto"
 _SHARE = 60
@@ -45,6 +46,8 @@ class Place:
     budget: Budget
     number_format: str
     measured: Callable[[Member], Sequence[Miss]]
+    memory: Workspace | None = None
+    """Where the members that were scaled are kept."""
 
     def students(self, name: str) -> tuple[Student, ...]:
         """The member of each family (`auto`), or of the one named, that just fits; nothing is trained.
@@ -78,6 +81,17 @@ class Place:
             )
 
     def _scaled(self, family: str) -> Scaled | None:
+        words = (family, self._taken, self.device, self._limits, self.budget, self._most, self.number_format)
+        if self.memory is None:
+            return self._fitted(family)
+        kept = self.memory.note(Scaled, *words, self.memory.measuring)
+        if kept is None:
+            kept = self._fitted(family)
+            if kept is not None:
+                self.memory.keep_note(kept, *words, self.memory.measuring)
+        return kept
+
+    def _fitted(self, family: str) -> Scaled | None:
         say(f"scaling {family}")
         try:
             return scaled(family, min(self._taken.extent), self._yardstick)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from haversack.device import Device, find_device
 from haversack.export import find_runtime
 from haversack.graph.lower import lower
+from haversack.graph.named_tensors import named_tensors
 from haversack.measure import host
 from haversack.model import Model, Target
 from haversack.progress import noted
+from haversack.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,21 @@ class Files:
     threads: int = 1
     seconds: float = 0.5
     """How long each model is timed."""
+    memory: Workspace | None = field(default=None, repr=False, compare=False)
+    """Where times are kept: models of the same structure are not timed again, in other runs neither."""
 
     def latencies_ms(self, models: Sequence[Model]) -> list[float]:
         """The median latency of each model's file, one sample; ratios between them are those of the rounds."""
+        if self.memory is None:
+            return self._timed(models)
+        words = (self, host.machine(), host.versions(), [_structure(model) for model in models])
+        kept = self.memory.note(_Timed, *words)
+        if kept is None:
+            kept = _Timed(tuple(self._timed(models)))
+            self.memory.keep_note(kept, *words)
+        return list(kept.latencies_ms)
+
+    def _timed(self, models: Sequence[Model]) -> list[float]:
         files = [self._written(model) for model in models]
         timed = host.time_files(files, threads=self.threads, seconds=self.seconds * len(files))
         return [timed[0].latency_ms.value * each.ratio.value for each in timed]
@@ -40,3 +54,18 @@ class Files:
 def files_on(device: Device | str, threads: int = 1) -> Target:
     """Where steps try what they consider: `Model(..., target=files_on("host"))`."""
     return Files(find_device(device) if isinstance(device, str) else device, threads)
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """Latencies as they are kept."""
+
+    latencies_ms: tuple[float, ...]
+
+
+def _structure(model: Model) -> tuple[object, ...]:
+    """What a model's time depends on: all but the values of its weights."""
+    tensors = [(name, str(value.dtype), tuple(value.shape)) for name, value in named_tensors(model.module).items()]
+    inputs = [(str(value.dtype), tuple(value.shape)) for value in model.example]
+    grids = [(name, grid.bits, grid.signed, grid.axis, len(grid.scale)) for name, grid in model.grids.items()]
+    return str(model.module), tensors, inputs, grids

@@ -76,14 +76,23 @@ class Task:
             ) from error
 
     def calibration(self) -> list[tuple[Tensor, ...]]:
-        """All calibration inputs as tuples of tensors, checked: some, finite, and of one shape."""
+        """All calibration inputs as tuples of tensors, checked: some, finite, and of one shape.
+
+        They are read once, so that a calibrate() that draws them gives all steps the same; again only where a network
+        wrote into them.
+        """
         if self.calibrate is None:
             raise TaskError(
                 "the task has no calibration inputs.",
                 where="calibrate",
                 mend="give Task a calibrate() that yields batches of typical inputs, such as some training samples.",
             )
-        return list(_checked_inputs(_guarded("calibrate()", partial(_batches, self.calibrate))))
+        kept = vars(self).get("_calibration")
+        if kept is None or kept[1] != _writes(kept[0]):
+            inputs = list(_checked_inputs(_guarded("calibrate()", partial(_batches, self.calibrate))))
+            kept = inputs, _writes(inputs)
+            vars(self)["_calibration"] = kept
+        return list(kept[0])
 
     def epoch(self) -> Iterator[Batch]:
         """One epoch of training batches. What goes wrong in the user's function is a TaskError."""
@@ -273,6 +282,11 @@ def _batches(calibrate: Callable[[], Iterable[Inputs]]) -> Iterable[Inputs]:
     if isinstance(found, Tensor):
         raise TaskError("it returned one tensor, not batches.", where="calibrate()", mend="return [inputs], a list.")
     return found
+
+
+def _writes(batches: list[tuple[Tensor, ...]]) -> list[int]:
+    """How often each tensor was written into."""
+    return [value._version for inputs in batches for value in inputs if not value.is_inference()]  # noqa: SLF001
 
 
 def _checked_inputs(batches: Iterable[Inputs]) -> Iterator[tuple[Tensor, ...]]:

@@ -6,9 +6,10 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,24 @@ from haversack.artifact import Artifact
 from haversack.device import Device
 from haversack.disk import aside, changed, disk_errors, listed, put, recover, seal
 from haversack.errors import HaversackError, UntrustedError
+from haversack.fingerprint import fingerprint
 from haversack.graph.surgery import load, save
 from haversack.measurement import Measurement
 from haversack.model import Model
+from haversack.progress import say
+from haversack.quantity import now
 from haversack.recipe import Recipe
 from haversack.scratch import scratch_folder
 from haversack.task import Task
 from haversack.untrusted import read_json, typed
 
-_VERSIONED = ("torch", "onnx", "onnxruntime", "ai-edge-litert", "haversack")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
+_VERSIONED = ("torch", "haversack")
+"""What models depend on. What figures depend on is for `measuring` to say."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,22 @@ class _Measured:
 
 
 @dataclass(frozen=True)
+class _Note:
+    """Something small, with its digest."""
+
+    digest: str
+    content: object
+
+
+@dataclass(frozen=True)
 class Workspace:
     """A folder of finished work. Entries are written aside and moved into place, so each is whole or absent."""
 
     folder: Path
     run: str
-    """What all entries of this run share: network, task, device, versions."""
+    """What all entries of this run share: network, data to learn from, device, versions."""
+    measuring: str = ""
+    """What figures depend on beside, such as machine, score and seconds: with another word they are measured anew."""
 
     @property
     def unfinished(self) -> Path:
@@ -69,7 +89,7 @@ class Workspace:
 
     def artifact(self, recipe: Recipe, *, scored: bool) -> Artifact | None:
         """The measured files of `recipe`, or None where they were not measured (or not scored) yet."""
-        place = self._place("scored" if scored else "unscored", recipe)
+        place = self._place(self._kind(scored=scored), recipe)
         try:
             if changed(place):
                 return None
@@ -83,12 +103,32 @@ class Workspace:
 
     def keep_artifact(self, artifact: Artifact, *, scored: bool) -> None:
         """Stores measured files."""
-        with self._aside(self._place("scored" if scored else "unscored", artifact.recipe)) as folder:
+        with self._aside(self._place(self._kind(scored=scored), artifact.recipe)) as folder:
             (folder / "files").mkdir()
             for name, content in artifact.files.items():
                 (folder / "files" / name).write_bytes(content)
             kept = _Measured(artifact.runtime, tuple(artifact.files), artifact.measurement)
             (folder / "measurement.json").write_text(json.dumps(asdict(kept), indent=1), encoding="utf-8")
+
+    def note(self, kind: type[T], *words: object) -> T | None:
+        """The small thing of that kind which was kept under these words, or None."""
+        try:
+            found = typed(_Note, read_json(self._note(kind, words)))
+            return typed(kind, found.content) if found.digest == _digest(found.content) else None
+        except UntrustedError:
+            return None  # absent or damaged: found out again
+
+    def keep_note(self, content: DataclassInstance, *words: object) -> None:
+        """Stores a small dataclass under these words."""
+        data = asdict(content)
+        _write_json(self._note(type(content), words), asdict(_Note(_digest(data), data)))
+
+    def _note(self, kind: type, words: tuple[object, ...]) -> Path:
+        return self.folder / self.run / f"{_digest([repr(word) for word in words])[:16]}.{kind.__name__.lower()}.json"
+
+    def _kind(self, *, scored: bool) -> str:
+        word = f"{_digest(self.measuring)[:8]}-" if self.measuring else ""
+        return f"{word}{'scored' if scored else 'unscored'}"
 
     def _place(self, kind: str, recipe: Recipe) -> Path:
         return self.folder / self.run / f"{recipe.digest}.{kind}"
@@ -103,24 +143,56 @@ class Workspace:
                 put(folder, place)
 
 
-def open_workspace(folder: Path, network: nn.Module, task: Task, device: Device, circumstances: str = "") -> Workspace:
+def open_workspace(  # noqa: PLR0913 - each a kind of circumstance
+    folder: Path, network: nn.Module, task: Task, device: Device, circumstances: str = "", measuring: str = ""
+) -> Workspace:
     """The workspace in `folder` for this network, task, device and installed versions.
 
-    `circumstances` is whatever else figures depend on, such as the task's code and the number of threads.
+    `circumstances` is whatever else models depend on, such as the task's code, and `measuring` whatever figures do.
+    Says so where the same functions gave other data in an earlier run, whose work is then of no use.
     """
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode() if isinstance(value, Tensor) else b"")
-        digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
-    digest.update(str(network).encode())
-    digest.update(f"{circumstances}{_of_calibration(task)}".encode())
-    digest.update(repr(device).encode())
+    digest = _of_network(network)
+    digest.update(f"{circumstances}{task.kind}{device!r}".encode())
     digest.update(" ".join(f"{name}={_version(name)}" for name in _VERSIONED).encode())
-    found = Workspace(folder, digest.hexdigest()[:16])
-    if (folder / found.run).is_dir():
-        with disk_errors(folder):
-            recover(folder / found.run)
+    data = _Data(_of_calibration(task), fingerprint(task.train, task.loss), now())
+    _compare(folder / f"{digest.hexdigest()[:16]}.data.json", data)
+    digest.update(f"{data.calibrate}{data.train}".encode())
+    found = Workspace(folder, digest.hexdigest()[:16], measuring)
+    with disk_errors(folder):
+        for place in (folder, folder / found.run):
+            if place.is_dir():
+                recover(place)
     return found
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the user's functions gave in a run."""
+
+    calibrate: str
+    train: str
+    date: str
+
+
+def _compare(path: Path, data: _Data) -> None:
+    """Says which of the user's functions gave other data in the run before, and writes down what they give now."""
+    with suppress(UntrustedError):
+        before = typed(_Data, read_json(path))
+        names = [f"{name}()" for name in ("calibrate", "train") if getattr(before, name) != getattr(data, name)]
+        if names:
+            say(
+                f"{' and '.join(names)} gave other data in the run of {before.date}, so nothing kept then is of use: "
+                "unless that was meant, fix the seed that they draw with."
+            )
+    _write_json(path, asdict(data))
+
+
+def _write_json(path: Path, content: object) -> None:
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside(path.parent) as fresh:
+            (fresh / path.name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+            (fresh / path.name).replace(path)
 
 
 @contextmanager
@@ -133,8 +205,19 @@ def cache_folder(named: Path | None) -> Iterator[Path]:
         yield folder
 
 
+def _of_network(network: nn.Module) -> hashlib._Hash:
+    """The hash, so far, of the network's weights, its layers and their code."""
+    digest = hashlib.sha256(str(network).encode())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode() if isinstance(value, Tensor) else b"")
+        digest.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
+    kinds = sorted({type(layer) for layer in network.modules()}, key=lambda kind: (kind.__module__, kind.__qualname__))
+    digest.update(fingerprint(*(kind.forward for kind in kinds)).encode())
+    return digest
+
+
 def _of_calibration(task: Task) -> str:
-    digest = hashlib.sha256(task.kind.encode())
+    digest = hashlib.sha256()
     for inputs in task.calibration():
         for value in inputs:
             digest.update(_bytes(value))
@@ -151,3 +234,8 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def _digest(content: object) -> str:
+    """The hash of what JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

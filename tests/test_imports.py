@@ -17,7 +17,7 @@ FILES = sorted((ROOT / "haversack").rglob("*.py"))
 LAYERS = (
     "errors",
     "coded",
-    "disk scratch quantity progress interrupt task untrusted zoo",
+    "disk fingerprint scratch quantity progress interrupt task untrusted zoo",
     "grid device",
     "model",
     "graph recipe",

@@ -358,6 +358,9 @@ def test_a_killed_training_is_found_again_by_the_same_run_and_by_no_other(file: 
     assert _bench(file, tmp_path, "of other data").workspace.unfinished.is_dir()
 
 
+ATTEMPTS: list[str] = []
+
+
 @dataclass(frozen=True)
 class Failing:
     """A step that fails with the error of that name."""
@@ -367,6 +370,7 @@ class Failing:
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def apply(self, model: Model, task: Task) -> Model:
+        ATTEMPTS.append(self.error)
         raise getattr(errors, self.error)("it went wrong.", mend="leave it out.")
 
     @classmethod
@@ -382,6 +386,8 @@ def test_an_error_of_one_candidate_is_a_refusal_of_that_candidate(file: TaskFile
     trial = Trial(Recipe((Failing(error),)))
     told = _bench(file, tmp_path, "").answer(trial)
     assert told == Refusal(trial.recipe, "it went wrong.", too_strong=error == "RecipeError")
+    assert _bench(file, tmp_path, "").answer(trial) == told
+    assert ATTEMPTS.count(error) == (2 if error == "MeasureError" else 1), "only a measurement is worth another try"
 
 
 @pytest.mark.parametrize("error", ["TaskError", "WorkspaceError"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_workspace import artifact, end_at, in_process, network, pruned, task
+from test_workspace import Ear, artifact, end_at, in_process, network, pruned, task
 
 from haversack.artifact import Artifact
 from haversack.disk import LISTING
@@ -24,14 +24,6 @@ def inside(folder: Path) -> set[str]:
 def result(content: bytes, **files: bytes) -> Artifact:
     made = artifact(content)
     return Artifact(made.runtime, {"model.onnx": content, **files}, made.recipe, made.measurement)
-
-
-class Ear:
-    def __init__(self) -> None:
-        self.heard = []
-
-    def say(self, line):
-        self.heard.append(line)
 
 
 def test_a_result_is_the_files_the_texts_and_the_network_and_nothing_of_an_older_one(tmp_path):

@@ -25,6 +25,7 @@ from haversack.report.students import ranked
 from haversack.student import AUTO, Audition, Place, outputs_apart
 from haversack.task import TaskFile, read_task_file
 from haversack.techniques.adopt_student import AdoptStudent
+from haversack.workspace import Workspace
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
 FLASH = 9_000
@@ -51,6 +52,23 @@ def test_a_student_is_smaller_and_computes_less_than_the_network(original: Model
     network = built.network(place(original)._taken)
     assert sum(each.numel() for each in network.parameters()) == student.counts.parameters < 15_418
     assert student.counts.macs <= 121_088
+
+
+@pytest.mark.slow
+def test_a_student_that_was_scaled_is_not_scaled_again_in_another_run(original: Model, tmp_path: Path) -> None:
+    asked: list[Member] = []
+
+    def measured(member: Member) -> tuple[Miss, ...]:
+        asked.append(member)
+        return ()
+
+    def run() -> tuple[Student, ...]:
+        memory = Workspace(tmp_path, "run", "this machine")
+        return place(original, measured=measured, memory=memory).students("ds_cnn")
+
+    first, times = run(), len(asked)
+    assert run() == first
+    assert len(asked) == times > 0
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from haversack.errors import WorkspaceError
 from haversack.grid import symmetric
 from haversack.measurement import Conditions, Figure, Measurement
 from haversack.model import Edits, Model, Slices
+from haversack.progress import shown_by
 from haversack.recipe import Recipe, Stage
 from haversack.result import write_result
 from haversack.task import Task
@@ -247,6 +248,79 @@ def test_the_same_things_share_a_run_and_others_do_not(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace_module, "_version", lambda name: f"{name} of tomorrow")
     others.append(run())
     assert len({base, *others}) == len(others) + 1
+
+
+@dataclass(frozen=True)
+class Remark:
+    said: str
+    times: tuple[float, ...] = ()
+
+
+def test_a_small_thing_comes_back_under_its_words_in_another_run_too(tmp_path):
+    open_workspace(tmp_path, network(), task(), BOARD).keep_note(Remark("no", (0.5, 2.0)), "a", (1, 2))
+    space = open_workspace(tmp_path, network(), task(), BOARD)
+    assert space.note(Remark, "a", (1, 2)) == Remark("no", (0.5, 2.0))
+    assert space.note(Remark, "a", (2, 1)) is None
+    (path,) = space.folder.rglob("*.remark.json")
+    for text in (path.read_text().replace("0.5", "0.4"), path.read_text().replace('"no"', "3"), "{", ""):
+        path.write_text(text)
+        assert space.note(Remark, "a", (1, 2)) is None
+
+
+def test_other_circumstances_take_other_figures_and_keep_the_models(tmp_path):
+    def measured_by(word):
+        return open_workspace(tmp_path, network(), task(), BOARD, measuring=word)
+
+    measured_by("a machine").keep_artifact(artifact(), scored=True)
+    measured_by("a machine").keep_model(RECIPE, pruned())
+    assert measured_by("a machine").artifact(RECIPE, scored=True) == artifact()
+    assert measured_by("another score").artifact(RECIPE, scored=True) is None
+    assert measured_by("another score").model(RECIPE, network(), original()) is not None
+
+
+class Ear:
+    def __init__(self):
+        self.heard = []
+
+    def say(self, line):
+        self.heard.append(line)
+
+
+def test_a_calibrate_that_shuffles_is_read_once_and_told_in_the_next_run(tmp_path):
+    draws = itertools.count()
+
+    def shuffling():
+        return Task(list, lambda: [torch.full((2, 4), float(next(draws)))], lambda predict: 0.5)
+
+    fixed, ear = task(), Ear()
+    with shown_by(ear):
+        first, again = shuffling(), [open_workspace(tmp_path, network(), fixed, BOARD).run for _ in range(2)]
+        assert again[0] == again[1]
+        assert ear.heard == []
+        assert torch.equal(first.calibration()[0][0], first.calibration()[0][0])
+        runs = [open_workspace(tmp_path / "other", network(), each, BOARD).run for each in (first, first, shuffling())]
+    assert runs[0] == runs[1] != runs[2]
+    assert ["calibrate() gave other data" in line and "fix the seed" in line for line in ear.heard] == [True]
+
+
+def test_training_data_of_another_run_make_another_run(tmp_path):
+    def learning_from(values):
+        return replace(task(), train=lambda: [(values, values)])
+
+    ear = Ear()
+    with shown_by(ear):
+        one, other = (
+            open_workspace(tmp_path, network(), learning_from(values), BOARD).run
+            for values in (torch.zeros(2, 4), torch.ones(2, 4))
+        )
+    assert one != other
+    assert ["train() gave other data" in line for line in ear.heard] == [True]
+
+
+def test_inputs_that_a_network_wrote_into_are_read_again():
+    twice = Task(list, lambda: [torch.ones(2, 4)], lambda predict: 0.5)
+    twice.calibration()[0][0].mul_(3)
+    assert twice.calibration()[0][0].eq(1).all()
 
 
 def in_process(body: str, folder: Path) -> subprocess.Popen:

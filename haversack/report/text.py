@@ -155,6 +155,20 @@ def _ending(found: Found, device: Device) -> str:
     return f"{early}Nothing that was tried pays on {device.title}."
 
 
+def measured_earlier(found: Found, baseline: Measurement, started: str) -> str:
+    """A paragraph on what of this was measured before the run `started`, or nothing."""
+    every = [baseline, found.best.measurement, *(each.candidate.measurement for each in found.verdicts)]
+    dates = {repr(each): each.conditions.date for each in every if each.conditions.date}
+    earlier = sorted(date for date in dates.values() if date < started)
+    if not earlier:
+        return ""
+    text = (
+        f"{len(earlier)} of {len(dates)} candidates were measured in earlier runs, with the same score, versions and "
+        f"settings on this machine; the first on {earlier[0]} UTC."
+    )
+    return f"\n\n{paragraph(text, 'Kept: ', '  ')}"
+
+
 def _unlimited_drop(before: Figure | None, after: Figure | None, budget: Budget) -> str:
     """A word of caution where the score fell and nobody had said how far it may."""
     if before is None or after is None or after.value >= before.value or budget.score_floor(before.value) is not None:

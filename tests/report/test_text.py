@@ -19,7 +19,7 @@ from haversack.plan.found import Found, Verdict
 from haversack.recipe import Recipe, Stage
 from haversack.report.devices import device_card, device_table
 from haversack.report.tables import figure, paragraph, table
-from haversack.report.text import advised, benched, packed, weighed
+from haversack.report.text import advised, benched, measured_earlier, packed, weighed
 from haversack.task import Task
 
 PI = find_device("raspberry-pi-zero-2w")
@@ -149,6 +149,19 @@ def test_what_was_said_while_a_candidate_was_made_stands_in_its_report() -> None
     said = replace(AFTER, notes=("these stay float32: 2 softmax.", "4 bits take a byte."))
     text = packed(Found(Candidate(Recipe(), said), (), ()), BEFORE, PI, Budget())
     assert lines_with(text, "Note: ") == ["Note: these stay float32: 2 softmax.", "Note: 4 bits take a byte."]
+
+
+def test_figures_of_earlier_runs_are_called_so_with_their_date() -> None:
+    def of(date: str, value: float) -> Measurement:
+        return replace(AFTER, flash_bytes=Figure(value, "host"), conditions=replace(HERE, date=date))
+
+    tried = tuple(Verdict(Candidate(Recipe(), of(f"2026-01-0{day} 10:00:00", day)), True, "") for day in (1, 2, 3))
+    best = Found(tried[2].candidate, (), tried)
+    text = flat(measured_earlier(best, of("2026-01-02 09:00:00", 9), "2026-01-03 00:00:00"))
+    assert text.startswith("Kept: 3 of 4 candidates were measured in earlier runs")
+    assert "the first on 2026-01-01 10:00:00 UTC" in text
+    assert measured_earlier(best, of("2026-01-02 09:00:00", 9), "2026-01-01 00:00:00") == ""
+    assert measured_earlier(found(), BEFORE, "2026-01-03 00:00:00") == ""
 
 
 def test_packing_names_each_limit_and_whether_it_is_met() -> None:
