@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, fx
 
 from haversack.artifact import CODED_FILE, Artifact, Runtime
-from haversack.device import Device
+from haversack.device import Budget, Device, find_device
 from haversack.door import checked_score, scored, validated
 from haversack.errors import ExportError
 from haversack.export import coded, find_runtime
@@ -20,11 +20,13 @@ from haversack.measure.files import is_installed
 from haversack.measurement import Conditions, Figure, Measurement
 from haversack.model import Model
 from haversack.plan.found import Trial
-from haversack.progress import note, noted
+from haversack.progress import note, noted, say
 from haversack.quantity import now
 from haversack.task import Task
 
 Predict = Callable[..., Tensor]
+
+_MEND = " Files for LiteRT (--runtime litert) are computed in integers here too."
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Gauge:
         note(
             f"this host computes {quantized - contents.integer_layers} of {quantized} quantized layers in float: its "
             f"latency over the original's ({ratio.value:.3g}x) says nothing about {self.device.name}, and no limit is "
-            "held against it."
+            f"held against it.{_MEND if self.device.runtime == 'onnx' else ''}"
         )
         return False
 
@@ -153,6 +155,17 @@ class _Run:
             note(f"{self.runtime.name} is not installed (pip install --pre tflite-micro): LiteRT ran the file instead.")
         orders = self.runtime.orders(self.lowered) if self.runtime.orders else None
         return host.load(self.content, runtime=self.name, orders=orders, optimized=optimized)
+
+
+def tell_of_ratio(budget: Budget, device: Device) -> None:
+    """Says beforehand where a ratio cannot be judged, since ONNX Runtime on x86 runs signed files partly in float."""
+    foreign = device.signed_activations and not find_device("host").signed_activations
+    if budget.latency_ratio is not None and device.runtime == "onnx" and foreign:
+        say(
+            f"files for {device.name} have signed activations, which ONNX Runtime computes partly in float on this "
+            f"host: a quantized one may not be said to meet {budget.latency_ratio:g}x. Limit milliseconds, which "
+            f"are estimated for the device.{_MEND}"
+        )
 
 
 def _check_format(model: Model, runtime: Runtime) -> None:

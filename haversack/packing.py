@@ -23,7 +23,7 @@ from haversack.errors import (
 from haversack.export import find_runtime
 from haversack.finetune import checkpoints_in, outputs_kept
 from haversack.fingerprint import fingerprint
-from haversack.gauge import Gauge
+from haversack.gauge import Gauge, tell_of_ratio
 from haversack.interrupt import Stopped
 from haversack.measure import estimate, host
 from haversack.measurement import Candidate, Measurement, Miss
@@ -273,6 +273,8 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     offers = Offers(settings.techniques, settings.seed, settings.epochs)
     rounding = offers.to_integers(bench.original, bench.device)
     estimate.check_judgeable(budget, bench.device, {"float32", "int8"} if rounding else {"float32"})
+    if rounding:
+        tell_of_ratio(budget, bench.device)
     within = budget.within(bench.device)
     students = _students(bench, within, settings, rounding)
     goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import haversack
-from haversack import errors, progress
+from haversack import errors, gauge, progress
 from haversack.device import Budget, Device, find_device
 from haversack.errors import BudgetError, InfeasibleError, NothingChangedError, RecipeError, WorkspaceError
 from haversack.finetune.checkpoint import checkpoint
@@ -178,12 +178,28 @@ def test_a_device_that_takes_signed_activations_gets_them_and_the_very_file_is_t
     found = apply(Recipe((step,)), file.network(), file.task, PI4, Settings(seconds=0.1))
     activations = [grid for grid in found.model.grids.values() if grid.axis is None]
     assert all(grid.signed for grid in activations)
-    measured = found.artifact.measurement
+    content, measured = found.artifact.files["model.onnx"], found.artifact.measurement
+    assert timed[-1] == content
     assert measured.latency_ms is not None
     assert measured.latency_ms.origin == "estimated"
-    assert measured.latency_ratio is not None
-    assert (measured.latency_ratio.origin, measured.latency_ratio.runtime) == ("host", "onnx")
-    assert timed[-1] == found.artifact.files["model.onnx"]
+    in_integers = host.contents(content, 1).integer_layers == 4
+    assert (measured.latency_ratio is not None) == in_integers
+    assert any("in float" in line for line in measured.notes) != in_integers
+
+
+@pytest.mark.parametrize(("device", "runtime", "told"), [("raspberry-pi-4", "onnx", True), ("host", "onnx", False)])
+def test_a_ratio_that_this_host_cannot_judge_is_told_of_beforehand(
+    monkeypatch: pytest.MonkeyPatch, device: str, runtime: str, *, told: bool
+) -> None:
+    x86 = replace(find_device("host"), isa="x86-64")
+    monkeypatch.setattr(gauge, "find_device", lambda _: x86)
+    heard: list[str] = []
+    monkeypatch.setattr(gauge, "say", heard.append)
+    target = x86 if device == "host" else replace(find_device(device), runtime=runtime)
+    gauge.tell_of_ratio(Budget(latency_ratio=0.45), target)
+    assert bool(heard) == told
+    gauge.tell_of_ratio(Budget(flash_bytes=1000), target)
+    assert len(heard) == told
 
 
 def test_a_ratio_of_this_host_says_nothing_of_integers_that_it_computes_in_float(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
-_SIGNED = (
-    "its activations are signed, and it was run with session.qdqisint8allowed = 1: without it ONNX Runtime on x86 "
-    "computes some layers of such files in float."
-)
 _INTEGER_LAYERS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"})
 _INTEGER_OPERATORS = _INTEGER_LAYERS | frozenset(
     (
@@ -76,12 +71,11 @@ def empty() -> bytes:
 
 def contents(path: Path, threads: int) -> Contents:
     """The operators of the file at `path`, before and after the runtime's rewriting, and its bytes."""
-    operators, disk_bytes, signed = _read(path)
+    operators, disk_bytes = _read(path)
     as_run = _operators_as_run(path, threads)
     integer = sum(count for name, count in as_run.items() if _on_integers(name))
     layers = sum(count for name, count in as_run.items() if name in _INTEGER_LAYERS)
-    warnings = (*_warnings(operators, as_run, integer), *([_SIGNED] if signed and _x86() else []))
-    return Contents(operators, as_run, integer, layers, disk_bytes, warnings)
+    return Contents(operators, as_run, integer, layers, disk_bytes, tuple(_warnings(operators, as_run, integer)))
 
 
 def cast_to(array: Array, kind: type, where: str) -> Array:
@@ -97,8 +91,8 @@ def cast_to(array: Array, kind: type, where: str) -> Array:
     return array.astype(kind, copy=False)
 
 
-def _read(path: Path) -> tuple[dict[str, int], int, bool]:
-    """How often each operator stands in the file, its bytes with external data, and whether it rounds to signed."""
+def _read(path: Path) -> tuple[dict[str, int], int]:
+    """How often each operator stands in the file, and its bytes with those of its external data."""
     import onnx
 
     try:
@@ -116,19 +110,7 @@ def _read(path: Path) -> tuple[dict[str, int], int, bool]:
         raise MeasureError(
             f"its external data {', '.join(lost)} is missing.", where=str(path), mend="put it beside the model."
         )
-    return _counted(model.graph), sum(part.stat().st_size for part in (path, *parts)), _is_signed(model.graph)
-
-
-def _is_signed(graph: Any) -> bool:  # noqa: ANN401 - onnx.GraphProto
-    """Whether activations are rounded to signed bytes."""
-    import onnx
-
-    signed = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
-    return any(set(node.input[2:]) & signed for node in graph.node if node.op_type == "QuantizeLinear")
-
-
-def _x86() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64", "i686")
+    return _counted(model.graph), sum(part.stat().st_size for part in (path, *parts))
 
 
 def _tensors(graph: Any) -> Iterator[Any]:  # noqa: ANN401 - onnx.GraphProto

@@ -44,7 +44,6 @@ def open_session(
     """An ONNX Runtime session on the CPU for `file`; None threads means as many as the runtime likes.
 
     Threads of the pool stop spinning when a run ends (else one file's pool takes time from the other in alternation).
-    Signed activations stay signed, as on Arm: ONNX Runtime's own rewriting for x86 leaves some layers in float.
     `thrifty` switches the memory arena and its patterns off. `optimized` is where the graph as it runs is written;
     `plain` runs it node by node as it stands in the file.
     """
@@ -54,7 +53,6 @@ def open_session(
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
     options.enable_cpu_mem_arena = options.enable_mem_pattern = not thrifty
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

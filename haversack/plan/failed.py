@@ -24,7 +24,8 @@ def infeasible(found: Found) -> InfeasibleError:
     known = f", scores {score.value:.4f}" if score and all(miss.limit != "score" for miss in found.misses) else ""
     return InfeasibleError(
         f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}.",
-        mend="raise that limit, allow a larger score drop, or start from a smaller network.",
+        mend=("limit what can be judged (the report's notes say what would make it so), " if found.unjudged else "")
+        + "raise that limit, allow a larger score drop, or start from a smaller network.",
     )
 
 
