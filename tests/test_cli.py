@@ -18,6 +18,7 @@ import pytest
 
 from haversack import __version__, cli, interrupt
 from haversack.cli import main, running
+from haversack.coded import container
 from haversack.errors import HaversackError, TaskError
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
@@ -412,6 +413,16 @@ def test_what_is_no_coded_file_is_refused_with_its_path(run: Run, tmp_path: Path
     assert str(file) in err
     assert says in err
     assert run("decode", tmp_path / "none.hsk")[0] == 2
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "self", "a/b.weight", "ü.npy", "weight"])
+def test_a_tensor_may_be_called_anything_and_is_written_under_its_name(run: Run, tmp_path: Path, name: str) -> None:
+    numbers = np.arange(6, dtype=np.float32).reshape(2, 3)
+    (tmp_path / "some.hsk").write_bytes(container.write({name: container.stored(numbers)}))
+    assert run("decode", tmp_path / "some.hsk", "--out", tmp_path / "weights.npz")[0] == 0
+    with np.load(tmp_path / "weights.npz") as weights:
+        assert list(weights) == [name]
+        assert np.array_equal(weights[name], numbers)
 
 
 def test_the_package_itself_is_the_command():
