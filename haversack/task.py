@@ -29,7 +29,7 @@ Kind = Literal["classification", "regression", "reconstruction"]
 
 _FAILURES = (Exception, SystemExit)
 """What the user's functions may end with: a sys.exit() in them must not end us without a word."""
-_DEEPEST = 100
+_DEEPEST = 60
 """So many modules within each other: Python's stack is not deep enough to copy and trace many more."""
 
 

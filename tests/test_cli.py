@@ -197,7 +197,7 @@ def test_a_network_that_cannot_be_traced_names_the_layer(run: Run, task_file: Ca
     ("layer", "said"),
     [
         ("class Odd(nn.Module):\n    def forward(self, x):\n        raise SystemExit(0)", "SystemExit: 0 (line"),
-        ("def Odd(depth=200):\n    return nn.Sequential(Odd(depth - 1)) if depth else nn.ReLU()", "more than 100 deep"),
+        ("def Odd(depth=200):\n    return nn.Sequential(Odd(depth - 1)) if depth else nn.ReLU()", "more than 60 deep"),
         (
             "import threading\n\ndef Odd():\n    odd = nn.ReLU()\n    odd.lock = threading.Lock()\n    return odd",
             "cannot be copied: TypeError: cannot pickle",
