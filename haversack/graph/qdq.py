@@ -26,7 +26,7 @@ pairs = torch.ops.quantized_decomposed
 def insert(network: fx.GraphModule, grids: Mapping[str, Grid]) -> fx.GraphModule:
     """A copy of the inference graph in which every value and weight in `grids` is rounded to its grid.
 
-    Raises RecipeError when `grids` names a value or weight that the graph does not have.
+    Raises RecipeError when `grids` names a value or weight that the graph does not have, or does not fit one's shape.
     """
     network = copy.deepcopy(network)
     missing = grids.keys() - {str(name) for node in network.graph.nodes for name in (node.name, node.target)}
@@ -65,6 +65,8 @@ class _Insertion:
             self._layer(node, read[1] if read else None)
 
     def _pair(self, node: fx.Node, grid: Grid) -> None:
+        if grid.axis is not None:
+            raise _unfit(node.name, grid, "a value, which takes one step")
         readers = list(node.users)
         with self.graph.inserting_after(node):
             integers = self._call(pairs.quantize_per_tensor.default, (node, *_settings(grid)), node, grid.dtype)
@@ -91,7 +93,12 @@ class _Insertion:
             self._dequantize(moved, grid, node, readers)
 
     def _layer(self, node: fx.Node, inputs: Grid | None) -> None:
-        grid = self.grids[_weight(node)]
+        grid, whole = self.grids[_weight(node)], self.tensors[_weight(node)]
+        axis = 1 if node.target in TRANSPOSED else 0
+        channels, steps = whole.shape[axis], len(grid.scale)
+        in_groups = axis == 0 and steps % channels == 0 and whole.numel() % steps == 0
+        if grid.axis != axis or (steps != channels and not in_groups):
+            raise _unfit(_weight(node), grid, f"a weight of shape {tuple(whole.shape)}")
         arguments = list(node.args)
         arguments[1] = self._constant(node, _weight(node), grid)
         bias = node.args[2] if len(node.args) > 2 else None
@@ -139,6 +146,12 @@ class _Insertion:
         node = self.graph.call_function(target, arguments, dict(options or {}))
         node.meta = {**like.meta, "val": tree_map_only(Tensor, lambda each: each.to(dtype), like.meta["val"])}
         return node
+
+
+def _unfit(name: str, grid: Grid, what: str) -> RecipeError:
+    along = "" if grid.axis is None else f" along dimension {grid.axis}"
+    said = f"a grid of {len(grid.scale)} steps{along} does not fit {what}."
+    return RecipeError(said, where=name, mend="quantize the network again.")
 
 
 def _weight(layer: fx.Node) -> str:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from quantizable_networks import convolution, model_of, quantized
+from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import RecipeError
@@ -8,6 +9,7 @@ from haversack.graph.inference import inference
 from haversack.graph.lower import lower, output_step
 from haversack.graph.qdq import insert, pairs
 from haversack.grid import Grid, affine
+from haversack.model import Model
 
 
 def grids_around(graph, name: str) -> tuple[tuple, tuple]:
@@ -70,6 +72,22 @@ def test_a_grid_for_a_value_that_is_not_there_is_refused():
     model, _ = model_of(lambda x, layer: layer(x), convolution())
     with pytest.raises(RecipeError, match="no value called lost"):
         insert(inference(model), {"lost": affine(-1, 1)})
+
+
+@pytest.mark.parametrize(
+    ("name", "grid"),
+    [
+        ("0.weight", Grid(8, True, (0.1,) * 4, (0,) * 4, 5)),
+        ("0.weight", Grid(8, True, (0.1,) * 4, (0,) * 4, 1)),
+        ("0.weight", Grid(8, True, (0.1,) * 2, (0,) * 2, 0)),
+        ("0.weight", Grid(8, True, (0.1,), (0,))),
+        ("conv2d", Grid(8, True, (0.1,) * 4, (0,) * 4, 1)),
+    ],
+)
+def test_a_grid_that_does_not_fit_is_refused_by_name(name, grid):
+    model = Model(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), (torch.randn(1, 3, 8, 8),))
+    with pytest.raises(RecipeError, match=rf"^{name}: a grid of .* does not fit a"):
+        insert(inference(model), {name: grid})
 
 
 def test_inserting_leaves_the_float_graph_alone():
