@@ -56,6 +56,11 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def is_pressed() -> bool:
+    """Whether somebody wants to stop and was not heard yet: an error now may be a library's word for it."""
+    return bool(_pressed)
+
+
 def heard() -> None:
     """Nothing comes again of an interrupt: whoever calls this ends the run in good order."""
     if _pressed:

@@ -24,7 +24,7 @@ from haversack.export import find_runtime
 from haversack.finetune import checkpoints_in, outputs_kept
 from haversack.fingerprint import fingerprint
 from haversack.gauge import Gauge, tell_of_ratio
-from haversack.interrupt import Stopped
+from haversack.interrupt import Stopped, is_pressed
 from haversack.measure import estimate, host
 from haversack.measurement import Candidate, Measurement, Miss
 from haversack.model import Model
@@ -204,6 +204,8 @@ class Bench:
         except (TaskError, WorkspaceError):
             raise
         except HaversackError as error:
+            if is_pressed():
+                raise KeyboardInterrupt from error
             say(f"refused: {trial.recipe}: {error.what}")
             refused = _Refused(error.what, isinstance(error, RecipeError))
             if not isinstance(error, MeasureError):  # which may be the machine's mood

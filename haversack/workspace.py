@@ -124,7 +124,8 @@ class Workspace:
         _write_json(self._note(type(content), words), asdict(_Note(_digest(data), data)))
 
     def _note(self, kind: type, words: tuple[object, ...]) -> Path:
-        return self.folder / self.run / f"{_digest([repr(word) for word in words])[:16]}.{kind.__name__.lower()}.json"
+        key, name = _digest([repr(word) for word in words])[:16], kind.__name__.strip("_").lower()
+        return self.folder / self.run / f"{key}.{name}.json"
 
     def _kind(self, *, scored: bool) -> str:
         word = f"{_digest(self.measuring)[:8]}-" if self.measuring else ""

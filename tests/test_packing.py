@@ -27,6 +27,7 @@ from haversack.graph.cost import cost
 from haversack.graph.named_tensors import named_tensors
 from haversack.graph.surgery import load
 from haversack.graph.trace import trace
+from haversack.interrupt import interruptible
 from haversack.measure import host
 from haversack.measure.estimate import weigh
 from haversack.measure.files import Contents
@@ -404,6 +405,26 @@ def test_an_error_of_one_candidate_is_a_refusal_of_that_candidate(file: TaskFile
     assert told == Refusal(trial.recipe, "it went wrong.", too_strong=error == "RecipeError")
     assert _bench(file, tmp_path, "").answer(trial) == told
     assert ATTEMPTS.count(error) == (2 if error == "MeasureError" else 1), "only a measurement is worth another try"
+
+
+@dataclass(frozen=True)
+class Deaf(Failing):
+    """A step that makes an error of its own of an interrupt."""
+
+    def apply(self, model: Model, task: Task) -> Model:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise errors.TraceError("it cannot be traced.") from None
+        return model
+
+
+def test_an_interrupt_that_a_library_calls_an_error_is_no_refusal(file: TaskFile, tmp_path: Path) -> None:
+    bench = _bench(file, tmp_path, "")
+    with pytest.raises(errors.StoppedError), interruptible():
+        bench.answer(Trial(Recipe((Deaf(),))))
+    assert not list(tmp_path.rglob("*refused*"))
 
 
 @pytest.mark.parametrize("error", ["TaskError", "WorkspaceError"])
