@@ -1,6 +1,6 @@
 """README's figures: what stands between `<!-- figures: NAME -->` and `<!-- end -->` is written from the results.
 
-    python benchmarks/readme.py
+    python benchmarks/readme.py [--check]
 
 The words are in readme_blocks.md, under the same marks; `{FILE FIGURE FORM}` there becomes the figure of that name in
 results/FILE.json; one that is not there yet has a `?` behind its form. A figure of a quick row is refused. `missed` is
@@ -9,8 +9,10 @@ made here: all that was asked for and not met.
 
 from __future__ import annotations
 
+import argparse
 import re
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
@@ -28,8 +30,15 @@ _FIGURE = re.compile(r"\{(\w+) ([\w.]+) ([\w%]+)(\??)\}")
 
 
 def main() -> None:
-    """Writes README.md anew."""
-    README.write_text(filled(README.read_text("utf-8")), encoding="utf-8")
+    """Writes README.md anew; to check, says whether it would change."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a figure has changed")
+    asked, old = words.parse_args(), README.read_text("utf-8")
+    new = filled(old)
+    if not asked.check:
+        README.write_text(new, encoding="utf-8")
+    elif new != old:
+        sys.exit(f"{README.name} is not what the results say: run python benchmarks/readme.py")
 
 
 def filled(readme: str) -> str:
