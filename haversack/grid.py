@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from haversack.errors import RecipeError
+
+_BLOCK = 1 << 18
+"""How many numbers are rounded at a time: what is computed on the way stays in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,21 @@ class Grid:
 
     def quantize(self, real: Tensor) -> Tensor:
         """Nearest integers (ties to even) of `real`, clamped to the grid; int32, same shape."""
+        return self._integers(real, *self._spread(real.dim())).to(torch.int32)
+
+    def stored(self, real: Tensor) -> Tensor:
+        """What `quantize` gives, in the type that files store; beside it, this takes next to no memory."""
         scale, zero = self._spread(real.dim())
-        return (torch.round(real.to(scale.dtype) / scale) + zero).clamp(self.qmin, self.qmax).to(torch.int32)
+        stored = torch.empty_like(real, dtype=self.dtype, requires_grad=False)
+        for rows in blocks(real):
+            steps, zeros = (each[rows] if self.axis == 0 else each for each in (scale, zero))
+            stored[rows] = self._integers(real[rows], steps, zeros)
+        return stored
 
     def dequantize(self, integers: Tensor) -> Tensor:
         """Real numbers that the integers stand for; float32, same shape."""
         scale, zero = self._spread(integers.dim())
-        return ((integers.to(scale.dtype) - zero) * scale).to(torch.float32)
+        return (integers.to(scale.dtype) - zero).mul_(scale).to(torch.float32)
 
     def round(self, real: Tensor) -> Tensor:
         """`real` moved to the nearest points of the grid."""
@@ -80,6 +92,10 @@ class Grid:
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary that `untrusted.typed` turns back into an equal grid."""
         return {**self.__dict__, "scale": list(self.scale), "zero_point": list(self.zero_point)}
+
+    def _integers(self, real: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """The integers of `quantize`, as real numbers."""
+        return (real.to(scale.dtype) / scale).round_().add_(zero).clamp_(self.qmin, self.qmax)
 
     def _spread(self, dims: int) -> tuple[Tensor, Tensor]:
         # 32-bit biases need more than the 24 bits that float32 counts exactly; steps are float32 in every file.
@@ -107,9 +123,20 @@ def affine(low: float, high: float, *, bits: int = 8, signed: bool = False) -> G
     return Grid(bits, signed, (scale,), (int(zero),))
 
 
+def blocks(tensor: Tensor) -> Iterator[slice]:
+    """Slices of the first dimension that are small enough for the processor's cache, and together all of it."""
+    rows = len(tensor)
+    size = max(1, _BLOCK * rows // max(tensor.numel(), 1))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
 def symmetric(limits: Tensor, *, axis: int | None, bits: int = 8) -> Grid:
     """A signed grid with zero point 0 and integers -(2^(b-1)-1)..2^(b-1)-1, `limits` being the largest magnitudes."""
     top = (1 << bits - 1) - 1
-    scale = (limits.detach().reshape(-1).to(torch.float32) / top).clamp_min(1e-8)
-    steps = tuple(float(step) for step in scale)
+    steps = tuple(steps_of(limits.reshape(-1), top).tolist())
     return Grid(bits, True, steps, (0,) * len(steps), axis, -top, top)
+
+
+def steps_of(limits: Tensor, top: int) -> Tensor:
+    """The steps with which the integer `top` stands for these magnitudes, float32; none is so small that it is zero."""
+    return (limits.detach().to(torch.float32) / top).clamp_min(1e-8)

@@ -155,3 +155,15 @@ def test_limits_that_hold_nan_make_no_symmetric_grid():
 
 def test_what_was_zero_throughout_gets_a_step_of_common_size():
     assert affine(0.0, 0.0).scale[0] == pytest.approx(1 / 255)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+def test_what_is_stored_is_what_was_quantized_however_large_the_tensor_is(axis, bits):
+    torch.manual_seed(0)
+    real = torch.randn(700, 500)
+    count = 1 if axis is None else real.shape[axis]
+    grid = Grid(bits, True, tuple((torch.rand(count) / 2 ** (bits - 3)).tolist()), (1,) * count, axis)
+    stored = grid.stored(real)
+    assert stored.dtype == grid.dtype
+    assert torch.equal(stored.to(torch.int32), grid.quantize(real))

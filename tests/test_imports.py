@@ -36,6 +36,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split(
 HEAVY = {
     "onnxruntime": {"measure/worker.py"},
     "onnx": {
+        "export/onnx/file.py",
         "export/onnx/graph.py",
         "export/onnx/writer.py",
         "export/onnx/fallback.py",

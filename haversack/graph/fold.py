@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from haversack.graph.pads import absorb_pads
 from haversack.graph.trace import Trace, layer_path
+from haversack.grid import blocks
 
 aten = torch.ops.aten
 
@@ -289,7 +290,7 @@ def _absorb(graph: fx.Graph, layer: fx.Node, scale: Tensor, shift: Tensor, tenso
     weight_node, bias_node = _weights(layer)
     weight = tensors[weight_node.target]
     bias = shift if bias_node is None else tensors[bias_node.target].double() * scale + shift
-    scaled = (weight.double() * along_outputs(layer, weight, scale)).to(weight.dtype)
+    scaled = _scaled(weight, along_outputs(layer, weight, scale))
     new_weight = _rewritten(graph, layer, weight_node, scaled, tensors)
     if bias_node is None:
         stem = weight_node.target.removesuffix("weight")
@@ -299,6 +300,14 @@ def _absorb(graph: fx.Graph, layer: fx.Node, scale: Tensor, shift: Tensor, tenso
         new_bias = _rewritten(graph, layer, bias_node, bias.to(weight.dtype), tensors)
     layer.args = (layer.args[0], new_weight, new_bias, *layer.args[3:])
     layer.kwargs = {name: value for name, value in layer.kwargs.items() if name != "bias"}
+
+
+def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    """The product in float64, in the weight's own type; the float64 numbers of a large weight are never all there."""
+    scaled = torch.empty_like(weight)
+    for rows in blocks(weight):
+        scaled[rows] = weight[rows].double() * scale[rows]
+    return scaled
 
 
 def along_outputs(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:

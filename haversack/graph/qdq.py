@@ -5,7 +5,6 @@ The pairs are PT2E's own (`torch.ops.quantized_decomposed`), so the result runs 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from haversack.errors import RecipeError
 from haversack.graph.inference import tensor_of
 from haversack.graph.operations import LAYERS, PADS, SPLITS, TRANSPOSED, keeps_grid, moves
-from haversack.grid import Grid
+from haversack.grid import Grid, blocks
 
 aten = torch.ops.aten
 pairs = torch.ops.quantized_decomposed
@@ -26,21 +25,35 @@ pairs = torch.ops.quantized_decomposed
 def insert(network: fx.GraphModule, grids: Mapping[str, Grid]) -> fx.GraphModule:
     """A copy of the inference graph in which every value and weight in `grids` is rounded to its grid.
 
-    Raises RecipeError when `grids` names a value or weight that the graph does not have, or does not fit one's shape.
+    Tensors that are not rounded are the network's own. Raises RecipeError when `grids` names a value or weight that the
+    graph does not have, or does not fit one's shape.
     """
-    network = copy.deepcopy(network)
     missing = grids.keys() - {str(name) for node in network.graph.nodes for name in (node.name, node.target)}
     if missing:
         raise RecipeError(f"the network has no value called {', '.join(sorted(missing))}.", mend="quantize it again.")
-    tensors = {str(n.target): tensor_of(network, str(n.target)) for n in network.graph.find_nodes(op="get_attr")}
-    insertion = _Insertion(network.graph, grids, tensors)
-    for node in list(network.graph.nodes):
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(network.graph, {}))
+    tensors = {str(n.target): tensor_of(network, str(n.target)) for n in graph.find_nodes(op="get_attr")}
+    insertion = _Insertion(graph, grids, tensors)
+    for node in list(graph.nodes):
         insertion.visit(node)
-    for node in reversed(network.graph.nodes):
+    for node in reversed(graph.nodes):
         if not node.users and node.op in ("get_attr", "call_function"):
-            network.graph.erase_node(node)
-    used = {node.target: tensors[str(node.target)] for node in network.graph.find_nodes(op="get_attr")}
-    return fx.GraphModule(used, network.graph, "Quantized")
+            graph.erase_node(node)
+    used = {node.target: tensors[str(node.target)] for node in graph.find_nodes(op="get_attr")}
+    return fx.GraphModule(used, graph, "Quantized")
+
+
+def dequantized(integers: Tensor, scales: Tensor, zeros: Tensor, axis: int, *limits: Any) -> Tensor:  # noqa: ANN401
+    """What `dequantize_per_channel` gives; beside that, it takes next to no memory."""
+    dequantize = pairs.dequantize_per_channel.default
+    if axis:
+        whole: Tensor = dequantize(integers, scales, zeros, axis, *limits)
+        return whole
+    real = torch.empty_like(integers, dtype=torch.float32)
+    for rows in blocks(integers):
+        real[rows] = dequantize(integers[rows], scales[rows], zeros[rows], axis, *limits)
+    return real
 
 
 class _Insertion:
@@ -115,7 +128,7 @@ class _Insertion:
         grouped = grid.axis == 0 and len(grid.scale) != len(whole)
         real = whole.reshape(len(grid.scale), -1) if grouped else whole
         parts = {
-            "integers": grid.quantize(real).to(grid.dtype),
+            "integers": grid.stored(real),
             "scale": torch.tensor(grid.scale),
             "zero_point": torch.tensor(grid.zero_point, dtype=torch.int64),
         }

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from haversack.errors import RecipeError
 from haversack.graph.distributions import Distribution, expected, layer_of
@@ -24,6 +24,7 @@ from haversack.graph.inference import inference, tensor_of
 from haversack.graph.merge import Merged, apart
 from haversack.graph.named_tensors import named_tensors
 from haversack.graph.observe import Batches
+from haversack.grid import blocks
 from haversack.model import Model
 
 # A channel that batch norm nearly switches off would have to be blown up.
@@ -64,19 +65,26 @@ def check_settleable(model: Model, network: fx.GraphModule, names: Iterable[str]
 
 
 @torch.no_grad()
-def settle(model: Model, tensors: Mapping[str, Tensor], batches: Batches | None = None, *, exact: bool = True) -> Model:
+def settle(
+    model: Model,
+    tensors: Mapping[str, Tensor],
+    batches: Batches | None = None,
+    *,
+    exact: bool = True,
+    network: fx.GraphModule | None = None,
+) -> Model:
     """The model whose folded graph has `tensors`, named as there, for its weights and biases.
 
     A batch norm whose layer is written keeps its slope, and gets the statistics that its inputs have: those of
     training, as far as `batches` do not say that they moved. With `exact`, slopes become powers of two, so that folding
     gives the very weights again; without, up to float rounding, as it always gives biases. Zeros stay zeros. Branches
-    that were merged into a layer that is written become zero. Raises RecipeError for a name that `settleable` does not
-    list.
+    that were merged into a layer that is written become zero. `network` is the model's folded graph, from a caller who
+    needs it no more: weights that folding made are used up for the new model. Raises RecipeError for a name that
+    `settleable` does not list.
     """
-    network = inference(model)
+    network = inference(model) if network is None else network
     check_settleable(model, network, tensors)
-    module = copy.deepcopy(model.module)
-    own, wanted = named_tensors(module), dict(apart(network, tensors))
+    own, wanted, made = named_tensors(model.module), dict(apart(network, tensors)), dict[str, Tensor]()
     norms = {
         name: norm for name, norm in _norms(network).items() if not wanted.keys().isdisjoint((name, norm.folded_bias))
     }
@@ -84,11 +92,29 @@ def settle(model: Model, tensors: Mapping[str, Tensor], batches: Batches | None 
     for weight, norm in norms.items():
         chosen, bias = (wanted.get(name, tensor_of(network, name)) for name in (weight, norm.folded_bias))
         layer = _Layer(norm, chosen, bias, _slope(norm, own, exact=exact))
-        rows = along_outputs(layer_of(network, weight), layer.weight, layer.slope)
-        wanted |= layer.renormed(outputs[weight], own) | {weight: (layer.weight.double() / rows).to(layer.weight.dtype)}
-    for name in wanted.keys() & own.keys():
-        own[name].copy_(wanted[name])
+        rows = along_outputs(layer_of(network, weight), chosen, layer.slope)
+        divided = _divided(chosen, rows, in_place=weight not in wanted)
+        made |= layer.renormed(outputs[weight], own) | {weight: divided}
+    fresh = {id(own[name]): _like(own[name], made[name]) for name in made.keys() & own.keys()}
+    module = copy.deepcopy(model.module, fresh)
+    new = named_tensors(module)
+    for name in wanted.keys() & new.keys() - made.keys():
+        new[name].copy_(wanted[name])
     return replace(model, module=module)
+
+
+def _divided(weight: Tensor, rows: Tensor, *, in_place: bool) -> Tensor:
+    """The quotient in the weight's own type, computed in float64."""
+    divided = weight if in_place else torch.empty_like(weight)
+    for some in blocks(weight):
+        divided[some] = weight[some].double() / rows[some]
+    return divided
+
+
+def _like(own: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor in the type of the network's own, and a parameter where that is one."""
+    tensor = tensor.to(own.dtype)
+    return nn.Parameter(tensor, own.requires_grad) if isinstance(own, nn.Parameter) else tensor
 
 
 def _norms(network: fx.GraphModule) -> Mapping[str, Norm]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as bytes_from_tensors
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from haversack import zoo
@@ -139,13 +139,6 @@ def save(model: Model, folder: Path) -> None:
 
     A mask needs no storage: its weight's zeros are it.
     """
-    state: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in model.module.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, Tensor):
-            raise SurgeryError(
-                f"'{name}' is {type(tensor).__name__}, not a tensor.", mend="keep extra state elsewhere."
-            )
-        state.setdefault(id(tensor), (name, tensor.detach().clone().contiguous()))
     document = {
         "format": _FORMAT,
         "edits": [described(change) for change in model.edits.changes],
@@ -153,8 +146,28 @@ def save(model: Model, folder: Path) -> None:
         "grids": {name: grid.to_json() for name, grid in model.grids.items()},
         "notes": model.notes,
     }
-    _write(folder / WEIGHTS_FILE, bytes_from_tensors(dict(state.values())))
-    _write(folder / NETWORK_FILE, (json.dumps(document, indent=1) + "\n").encode())
+    tensors = _apart(model.module.state_dict(keep_vars=True))
+    with _whole(folder / WEIGHTS_FILE) as place:
+        save_file(tensors, place)
+    with _whole(folder / NETWORK_FILE) as place:
+        place.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor once, under its first name; those that lie in each other's memory are copied out of it."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    memory: set[int] = set()
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise SurgeryError(
+                f"'{name}' is {type(tensor).__name__}, not a tensor.", mend="keep extra state elsewhere."
+            )
+        if id(tensor) not in found:
+            place = tensor.untyped_storage().data_ptr()
+            own = tensor.detach().contiguous()
+            found[id(tensor)] = (name, own.clone() if place in memory else own)
+            memory.add(place)
+    return dict(found.values())
 
 
 def load(network: nn.Module, folder: Path, example: tuple[Tensor, ...]) -> Model:
@@ -212,12 +225,11 @@ def export_pt2(model: Model, path: Path) -> None:
 
     torch keeps example inputs in such a file, pickled. Here they are zeros: the user's data go nowhere.
     """
-    stream = io.BytesIO()
     program = trace(model.module, model.example).program
     inputs, named = program.example_inputs
     program.example_inputs = (tuple(torch.zeros_like(value) for value in inputs), named)
-    torch.export.save(program, stream)
-    _write(path, stream.getvalue())
+    with _whole(path) as place, place.open("wb") as stream:
+        torch.export.save(program, stream)
 
 
 def _sliced(tensor: Tensor, name: str, kept: Kept) -> Tensor:
@@ -308,23 +320,25 @@ def _document(path: Path, network: nn.Module) -> _Document:
     return document
 
 
-def _write(path: Path, content: bytes) -> None:
-    """The whole content under `path`, or nothing: a file of a killed process is never half there."""
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Where to write what then stands under `path`, all or nothing: a file of a killed process is never half there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
         try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(handle)
-            Path(temporary).replace(path)
+            yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise WorkspaceError(
-            f"it cannot be written: {error.strerror}.",
+            f"it cannot be written: {getattr(error, 'strerror', error)}.",
             where=str(path),
             mend="free some space, or choose another folder.",
         ) from error

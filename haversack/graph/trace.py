@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 import warnings
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from haversack.errors import TraceError
+from haversack.graph.named_tensors import on_the_same_tensors
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def trace(module: nn.Module, example: tuple[Tensor, ...]) -> Trace:
 
     `example` is a batch of inputs. Raises TraceError, naming the layer, when torch.export cannot read the network.
     """
-    # One network copy in evaluation mode: the caller's mode stays. Two samples: torch.export fixes sizes 0 and 1.
-    module = copy.deepcopy(module).eval()
+    # The caller's mode stays, and its weights are only looked at. Two samples: torch.export fixes sizes 0 and 1.
+    module = on_the_same_tensors(module).eval()
     inputs = tuple(torch.cat([value, value]) if value.shape[0] == 1 else value for value in example)
     shapes = _as_parameters(module, tuple({0: torch.export.Dim.AUTO} for _ in inputs))
     with _layers_followed(module) as layers, _quiet():

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from haversack.graph.annotation import layers
 from haversack.graph.inference import tensor_of
 from haversack.graph.observe import Batches, joined
-from haversack.graph.qdq import insert
+from haversack.graph.qdq import dequantized, insert, pairs
 from haversack.grid import Grid
 
 aten = torch.ops.aten
@@ -66,6 +66,8 @@ class _Sweep(fx.Interpreter):
         self.wanted, self.shifts = wanted, dict[str, Tensor]()
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - torch's signature
+        if n.target is pairs.dequantize_per_channel.default:
+            return dequantized(*self.fetch_args_kwargs_from_env(n)[0])
         value = super().run_node(n)
         if n.name not in self.wanted:
             return value

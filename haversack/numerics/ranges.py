@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, fx
 from haversack.errors import RecipeError
 from haversack.graph.annotation import fixed_ranges, layers, read_by, sharing, transposed_layers
 from haversack.graph.inference import tensor_of
+from haversack.graph.named_tensors import is_finite
 from haversack.graph.observe import Observed, Ranges, spanning
-from haversack.grid import Grid, symmetric
+from haversack.grid import Grid, blocks, steps_of, symmetric
 
 aten = torch.ops.aten
 
@@ -21,6 +22,9 @@ FORMATS: Mapping[str, tuple[int, bool]] = {"uint8": (8, False), "int8": (8, True
 # From here on, one outlier may take a bit from all other weights of its channel: cutting it is worth a search.
 _FEW_BITS = 6
 _SHARES = tuple(share / 100 for share in range(100, 39, -2))
+_CREST = 16
+# Errors are float32 sums: a bound has to be clearly larger.
+_SURELY = 1.01
 
 
 def value_grids(
@@ -56,7 +60,7 @@ def weight_grids(
     for (layer, name), axis in axes.items():
         if name in bits:
             weight = tensor_of(network, name)
-            if not weight.isfinite().all():
+            if not is_finite(weight):
                 raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
             least = limits_for_bias(network, layer, values[read_by(layer)], bits[name])
             wide = torch.maximum(_spans(weight.transpose(0, axis), bits[name]), least)
@@ -90,12 +94,41 @@ def _fixed(low: float, high: float, bits: int, *, signed: bool) -> Grid:
 def _spans(weight: Tensor, bits: int) -> Tensor:
     """The magnitude up to which each output channel's grid reaches."""
     rows = weight.detach().flatten(1)
-    whole = rows.abs().amax(1)
     if bits > _FEW_BITS:
-        return whole
-    errors = torch.stack([_squared_error(rows, whole * share, bits) for share in _SHARES])
-    return whole * torch.tensor(_SHARES)[errors.argmin(0)]
+        return torch.cat([rows[some].abs().amax(1) for some in blocks(rows)])
+    return limits_of_least_error(rows, bits, _SHARES)
 
 
-def _squared_error(rows: Tensor, limits: Tensor, bits: int) -> Tensor:
-    return (symmetric(limits, axis=0, bits=bits).round(rows) - rows).square().sum(1)
+def limits_of_least_error(rows: Tensor, bits: int, shares: Sequence[float]) -> Tensor:
+    """Up to where the grid of each row reaches: the share of its largest magnitude of least squared rounding error.
+
+    `shares` fall from 1; of equal ones the first is taken.
+    """
+    top = (1 << bits - 1) - 1
+    return torch.cat([_best_limits(rows[some].abs(), top, shares) for some in blocks(rows)])
+
+
+def _best_limits(sizes: Tensor, top: int, shares: Sequence[float]) -> Tensor:
+    """The limits of rows of magnitudes; negative numbers are rounded like positive ones."""
+    crests, errors = _crests(sizes), torch.empty_like(sizes)
+    best = whole = crests.amax(1)
+    least = torch.full_like(whole, torch.inf)
+    for share in shares:
+        limits = whole * share
+        cut_off = (crests - limits.unsqueeze(1)).clamp_min_(0).square_().sum(1)
+        if bool((cut_off > least * _SURELY).all()):
+            # More than all the error so far; smaller shares cut off more.
+            break
+        steps = steps_of(limits, top).unsqueeze(1)
+        torch.div(sizes, steps, out=errors).round_().clamp_max_(top).mul_(steps).sub_(sizes).square_()
+        error = errors.sum(1)
+        best, least = torch.where(error < least, limits, best), torch.minimum(error, least)
+    return best
+
+
+def _crests(sizes: Tensor) -> Tensor:
+    """Some of each row's magnitudes, nearly all the large ones among them: the largest of sixteen at a time."""
+    width = -(-sizes.shape[1] // _CREST)
+    whole = width * (sizes.shape[1] // width)
+    crests = sizes[:, :whole].reshape(len(sizes), -1, width).amax(1)
+    return crests if whole == sizes.shape[1] else torch.cat([crests, sizes[:, whole:]], 1)

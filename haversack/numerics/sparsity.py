@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from haversack.errors import RecipeError
 from haversack.graph.inference import inference
+from haversack.graph.named_tensors import is_finite
 from haversack.model import Model
 
 Tensors = Mapping[str, Tensor]
@@ -79,7 +80,7 @@ def prunable(model: Model, *, transposed: bool = True) -> dict[str, Tensor]:
     found = dict.fromkeys(_weight(node) for node in nodes)
     weights = {name: own[name].detach() for name in found if name in own and name not in network.meta["merged"]}
     for name, weight in weights.items():
-        if not weight.isfinite().all():
+        if not is_finite(weight):
             raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
     return weights
 

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from haversack.errors import RecipeError
 from haversack.graph.annotation import layers
 from haversack.graph.inference import tensor_of
+from haversack.graph.named_tensors import is_finite
 from haversack.graph.observe import Batches
 from haversack.numerics.lane import Lane
 from haversack.numerics.least_squares import Fit, Moments
@@ -56,7 +57,7 @@ def swept_layers(network: fx.GraphModule, names: Collection[str], writable: Coll
     found = []
     for node, weight in layers(network):
         if weight in names and weight in own and Patches.know(node):
-            if not tensor_of(network, weight).isfinite().all():
+            if not is_finite(tensor_of(network, weight)):
                 raise RecipeError("the weights hold NaN or infinity.", where=weight, mend="train the network again.")
             bias = node.args[2] if len(node.args) > 2 else None
             name = str(bias.target) if isinstance(bias, fx.Node) else None

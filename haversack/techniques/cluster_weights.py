@@ -15,6 +15,7 @@ from haversack.errors import NothingChangedError, RecipeError
 from haversack.finetune import Training, check_settings, finetune
 from haversack.graph.annotation import layers
 from haversack.graph.inference import inference, tensor_of
+from haversack.graph.named_tensors import is_finite
 from haversack.graph.settle import settle, settleable
 from haversack.model import Model
 from haversack.numerics.codebook import Codebook, entropy_constrained, halved, k_means
@@ -146,7 +147,7 @@ def _weights(model: Model, network: fx.GraphModule) -> dict[str, Tensor]:
     writable = settleable(model, network)
     weights = {name: tensor_of(network, name) for _, name in layers(network) if name in writable}
     for name, weight in weights.items():
-        if not weight.isfinite().all():
+        if not is_finite(weight):
             raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
     return weights
 

@@ -96,8 +96,8 @@ class QuantizeStatic:
         """The model with a grid for every weight and value that has an integer form."""
         if model.grids:
             raise NothingChangedError("the network is quantized already.", mend="quantize the float network.")
-        network, batches = inference(model), self._inputs(task)
-        scope = leaving_float(network, self.leave_float)
+        folded, batches = inference(model), self._inputs(task)
+        network, scope = folded, leaving_float(folded, self.leave_float)
         if not points(scope):
             raise NothingChangedError(
                 "no operation of this network has an integer form.", mend="see `haversack weigh` for its operations."
@@ -110,7 +110,9 @@ class QuantizeStatic:
         _tell(network, seen, self.leave_float)
         rounded = self._rounded(network, scope, grids, batches, writable, model.sparse)
         tensors = {**start.tensors, **rounded.tensors}
-        return replace(settle(model, tensors, batches) if tensors else model, grids={**grids, **rounded.grids})
+        return replace(
+            settle(model, tensors, batches, network=folded) if tensors else model, grids={**grids, **rounded.grids}
+        )
 
     def skeleton(self) -> Self:
         """The same grids with weights rounded to the nearest: files of this size and speed, in a second."""

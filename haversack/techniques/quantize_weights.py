@@ -13,9 +13,11 @@ from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.annotation import layers
 from haversack.graph.inference import inference, tensor_of
+from haversack.graph.named_tensors import is_finite
 from haversack.graph.settle import settle, settleable
 from haversack.grid import Grid, symmetric
 from haversack.model import Model
+from haversack.numerics.ranges import limits_of_least_error
 from haversack.recipe import Stage
 from haversack.task import Task
 
@@ -48,7 +50,7 @@ class QuantizeWeights:
             raise NothingChangedError("the weights lie on grids already.", mend="quantize the float network.")
         network = inference(model)
         for name in (str(node.target) for node in network.graph.find_nodes(op="get_attr")):
-            if not tensor_of(network, name).isfinite().all():
+            if not is_finite(tensor_of(network, name)):
                 raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
         return _halved(model, network) if self.bits == 16 else replace(model, grids=self._grids(network))
 
@@ -62,7 +64,7 @@ class QuantizeWeights:
         """A step a group; channels that `group` does not divide keep one step each."""
         grouped = self.group and weight[0].numel() % self.group == 0
         rows = weight.reshape(-1, self.group) if grouped else weight.flatten(1)
-        return symmetric(_limits(rows, self.bits), axis=0, bits=self.bits)
+        return symmetric(limits_of_least_error(rows, self.bits, _SHARES), axis=0, bits=self.bits)
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
@@ -71,17 +73,6 @@ class QuantizeWeights:
             return ()
         half = (cls(16),) if "float16" in device.number_formats and not _is_halved(inference(model)) else ()
         return (*half, cls(8), cls(4, 32))
-
-
-def _limits(rows: Tensor, bits: int) -> Tensor:
-    """The largest magnitude that each row's grid reaches: a share of what is there, of least squared error."""
-    whole = rows.abs().amax(1)
-    best, least = whole, torch.full_like(whole, torch.inf)
-    for share in _SHARES:
-        limits = whole * share
-        error = (symmetric(limits, axis=0, bits=bits).round(rows) - rows).square().sum(1)
-        best, least = torch.where(error < least, limits, best), torch.minimum(error, least)
-    return best
 
 
 def _halved(model: Model, network: fx.GraphModule) -> Model:
@@ -94,7 +85,7 @@ def _halved(model: Model, network: fx.GraphModule) -> Model:
             raise RecipeError("a weight is larger than 65504, where float16 ends.", where=name, mend="write 8 bits.")
     if _is_halved(network):
         raise NothingChangedError("the weights are float16 already.", mend="write 8 or 4 bits.")
-    return settle(model, {name: tensor.half().float() for name, tensor in real.items()})
+    return settle(model, {name: tensor.half().float() for name, tensor in real.items()}, network=network)
 
 
 def _is_halved(network: fx.GraphModule) -> bool:

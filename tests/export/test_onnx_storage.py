@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from onnx_files import folded, run
 from torch import nn
 
-from haversack.export.onnx import write
+from haversack.errors import ExportError
+from haversack.export.onnx import file, write
 from haversack.export.onnx.graph import OnnxGraph
 from haversack.graph.qdq import insert
 from haversack.grid import symmetric
@@ -56,7 +57,7 @@ def test_integers_of_4_bits_come_back_two_a_byte_whether_they_are_odd_or_even(sh
     graph, weight = OnnxGraph(), torch.arange(torch.Size(shape).numel()).remainder(16).sub(8).to(torch.int8).view(shape)
     graph.rename({graph.node("Cast", graph.constant(weight), dtype=torch.int32, to=6): "output"})
     ends = [onnx.helper.make_tensor_value_info("output", onnx.TensorProto.INT32, shape)]
-    content = graph.model([], ends).SerializeToString()
+    content = graph.content([], ends)
     assert torch.equal(run(content)[0], weight.int())
     assert max(each.dims[0] for each in onnx.load_from_string(content).graph.initializer) == -(-weight.numel() // 2)
 
@@ -76,3 +77,19 @@ def test_weights_alone_on_grids_of_groups_are_computed_in_float(bits, group):
     weights = network[0].weight.numel()
     sizes = {(each.data_type, len(each.raw_data)) for each in onnx.load_from_string(content).graph.initializer}
     assert ((onnx.TensorProto.UINT8, weights // 2) if bits == 4 else (onnx.TensorProto.INT8, weights)) in sizes
+
+
+def test_a_file_has_the_bytes_that_protobuf_gives_for_it():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 200), nn.Linear(200, 7)]
+    network, x = nn.Sequential(*layers).eval(), torch.randn(2, 3, 8, 8)
+    content = write(folded(network, x))
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.SerializeToString() == content
+
+
+def test_a_file_that_no_reader_would_take_is_refused_before_it_is_written():
+    weight = torch.zeros(1).expand(1 << 29)
+    with pytest.raises(ExportError, match=r"2\.1 GB"):
+        file.content([], [], [], {"w": weight})

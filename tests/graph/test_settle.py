@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from haversack.errors import RecipeError
 from haversack.graph.inference import inference, tensor_of
+from haversack.graph.named_tensors import named_tensors
 from haversack.graph.settle import settle, settleable
 from haversack.model import Model
 
@@ -156,3 +157,28 @@ def test_batch_norms_know_what_other_weights_make_of_their_inputs(trained):
         for norm in (settled.a_norm, settled.b_norm, settled.d_norm):
             norm.train()
         torch.testing.assert_close(settled(INPUTS), wanted_outputs, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("names", [{"conv1.bias"}, {"conv2.weight"}, {"linear.bias"}])
+def test_a_changed_network_shares_no_memory_with_the_one_it_came_from(model, names):
+    network = inference(model)
+    given = {name: tensor_of(network, name) for name in names}
+    changed = settle(model, given, network=network)
+    own, new = (
+        {each.untyped_storage().data_ptr() for each in tensors}
+        for tensors in (
+            [*named_tensors(model.module).values(), *given.values()],
+            named_tensors(changed.module).values(),
+        )
+    )
+    assert own.isdisjoint(new)
+    assert all(each.requires_grad for each in changed.module.parameters())
+
+
+def test_settling_on_the_callers_graph_gives_what_settling_on_its_own_gives(model):
+    network = inference(model)
+    wanted = {
+        name: torch.randn_like(tensor_of(network, name)) for name in ("conv1.bias", "conv3.weight", "linear.bias")
+    }
+    ours, theirs = (named_tensors(settle(model, wanted, network=graph).module) for graph in (network, None))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -55,3 +55,13 @@ def test_the_mode_of_the_network_stays() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Dropout()).train()
     trace(network, (torch.randn(1, 4),))
     assert network.training
+
+
+def test_tracing_copies_no_tensor_and_leaves_the_network_in_its_mode():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    traced = trace(network, (torch.randn(2, 3, 8, 8),))
+    assert all(layer.training for layer in network.modules())
+    own = {each.data_ptr() for each in network.state_dict().values()}
+    assert {each.data_ptr() for each in traced.program.state_dict.values()} <= own
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

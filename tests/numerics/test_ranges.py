@@ -11,7 +11,7 @@ from haversack.graph.inference import inference, with_tensors
 from haversack.graph.observe import Observed
 from haversack.grid import symmetric
 from haversack.model import Model
-from haversack.numerics.ranges import limits_for_bias, value_grids, weight_grids
+from haversack.numerics.ranges import limits_for_bias, limits_of_least_error, value_grids, weight_grids
 from haversack.numerics.rewrite import bits_by_weight, leaving_float
 
 
@@ -92,3 +92,17 @@ def test_a_part_of_a_name_is_no_path(joined):
     with pytest.raises(RecipeError, match="'fir'") as caught:
         bits_by_weight(joined, 8, {"fir": 4})
     assert "first, second, gate" in caught.value.mend
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("columns", [5, 32, 4611])
+def test_the_limits_of_least_error_are_those_of_a_search_through_all_shares(bits, columns):
+    torch.manual_seed(0)
+    rows = torch.cat([torch.randn(60, columns), torch.rand(60, columns) - 0.3, torch.randn(60, columns) ** 5])
+    rows[7] = 0
+    shares = [share / 100 for share in range(100, 39, -2)]
+    limits = torch.stack([rows.abs().amax(1) * share for share in shares])
+    rounded = [symmetric(each, axis=0, bits=bits).round(rows) for each in limits]
+    errors = torch.stack([(each - rows).square().sum(1) for each in rounded])
+    wanted = limits.gather(0, errors.argmin(0, keepdim=True))[0]
+    assert torch.equal(limits_of_least_error(rows, bits, shares), wanted)

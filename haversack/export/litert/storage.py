@@ -17,7 +17,8 @@ _READ_4_BITS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 
 def packed(integers: Array) -> Array:
     """The integers -8..7 two a byte, the first in the low half; an odd last one stands alone."""
-    halves = np.append(integers.reshape(-1), np.zeros(integers.size % 2)).astype(np.uint8) & 0xF
+    halves = np.zeros(integers.size + integers.size % 2, np.uint8)
+    halves[: integers.size] = integers.reshape(-1) & 0xF
     return np.asarray(halves[0::2] | halves[1::2] << 4)
 
 

@@ -1,7 +1,13 @@
-"""Tables: a flatbuffer in which nothing stands twice."""
+"""Tables: a flatbuffer in which nothing stands twice.
+
+A flatbuffer grows from its end to its beginning, and the library copies it whole when it is finished. Weights stand
+behind all tables here: they are only looked at until they are streamed into the file, one after the other.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -12,6 +18,8 @@ from haversack.export.litert.schema import BUFFER_ALIGNMENT, IDENTIFIER
 
 Array = np.ndarray[Any, Any]
 Slot = tuple[int, str, Any, Any]
+_EXPECTED_BYTES = 1 << 16
+_LENGTH = np.dtype("<u4")
 
 
 class Tables:
@@ -20,9 +28,11 @@ class Tables:
     Every method returns an offset, which other tables refer to by a slot of the kind "UOffsetTRelative".
     """
 
-    def __init__(self, expected_bytes: int) -> None:
-        self._builder = flatbuffers.Builder(expected_bytes)
+    def __init__(self) -> None:
+        self._builder = flatbuffers.Builder(_EXPECTED_BYTES)
         self._written: dict[Hashable, int] = {}
+        self._behind: list[tuple[int, Array]] = []
+        self._end = 0
 
     def table(self, *slots: Slot) -> int:
         """A table of (slot number, kind of number, value, the schema's default); defaults take no bytes."""
@@ -34,18 +44,28 @@ class Tables:
             getattr(builder, f"Prepend{kind}Slot")(slot, value, default)
         return self._written.setdefault(slots, builder.EndObject())
 
-    def numbers(self, values: Sequence[float] | Array, dtype: str, *, alignment: int = 1) -> int:
+    def numbers(self, values: Sequence[float] | Array, dtype: str) -> int:
         """A vector of numbers, little-endian."""
         array = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<")).reshape(-1)
-        key = (array.tobytes(), dtype, alignment)
+        key = (array.tobytes(), dtype)
         if key in self._written:
             return self._written[key]
-        self._builder.Prep(alignment, array.nbytes)
         return self._written.setdefault(key, self._builder.CreateNumpyVector(array))
 
     def buffer(self, data: Array) -> int:
-        """A vector of the array's bytes that starts where runtimes want to find weights."""
-        return self.numbers(data.reshape(-1).view(np.uint8), "uint8", alignment=BUFFER_ALIGNMENT)
+        """A vector of the array's bytes that starts where runtimes want to find weights.
+
+        The array must stay as it is until the file is finished.
+        """
+        key = (hashlib.sha256(np.ascontiguousarray(data).data).digest(), data.nbytes)
+        if key in self._written:
+            return self._written[key]
+        start = _aligned(self._end + _LENGTH.itemsize)
+        self._behind.append((start, data))
+        self._end = start + data.nbytes
+        # Tables are as far apart as their offsets say, which count from the end of the last table: what is behind that
+        # end has a negative one.
+        return self._written.setdefault(key, _LENGTH.itemsize - start)
 
     def offsets(self, offsets: Sequence[int]) -> int:
         """A vector of tables."""
@@ -61,5 +81,16 @@ class Tables:
 
     def finish(self, root: int) -> bytes:
         """The file."""
+        self._builder.minalign = BUFFER_ALIGNMENT
         self._builder.Finish(root, IDENTIFIER)
-        return bytes(self._builder.Output())
+        stream = io.BytesIO()
+        before = stream.write(self._builder.Output())
+        for start, data in self._behind:
+            stream.write(bytes(before + start - _LENGTH.itemsize - stream.tell()))
+            stream.write(_LENGTH.type(data.nbytes).tobytes())
+            stream.write(np.ascontiguousarray(data).data)
+        return stream.getvalue()
+
+
+def _aligned(place: int) -> int:
+    return -(-place // BUFFER_ALIGNMENT) * BUFFER_ALIGNMENT

@@ -51,7 +51,8 @@ class _File:
         self._graph, self._int4 = graph, int4
         names = (*graph.inputs, *(name for each in graph.operations for name in (*each.inputs, *each.outputs)))
         self._order = {name: index for index, name in enumerate(dict.fromkeys((*names, *graph.outputs))) if name}
-        self._tables = Tables(self._expected_bytes())
+        self._check_size()
+        self._tables = Tables()
         self._buffers: dict[int, int] = {self._tables.table(): 0}
         self._codes: dict[int, int] = {}
 
@@ -75,15 +76,14 @@ class _File:
             )
         )
 
-    def _expected_bytes(self) -> int:
-        """About the size of the file. Raises ExportError when no reader would take it."""
+    def _check_size(self) -> None:
+        """Raises ExportError when no reader would take the file."""
         size = _BYTES_BESIDE_WEIGHTS + sum(value.data.nbytes for value in self._used() if value.data is not None)
         if size > LARGEST_FILE_BYTES:
             raise ExportError(
                 f"the file would have {size / 1e9:.1f} GB, and a .tflite file holds at most 2 GB.",
                 mend="store weights in fewer bits, or pack for a device that runs onnx.",
             )
-        return size
 
     def _used(self) -> Iterator[Value]:
         return (self._graph.values[name] for name in self._order)

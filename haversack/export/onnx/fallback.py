@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import ExportError
-from haversack.export.onnx.graph import OPSET
+from haversack.export.onnx.file import OPSET
 
 
 def through_torch(graph_module: fx.GraphModule, reason: ExportError) -> bytes:

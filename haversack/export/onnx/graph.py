@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +12,8 @@ import torch
 from onnx import helper
 from torch import Tensor
 
+from haversack.export.onnx.file import content
 from haversack.export.onnx.storage import ELEMENT_TYPES, stored, whole
-
-# The oldest pair that expresses everything, so that runtimes since 2023 load the file.
-OPSET, IR = 18, 8
 
 _HALF_MAX = torch.finfo(torch.float16).max
 
@@ -67,8 +66,8 @@ class OnnxGraph:
         """
         stored = value.detach().cpu()
         stored = stored if exact else _stored(stored, self.stored_type(stored.dtype))
-        stored = stored.contiguous()
-        key = (stored.dtype, tuple(stored.shape), stored.numpy().tobytes())
+        digest = hashlib.sha256(stored.contiguous().numpy().data).digest()
+        key = (stored.dtype, tuple(stored.shape), digest)
         name = self._constants.setdefault(key, f"w{len(self._constants) + 1}")
         self.types[name], self.tensors[name] = stored.dtype, stored
         return name
@@ -106,16 +105,15 @@ class OnnxGraph:
             return value
         return self.node("Cast", value, dtype=dtype, to=ELEMENT_TYPES[dtype])
 
-    def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
-        """The finished model; constants that no node reads are left out."""
+    def content(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> bytes:
+        """The file of the finished graph; constants that no node reads are left out."""
         read = {name for node in self.nodes for name in node.input}
         steps = self._steps()
         kept = {name: self.tensors[name] for name in self._constants.values() if name in read}
         forms = [(whole if name in steps else stored)(name, value) for name, value in kept.items()]
         nodes = [node for form in forms for node in form.nodes] + self.nodes
-        tensors = {tensor.name: tensor for form in forms for tensor in form.tensors}
-        made = helper.make_graph(nodes, "haversack", inputs, outputs, list(tensors.values()))
-        return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+        tensors = {name: tensor for form in forms for name, tensor in form.tensors.items()}
+        return content(nodes, inputs, outputs, tensors)
 
     def _steps(self) -> set[str]:
         """The scales and zero points, which ONNX Runtime's integer kernels want as initializers, however few bits."""

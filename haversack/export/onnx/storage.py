@@ -10,12 +10,15 @@ byte is looked up in a table of the two integers that it holds, which every opse
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 import torch
 from onnx import helper
 from torch import Tensor
+
+from haversack.grid import blocks
 
 ELEMENT_TYPES = {
     torch.float32: onnx.TensorProto.FLOAT,
@@ -39,7 +42,7 @@ _SAMPLE = 1024
 class Stored:
     """A constant's initializers, and the nodes that make its value of them. Initializers of one name are equal."""
 
-    tensors: tuple[onnx.TensorProto, ...]
+    tensors: Mapping[str, Tensor]
     nodes: tuple[onnx.NodeProto, ...] = ()
 
 
@@ -55,24 +58,22 @@ def stored(name: str, value: Tensor) -> Stored:
 
 def whole(name: str, value: Tensor) -> Stored:
     """The constant as an initializer that nodes read as it stands."""
-    return Stored((_tensor(name, value),))
+    return Stored({name: value})
 
 
 def _is_narrow(value: Tensor) -> bool:
     return int(value.min()) >= -8 and int(value.max()) <= 7
 
 
-def _tensor(name: str, value: Tensor) -> onnx.TensorProto:
-    return helper.make_tensor(name, ELEMENT_TYPES[value.dtype], value.shape, value.numpy().tobytes(), raw=True)
-
-
 def _half(name: str, value: Tensor) -> Stored | None:
     """As float16, if that is exact."""
+    flat = value.flatten()
+    if not torch.equal(flat[:_SAMPLE].half().float(), flat[:_SAMPLE]):
+        return None
     half = value.half()
     if not torch.equal(half.float(), value):
         return None
-    tensor = _tensor(f"{name}h", half)
-    return Stored((tensor,), (_cast(tensor.name, name, torch.float32),))
+    return Stored({f"{name}h": half}, (_cast(f"{name}h", name, torch.float32),))
 
 
 def _codebook(name: str, value: Tensor) -> Stored | None:
@@ -80,17 +81,18 @@ def _codebook(name: str, value: Tensor) -> Stored | None:
     flat = value.flatten()
     if len(flat[:_SAMPLE].unique()) > 256:
         return None
-    codebook, indices = flat.unique(return_inverse=True)
+    codebook = flat.unique()
     if len(codebook) > min(256, len(flat) // 8):
         return None
-    small = indices.view(value.shape).to(torch.uint8)
+    small = torch.cat([torch.searchsorted(codebook, flat[some]).to(torch.uint8) for some in blocks(flat)])
+    small = small.view(value.shape)
     halved = len(codebook) <= 16 and len(flat) >= _LEAST_ELEMENTS_IN_4_BITS
     kept = _in_4_bits(f"{name}i", small) if halved else whole(f"{name}i", small)
     nodes = (
         _cast(f"{name}i", f"{name}n", torch.int32),
         helper.make_node("Gather", [f"{name}c", f"{name}n"], [name]),
     )
-    return Stored((*kept.tensors, _tensor(f"{name}c", codebook)), (*kept.nodes, *nodes))
+    return Stored({**kept.tensors, f"{name}c": codebook}, (*kept.nodes, *nodes))
 
 
 def _in_4_bits(name: str, value: Tensor) -> Stored:
@@ -98,24 +100,23 @@ def _in_4_bits(name: str, value: Tensor) -> Stored:
     halves = value.flatten().to(torch.uint8) & 0xF
     odd = len(halves) % 2
     halves = torch.nn.functional.pad(halves, (0, odd))
-    table = _tensor(*_pairs(value.dtype))
-    tensors = [table, _tensor(f"{name}p", halves[::2] | halves[1::2] << 4)]
+    pair, table = _pairs(value.dtype)
+    tensors = {pair: table, f"{name}p": halves[::2] | halves[1::2] << 4}
     nodes = [
         _cast(f"{name}p", f"{name}b", torch.int32),
-        helper.make_node("Gather", [table.name, f"{name}b"], [f"{name}g"]),
+        helper.make_node("Gather", [pair, f"{name}b"], [f"{name}g"]),
     ]
     pairs = f"{name}g"
     if odd:
-        numbers = {"flat4": -1, "first4": 0, f"{name}e": value.numel()}
-        tensors += [_tensor(constant, torch.tensor([number])) for constant, number in numbers.items()]
+        tensors |= {"flat4": torch.tensor([-1]), "first4": torch.tensor([0]), f"{name}e": torch.tensor([value.numel()])}
         nodes += [
             helper.make_node("Reshape", [pairs, "flat4"], [f"{name}f"]),
             helper.make_node("Slice", [f"{name}f", "first4", f"{name}e"], [f"{name}o"]),
         ]
         pairs = f"{name}o"
-    tensors.append(_tensor(f"{name}d", torch.tensor(value.shape)))
+    tensors[f"{name}d"] = torch.tensor(value.shape)
     nodes.append(helper.make_node("Reshape", [pairs, f"{name}d"], [name]))
-    return Stored(tuple(tensors), tuple(nodes))
+    return Stored(tensors, tuple(nodes))
 
 
 def _pairs(dtype: torch.dtype) -> tuple[str, Tensor]:

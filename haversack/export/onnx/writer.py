@@ -40,7 +40,7 @@ def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
         elif node.op == "call_function" and computes_tensors(node):
             values[node] = _written(graph, node, values)
     outputs = _outputs(graph, graph_module.graph.output_node(), values)
-    return bytes(graph.model(inputs, outputs).SerializeToString())
+    return graph.content(inputs, outputs)
 
 
 def write_any(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from haversack.graph.named_tensors import on_the_same_tensors
 from haversack.graph.observe import Batches
 from haversack.graph.surgery import edit
 from haversack.model import Edits, Layer, Model, Swap
@@ -115,9 +115,7 @@ def _may_be_wrapped(model: Model, path: str) -> bool:
     """Whether the network still runs when the layer lies in a sequence: it may read the layer's kernel size itself."""
     if not path:
         return True
-    # The copy is shallow where it can be: its weights are the network's own.
-    shared = {id(tensor): tensor for tensor in (*model.module.parameters(), *model.module.buffers())}
-    module = copy.deepcopy(model.module, shared)
+    module = on_the_same_tensors(model.module)
     parent, _, name = path.rpartition(".")
     setattr(module.get_submodule(parent), name, nn.Sequential(module.get_submodule(path)))
     try:

@@ -74,9 +74,8 @@ class Builder:
         self.operations.append(Operation(kind, tuple(inputs), outputs, options, self.path))
 
     def constant(self, data: Array, grid: Grid | None = None) -> str:
-        """The name of a constant; equal ones have one name."""
-        data = np.ascontiguousarray(data)
-        digest = hashlib.sha1(data.tobytes(), usedforsecurity=False).digest()
+        """The name of a constant; equal ones have one name. Its numbers are not copied, however they lie."""
+        digest = hashlib.sha1(np.ascontiguousarray(data).data, usedforsecurity=False).digest()
         key = ("constant", data.dtype.name, data.shape, grid, digest)
         if key not in self._made:
             name = f"w{len(self.values)}"
@@ -216,7 +215,7 @@ class Builder:
 
 
 def _numpy(tensor: Tensor, dtype: torch.dtype) -> Array:
-    data: Array = tensor.detach().to(dtype).contiguous().numpy()
+    data: Array = tensor.detach().to(dtype).numpy()
     return data
 
 
