@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tflite
 import torch
 from integer_graphs import Draft, every_layer, litert, micro, reference
 from torch import nn
@@ -214,3 +215,22 @@ def test_the_row_tells_how_inputs_lie():
     graph = read(lowered)
     assert RUNTIME.orders(lowered) == (graph.input_orders, graph.output_orders)
     assert schema.LARGEST_FILE_BYTES < 2**31
+
+
+def test_large_weights_stand_once_and_aligned_and_compute_what_torch_computes():
+    torch.manual_seed(0)
+    once, again = nn.Linear(131, 131), nn.Linear(131, 131)
+    again.load_state_dict(once.state_dict())
+    convolutions = [nn.Conv2d(3, 65, 3), nn.ReLU(), nn.Conv2d(65, 131, 3), nn.ReLU()]
+    module = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), once, nn.ReLU(), again).eval()
+    images = torch.rand(3, 3, 8, 8)
+    content = RUNTIME.write(lower(Model(module, (images[:1],))))["model.tflite"]
+    stored = sum(each.nbytes for layer in (*convolutions, once) for each in layer.parameters())
+    assert stored < len(content) < stored + 4000
+    model = tflite.Model.GetRootAs(content)
+    base = np.frombuffer(content, np.uint8).ctypes.data
+    buffers = [model.Buffers(index).DataAsNumpy() for index in range(1, model.BuffersLength())]
+    assert all((each.ctypes.data - base) % schema.BUFFER_ALIGNMENT == 0 for each in buffers)
+    rows = list(images.permute(0, 2, 3, 1).unsqueeze(1).numpy())
+    for run in (litert, micro):
+        assert np.allclose(run(content, rows)[:, 0], module(images).detach().numpy(), atol=1e-5)

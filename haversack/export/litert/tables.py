@@ -1,7 +1,7 @@
 """Tables: a flatbuffer in which nothing stands twice.
 
-A flatbuffer grows from its end to its beginning, and the library copies it whole when it is finished. Weights stand
-behind all tables here: they are only looked at until they are streamed into the file, one after the other.
+A flatbuffer grows from its end to its beginning, and the library copies it whole when it is finished. Large weights
+stand behind all tables here: they are only looked at until they are streamed into the file, one after the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from haversack.export.litert.schema import BUFFER_ALIGNMENT, IDENTIFIER
 
 Array = np.ndarray[Any, Any]
 Slot = tuple[int, str, Any, Any]
-_EXPECTED_BYTES = 1 << 16
+_EXPECTED_BYTES = _LARGE_BYTES = 1 << 16
 _LENGTH = np.dtype("<u4")
 
 
@@ -44,12 +44,13 @@ class Tables:
             getattr(builder, f"Prepend{kind}Slot")(slot, value, default)
         return self._written.setdefault(slots, builder.EndObject())
 
-    def numbers(self, values: Sequence[float] | Array, dtype: str) -> int:
+    def numbers(self, values: Sequence[float] | Array, dtype: str, *, alignment: int = 1) -> int:
         """A vector of numbers, little-endian."""
         array = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<")).reshape(-1)
-        key = (array.tobytes(), dtype)
+        key = (array.tobytes(), dtype, alignment)
         if key in self._written:
             return self._written[key]
+        self._builder.Prep(alignment, array.nbytes)
         return self._written.setdefault(key, self._builder.CreateNumpyVector(array))
 
     def buffer(self, data: Array) -> int:
@@ -57,6 +58,9 @@ class Tables:
 
         The array must stay as it is until the file is finished.
         """
+        if data.nbytes < _LARGE_BYTES:
+            # Among the tables, which fill what alignment leaves empty.
+            return self.numbers(data.reshape(-1).view(np.uint8), "uint8", alignment=BUFFER_ALIGNMENT)
         key = (hashlib.sha256(np.ascontiguousarray(data).data).digest(), data.nbytes)
         if key in self._written:
             return self._written[key]
