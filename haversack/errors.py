@@ -41,6 +41,10 @@ class NothingChangedError(HaversackError):
     """A step ran and left the network as it was."""
 
 
+class SameFilesError(NothingChangedError):
+    """A recipe gave, byte for byte, the files of another one."""
+
+
 class TraceError(HaversackError):
     """torch.export cannot read the network; names the layer."""
 

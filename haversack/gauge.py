@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, fx
 
-from haversack.artifact import CODED_FILE, Artifact, Runtime
+from haversack.artifact import CODED_FILE, Artifact, Files, Runtime
 from haversack.device import Budget, Device, find_device
 from haversack.door import checked_score, scored, validated
-from haversack.errors import ExportError
+from haversack.errors import ExportError, SameFilesError
 from haversack.export import coded, find_runtime
 from haversack.graph.cost import cost
 from haversack.graph.lower import lower, output_step, quantized_layers
@@ -38,6 +39,8 @@ class Gauge:
     device: Device
     threads: int
     seconds: float
+    seen: dict[str, Artifact] = field(default_factory=dict)
+    """What was measured in this run, by the bytes of its files."""
 
     def artifact(self, trial: Trial, model: Model, baseline: bytes | None) -> Artifact:
         """The measured files of what `trial` made; `baseline` is the original's file, None where it is measured."""
@@ -46,12 +49,31 @@ class Gauge:
         with noted() as notes:
             lowered = lower(model)
             files = {**runtime.write(lowered), CODED_FILE: coded.write(model)}
-            content = next(iter(files.values()))
-            measurement = self._timed(self._weighed(model, content), lowered, content, baseline)
-            measurement = self._compared(measurement, trial, _Run(runtime, model, lowered, content))
+            content, before = next(iter(files.values())), self.twin(files, trial)
+            weighed = before or self._timed(self._weighed(model, content), lowered, content, baseline)
+            measurement = self._compared(weighed, trial, _Run(runtime, model, lowered, content))
         coded_bytes = Figure(len(files[CODED_FILE]), "host")
-        said = tuple(dict.fromkeys((*model.notes, *notes)))
-        return Artifact(runtime.name, files, trial.recipe, replace(measurement, update_bytes=coded_bytes, notes=said))
+        said = tuple(dict.fromkeys((*model.notes, *(before.notes if before else ()), *notes)))
+        measurement = replace(measurement, update_bytes=coded_bytes, notes=said)
+        return self.remembered(Artifact(runtime.name, files, trial.recipe, measurement))
+
+    def remembered(self, artifact: Artifact) -> Artifact:
+        """The artifact, whose files are not measured again in this run."""
+        self.seen[_digest(artifact.files)] = artifact
+        return artifact
+
+    def twin(self, files: Files, trial: Trial) -> Measurement | None:
+        """What the very files were measured at before; SameFilesError where no more can be known of them."""
+        twin = self.seen.get(_digest(files))
+        if twin is None:
+            return None
+        known = twin.measurement.score is not None or not trial.scored
+        if twin.recipe != trial.recipe and known:
+            whose = f"those of {twin.recipe}" if twin.recipe.steps else "the original's"
+            raise SameFilesError(
+                f"its files are {whose}, byte for byte.", mend="write settings that do more, or leave the step out."
+            )
+        return twin.measurement
 
     def timed_again(self, found: Artifact, baseline: bytes | None) -> Artifact:
         """The artifact with its speed measured once more, for twice as long; what says nothing is not asked again."""
@@ -166,6 +188,11 @@ def tell_of_ratio(budget: Budget, device: Device) -> None:
             f"host: a quantized one may not be said to meet {budget.latency_ratio:g}x. Limit milliseconds, which "
             f"are estimated for the device.{_MEND}"
         )
+
+
+def _digest(files: Files) -> str:
+    """The same for files of the same bytes, in their order."""
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in files.values())).hexdigest()
 
 
 def _check_format(model: Model, runtime: Runtime) -> None:

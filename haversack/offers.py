@@ -8,6 +8,7 @@ from pathlib import Path
 from haversack.device import Device
 from haversack.errors import RecipeError, UntrustedError
 from haversack.model import Model
+from haversack.progress import say, track
 from haversack.recipe import Recipe, Stage, Step, recipe_from_toml, technique
 from haversack.techniques import catalogue
 from haversack.techniques.adopt_student import AdoptStudent
@@ -27,8 +28,11 @@ class Offers:
 
     def steps(self, model: Model, device: Device) -> list[list[Step]]:
         """The settings of each technique that are worth trying on `model`, each once."""
-        adjusted = ([self._adjusted(each) for each in step.options(model, device)] for step in self._chosen())
-        return [list(dict.fromkeys(steps)) for steps in adjusted]
+        offered = []
+        for step in track(self._chosen(), "looking for settings"):
+            say(f"looking for settings of {technique(step)}")
+            offered.append(list(dict.fromkeys(self._adjusted(each) for each in step.options(model, device))))
+        return offered
 
     def to_integers(self, model: Model, device: Device) -> tuple[Step, ...]:
         """The mildest step to 8-bit integers, if one is tried: a student may be as large as leaves room after it."""

@@ -17,6 +17,7 @@ from haversack.errors import (
     MeasureError,
     NothingChangedError,
     RecipeError,
+    SameFilesError,
     TaskError,
     WorkspaceError,
 )
@@ -116,17 +117,11 @@ def pack(
 def apply(recipe: Recipe, network: Network, task: Task, device: Device, settings: Settings) -> Packed:
     """What `recipe` makes of `network`, measured beside the original.
 
-    Raises NothingChangedError where that is, byte by byte, the original's file.
+    Raises NothingChangedError where that is, byte for byte, the original's file.
     """
     with cache_folder(settings.cache) as cache:
         bench = Bench.set_up(network, task, device, settings, cache)
         found = Found(bench.candidate(Trial(recipe)), (), ())
-        if bench.artifact(Trial(recipe)).files == bench.artifact(Trial(Recipe())).files:
-            raise NothingChangedError(
-                "the file is the original's, byte by byte.",
-                where=f"recipe {recipe}",
-                mend="write settings that do more, or ship the network as it is.",
-            )
         result = _result(bench, found, device, Budget())
     if settings.out is not None:
         save(result, settings.out)
@@ -168,8 +163,7 @@ class Bench:
     task: Task
     device: Device
     workspace: Workspace
-    threads: int
-    seconds: float
+    gauge: Gauge
     started: str = field(default_factory=now)
 
     @classmethod
@@ -178,6 +172,7 @@ class Bench:
         check_alone()
         if settings.out is not None:
             check_place(settings.out)
+        say("building the network, and running it on the calibration inputs")
         module = network if isinstance(network, nn.Module) else network()
         find_runtime(device)
         model = checked_model(module, task)
@@ -185,7 +180,8 @@ class Bench:
         measuring = f"{host.machine()} {host.versions()} {settings.seconds} s, score {fingerprint(task.score)}"
         workspace = open_workspace(cache, module, task, device, circumstances, measuring)
         original = replace(model, target=Files(device, settings.threads, memory=workspace))
-        return cls(module, original, task, device, workspace, settings.threads, settings.seconds)
+        gauge = Gauge(original, task, device, settings.threads, settings.seconds)
+        return cls(module, original, task, device, workspace, gauge)
 
     def candidate(self, trial: Trial) -> Candidate:
         """The measured candidate of a trial."""
@@ -206,9 +202,10 @@ class Bench:
         except HaversackError as error:
             if is_pressed():
                 raise KeyboardInterrupt from error
-            say(f"refused: {trial.recipe}: {error.what}")
-            refused = _Refused(error.what, isinstance(error, RecipeError))
-            if not isinstance(error, MeasureError):  # which may be the machine's mood
+            why = f"{error.where}: {error.what}" if error.where else error.what
+            say(f"refused: {trial.recipe}: {why}")
+            refused = _Refused(why, isinstance(error, RecipeError))
+            if not isinstance(error, MeasureError | SameFilesError):  # the machine's mood, and what else was measured
                 self.workspace.keep_note(refused, trial.recipe.digest, self.workspace.measuring)
             return Refusal(trial.recipe, refused.why, too_strong=refused.too_strong)
 
@@ -231,15 +228,14 @@ class Bench:
         if trial.afresh:
             return self._timed_again(trial)
         kept = self.workspace.artifact(trial.recipe, scored=trial.scored)
-        if kept is None:
-            kept = self.gauge.artifact(trial, self.model(trial.recipe), self._baseline(trial))
-            self.workspace.keep_artifact(kept, scored=trial.scored)
-        return kept
-
-    @property
-    def gauge(self) -> Gauge:
-        """What takes the figures of candidates."""
-        return Gauge(self.original, self.task, self.device, self.threads, self.seconds)
+        if kept is not None:
+            self.gauge.twin(kept.files, trial)
+            return self.gauge.remembered(kept)
+        if not trial.recipe.steps:
+            say("measuring the network as it is: its file, its time and its score")
+        made = self.gauge.artifact(trial, self.model(trial.recipe), self._baseline(trial))
+        self.workspace.keep_artifact(made, scored=trial.scored)
+        return made
 
     def _timed_again(self, trial: Trial) -> Artifact:
         """The files of a trial with its speed measured once more."""

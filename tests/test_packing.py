@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 import torch
@@ -31,11 +31,12 @@ from haversack.interrupt import interruptible
 from haversack.measure import host
 from haversack.measure.estimate import weigh
 from haversack.measure.files import Contents
-from haversack.measurement import share_of
+from haversack.measurement import Candidate, share_of
 from haversack.model import Model
 from haversack.offers import read_recipe
 from haversack.packing import Bench, Packed, Settings, apply, pack
 from haversack.plan.found import Refusal, Trial
+from haversack.progress import shown_by
 from haversack.recipe import Recipe, Stage
 from haversack.task import Task, TaskFile, read_task_file
 from haversack.techniques.quantize_static import QuantizeStatic
@@ -43,6 +44,7 @@ from haversack.techniques.quantize_static import QuantizeStatic
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
 FLASH = 9_000
 TWO = ("prune_channels", "quantize_static")
+T = TypeVar("T")
 PI4 = find_device("raspberry-pi-4")
 
 
@@ -359,8 +361,9 @@ class Interrupted:
         return ()
 
 
-def _bench(file: TaskFile, folder: Path, digest: str) -> Bench:
-    return Bench.set_up(file.network, file.task, find_device("host"), Settings(task_digest=digest), folder)
+def _bench(file: TaskFile, folder: Path, digest: str, seconds: float = 3.0, device: str = "host") -> Bench:
+    settings = Settings(task_digest=digest, seconds=seconds)
+    return Bench.set_up(file.network, file.task, find_device(device), settings, folder)
 
 
 def test_a_killed_training_is_found_again_by_the_same_run_and_by_no_other(file: TaskFile, tmp_path: Path) -> None:
@@ -460,6 +463,41 @@ def test_a_float_network_is_never_fast_enough_for_a_device_that_states_no_rate_f
         pack(file.network, file.task, target, Budget(latency_ms=1e-6, flash_bytes=30_000), settings)
 
 
+def test_settings_that_give_the_same_file_are_measured_once_and_the_others_refused(
+    file: TaskFile, tmp_path: Path
+) -> None:
+    bench = _bench(file, tmp_path, "", seconds=0.1, device="raspberry-pi-4")
+    first = bench.answer(Trial(Recipe((QuantizeStatic(),)), scored=False))
+    again = bench.answer(Trial(Recipe((Idle(), QuantizeStatic())), scored=False))
+    assert again == Refusal(again.recipe, f"its files are those of {first.recipe}, byte for byte.")
+    scored = bench.answer(Trial(Recipe((Idle(), QuantizeStatic()))))
+    assert isinstance(scored, Candidate)
+    assert scored.measurement.score is not None
+    assert scored.measurement.latency_ms == first.measurement.latency_ms
+    assert "the original's, byte for byte" in bench.answer(Trial(Recipe((Idle(1),)))).why
+
+
+def test_whoever_packs_is_told_what_is_being_done_from_the_start(file: TaskFile, tmp_path: Path) -> None:
+    heard: list[str] = []
+    settings = Settings(cache=tmp_path, seconds=0.1, techniques=("prune_dead_channels",))
+    with shown_by(Ear(heard)), pytest.raises(NothingChangedError):
+        pack(file.network, file.task, "raspberry-pi-4", Budget(), settings)
+    assert [line.partition(" ")[0] for line in heard[:3]] == ["building", "measuring", "looking"]
+
+
+class Ear:
+    """Hears what is said."""
+
+    def __init__(self, heard: list[str]) -> None:
+        self._heard = heard
+
+    def track(self, items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
+        return iter(items)
+
+    def say(self, line: str) -> None:
+        self._heard.append(line)
+
+
 def test_packing_does_not_run_in_one_of_several_processes(file: TaskFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(WorkspaceError, match="one of 2"):
@@ -541,10 +579,10 @@ class Talkative:
 def test_notes_of_all_steps_are_kept_with_the_candidate_also_for_a_run_that_goes_on(
     file: TaskFile, tmp_path: Path
 ) -> None:
-    first, second = Recipe((Talkative(),)), Recipe((Talkative(), Talkative("4 bits take a byte.")))
+    first, second = Recipe((Talkative(),)), Recipe((Talkative(), Talkative("4 bits take a byte."), QuantizeStatic()))
     _bench(file, tmp_path, "").model(first)
     artifact = _bench(file, tmp_path, "").artifact(Trial(second, scored=False))
-    assert artifact.measurement.notes == ("3 layers stay float.", "4 bits take a byte.")
+    assert artifact.measurement.notes[:2] == ("3 layers stay float.", "4 bits take a byte.")
     kept = _bench(file, tmp_path, "").artifact(Trial(second, scored=False))
     assert kept.measurement.notes == artifact.measurement.notes
 
@@ -567,14 +605,14 @@ class Idle:
 
 def test_a_recipe_that_changes_nothing_is_an_error_and_writes_nothing(file: TaskFile, tmp_path: Path) -> None:
     settings = Settings(out=tmp_path / "out", seconds=0.1)
-    with pytest.raises(NothingChangedError, match=r"\(seed=0\): the file is the original's"):
+    with pytest.raises(NothingChangedError, match="its files are the original's, byte for byte"):
         apply(Recipe((Idle(),)), file.network, file.task, find_device("host"), settings)
     assert not (settings.out / "model.onnx").exists()
 
 
 @pytest.mark.slow
 def test_zeros_are_kept_where_the_link_is_limited_and_pay_there(file: TaskFile, tmp_path: Path) -> None:
-    coded = _bench(file, tmp_path / "whole", "").candidate(Trial(Recipe())).measurement.update_bytes
+    coded = _bench(file, tmp_path / "workspace", "").candidate(Trial(Recipe())).measurement.update_bytes
     assert coded is not None
     settings = Settings(out=tmp_path, seconds=0.1, epochs=2, techniques=("prune_weights",))
     limit = int(0.6 * coded.value)

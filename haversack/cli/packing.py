@@ -63,9 +63,9 @@ def pack(  # noqa: PLR0913 - one argument an option
 
     target, budget = target_of(device, runtime), budget_of(flash, ram, latency, energy, update, max_drop, score)
     names = tuple(word.strip() for word in techniques.split(",") if word.strip())
-    file = loaded(task)
     training = {"epochs": epochs, "student": student, "student_epochs": student_epochs, "seed": seed}
     with progress(quiet=as_json):
+        file = loaded(task)
         settings = _settings(out, threads, file, techniques=names, seconds=seconds, **training)
         try:
             result = run(file.fresh_network, file.task, target, budget, settings)
@@ -94,8 +94,8 @@ def apply(  # noqa: PLR0913 - one argument an option
 
     steps = read_recipe(recipe)
     target = target_of(device, runtime)
-    file = loaded(task)
     with progress(quiet=as_json):
+        file = loaded(task)
         result = run(steps, file.fresh_network, file.task, target, _settings(out, threads, file, seconds=seconds))
     _show(result, out, as_json=as_json)
 

@@ -23,8 +23,10 @@ STOPPED, UNEXPECTED = 130, 70
 
 def loaded(path: Path) -> TaskFile:
     """The network and the task in the user's file."""
+    from haversack.progress import say
     from haversack.task import read_task_file
 
+    say(f"reading {path}")
     return read_task_file(path)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from haversack.errors import TaskError
 from haversack.graph.fold import Norm
 from haversack.graph.inference import tensor_of
+from haversack.graph.memory import operation
 from haversack.graph.observe import Observed
 from haversack.graph.trace import layer_path
 
@@ -154,7 +155,7 @@ class _Reading:
             return self._kept(node)
         rule = _RULES.get(node.target)
         if rule is None:
-            raise _unsettled(node, f"batch norm does not say what {node.target} makes of its values")
+            raise _unsettled(node, f"batch norm does not say what {operation(node)} makes of its values")
         return rule(node, arguments)
 
     def _kept(self, node: fx.Node) -> Any:  # noqa: ANN401

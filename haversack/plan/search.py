@@ -77,6 +77,7 @@ class _Run:
         self.scored = {each.recipe: each for each in (goal.baseline, start)}
         self.afresh = {goal.baseline.recipe}
         """Recipes whose speed was measured once more, or need not be."""
+        self.told: dict[Trial, Answer] = {}
         self.bare: dict[Recipe, Recipe] = {}
         """Dry runs, with the recipes that they stand for."""
         self.verdicts: dict[Recipe, Verdict] = {}
@@ -109,8 +110,11 @@ class _Run:
         self.verdicts[candidate.recipe] = Verdict(candidate, kept, why)
 
     def ask(self, trial: Trial) -> Generator[Trial, Answer, Answer]:
-        """What comes of a trial; refusals are written down."""
+        """What comes of a trial, which is made once; refusals are written down."""
+        if trial in self.told:
+            return self.told[trial]
         answer = yield trial
+        self.told[trial] = answer
         if isinstance(answer, Refusal):
             self.refusals.append(answer)
         elif trial.scored:

@@ -139,7 +139,7 @@ def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) 
         _recipe(found.best.recipe),
         "\n".join(paragraph(line, "Note: ", "  ") for line in best.notes),
         "\n".join(["Tried, in this order:", *tried]) if tried else "",
-        "\n".join(["Refused:", *map(_refused, found.refusals)]) if found.refusals else "",
+        _refused(found.refusals),
         _conditions(best.conditions),
     )
 
@@ -255,7 +255,7 @@ def _tried(verdict: Verdict) -> str:
         f"flash {figure(found.flash_bytes, show_bytes)}, latency ratio {figure(found.latency_ratio, show_ratio)}, "
         f"score {figure(found.score, show_score)}"
     )
-    word = "kept" if verdict.kept else "dropped"
+    word = "kept" if verdict.kept else "dropped" if found.score else "dry run"
     lines = (
         paragraph(str(verdict.candidate.recipe), f"  {word:<8}"),
         paragraph(figures, " " * 10),
@@ -264,8 +264,15 @@ def _tried(verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def _refused(refusal: Refusal) -> str:
-    return "\n".join([paragraph(str(refusal.recipe), "  "), paragraph(f"because: {refusal.why}", " " * 10)])
+def _refused(refusals: Sequence[Refusal]) -> str:
+    """What was refused, those of one reason together."""
+    if not refusals:
+        return ""
+    lines = ["Refused:"]
+    for why in dict.fromkeys(each.why for each in refusals):
+        lines += [paragraph(str(each.recipe), "  ", " " * 4) for each in refusals if each.why == why]
+        lines.append(paragraph(f"because: {why}", " " * 10))
+    return "\n".join(lines)
 
 
 def _conditions(conditions: Conditions) -> str:

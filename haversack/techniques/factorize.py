@@ -131,8 +131,7 @@ class Factorize:
         cheaper = [replace(each, cost=-gain.saved) for each, gain in zip(tried, gains, strict=True) if gain.pays]
         whole = Choice("", (), (site.whole,))
         if not cheaper:
-            best = f"the best has {min(gain.ratio for gain in gains):.2f} of it" if gains else "no rank fits"
-            say(f"{site.path} is left alone: no factors lower its {price.said}; {best}.")
+            say(f"{site.path} is left alone: {price.no_gain('factorization', gains)}.")
             return [whole]
         problem = problem_at(price.model.module, site, batches)
         return [whole, *(replace(each, loss=loss(problem, each.method, each.ranks)) for each in cheaper)]

@@ -153,8 +153,7 @@ class ReplaceBlocks:
         cheaper = [replace(each, cost=-gain.saved) for each, gain in tried if gain.pays]
         whole = Choice("", (), (site.whole,))
         if not cheaper:
-            best = f"the best has {min(gain.ratio for gain in gains):.2f} of it" if gains else "none fits its shape"
-            say(f"{site.path} is left alone: no block lowers its {price.said}; {best}.")
+            say(f"{site.path} is left alone: {price.no_gain('block', gains)}.")
             return [whole]
         problem = problem_at(price.model.module, site, batches)
         return [whole, *(replace(each, loss=loss(problem, each)) for each in cheaper)]

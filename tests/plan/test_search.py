@@ -377,6 +377,20 @@ def test_what_a_step_refuses_is_told_and_does_not_end_the_search():
     assert [each.why for each in nothing.refusals] == ["no layer pays"]
 
 
+def test_what_was_refused_is_asked_and_told_once():
+    asked = []
+
+    class Refusing(World):
+        def measure(self, trial):
+            asked.append(trial)
+            refused = any(isinstance(step, Picky) for step in trial.recipe.steps)
+            return Refusal(trial.recipe, "never") if refused else super().measure(trial)
+
+    found = Refusing().search([[Picky(0.5)], [Picky(0.5, "even", 0.0)], [Other(0.2)]], flash_bytes=300)
+    assert len({*asked}) == len(asked)
+    assert len({each.recipe for each in found.refusals}) == len(found.refusals) > 0
+
+
 @pytest.mark.parametrize("options", [[], [[]], [[], ()]])
 def test_nothing_to_try_gives_the_original(options):
     found = World().search(options, flash_bytes=500)

@@ -12,10 +12,10 @@ from haversack.device import Budget, Device, device_names, find_device
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.measure.estimate import weigh
-from haversack.measurement import BenchReport, Candidate, Conditions, Fidelity, Figure, Measurement, Parity
+from haversack.measurement import BenchReport, Candidate, Conditions, Fidelity, Figure, Measurement, Miss, Parity
 from haversack.model import Model
 from haversack.plan.advise import advise
-from haversack.plan.found import Found, Verdict
+from haversack.plan.found import Found, Refusal, Verdict
 from haversack.recipe import Recipe, Stage
 from haversack.report.devices import device_card, device_table
 from haversack.report.tables import figure, paragraph, table
@@ -194,11 +194,29 @@ def test_packing_tells_of_every_recipe_that_was_tried_and_why_it_was_kept_or_dro
         PI,
         Budget(),
     )
-    dropped, kept = text.index("dropped test_text(keep=0.9)"), text.index("kept    test_text(keep=0.6)")
+    dropped, kept = text.index("dry run test_text(keep=0.9)"), text.index("kept    test_text(keep=0.6)")
     assert dropped < text.index("because: untrained, to see its size and speed: misses flash: 210.0 kB") < kept
     assert kept < text.index("because: flash x0.17, latency x0.43")
     assert "score unknown" in text[dropped:kept]
     assert " 1. test_text(keep=0.6)" in text
+
+
+def test_packing_tells_of_recipes_that_were_refused_for_one_reason_together() -> None:
+    refused = [Refusal(Recipe((Halve(keep),)), why) for keep, why in ((0.9, "one"), (0.8, "two"), (0.7, "one"))]
+    text = packed(replace(found(), refusals=tuple(refused)), BEFORE, PI, Budget())
+    assert flat(text.partition("Refused:")[2]).startswith(
+        "test_text(keep=0.9) test_text(keep=0.7) because: one test_text(keep=0.8) because: two"
+    )
+
+
+def test_a_search_that_found_nothing_is_not_called_packed() -> None:
+    miss = Miss("flash", 100, 190_000)
+    assert packed(replace(found(), misses=(miss,)), BEFORE, PI, Budget()).startswith("No candidate meets every limit")
+    stopped = packed(replace(found(), stopped=True), BEFORE, PI, Budget())
+    assert flat(stopped).startswith(f"Packed for {PI.title}. Stopped early: this is the best so far that meets every")
+    tried = Verdict(found().best, False, "no gain")
+    nothing = packed(Found(Candidate(Recipe(), BEFORE), (), (tried,)), BEFORE, PI, Budget())
+    assert nothing.startswith("Nothing that was tried pays")
 
 
 def test_the_last_line_of_packing_says_under_which_conditions() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from haversack.errors import ExportError
 from haversack.export.onnx.graph import OnnxGraph
+from haversack.graph.memory import operation
 from haversack.graph.trace import layer_path
 
 
@@ -145,7 +146,7 @@ def unsupported(node: fx.Node, why: str = "") -> ExportError:
     """The error that names an operation and its layer."""
     layer = layer_path(node)
     return ExportError(
-        f"our ONNX writer does not know {node.target}{' ' if why else ''}{why}.",
+        f"our ONNX writer does not know {operation(node)}{' ' if why else ''}{why}.",
         where=f"layer {layer}" if layer else f"operation {node.name}",
         mend="let torch.onnx.export write this network: pip install 'haversack[fallback]'.",
     )

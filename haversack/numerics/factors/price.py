@@ -59,8 +59,15 @@ class Price:
             whole, (before, *after) = self.whole, [_count(self.of, site, layers) for layers in every]
         else:
             whole, before, *after = self.timed.latencies_ms([self.model, *(alone(site, each) for each in every)])
-        limit = _FASTER if self.timed else 1.0
-        return [Gain((before - each) * site.calls / whole, each / before, each < limit * before) for each in after]
+        limit = (_FASTER if self.timed else 1.0) * before
+        return [Gain((before - each) * site.calls / whole, each / before, each < limit) for each in after]
+
+    def no_gain(self, what: str, gains: Sequence[Gain]) -> str:
+        """Why none of the ways to write a layer pays, in figures."""
+        if not gains:
+            return f"no {what} fits it"
+        best = f"the best of {len(gains)} has {min(gain.ratio for gain in gains):.2f}x its {self.said}"
+        return f"no {what} pays: {best}{f', and less than {_FASTER}x would pay' if self.timed else ''}"
 
     def ratio(self, after: Model) -> float:
         """What the network costs in the end over what it did; parameters are bytes of the file where there is one."""

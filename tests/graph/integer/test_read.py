@@ -370,11 +370,11 @@ def test_what_nothing_reads_is_left_out():
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        (lambda x, c: torch.cumsum(c(x), 1), "aten.cumsum"),
-        (lambda x, c: F.pad(c(x), (1, 1, 1, 1), mode="reflect"), "aten.pad.default with mode 'reflect'"),
+        (lambda x, c: torch.cumsum(c(x), 1), "does not know cumsum"),
+        (lambda x, c: F.pad(c(x), (1, 1, 1, 1), mode="reflect"), "does not know pad with mode 'reflect'"),
         (lambda x, c: F.avg_pool2d(c(x), 2, divisor_override=3), "divisor"),
         (lambda x, c: F.adaptive_avg_pool2d(c(x), 3), "several sizes"),
-        (lambda x, c: c(x) @ c(x), "aten.matmul"),
+        (lambda x, c: c(x) @ c(x), "does not know matmul"),
         (lambda x, c: F.interpolate(c(x), size=(12, 12)), "whole number"),
     ],
 )

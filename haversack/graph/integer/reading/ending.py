@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from haversack.errors import ExportError
+from haversack.graph.memory import operation
 from haversack.graph.qdq import pairs
 from haversack.graph.trace import layer_path
 from haversack.grid import Grid
@@ -140,7 +141,7 @@ def refused(node: fx.Node, why: str = "") -> ExportError:
     """The error that names an operation and its layer."""
     layer = layer_path(node)
     return ExportError(
-        f"the integer graph does not know {node.target}{' ' if why else ''}{why}.",
+        f"the integer graph does not know {operation(node)}{' ' if why else ''}{why}.",
         where=f"layer {layer}" if layer else f"operation {node.name}",
         mend="leave that layer float, or write this network for ONNX Runtime.",
     )
