@@ -28,8 +28,7 @@ class _Around:
     zero_point: int
 
 
-_TFLITE = _Around(215, 350, 8)
-_AROUND = {"onnx": _Around(120, 430, 1), "litert": _TFLITE, "tflite-micro": _TFLITE}
+_AROUND = {"onnx": _Around(120, 430, 1), "litert": _Around(330, 460, 8), "tflite-micro": _Around(215, 350, 8)}
 
 _MICROCONTROLLER = (0.05, 0.35)
 """Share of the stated peak that a whole network reaches, lowest and highest.

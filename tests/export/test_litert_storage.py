@@ -4,14 +4,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from integer_graphs import Draft, every_layer, litert, micro, reference
+from litert_files import images
+from quantizable_networks import task_on
+from torch import fx, nn
 
-from haversack.export.litert import write
+from haversack.errors import ExportError
+from haversack.export.litert import MICRO, RUNTIME, write
 from haversack.export.litert.storage import packed
+from haversack.graph.lower import lower
+from haversack.model import Model
 from haversack.progress import shown_by
+from haversack.techniques.quantize_weights import QuantizeWeights
 
 
 class Listener:
@@ -48,6 +56,13 @@ def test_tflite_micro_computes_the_same_bytes_with_weights_of_few_bits(bits):
     assert np.abs(litert(write(graph), rows).astype(int) - reference(graph, rows)).max() <= 2
 
 
+def largest_buffer(content):
+    import tflite
+
+    model = tflite.Model.GetRootAs(content)
+    return max(model.Buffers(index).DataLength() for index in range(model.BuffersLength()))
+
+
 def convolution(bits, dtype="int8"):
     draft = Draft((1, 5, 5, 32), dtype)
     inputs = [draft.input, *draft.weights((64, 3, 3, 32), 0, bits)]
@@ -79,7 +94,65 @@ def test_tflite_micro_reads_linear_layers_in_4_bits_with_one_step_only(per_chann
         content = write(graph, micro=True)
     assert np.array_equal(micro(content, rows), reference(graph, rows))
     assert bool(listener.lines) == said
-    assert len(write(graph)) <= len(content) - (32 * 64 // 2 if said else 0)
+    weights = 32 * 64
+    assert largest_buffer(content) == (weights if said else weights // 2)
+    assert largest_buffer(write(graph)) == weights // 2
+
+
+def weights_alone(step: QuantizeWeights | None) -> fx.GraphModule:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=32), nn.Flatten())
+    model = Model(nn.Sequential(*layers, nn.Linear(32 * 16, 24)).eval(), (images(1)[..., :6, :6],))
+    return lower(step.apply(model, task_on(model.example[0])) if step else model)
+
+
+@pytest.mark.parametrize(("bits", "share"), [(16, 1 / 2), (8, 1 / 4), (4, 1 / 8)])
+@torch.no_grad()
+def test_weights_alone_take_their_bits_in_litert_and_are_computed_in_float(bits, share):
+    lowered, x = weights_alone(QuantizeWeights(bits)), images(3)[..., :6, :6]
+    content = RUNTIME.write(lowered)["model.tflite"]
+    whole = len(RUNTIME.write(weights_alone(None))["model.tflite"])
+    assert len(content) < whole * share + 3000
+    rows = list(x.permute(0, 2, 3, 1).unsqueeze(1).numpy())
+    assert np.allclose(litert(content, rows)[:, 0], lowered(x), atol=1e-5)
+
+
+def test_weights_of_which_one_number_needs_float32_stay_as_they_are():
+    draft = Draft((1, 64), "float32")
+    weight = np.ones((32, 64), np.float32)
+    weight[31, 63] = 1 + 2**-20
+    draft.then("FULLY_CONNECTED", [draft.input, draft.constant(weight)], (1, 32), "output")
+    graph = draft.graph("output")
+    assert largest_buffer(write(graph)) == weight.nbytes
+    rows = draft.rows()
+    assert np.allclose(litert(write(graph), rows)[:, 0], np.stack(rows)[:, 0] @ weight.T, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_tflite_micro_is_refused_weights_alone_whose_channels_it_would_give_one_step(bits):
+    with pytest.raises(
+        ExportError, match=r"0: LiteRT for Microcontrollers cannot compute with integer weights and real"
+    ):
+        MICRO.write(weights_alone(QuantizeWeights(bits)))
+
+
+@torch.no_grad()
+def test_float16_weights_are_float32_to_tflite_micro_and_that_is_said():
+    lowered, x, listener = weights_alone(QuantizeWeights(16)), images(3)[..., :6, :6], Listener()
+    with shown_by(listener):
+        content = MICRO.write(lowered)["model.tflite"]
+    assert listener.lines == ["tflite-micro has no float16, so each weight takes four bytes in the .tflite file."]
+    rows = list(x.permute(0, 2, 3, 1).unsqueeze(1).numpy())
+    assert np.allclose(micro(content, rows)[:, 0], lowered(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("runtime", [RUNTIME, MICRO])
+@pytest.mark.parametrize(("group", "layer"), [(9, 0), (32, 4)])
+def test_groups_of_weights_are_refused_by_the_layer_that_has_them(group, layer, runtime):
+    with pytest.raises(
+        ExportError, match=rf"layer {layer}: TFLite's weights have one step a channel, and none for each"
+    ):
+        runtime.write(weights_alone(QuantizeWeights(4, group)))
 
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "mlperf-tiny"

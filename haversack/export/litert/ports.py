@@ -19,7 +19,7 @@ def with_float_ports(graph: IntegerGraph) -> IntegerGraph:
             values[name] = Value(name, values[name].shape, "float32")
     begin = (Operation("QUANTIZE", (name,), (inner[name],), path=name) for name in graph.inputs if name in inner)
     end = (Operation("DEQUANTIZE", (inner[name],), (name,), path=name) for name in graph.outputs if name in inner)
-    middle = (_renamed(operation, inner) for operation in graph.operations)
+    middle = (operation.renamed(inner) for operation in graph.operations)
     return replace(graph, values=values, operations=(*begin, *middle, *end))
 
 
@@ -35,7 +35,7 @@ def with_integer_ports(graph: IntegerGraph) -> IntegerGraph:
     values = {name: value for name, value in graph.values.items() if name not in names and name not in conversions}
     values.update({port: replace(graph.values[integer], name=port) for integer, port in names.items()})
     removed = {id(operation) for operation, _ in conversions.values()}
-    operations = (_renamed(operation, names) for operation in graph.operations if id(operation) not in removed)
+    operations = (operation.renamed(names) for operation in graph.operations if id(operation) not in removed)
     return replace(graph, values=values, operations=tuple(operations))
 
 
@@ -71,10 +71,3 @@ def _dequantized_outputs(graph: IntegerGraph) -> Conversions:
         for integer, operation in found.items()
         if operation.outputs[0] not in read and integer in computed and integer not in graph.outputs
     }
-
-
-def _renamed(operation: Operation, names: Mapping[str, str]) -> Operation:
-    inputs, outputs = (
-        tuple(names.get(name, name) for name in group) for group in (operation.inputs, operation.outputs)
-    )
-    return replace(operation, inputs=inputs, outputs=outputs)

@@ -46,12 +46,19 @@ def version(typed: Typed) -> int:
 def check_micro(graph: IntegerGraph) -> None:
     """Nothing, or an ExportError that names the first operation that LiteRT for Microcontrollers lacks."""
     for operation in graph.operations:
-        dtype = graph.values[operation.inputs[0]].dtype
-        if (operation.kind, dtype) in _NOT_IN_MICRO:
+        value = graph.values[operation.inputs[0]]
+        if (operation.kind, value.dtype) in _NOT_IN_MICRO:
             raise ExportError(
-                f"LiteRT for Microcontrollers has no {operation.kind} on {dtype}.",
+                f"LiteRT for Microcontrollers has no {operation.kind} on {value.dtype}.",
                 where=operation.path,
                 mend="leave this layer float, or use int8 activations.",
+            )
+        # It takes such a file, and computes with the first channel's step throughout.
+        if operation.kind == "DEQUANTIZE" and _has_steps(value):
+            raise ExportError(
+                "LiteRT for Microcontrollers cannot compute with integer weights and real activations.",
+                where=operation.path,
+                mend="quantize the activations too (quantize_static), or choose another runtime.",
             )
 
 
@@ -59,16 +66,22 @@ def _special(typed: Typed) -> int:
     """What weights, options or steps ask for, whatever the format of the numbers."""
     kind, options, inputs = typed.operation.kind, typed.operation.options, typed.inputs
     if typed.has_int4_weights:
-        return 10 if kind == "FULLY_CONNECTED" else 7
+        return {"FULLY_CONNECTED": 10, "DEQUANTIZE": 6}.get(kind, 7)
     checks = {
         "CONV_2D": ((6, lambda: inputs[1].shape[3] != inputs[0].shape[3]),),
         "DEPTHWISE_CONV_2D": ((2, lambda: set(options.get("dilation", ())) - {1}),),
         "FULLY_CONNECTED": ((6, lambda: len(inputs) == 2), (5, lambda: options.get("keep_num_dims"))),
         "TRANSPOSE_CONV": ((4, lambda: options.get("activation", "NONE") != "NONE"), (3, lambda: len(inputs) == 4)),
         "RESIZE_NEAREST_NEIGHBOR": ((3, lambda: options.get("half_pixel_centers") or options.get("align_corners")),),
+        "DEQUANTIZE": ((3, lambda: inputs[0].dtype == "float16"), (5, lambda: _has_steps(inputs[0]))),
         "MUL": ((3, lambda: _multiplies_up(typed)),),
     }
     return next((number for number, holds in checks.get(kind, ()) if holds()), 1)
+
+
+def _has_steps(value: Value) -> bool:
+    """Whether each channel has a step of its own."""
+    return value.grid is not None and len(value.grid.scale) > 1
 
 
 def _multiplies_up(typed: Typed) -> bool:

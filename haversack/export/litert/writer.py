@@ -1,7 +1,8 @@
 """Writer: an integer graph becomes the bytes of a .tflite file, without TensorFlow.
 
-Names cost bytes on a microcontroller, so only inputs and outputs have one; nothing that a runtime does not read is
-written, and what is equal (weights, steps, shapes, whole tables) stands once.
+What is equal (weights, steps, shapes, whole tables) stands once. Files for LiteRT hold what its tools want: a name for
+each tensor, a signature, the oldest runtime that loads them. Bytes are dear on a microcontroller, whose files name only
+inputs and outputs, and hold nothing that the runtime does not read.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import numpy as np
 
 from haversack.errors import ExportError
 from haversack.export.litert.biases import with_biases
+from haversack.export.litert.names import oldest_release, tensor_names
 from haversack.export.litert.options import builtin_of, option_slots
 from haversack.export.litert.ports import with_float_ports, with_integer_ports
 from haversack.export.litert.schema import LARGEST_FILE_BYTES, SCHEMA_VERSION, TENSOR_TYPES, Builtin
-from haversack.export.litert.storage import packed, stored_in_4_bits
+from haversack.export.litert.storage import packed, stored_in_4_bits, tell_of_halves, with_halves
 from haversack.export.litert.subsampling import with_pools
 from haversack.export.litert.tables import Slot, Tables
 from haversack.export.litert.versions import Typed, check_micro, version
@@ -26,6 +28,8 @@ from haversack.grid import Grid
 Array = np.ndarray[Any, Any]
 
 _BYTES_BESIDE_WEIGHTS = 1 << 16
+_RELEASE_BYTES = 16
+_SIGNATURE = "serving_default"
 _LAST_OLD_CODE = 127
 """Operator codes were one byte once; readers take the larger of the old and the new field."""
 
@@ -40,21 +44,25 @@ def write(graph: IntegerGraph, *, float_io: bool = False, micro: bool = False) -
     """
     if micro:
         check_micro(graph)
+        tell_of_halves(graph)
     graph = with_biases(with_pools(with_float_ports(graph) if float_io else with_integer_ports(graph)))
-    return _File(graph, stored_in_4_bits(graph, micro=micro)).content()
+    graph = graph if micro else with_halves(graph)
+    return _File(graph, stored_in_4_bits(graph, micro=micro), described=not micro).content()
 
 
 class _File:
     """One file in the making: a flatbuffer is built from its leaves up."""
 
-    def __init__(self, graph: IntegerGraph, int4: frozenset[str]) -> None:
-        self._graph, self._int4 = graph, int4
+    def __init__(self, graph: IntegerGraph, int4: frozenset[str], *, described: bool) -> None:
+        self._graph, self._int4, self._described = graph, int4, described
         names = (*graph.inputs, *(name for each in graph.operations for name in (*each.inputs, *each.outputs)))
         self._order = {name: index for index, name in enumerate(dict.fromkeys((*names, *graph.outputs))) if name}
+        self._names = tensor_names(graph) if described else {name: name for name in (*graph.inputs, *graph.outputs)}
         self._check_size()
         self._tables = Tables()
         self._buffers: dict[int, int] = {self._tables.table(): 0}
         self._codes: dict[int, int] = {}
+        self._versions: set[tuple[str, int]] = set()
 
     def content(self) -> bytes:
         """The file, all of it."""
@@ -67,14 +75,33 @@ class _File:
             _reference(2, self._indices(graph.outputs)),
             _reference(3, operators),
         )
+        described = self._description() if self._described else ()
         return tables.finish(
             tables.table(
                 (0, "Uint32", SCHEMA_VERSION, 0),
                 _reference(1, tables.offsets(list(self._codes))),
                 _reference(2, tables.offsets([subgraph])),
                 _reference(4, tables.offsets(list(self._buffers))),
+                *described,
             )
         )
+
+    def _description(self) -> tuple[Slot, ...]:
+        """Who wrote the file, the oldest runtime that loads it, and its one signature."""
+        tables, graph = self._tables, self._graph
+        slots = [_reference(3, tables.text("Written by Haversack."))]
+        if self._versions:
+            release = np.frombuffer(oldest_release(self._versions).encode().ljust(_RELEASE_BYTES, b"\0"), np.uint8)
+            name = tables.text("min_runtime_version")
+            place = self._placed(tables.table(_reference(0, tables.buffer(release))))
+            slots.append(_reference(6, tables.offsets([tables.table(_reference(0, name), (1, "Uint32", place, 0))])))
+        inputs, outputs = (tables.offsets([self._port(name) for name in end]) for end in (graph.inputs, graph.outputs))
+        signature = (_reference(0, inputs), _reference(1, outputs), _reference(2, tables.text(_SIGNATURE)))
+        return (*slots, _reference(7, tables.offsets([tables.table(*signature)])))
+
+    def _port(self, name: str) -> int:
+        """An input or output of the signature."""
+        return self._tables.table(_reference(0, self._tables.text(name)), (1, "Uint32", self._order[name], 0))
 
     def _check_size(self) -> None:
         """Raises ExportError when no reader would take the file."""
@@ -89,13 +116,12 @@ class _File:
         return (self._graph.values[name] for name in self._order)
 
     def _tensor(self, value: Value) -> int:
-        tables, graph = self._tables, self._graph
-        is_named = value.name in graph.inputs or value.name in graph.outputs
+        tables = self._tables
         slots: list[Slot] = [
             _reference(0, tables.numbers(value.shape, "int32")),
             (1, "Int8", self._type(value), 0),
             (2, "Uint32", self._buffer(value), 0),
-            _reference(3, tables.text(value.name if is_named else "")),
+            _reference(3, tables.text(self._names.get(value.name, ""))),
             *([_reference(4, self._quantization(value))] if value.grid else []),
         ]
         return tables.table(*slots)
@@ -111,7 +137,9 @@ class _File:
         if value.data is None:
             return 0
         data = packed(value.data) if value.name in self._int4 else np.asarray(value.data, value.dtype)
-        buffer = self._tables.table(_reference(0, self._tables.buffer(data)))
+        return self._placed(self._tables.table(_reference(0, self._tables.buffer(data))))
+
+    def _placed(self, buffer: int) -> int:
         return self._buffers.setdefault(buffer, len(self._buffers))
 
     def _quantization(self, value: Value) -> int:
@@ -138,6 +166,7 @@ class _File:
         values = self._graph.values
         inputs, outputs = ([values[name] for name in names if name] for names in (operation.inputs, operation.outputs))
         wanted = version(Typed(operation, inputs, outputs, any(name in self._int4 for name in operation.inputs)))
+        self._versions.add((operation.kind, wanted))
         code = self._tables.table(
             (0, "Int8", min(builtin.code, _LAST_OLD_CODE), 0), (2, "Int32", wanted, 1), (3, "Int32", builtin.code, 0)
         )

@@ -11,7 +11,7 @@ grids is computed on integers; one whose values have none is computed in float32
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,11 @@ class Operation:
     outputs: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     path: str = ""
+
+    def renamed(self, names: Mapping[str, str]) -> Operation:
+        """The same operation on values of other names."""
+        inputs, outputs = (tuple(names.get(name, name) for name in ends) for ends in (self.inputs, self.outputs))
+        return replace(self, inputs=inputs, outputs=outputs)
 
 
 @dataclass(frozen=True, eq=False)

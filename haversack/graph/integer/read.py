@@ -6,6 +6,7 @@ computes nothing, constants are laid like what they meet, and only what cannot b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -13,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from haversack.errors import ExportError
 from haversack.graph.inference import tensor_of
 from haversack.graph.integer import IntegerGraph
 from haversack.graph.integer.reading import elementwise, layers, pooling, shapes
@@ -62,7 +64,7 @@ class _Reader:
         outputs = [self._output(node) for node in _outputs(self.lowered)]
         values, operations = self.builder.finished([each.name for each in outputs])
         values |= {each.name: self.builder.values[each.name] for each in self.inputs}
-        return IntegerGraph(
+        graph = IntegerGraph(
             values,
             operations,
             tuple(each.name for each in self.inputs),
@@ -70,13 +72,14 @@ class _Reader:
             tuple(_plain(each.order) for each in self.inputs),
             tuple(_plain(each.order) for each in outputs),
         )
+        return _with_named_outputs(graph)
 
     def _input(self, node: fx.Node) -> Placed:
         value = node.meta["val"]
         if value.dtype != torch.float32:
             raise refused(node, f"of {value.dtype}")
         placed = Placed("", _plain(_wanted(node, len(value.shape))), sizes_of(value))
-        self.inputs.append(self.builder.declare(placed))
+        self.inputs.append(self.builder.declare(placed, node.name))
         return self.inputs[-1]
 
     def _output(self, node: fx.Node) -> Placed:
@@ -102,10 +105,16 @@ class _Reader:
         rule = _TABLE.get(node.target)
         if rule is None:
             raise refused(node)
+        if rule.moves and self._is_integer_constant(node.args[0]):
+            raise _grouped(node)
         ending, integer = (Ending(), False) if rule.moves else self._ending(node, rule)
         made = rule.write(Call(node, self.builder, arguments_of(node), self.made, ending, integer))
         for each in (node, *ending.nodes):
             self.made[each] = made
+
+    def _is_integer_constant(self, argument: object) -> bool:
+        made = self.made.get(argument) if isinstance(argument, fx.Node) else None
+        return isinstance(made, Constant) and made.grid is not None
 
     def _ending(self, node: fx.Node, rule: Rule) -> tuple[Ending, bool]:
         """What the operation takes in behind it, and whether it is computed on integers."""
@@ -124,6 +133,25 @@ class _Reader:
             return False
         weight = self.made.get(cast("fx.Node", node.args[1])) if node.target in layers.LAYERS else None
         return weight is None or (isinstance(weight, Constant) and weight.grid is not None)
+
+
+def _with_named_outputs(graph: IntegerGraph) -> IntegerGraph:
+    """The graph whose outputs are called as in ONNX files, but for those that are inputs."""
+    free = (name for count in itertools.count() if (name := f"output{count or ''}") not in graph.values)
+    names = {name: next(free) for name in dict.fromkeys(graph.outputs) if name not in graph.inputs}
+    values = {names.get(name, name): replace(value, name=names.get(name, name)) for name, value in graph.values.items()}
+    outputs = tuple(names.get(name, name) for name in graph.outputs)
+    operations = tuple(operation.renamed(names) for operation in graph.operations)
+    return replace(graph, values=values, operations=operations, outputs=outputs)
+
+
+def _grouped(rows: fx.Node) -> ExportError:
+    """The error that names the layer whose weight has several steps a channel, joined from rows of one each."""
+    return ExportError(
+        "TFLite's weights have one step a channel, and none for each group of a channel's weights.",
+        where=f"layer {next(map(layer_path, rows.users), '')}",
+        mend="write group = 0 in quantize_weights, or choose another runtime.",
+    )
 
 
 def _grid_of(lowered: fx.GraphModule, node: fx.Node) -> Grid:

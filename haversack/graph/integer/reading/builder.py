@@ -61,12 +61,16 @@ class Builder:
         self._append(kind, inputs, tuple(each.name for each in placed), options)
         return placed
 
-    def declare(self, result: Placed) -> Placed:
+    def declare(self, result: Placed, name: str = "") -> Placed:
         """A new value."""
-        name = f"a{len(self.values)}"
+        name = name or self._free(f"a{len(self.values)}")
         dtype = "float32" if result.grid is None else f"int{max(8, result.grid.bits)}"
         self.values[name] = Value(name, result.shape, dtype, result.grid)
         return replace(result, name=name)
+
+    def _free(self, name: str) -> str:
+        """The name, but for those that inputs have."""
+        return self._free(f"{name}_") if name in self.values else name
 
     def _append(self, kind: str, inputs: Sequence[str], outputs: tuple[str, ...], options: dict[str, object]) -> None:
         if kind in _FUSES:
@@ -78,7 +82,7 @@ class Builder:
         digest = hashlib.sha1(np.ascontiguousarray(data).data, usedforsecurity=False).digest()
         key = ("constant", data.dtype.name, data.shape, grid, digest)
         if key not in self._made:
-            name = f"w{len(self.values)}"
+            name = self._free(f"w{len(self.values)}")
             self.values[name] = Value(name, data.shape, data.dtype.name, grid, data)
             self._made[key] = name
         name = self._made[key]
