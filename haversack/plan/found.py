@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from haversack.interrupt import heard
 from haversack.measurement import Candidate, Miss
 from haversack.recipe import Recipe
 
@@ -70,7 +69,6 @@ def followed(search: Search, answer: Callable[[Trial], Answer]) -> Found:
             try:
                 told = answer(trial)
             except KeyboardInterrupt as stop:
-                heard()
                 trial = search.throw(stop)
             else:
                 trial = search.send(told)

@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
 
+from haversack.interrupt import heard
 from haversack.measurement import Candidate
 from haversack.plan.found import Answer, Found, Refusal, Search, Trial, Verdict
 from haversack.plan.goal import Goal, noise
@@ -31,6 +32,7 @@ def greedy(options: Sequence[Sequence[Step]], goal: Goal, start: Candidate | Non
     try:
         yield from _tried(options, run)
     except KeyboardInterrupt:
+        heard()
         stopped = True
     yield from run.settle(run.changed())
     if not goal.met(run.best) and not stopped:
