@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _MOST_BYTES = 1 << 26
 """Of larger data every n-th element tells them apart."""
-_DEEPEST = 6
+_DEEPEST, _MOST_OBJECTS = 6, 1 << 20
 
 
 def fingerprint(*values: object) -> str:
@@ -46,12 +47,14 @@ class _Reader:
             if not data_only:
                 self.hash.update(f"{type(value).__name__} {value!r};".encode())
             return
-        if id(value) in self.seen or depth > _DEEPEST:
+        if id(value) in self.seen or depth > _DEEPEST or len(self.seen) > _MOST_OBJECTS:
             return
         self.seen[id(value)] = value
         if isinstance(value, Tensor | np.ndarray):
-            self._data(value)
-        elif isinstance(value, Mapping):
+            # What is on no device, quantized or sparse is told apart by its kind and shape.
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                self._data(value)
+        elif isinstance(value, dict):
             self._all(value.values(), depth, data_only=True)
         elif isinstance(value, list | set | frozenset):
             self._all(value, depth, data_only=True)
@@ -67,12 +70,11 @@ class _Reader:
             self.feed(each, depth + 1, data_only=data_only)
 
     def _data(self, value: Tensor | np.ndarray[Any, Any]) -> None:
-        array = value.detach().cpu() if isinstance(value, Tensor) else value
-        self.hash.update(f"{array.dtype} {tuple(array.shape)};".encode())
-        flat = array.reshape(-1)
-        flat = flat[:: max(1, flat.nbytes // _MOST_BYTES)]
+        self.hash.update(f"{value.dtype} {tuple(value.shape)};".encode())
+        flat = value.detach().reshape(-1) if isinstance(value, Tensor) else value.reshape(-1)
+        flat = flat[:: max(1, value.nbytes // _MOST_BYTES)]
         if isinstance(flat, Tensor):
-            flat = flat.contiguous().view(torch.uint8).numpy() if flat.numel() else np.zeros(0)
+            flat = flat.contiguous().cpu().view(torch.uint8).numpy()
         if not flat.dtype.hasobject:
             self.hash.update(np.ascontiguousarray(flat).tobytes())
 

@@ -91,6 +91,18 @@ def test_what_contains_itself_ends():
     assert fingerprint(closure(loop)) != fingerprint(closure([torch.ones(2)]))
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.zeros(3, device="meta"), torch.zeros(3).to_sparse(), torch.zeros(0), torch.tensor(1.0),
+        np.zeros((0, 3)), torch.zeros(3, dtype=torch.complex64), torch.eye(3).T[1:], torch.zeros(2, dtype=torch.bool),
+        np.array(["a"], object), nn.Parameter(torch.zeros(2)),
+    ],
+)  # fmt: skip
+def test_data_of_any_kind_have_a_fingerprint(odd):
+    assert fingerprint(closure(odd)) == fingerprint(closure(odd)) != fingerprint(closure(None))
+
+
 def test_large_data_are_told_apart_in_a_moment():
     large = torch.zeros(1 << 25)
     assert fingerprint(closure(large)) != fingerprint(closure(large + 1))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import haversack
+from haversack.disk import LISTING, digest_of, listed, write_listing
+from haversack.errors import HaversackError
 from tests.fuzz.mutations import CANARY, NAMES, NUMBERS, damaged, damaged_json, damaged_text, with_checksum
 
 TASK = Path(__file__).parent / "task.py"
@@ -93,6 +95,7 @@ def network(rng: random.Random, folder: Path, seeds: Path) -> Case:
         described.write_bytes(damaged_json(described.read_text(), rng))
     else:
         weights.write_bytes(damaged(weights.read_bytes(), rng))
+    _reseal(rng, place.parent)
     return Case(["encode", "out", str(TASK), "--out", "written.hsk"], ("written.hsk",))
 
 
@@ -100,6 +103,7 @@ def result(rng: random.Random, folder: Path, seeds: Path) -> Case:
     """Any file of a result, read by `prove` or `blame`."""
     place = _copied(rng, seeds, folder, rng.choice(sorted(RECIPES)))
     _spoil(rng, rng.choice(sorted(each for each in place.rglob("*") if each.is_file())))
+    _reseal(rng, place)
     return Case(
         rng.choice((["prove", "out", str(TASK), "--samples", "4"], ["blame", "out", str(TASK), "--suspects", "1"]))
     )
@@ -125,6 +129,7 @@ def workspace(rng: random.Random, folder: Path, seeds: Path) -> Case:
     kept = sorted(each for each in (place / "workspace").rglob("*") if each.is_file())
     for each in rng.sample(kept, rng.choice((1, 1, 2))):
         _spoil(rng, each)
+    _reseal(rng, place)
     if rng.random() < 0.3:
         link = rng.choice((place, *{each.parent for each in kept})) / rng.choice(
             (".unfinished-model.onnx", "model.onnx")
@@ -243,3 +248,11 @@ SUBJECTS: dict[str, Make] = {
 
 if __name__ == "__main__":
     grow(Path(sys.argv[1]))
+
+
+def _reseal(rng: random.Random, place: Path) -> None:
+    """Digests fit the damaged files in most cases, so that more than the digests is tried."""
+    for folder in sorted(each.parent for each in place.rglob(LISTING)):
+        if rng.random() < 0.8:
+            with contextlib.suppress(HaversackError, OSError):
+                write_listing(folder, {name: digest_of(folder / name) for name in listed(folder)})
