@@ -88,7 +88,7 @@ def _one(folder: Path, name: str, model: Model, runs: Mapping[str, Runs], state:
     except _WrongError as error:
         return Examined(name, digest, str(error))
     except HaversackError as error:
-        return Examined(name, digest, f"cannot be read: {error.what}")
+        return Examined(name, digest, f"cannot be read: {error.what.removesuffix('.')}")
     return Examined(name, f"{digest}; {found}" if found else digest)
 
 
@@ -147,7 +147,9 @@ def _differing(ours: zipfile.ZipFile, theirs: zipfile.ZipFile) -> Iterator[str]:
 
 def _recipe(path: Path, _: Model) -> str:
     steps = parse_toml(read_text(path), str(path)).get("step", [])
-    return f"{len(steps)} steps" if isinstance(steps, list) else ""
+    if not isinstance(steps, list) or not all(isinstance(each, dict) for each in steps):
+        raise _WrongError("cannot be read: it holds no steps")
+    return ", ".join(str(each.get("technique")) for each in steps) or "no steps"
 
 
 def _measured(folder: Path) -> Measurement:

@@ -16,6 +16,7 @@ from haversack.graph.integer import IntegerGraph, Value
 from haversack.graph.integer.read import read
 from haversack.graph.integer.reference import run
 from haversack.measure import host, parity
+from haversack.measure.files import File
 from haversack.measure.tensor_port import Port
 
 Predict = Callable[..., Tensor]
@@ -108,22 +109,22 @@ class Cast:
         """The same file, unless it is what is written for LiteRT alone."""
         from haversack.export.litert import MICRO, RUNTIME
 
-        content, source = self._file("model.tflite", MICRO)
+        file, source = self._file("model.tflite", MICRO)
         own = written(MICRO, self.lowered)
-        if own != content == written(RUNTIME, self.lowered):
-            content, source = own, NOW
+        if isinstance(file, Path) and own != file.read_bytes() == written(RUNTIME, self.lowered):
+            file, source = own, NOW
         exact = _all_on_integers(read(self.lowered))
-        return self._opened(content, source, "tflite-micro", MICRO, exact=exact)
+        return self._opened(file, source, "tflite-micro", MICRO, exact=exact)
 
-    def _opened(self, content: bytes, source: str, name: str, runtime: Runtime, *, exact: bool = False) -> Opened:
+    def _opened(self, file: File, source: str, name: str, runtime: Runtime, *, exact: bool = False) -> Opened:
         orders = runtime.orders(self.lowered) if runtime.orders else None
-        predict = host.load(content, self.threads, runtime=name, orders=orders, apart=True)
+        predict = host.load(file, self.threads, runtime=name, orders=orders, apart=True)
         return Opened(predict, source, exact)
 
-    def _file(self, name: str, runtime: Runtime) -> tuple[bytes, str]:
+    def _file(self, name: str, runtime: Runtime) -> tuple[File, str]:
         """The file of that name in the folder, or one that is written now; and which of them it is."""
         path = self.folder / name
-        return (path.read_bytes(), name) if path.is_file() else (written(runtime, self.lowered), NOW)
+        return (path, name) if path.is_file() else (written(runtime, self.lowered), NOW)
 
 
 def written(runtime: Runtime, lowered: fx.GraphModule) -> bytes:

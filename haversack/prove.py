@@ -92,8 +92,12 @@ def _runs(witnesses: Sequence[Witness], failed: dict[Party, HaversackError]) -> 
             ran.setdefault(witness.file, []).append(witness.name)
     for party, error in failed.items():
         if is_installed(party.runtime):
-            refused.setdefault(party.file, {})[party.name] = _on_one_line(error)
+            refused.setdefault(party.file, {})[party.name] = _cause(error)
     return {file: Runs(ran.get(file, ()), refused.get(file, {})) for file in set(FILES.values())}
+
+
+def _cause(error: HaversackError) -> str:
+    return " ".join(error.what.split()).removesuffix(".")
 
 
 def _on_one_line(error: HaversackError) -> str:
@@ -214,7 +218,7 @@ class _Judge:
 
     def failed(self, party: Party, error: HaversackError) -> Witness:
         """The party whose runtime could not run its file."""
-        return Witness(party.name, party.file, "to run it", None, None, None, f"cannot run it: {_on_one_line(error)}")
+        return Witness(party.name, party.file, "to run it", None, None, None, f"cannot run it: {_cause(error)}")
 
     def is_broken(self, party: Party, error: HaversackError) -> bool:
         """Whether that broke a promise: the file was made for that runtime, or the runtime crashed over it."""

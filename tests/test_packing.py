@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -556,6 +556,25 @@ def test_where_tflite_micro_is_not_installed_litert_scores_and_says_so(
     assert result.artifact.measurement.score is not None
     assert result.artifact.measurement.score.runtime == "litert"
     assert "tflite-micro is not installed" in result.report
+
+
+@pytest.mark.parametrize(
+    ("spoils", "said"), [({True}, "kernels change the outputs"), ({True, False}, "written wrongly: please report")]
+)
+def test_a_file_that_is_off_is_blamed_on_whoever_made_it_so(
+    file: TaskFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoils: set[bool], said: str
+) -> None:
+    load = host.load
+
+    def spoiling(content: bytes, *, optimized: bool = True, **settings: Any) -> Callable[..., torch.Tensor]:
+        predict = load(content, optimized=optimized, **settings)
+        return (lambda x: -predict(x)) if optimized in spoils else predict
+
+    bench = _bench(file, tmp_path, "")
+    bench.artifact(Trial(Recipe()))
+    monkeypatch.setattr(host, "load", spoiling)
+    with pytest.raises(errors.ParityError, match=f"(?s){said}"):
+        bench.artifact(Trial(Recipe((QuantizeStatic(),))))
 
 
 @dataclass(frozen=True)

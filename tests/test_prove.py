@@ -225,7 +225,7 @@ def test_every_file_of_a_result_is_looked_at(sealed: Path, tmp_path: Path) -> No
     assert told["model.onnx"].startswith("as it was written; run by ONNX Runtime")
     assert told["model.hsk"] == "as it was written; decoded: the network's 6 tensors"
     assert told["network/network.pt2"] == "as it was written; the network's weights and graph"
-    assert told["recipe.toml"] == "as it was written; 1 steps"
+    assert told["recipe.toml"] == "as it was written; quantize_static"
     assert told["notes.txt"] == "no part of the result"
     inside = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert set(told) == inside

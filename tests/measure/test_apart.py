@@ -7,16 +7,17 @@ import os
 import signal
 from pathlib import Path
 
+import onnx
 import psutil
 import pytest
 import torch
-from litert_files import damaged, images, network
+from litert_files import damaged, images, network, quantized
 from torch import nn
 
 from haversack.errors import CrashError, MeasureError
 from haversack.export.onnx import write
-from haversack.graph.lower import lower
-from haversack.measure import host
+from haversack.graph.lower import lower, output_step
+from haversack.measure import host, worker
 from haversack.model import Model
 
 
@@ -32,6 +33,22 @@ def test_a_file_computes_the_same_in_a_process_of_its_own_on_any_batch(tmp_path:
     for count in (1, 70):
         assert torch.equal(here(images(count)), there(images(count)))
         assert torch.equal(here(images(count)), from_disk(images(count)))
+
+
+def test_without_optimizations_a_quantized_file_runs_as_it_stands(tmp_path: Path) -> None:
+    lowered = lower(quantized(network(), images(64)))
+    content, ran = write(lowered), {}
+    for plain in (False, True):
+        path = tmp_path / f"{plain}.onnx"
+        worker.open_session(content, 1, plain=plain, optimized=str(path))
+        ran[plain] = {node.op_type for node in onnx.load(path).graph.node}
+    assert "QLinearConv" in ran[False]
+    assert "Conv" in ran[True]
+    assert not any(name.startswith("QLinear") for name in ran[True])
+    step = output_step(lowered)
+    assert step is not None
+    exact = host.load(content, optimized=False)(images(20)) - lowered(images(20)).detach()
+    assert float(exact.abs().max()) < 0.01 * step
 
 
 def test_a_file_that_a_runtime_refuses_is_named_with_its_reason() -> None:
