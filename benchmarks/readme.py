@@ -73,8 +73,9 @@ def figure(file: str, name: str, form: str, absent: str) -> str:
 
 @cache
 def results(file: str) -> dict[str, Measured]:
-    """The rows in a file of results."""
-    return read(RESULTS / f"{file}.json")
+    """The rows in a file of results; none where it is not there."""
+    path = RESULTS / f"{file}.json"
+    return read(path) if path.exists() else {}
 
 
 def missed() -> str:

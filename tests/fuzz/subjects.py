@@ -206,8 +206,8 @@ _WORDS = (
 def _value(rng: random.Random) -> str:
     kind = rng.randrange(4)
     if kind == 0:
-        # The system hands over no zero bytes.
-        return rng.choice([each for each in NAMES if "\0" not in each])
+        # The system hands over no zero bytes, and whoever names a file with --out may write there.
+        return rng.choice([each for each in NAMES if "\0" not in each and CANARY not in each])
     return rng.choice(_WORDS) if kind == 1 else rng.choice(NUMBERS) + rng.choice(_UNITS)
 
 
