@@ -118,7 +118,8 @@ class Counted:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The outputs of `predict`."""
-        self.samples += len(inputs[0])
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim():
+            self.samples += len(inputs[0])
         return self.predict(*inputs)
 
 

@@ -22,6 +22,10 @@ _CALLED = {
 }
 
 
+_ALWAYS = ("flash_bytes", "latency_ratio")
+"""What is told of every candidate, limited or not."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """Limits, and the original that scores and gains are held against."""
@@ -78,12 +82,16 @@ class Goal:
         """What became of the measures that count, and of size and speed beside them: `flash x0.25, latency x0.50`."""
         old, new = _figures(before.measurement), _figures(after.measurement)
 
-        def told(names: Sequence[str]) -> list[str]:
-            pairs = [(_CALLED[name], old[name], new[name]) for name in names]
-            return [f"{name} x{_change(was.value, now.value):.2f}" for name, was, now in pairs if was and now]
+        def told(name: str) -> str:
+            was, now = old[name], new[name]
+            change = f"x{_change(was.value, now.value):.2f}" if was and now else "unknown before" if now else "unknown"
+            return f"{_CALLED[name]} {change}"
 
-        beside = [each for each in told(("flash_bytes", "latency_ratio")) if each not in told(self._wanted)]
-        return ", ".join(told(self._wanted)) + (f"; not limited: {', '.join(beside)}" if beside else "")
+        # Where a time was limited, that on another machine says nothing beside it.
+        free = ("flash_bytes",) if any(name.startswith("latency") for name in self._wanted) else _ALWAYS
+        beside = [told(name) for name in free if name not in self._wanted and old[name] and new[name]]
+        wanted = ", ".join(told(name) for name in self._wanted)
+        return f"{wanted}; not limited: {', '.join(beside)}" if beside else wanted
 
     def no_gain(self, before: Candidate, after: Candidate) -> str:
         """Why a candidate that did not move is no gain, in figures."""

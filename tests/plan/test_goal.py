@@ -126,6 +126,29 @@ def test_to_stay_within_what_the_device_has_is_no_gain_but_to_get_there_is():
     assert Goal(roomy, ORIGINAL).moved(ORIGINAL, smaller)
 
 
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (Budget(flash_bytes=900), "flash x0.50; not limited: latency x1.20"),
+        (Budget(latency_ms=3), "latency x1.20; not limited: flash x0.50"),
+        (Budget(latency_ratio=0.5, flash_bytes=900), "flash x0.50, latency x1.20"),
+        (Budget(), "flash x0.50, latency x1.20"),
+    ],
+)
+def test_a_gain_tells_what_was_limited_first_and_what_was_not_beside_it(budget, said):
+    assert Goal(budget, ORIGINAL).gain(ORIGINAL, Candidate(Recipe(), measured(flash=500, ratio=1.2))) == said
+
+
+def test_a_time_that_became_known_is_not_told_by_another_machine_s():
+    before, after = (
+        Candidate(Recipe(), replace(measured(flash, ratio, device="board"), latency_ms=latency))
+        for flash, ratio, latency in ((1000, 1.0, None), (500, 2.0, Figure(3.0, "estimated")))
+    )
+    assert (
+        Goal(Budget(latency_ms=4.0), before).gain(before, after) == "latency unknown before; not limited: flash x0.50"
+    )
+
+
 def test_a_limit_in_milliseconds_asks_for_the_estimate_of_another_device_and_for_the_ratio_here():
     for device, gained in (("host", False), ("board", True)):
         before, after = (
