@@ -51,6 +51,13 @@ def test_a_signature_takes_inputs_by_the_names_of_forward_and_gives_outputs_by_t
     assert np.allclose(found["output1"], features.permute(0, 2, 3, 1), atol=1e-5)
 
 
+def test_an_integer_file_s_signature_keeps_the_name_that_torch_would_not_have():
+    content = RUNTIME.write(lower(quantized(network(), images(8))))["model.tflite"]
+    assert Interpreter(model_content=content).get_signature_list() == {
+        "serving_default": {"inputs": ["input"], "outputs": ["output"]}
+    }
+
+
 def test_each_tensor_has_a_name_of_its_own_that_says_its_layer():
     details = Interpreter(model_content=file_of(*two_paths())).get_tensor_details()
     names = [each["name"] for each in details if each["name"]]

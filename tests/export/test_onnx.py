@@ -267,3 +267,20 @@ def test_a_slope_that_the_network_computes_is_refused_by_name():
     network = Does(lambda x: F.prelu(x, x.mean().reshape(1)))
     with pytest.raises(ExportError, match=r"prelu.* computed by the network"):
         write(folded(network, torch.randn(1, 6)))
+
+
+def test_inputs_may_be_called_like_our_own_values_and_outputs():
+    class Clashing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, output, a3, w1, _a4):
+            return self.layer(output) + a3 * w1, self.layer(_a4)
+
+    network, inputs = Clashing().eval(), [torch.randn(2, 6) for _ in range(4)]
+    content = write(folded(network, *inputs))
+    names = [value.name for value in onnx.load_from_string(content).graph.output]
+    assert names == ["output1", "output2"]
+    for found, expected in zip(run(content, *inputs), network(*inputs), strict=True):
+        torch.testing.assert_close(found, expected.detach())

@@ -29,9 +29,13 @@ class FreeDim:
 
 @dataclass
 class OnnxGraph:
-    """Nodes and initializers so far. Values are named "a1", constants "w1": names are bytes in the user's flash."""
+    """Nodes and initializers so far. Values are named "a1", constants "w1": names are bytes in the user's flash.
+
+    `mark` stands before them where inputs are called so.
+    """
 
     float16: bool = False
+    mark: str = ""
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     types: dict[str, torch.dtype] = field(default_factory=dict)
     free: dict[str, FreeDim] = field(default_factory=dict)
@@ -52,7 +56,7 @@ class OnnxGraph:
     ) -> tuple[str, ...]:
         """The results of a new node that has several."""
         first = len(self.types) + 1
-        names = tuple(f"a{first + index}" for index in range(outputs))
+        names = tuple(f"{self.mark}a{first + index}" for index in range(outputs))
         given = {name: value for name, value in attributes.items() if value is not None}
         self.nodes.append(helper.make_node(operation, _without_trailing_gaps(inputs), names, **given))
         for name in names:
@@ -68,7 +72,7 @@ class OnnxGraph:
         stored = stored if exact else _stored(stored, self.stored_type(stored.dtype))
         digest = hashlib.sha256(stored.contiguous().numpy().data).digest()
         key = (stored.dtype, tuple(stored.shape), digest)
-        name = self._constants.setdefault(key, f"w{len(self._constants) + 1}")
+        name = self._constants.setdefault(key, f"{self.mark}w{len(self._constants) + 1}")
         self.types[name], self.tensors[name] = stored.dtype, stored
         return name
 

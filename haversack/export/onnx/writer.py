@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import cast
 
@@ -29,7 +32,8 @@ def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
     `meta["val"]` tells its shape. `float16` stores and computes in half precision between float32 inputs and outputs.
     Raises ExportError, naming operation and layer, when it does not know one.
     """
-    graph = OnnxGraph(float16=float16)
+    names = [node.name for node in graph_module.graph.find_nodes(op="placeholder")]
+    graph = OnnxGraph(float16=float16, mark=_mark(names))
     values: dict[fx.Node, Values] = {}
     inputs = []
     for node in graph_module.graph.nodes:
@@ -60,6 +64,12 @@ def write_any(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
             raise
         note(f"{error.where}: {error.what} torch.onnx.export writes the file instead, which takes many seconds.")
         return through_torch(graph_module, error)
+
+
+def _mark(inputs: Sequence[str]) -> str:
+    """What sets our names for values apart from those of the inputs: as few underscores as that takes."""
+    marks = ("_" * count for count in itertools.count())
+    return next(mark for mark in marks if not any(re.match(rf"{mark}[aw]\d", name) for name in inputs))
 
 
 def _input(graph: OnnxGraph, node: fx.Node, values: dict[fx.Node, Values]) -> onnx.ValueInfoProto:
@@ -101,11 +111,12 @@ def _outputs(graph: OnnxGraph, output: fx.Node, values: dict[fx.Node, Values]) -
     given = output.args[0]
     nodes = cast("tuple[fx.Node, ...]", given if isinstance(given, tuple | list) else (given,))
     names: dict[str, str] = {}
-    for index, node in enumerate(nodes):
+    free = (name for index in itertools.count() if (name := f"output{index or ''}") not in graph.types)
+    for node in nodes:
         value = graph.cast(cast("str", values[node]), node.meta["val"].dtype)
         produced = any(value in producer.output for producer in graph.nodes)
         value = value if produced and value not in names else graph.node("Identity", value)
-        names[value] = f"output{index}" if index else "output"
+        names[value] = next(free)
     graph.drop_unread(list(names))
     graph.rename(names)
     return [_info(graph, name, node.meta["val"]) for name, node in zip(names.values(), nodes, strict=True)]

@@ -79,7 +79,7 @@ class _Reader:
         if value.dtype != torch.float32:
             raise refused(node, f"of {value.dtype}")
         placed = Placed("", _plain(_wanted(node, len(value.shape))), sizes_of(value))
-        self.inputs.append(self.builder.declare(placed, node.name))
+        self.inputs.append(self.builder.declare(placed, str(node.target)))
         return self.inputs[-1]
 
     def _output(self, node: fx.Node) -> Placed:
