@@ -136,6 +136,8 @@ def recipe_from_toml(text: str, catalogue: Catalogue) -> Recipe:
     return Recipe(tuple(_step(table, catalogue) for table in tables))
 
 
+_LARGEST = 1e30
+"""What float32 holds, and its square roots and sums too."""
 _MEND = 'write a [[step]] with technique = "..." for each step, as `haversack pack` does.'
 
 
@@ -165,8 +167,8 @@ def _step(table: dict[str, Any], catalogue: Catalogue) -> Step:
 def _setting(known: Field[Any], hint: object, value: object) -> object:
     """`value`, which has its default's type; a whole number may stand for a real one, a list for a tuple."""
     wanted = type(known.default)
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise RecipeError(f"{known.name} is {value}.", mend="write a number that 64 bits hold.")
+    if isinstance(value, int | float) and abs(value) > (_LARGEST if isinstance(value, float) else 2**63 - 1):
+        raise RecipeError(f"{known.name} is {value}.", mend="write a number of common size.")
     if wanted is float and type(value) is int:
         return float(value)
     if wanted is tuple and isinstance(value, list) and all(type(each) is get_args(hint)[0] for each in value):

@@ -51,12 +51,13 @@ def check_place(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _recover(folder)
         inside = {each.name for each in folder.iterdir() if not each.name.startswith(".")} - {WORKSPACE}
-        if not inside or _tops(folder):
+        ours = _tops(folder)
+        foreign = (inside - ours) & _BEFORE_LISTINGS if ours else inside - _BEFORE_LISTINGS
+        if not inside or (ours and not foreign):
             return
-        foreign = inside - _BEFORE_LISTINGS
         if foreign or not (folder / NETWORK / "network.json").is_file():
             raise WorkspaceError(
-                f"it holds {min(foreign or inside)}, and no result of haversack.",
+                f"it holds {min(foreign or inside)}, which is of no result of haversack.",
                 where=str(folder),
                 mend="name a new folder, or an empty one, with --out.",
             )
@@ -110,7 +111,9 @@ def leave_report(folder: Path, text: str) -> Path:
         return folder / REPORT
     with disk_errors(folder):
         (folder / WORKSPACE).mkdir(exist_ok=True)
-        (folder / WORKSPACE / REPORT).write_text(text, encoding="utf-8")
+        with aside(folder / WORKSPACE) as fresh:
+            (fresh / REPORT).write_text(text, encoding="utf-8")
+            (fresh / REPORT).replace(folder / WORKSPACE / REPORT)
     return folder / WORKSPACE / REPORT
 
 
@@ -191,8 +194,11 @@ def _finish(folder: Path) -> None:
     the folder is of the old result as long as something is left to be put in place.
     """
     complete = folder / _COMPLETE
-    if complete.is_symlink() or not complete.is_dir():
+    if not (complete.is_symlink() or complete.exists()):
         return
+    waiting = not complete.is_symlink() and complete.is_dir()
+    if not waiting or (any(complete.iterdir()) and not (complete / LISTING).is_file()):
+        raise WorkspaceError("it is none of haversack's folders.", where=str(complete), mend="move it elsewhere.")
     if any(complete.iterdir()):
         ours, old = _tops(folder), retired(folder)
         for name in sorted(ours, key=lambda each: each == LISTING):

@@ -154,7 +154,7 @@ def _check(text: str, texts: re.Pattern[str], bounds: Bounds, where: str) -> str
 
 def _decoded(content: bytes, where: str) -> str:
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")  # some editors begin with a mark
     except UnicodeDecodeError as error:
         raise UntrustedError("it holds no text.", where=where) from error
 

@@ -80,9 +80,9 @@ def test_the_defaults_and_all_options_of_a_technique_survive_toml(name, device):
 @given(
     st.builds(
         Trained,
-        share=st.floats(allow_nan=False, allow_infinity=False),
+        share=st.floats(-1e30, 1e30),
         word=st.text(st.characters(exclude_categories=["Cs"])),
-        count=st.integers(-(2**63), 2**63 - 1),
+        count=st.integers(1 - 2**63, 2**63 - 1),
         wanted=st.booleans(),
         epochs=st.integers(0, 9),
         limit=st.none() | st.floats(0, 1),
@@ -200,6 +200,7 @@ GOOD = '[[step]]\ntechnique = "prune_channels"\n'
         ("[[step]]\ntechnique = 'quantize_static'\n" + GOOD, "comes after"),
         ("[[step]]\ntechnique = 'quantize_static'\nleave_float = [{}]", r"leave_float is \[\{\}\]"),
         ("[[step]]\ntechnique = 'quantize_static'\nleave_float = [1]", r"leave_float is \[1\]"),
+        (GOOD + "learning_rate = 1e308", r"learning_rate is 1e\+308"),
         (GOOD + "epochs = 99999999999999999999", "epochs is 99999999999999999999"),
         (GOOD + f"epochs = {'9' * 5000}", "more than 40 digits"),
         (GOOD + f"epochs = 0x{'f' * 5000}", "more than 40 digits"),

@@ -12,7 +12,7 @@ from haversack.disk import LISTING
 from haversack.errors import MeasureError, WorkspaceError
 from haversack.graph.surgery import save
 from haversack.progress import shown_by
-from haversack.result import changed_files, check_place, read_result, replace_file, write_result
+from haversack.result import changed_files, check_place, leave_report, read_result, replace_file, write_result
 
 NETWORK = {"network/weights.safetensors", "network/network.json", "network/network.pt2"}
 
@@ -92,7 +92,7 @@ def test_a_kill_at_any_step_leaves_no_file_of_one_result_beside_another_s_and_th
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, name):
     (tmp_path / name).write_text("mine")
     for refused in (lambda: check_place(tmp_path), lambda: write_result(tmp_path, {}, result(b"new"), pruned())):
-        with pytest.raises(WorkspaceError, match=rf"holds {name}, and no result.*\n.*--out"):
+        with pytest.raises(WorkspaceError, match=rf"holds {name}, which is of no result.*\n.*--out"):
             refused()
     assert inside(tmp_path) == {name}
 
@@ -100,11 +100,36 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, 
 def test_a_file_beside_a_result_that_is_not_its_own_is_never_replaced(tmp_path):
     write_result(tmp_path, {"report.txt": "old"}, result(b"old"))
     (tmp_path / "model.tflite").write_text("mine")
-    with pytest.raises(WorkspaceError, match=r"holds model.tflite, which is no part"):
+    with pytest.raises(WorkspaceError, match=r"holds model.tflite, which is of no result"):
         write_result(tmp_path, {"report.txt": "new"}, result(b"new", **{"model.tflite": b"new"}))
     assert (tmp_path / "model.tflite").read_text() == "mine"
     assert (tmp_path / "report.txt").read_text() == "old"
     assert changed_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("planted", ["file", "folder", "link"])
+def test_what_is_none_of_ours_is_not_put_in_place(tmp_path, planted):
+    out, complete = tmp_path / "out", tmp_path / "out" / ".complete"
+    out.mkdir()
+    if planted == "link":
+        complete.symlink_to(tmp_path)
+    elif planted == "file":
+        complete.touch()
+    else:
+        complete.mkdir()
+        (complete / "model.onnx").touch()
+    with pytest.raises(WorkspaceError, match=r"\.complete: it is none of haversack's folders"):
+        check_place(out)
+    assert not (out / "model.onnx").exists()
+
+
+def test_a_report_beside_a_result_does_not_follow_a_planted_link(tmp_path):
+    write_result(tmp_path, {"report.txt": "old"}, result(b"old"), pruned())
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "workspace" / "report.txt").symlink_to(tmp_path / "mine")
+    assert leave_report(tmp_path, "new").read_text() == "new"
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x", ""])
@@ -119,7 +144,7 @@ def test_a_planted_link_is_not_followed(tmp_path):
     out.mkdir()
     elsewhere.mkdir()
     (elsewhere / "file").write_text("mine")
-    for name in (".unfinished-model.onnx", ".unfinished-x", ".complete", ".replaced-x"):
+    for name in (".unfinished-model.onnx", ".unfinished-x", ".replaced-x"):
         (out / name).symlink_to(elsewhere)
     check_place(out)
     assert inside(elsewhere) == {"file"}

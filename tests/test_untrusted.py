@@ -106,6 +106,11 @@ def test_brackets_and_numbers_in_texts_and_comments_count_for_nothing(tmp_path):
     assert parse_toml(toml, "here") == {"a": text, "b": text, "c": f'{text}""', "d": text}
 
 
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_it(tmp_path):
+    (tmp_path / "marked").write_bytes(b"\xef\xbb\xbfa = 1")
+    assert read_text(tmp_path / "marked") == "a = 1"
+
+
 def test_what_is_no_regular_file_of_text_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
