@@ -17,6 +17,7 @@ from haversack.export import coded
 from haversack.graph.surgery import NETWORK_FILE, WEIGHTS_FILE, export_pt2
 from haversack.measurement import Measurement
 from haversack.model import Model
+from haversack.parties import FILES
 from haversack.proof import Examined
 from haversack.result import NETWORK, WORKSPACE, changed_files
 from haversack.untrusted import parse_toml, read_json, read_text, typed
@@ -50,7 +51,8 @@ def examined(folder: Path, model: Model, runs: Mapping[str, Runs]) -> tuple[Exam
     """
     known = set(listed(folder)) if (folder / LISTING).exists() else None
     changed = set(changed_files(folder))
-    names = sorted({*_files(folder), *(known or ())})
+    shipped = {FILES[runtime] for runtime in [made_for(folder)] if runtime in FILES}
+    names = sorted({*_files(folder), *(known or ()), *shipped})
     return tuple(_one(folder, name, model, runs, _state(folder, name, known, changed)) for name in names)
 
 
@@ -65,13 +67,13 @@ def _files(folder: Path) -> Iterator[str]:
 
 def _state(folder: Path, name: str, known: set[str] | None, changed: set[str]) -> str:
     """What the listing has against a file; empty where that is nothing, or where there is no listing."""
+    if not (folder / name).is_file():
+        return _GONE
     if known is None:
         return ""
     if name not in known:
         return _LEFT if name in (*_RUN, CODED_FILE) or name.startswith(f"{NETWORK}/") else "foreign"
-    if name in changed:
-        return _CHANGED if (folder / name).is_file() else _GONE
-    return ""
+    return _CHANGED if name in changed else ""
 
 
 def _one(folder: Path, name: str, model: Model, runs: Mapping[str, Runs], state: str) -> Examined:

@@ -256,6 +256,10 @@ def test_a_file_that_the_listing_knows_otherwise_is_a_broken_promise(
     assert said in found[name]
 
 
+def test_the_file_that_a_result_was_made_for_is_missed_without_a_listing_too(sealed: Path, tmp_path: Path) -> None:
+    assert _wrong(_spoilt(sealed, tmp_path, "model.onnx", None)) == {"model.onnx": "is gone"}
+
+
 @pytest.mark.parametrize("name", ["model.hsk", "network/network.pt2"])
 def test_weights_of_another_network_are_a_broken_promise(sealed: Path, tmp_path: Path, name: str) -> None:
     place = _spoilt(sealed, tmp_path, name, _of_another_network()[name])

@@ -197,7 +197,7 @@ def machine() -> str:
 def versions() -> dict[str, str]:
     """The versions of what a figure depends on; read, not imported."""
     found = {"haversack": haversack.__version__, "python": platform.python_version()}
-    for name in ("torch", "onnx", "onnxruntime", "ai-edge-litert", "executorch", "openvino", "numpy"):
+    for name in ("torch", "onnx", "onnxruntime", "ai-edge-litert", "tflite-micro", "executorch", "openvino", "numpy"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

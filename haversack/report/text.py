@@ -12,6 +12,7 @@ from haversack.plan.found import Found, Refusal, Verdict
 from haversack.quantity import show_bytes, show_count, show_ms
 from haversack.recipe import Recipe, describe
 from haversack.report.tables import (
+    RUNTIMES,
     SHOWN,
     UNKNOWN,
     document,
@@ -278,8 +279,9 @@ def _refused(refusals: Sequence[Refusal]) -> str:
 def _conditions(conditions: Conditions) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in conditions.versions.items())
     text = (
-        f"device {conditions.device}; measured in {conditions.runtime} with {conditions.threads} "
-        f"{_counted(conditions.threads, 'thread')} on {conditions.machine}; {versions or 'versions unknown'}."
+        f"device {conditions.device}; a file for {RUNTIMES.get(conditions.runtime, conditions.runtime)}, measured with "
+        f"{conditions.threads} {_counted(conditions.threads, 'thread')} on {conditions.machine}; "
+        f"{versions or 'versions unknown'}."
     )
     return paragraph(text, "Conditions: ", "  ")
 

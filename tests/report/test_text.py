@@ -222,7 +222,7 @@ def test_a_search_that_found_nothing_is_not_called_packed() -> None:
 def test_the_last_line_of_packing_says_under_which_conditions() -> None:
     last = flat(packed(found(), BEFORE, PI, Budget()).split("\n\n")[-1])
     assert last == (
-        "Conditions: device raspberry-pi-zero-2w; measured in onnx with 1 thread on a Zen 4, 2 cores; "
+        "Conditions: device raspberry-pi-zero-2w; a file for ONNX Runtime, measured with 1 thread on a Zen 4, 2 cores; "
         "torch 2.13.0, onnxruntime 1.27."
     )
 
