@@ -68,11 +68,11 @@ class QuantizeWeights:
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
-        """float16 where it pays, then 8 bits, then 4 in groups."""
+        """float16 where it pays, then 8 bits, then 4: in groups for ONNX Runtime, whose files alone can say them."""
         if model.grids:
             return ()
         half = (cls(16),) if "float16" in device.number_formats and not _is_halved(inference(model)) else ()
-        return (*half, cls(8), cls(4, 32))
+        return (*half, cls(8), cls(4, 32 if device.runtime == "onnx" else 0))
 
 
 def _halved(model: Model, network: fx.GraphModule) -> Model:

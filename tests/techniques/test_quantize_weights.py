@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from onnx_files import run
@@ -52,6 +54,12 @@ def test_half_precision_changes_the_network_itself_and_nothing_twice(model):
     with pytest.raises(NothingChangedError, match="float16 already"):
         QuantizeWeights(16).apply(half, TASK)
     assert QuantizeWeights(16) not in QuantizeWeights.options(half, find_device("host"))
+
+
+@pytest.mark.parametrize(("runtime", "group"), [("onnx", 32), ("litert", 0)])
+def test_4_bits_are_tried_in_groups_where_files_can_say_them(model, runtime, group):
+    device = replace(find_device("host"), runtime=runtime)
+    assert [step.group for step in QuantizeWeights.options(model, device) if step.bits == 4] == [group]
 
 
 def test_weights_beyond_float16_are_refused(model):
