@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _lock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -62,7 +62,7 @@ def aside(parent: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
         handle = os.open(folder, os.O_RDONLY) if fcntl else None
         if fcntl and handle is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            _lock(handle, fcntl.LOCK_EX)
     try:
         yield folder
     finally:
@@ -113,11 +113,23 @@ def _is_held(folder: Path) -> bool:
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
+            return not _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, how: int) -> bool:
+    """Locks a folder; False where its file system, such as NFS, does not lock folders: there nobody waits either."""
+    try:
+        fcntl.flock(handle, how)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        return False
+    return True
 
 
 def seal(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Finished work on disk: whole or absent, whoever writes, is killed or runs out of space."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -17,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+from haversack import disk
 from haversack import workspace as workspace_module
 from haversack.artifact import Artifact
 from haversack.device import Device
@@ -220,6 +222,19 @@ def test_what_killed_writers_left_is_swept_and_what_a_living_one_writes_stays(tm
         assert {each.name for each in place.glob(".*")} == {living.name, ".unfinished-link"}
     assert (tmp_path / "elsewhere" / "file").exists()
     assert space.artifact(RECIPE, scored=True) == artifact()
+
+
+def test_a_file_system_without_locks_keeps_entries_and_sweeps_nothing(tmp_path, monkeypatch):
+    def flock(handle, how):
+        raise OSError(errno.EBADF, "NFS locks no folder that is open for reading")
+
+    monkeypatch.setattr(disk.fcntl, "flock", flock)
+    space = open_workspace(tmp_path, network(), task(), BOARD)
+    space.keep_artifact(artifact(b"old"), scored=True)
+    space.keep_artifact(artifact(b"new"), scored=True)
+    (space.folder / space.run / ".unfinished-alive-for-all-we-know").mkdir()
+    assert open_workspace(tmp_path, network(), task(), BOARD).artifact(RECIPE, scored=True) == artifact(b"new")
+    assert leftovers(space) == [".unfinished-alive-for-all-we-know"]
 
 
 def test_the_same_things_share_a_run_and_others_do_not(tmp_path, monkeypatch):
