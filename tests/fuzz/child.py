@@ -57,7 +57,10 @@ class Watch:
                 self._judge(event, os.path.join(known, os.fsdecode(path)), writes=True)  # noqa: PTH118
 
     def _judge(self, event: str, path: str, *, writes: bool) -> None:
-        real = os.path.realpath(path)
+        # Opening follows a link; what moves or removes one does not.
+        head, tail = os.path.split(path)
+        follows = event in ("open", "os.truncate", "os.chmod")
+        real = os.path.realpath(path) if follows else os.path.join(os.path.realpath(head or "."), tail)  # noqa: PTH118
         inside = any(real == each or real.startswith(each + os.sep) for each in self.allowed)
         if os.path.basename(path) == CANARY or (writes and not inside and not real.startswith("/dev/")):  # noqa: PTH119
             self.seen.append(f"{event} {path}")

@@ -25,6 +25,8 @@ HANGS_S = 10.0
 """Seconds of processor time that no case may take, with what it starts; of a quiet machine's clock it is no more."""
 _WAITS_S = 60.0
 """Seconds by the clock after which it does not matter what it waits for."""
+_STARTS_S = 300.0
+"""The same before the first case, while torch is imported."""
 _CASES_A_PROCESS = 400
 
 
@@ -109,7 +111,8 @@ class Child:
             try:
                 line = self.answers.get(timeout=0.5)
             except Empty:
-                if self.cases and (self._used_s() - begin_s > HANGS_S or time.monotonic() - begin > _WAITS_S):
+                waited = time.monotonic() - begin
+                if waited > _STARTS_S or (self.cases and (self._used_s() - begin_s > HANGS_S or waited > _WAITS_S)):
                     raise Hung from None
                 continue
             if not line:
@@ -164,12 +167,11 @@ def fuzz(cases: Iterator[Id], tally: Tally, seeds: Path, processes: int = 2) -> 
         while True:
             with lock:
                 case = next(cases, None)
-            if case is None or (child is not None and child.cases >= _CASES_A_PROCESS):
-                if child is not None:
-                    child.end()
-                    child = None
-                if case is None:
-                    return
+            if child is not None and (case is None or child.cases >= _CASES_A_PROCESS):
+                child.end()
+                child = None
+            if case is None:
+                return
             child = child or Child(seeds)
             begin = time.monotonic()
             finding, alive = _tried(child, case)
