@@ -49,14 +49,17 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ -]{0,99}")
 def read_file(path: Path, most_bytes: int) -> bytes:
     """The content of a regular file of at most so many bytes; raises UntrustedError for anything else."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        known = path.stat()
+        if not stat.S_ISREG(known.st_mode):
             raise UntrustedError("it cannot be read: no regular file.", where=str(path))
+        if known.st_size > most_bytes:
+            raise UntrustedError(f"it has more than {most_bytes:,} bytes.", where=str(path))
         with path.open("rb") as stream:
-            content = stream.read(most_bytes + 1)
+            content = stream.read(known.st_size + 1)
     except OSError as error:
         raise UntrustedError(f"it cannot be read: {error.strerror}.", where=str(path)) from error
-    if len(content) > most_bytes:
-        raise UntrustedError(f"it has more than {most_bytes:,} bytes.", where=str(path))
+    if len(content) != known.st_size:
+        raise UntrustedError("it changes while it is read.", where=str(path))
     return content
 
 

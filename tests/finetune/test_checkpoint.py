@@ -14,6 +14,7 @@ from small_digits import Told, accuracy, broken, digits, digits_task, model, sam
 from torch import nn
 
 from haversack.finetune import Training, checkpoints_in, finetune
+from haversack.finetune.tensor_file import read_tensors, write_tensors
 from haversack.progress import shown_by
 from haversack.task import Task
 
@@ -137,6 +138,18 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     after, steps = resumed(start, digits_task(), training, tmp_path)
     assert steps == 63
     assert same(after, finetune(start, digits_task(), training))
+
+
+def test_a_file_of_tensors_that_leads_elsewhere_is_neither_read_nor_written_through(tmp_path):
+    path, elsewhere = tmp_path / "a.training", tmp_path / "elsewhere"
+    path.symlink_to("/dev/zero")
+    assert read_tensors(path) is None
+    elsewhere.write_text("mine")
+    (tmp_path / f".a.training.{os.getpid()}").symlink_to(elsewhere)
+    write_tensors(path, {"x": torch.ones(2)}, "it")
+    assert read_tensors(path)["x"].tolist() == [1, 1]
+    assert not path.is_symlink()
+    assert elsewhere.read_text() == "mine"
 
 
 def test_trainings_that_nobody_comes_back_to_leave_few_files(tmp_path):
