@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from haversack.graph.integer import IntegerGraph, Value
 from haversack.graph.integer.read import read
 from haversack.graph.integer.reference import run
 from haversack.measure import host, parity
-from haversack.measure.files import File
+from haversack.measure.files import File, is_installed
 from haversack.measure.tensor_port import Port
 
 Predict = Callable[..., Tensor]
@@ -71,7 +70,7 @@ class Cast:
             self._party("OpenVINO", "openvino", "model.onnx", lambda: self._onnx("openvino")),
             self._party("ExecuTorch", "executorch", "model.pte", self._executorch),
         ]
-        return always + [party for party in extras if find_spec(party.runtime)]
+        return always + [party for party in extras if is_installed(party.runtime)]
 
     def _party(self, name: str, runtime: str, file: str, make: Callable[[], Opened]) -> Party:
         return Party(name, runtime, file if (self.folder / file).is_file() else "", make)
