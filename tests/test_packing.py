@@ -294,6 +294,8 @@ def _start(out: Path) -> subprocess.Popen[bytes]:
         TASK,
         "--flash",
         f"{FLASH}B",
+        "--max-drop",
+        "50%",
         "--epochs",
         "2",
         "--seconds",
