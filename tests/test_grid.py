@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from haversack.errors import RecipeError
-from haversack.grid import Grid, affine, symmetric
+from haversack.grid import Grid, affine, round_, symmetric
 from haversack.untrusted import typed
 
 finite = st.floats(-1e4, 1e4, width=32)
@@ -155,6 +155,15 @@ def test_limits_that_hold_nan_make_no_symmetric_grid():
 
 def test_what_was_zero_throughout_gets_a_step_of_common_size():
     assert affine(0.0, 0.0).scale[0] == pytest.approx(1 / 255)
+
+
+@many
+@given(
+    arrays("float32", 30, elements=st.floats(-(2**22), 2**22, width=32) | st.integers(-999, 999).map(lambda n: n / 2))
+)
+def test_numbers_round_as_torch_rounds_them(numbers):
+    real = torch.from_numpy(numbers)
+    assert torch.equal(round_(real.clone()), real.round())
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])

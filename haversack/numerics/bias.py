@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from haversack.graph.annotation import layers
 from haversack.graph.inference import tensor_of
-from haversack.graph.observe import Batches, joined
+from haversack.graph.observe import Batches, joined, numbers_a_sample
 from haversack.graph.qdq import dequantized, insert, pairs
 from haversack.grid import Grid
 
@@ -87,14 +87,4 @@ def _is_one(bias: str, named: Mapping[str, str]) -> bool:
 
 def _first_samples(network: fx.GraphModule, batches: Batches) -> tuple[Tensor, ...]:
     """As many as fit into memory, as one batch."""
-    largest = max((_numbers_a_sample(node) for node in network.graph.nodes), default=1)
-    count = max(1, min(_MOST_SAMPLES, _MOST_NUMBERS // largest))
-    return joined(batches, count)
-
-
-def _numbers_a_sample(node: fx.Node) -> int:
-    value = node.meta.get("val")
-    if node.op == "get_attr" or not isinstance(value, Tensor):
-        return 1
-    sizes = [size for size in value.shape[1:] if isinstance(size, int)]
-    return int(torch.tensor(sizes).prod()) if sizes else 1
+    return joined(batches, max(1, min(_MOST_SAMPLES, _MOST_NUMBERS // numbers_a_sample(network))))

@@ -13,7 +13,7 @@ from haversack.graph.annotation import fixed_ranges, layers, read_by, sharing, t
 from haversack.graph.inference import tensor_of
 from haversack.graph.named_tensors import is_finite
 from haversack.graph.observe import Observed, Ranges, spanning
-from haversack.grid import Grid, blocks, steps_of, symmetric
+from haversack.grid import Grid, blocks, round_, steps_of, symmetric
 
 aten = torch.ops.aten
 
@@ -120,7 +120,7 @@ def _best_limits(sizes: Tensor, top: int, shares: Sequence[float]) -> Tensor:
             # More than all the error so far; smaller shares cut off more.
             break
         steps = steps_of(limits, top).unsqueeze(1)
-        torch.div(sizes, steps, out=errors).round_().clamp_max_(top).mul_(steps).sub_(sizes).square_()
+        round_(torch.div(sizes, steps, out=errors)).clamp_max_(top).mul_(steps).sub_(sizes).square_()
         error = errors.sum(1)
         best, least = torch.where(error < least, limits, best), torch.minimum(error, least)
     return best

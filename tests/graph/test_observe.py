@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from haversack.errors import TaskError
@@ -45,24 +45,41 @@ def test_the_limits_and_the_histogram_are_those_of_numpy_over_all_batches(x):
         assert np.abs(seen[name].counts.numpy() - counts).sum() <= 4
 
 
+def noting(x, sizes) -> fx.GraphModule:
+    """A graph of one value, which notes how many samples it is run on."""
+
+    def note(values):
+        sizes.append(len(values))
+        return values * 1.0
+
+    graph = fx.Graph()
+    start = graph.placeholder("x")
+    start.meta["val"] = x.to("meta")
+    graph.output(graph.create_node("call_function", note, (start,), name="noted"))
+    return fx.GraphModule({}, graph)
+
+
 @pytest.mark.parametrize(("counted", "runs"), [(False, 1), (True, 2)])
 def test_the_network_runs_twice_only_for_histograms(x, counted, runs):
-    passes = []
-    seen = observe(graph_of(Squared(), x), ("x",), Counted([(x,)], passes), counted=counted)
-    assert len(passes) == 1 + runs
-    assert (seen["x"].counts is not None) == counted
+    sizes = []
+    seen = observe(noting(x, sizes), ("noted",), [(x,)], counted=counted)
+    assert sizes == [len(x)] * runs
+    assert (seen["noted"].counts is not None) == counted
 
 
-class Counted(list):
-    """Batches that note each pass over them; the first one is the check of the inputs."""
+def test_large_batches_run_in_parts_and_are_observed_whole():
+    sizes, x = [], torch.randn(9, 1 << 20, generator=torch.Generator().manual_seed(0))
+    seen = observe(noting(x, sizes), ("noted",), [(x[:7],), (x[7:],)])["noted"]
+    assert sizes == [4, 3, 2] * 2
+    assert (seen.low, seen.high) == (float(x.min()), float(x.max()))
+    assert torch.equal(seen.counts, torch.histc(x, 2048, seen.low, seen.high).double())
 
-    def __init__(self, batches, runs):
-        super().__init__(batches)
-        self.runs = runs
 
-    def __iter__(self):
-        self.runs.append(None)
-        return super().__iter__()
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_values_are_counted_in_the_bins_of_torch(size):
+    x = torch.randn(4000, 5, generator=torch.Generator().manual_seed(1)).relu().round(decimals=1) * size
+    seen = observe(noting(x, []), ("noted",), [(x,)])["noted"]
+    assert torch.equal(seen.counts, torch.histc(x, 2048, seen.low, seen.high).double())
 
 
 def test_percentile_and_mse_cut_a_heavy_tail():
