@@ -68,8 +68,16 @@ def weigh(cost: Cost, device: Device, number_format: str) -> Measurement:
 def check_judgeable(budget: Budget, device: Device, number_formats: Collection[str]) -> None:
     """Raises BudgetError where a limit could be judged in none of the formats that a network may end in.
 
-    Bytes, scores and ratios are measured. Milliseconds need this host or the rates of the device, energy its power too.
+    Bytes, scores and ratios are measured. Milliseconds need this host or the rates of the device, energy its power too,
+    and memory this host or a device that reads its weights from flash.
     """
+    if budget.ram_bytes is not None and device.loads_weights and not device.is_host:
+        raise BudgetError(
+            f"of the RAM that a network takes on {device.name} a part alone is known: its activations, but not its "
+            "weights and the runtime.",
+            mend="limit --flash, which holds the weights, or pack for a device that is measured (--device host); for a "
+            "microcontroller give a device file with ram_bytes.",
+        )
     if budget.energy_mj is not None and device.active_power_w is None:
         raise BudgetError(
             f"no source states the power of {device.name}, so an energy limit cannot be judged.",

@@ -161,6 +161,7 @@ def test_weighing_leaves_unknown_what_the_device_does_not_state() -> None:
 
 BOTH = ("float32", "int8")
 IN_TIME, BY_RATIO, BY_ENERGY = Budget(latency_ms=3), Budget(latency_ratio=0.5, flash_bytes=9), Budget(energy_mj=3)
+IN_MEMORY = Budget(ram_bytes=10**6)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,7 @@ IN_TIME, BY_RATIO, BY_ENERGY = Budget(latency_ms=3), Budget(latency_ratio=0.5, f
         (replace(BOARD, clock_hz=None), IN_TIME, BOTH, r"computes float32 or int8.*\n.*--latency 0.5x"),
         (BOARD, IN_TIME, ("float32",), r"computes float32,.*\n.*macs_per_cycle_float32.*In int8 its time is known"),
         (find_device("host"), BY_ENERGY, BOTH, "power of host"),
+        (find_device("raspberry-pi-4"), IN_MEMORY, BOTH, r"RAM.*raspberry-pi-4 a part alone is known.*\n.*--flash"),
     ],
 )
 def test_a_limit_that_no_figure_could_judge_is_refused_with_what_would_make_it_judgeable(device, budget, formats, said):
@@ -185,6 +187,8 @@ def test_a_limit_that_no_figure_could_judge_is_refused_with_what_would_make_it_j
         (BOARD, BY_ENERGY, ("int8",)),
         (replace(BOARD, clock_hz=None, active_power_w=None), BY_RATIO, BOTH),
         (find_device("host"), IN_TIME, BOTH),
+        (find_device("host"), IN_MEMORY, BOTH),
+        (BOARD, IN_MEMORY, BOTH),
     ],
 )
 def test_a_limit_that_some_figure_can_judge_is_accepted(device, budget, formats):
