@@ -119,12 +119,11 @@ def find_device(name: str) -> Device:
         return _host()
     if name.endswith(".toml") or os.sep in name:
         return _read(Path(name))
-    path = _FOLDER / f"{name}.toml"
-    if not path.is_file():
+    if name not in device_names():
         raise DeviceError(
             f"unknown device '{name}'.", mend=f"choose one of {', '.join(device_names())}, or give a TOML file."
         )
-    return _read(path)
+    return _read(_FOLDER / f"{name}.toml")
 
 
 def _read(path: Path) -> Device:

@@ -115,6 +115,7 @@ def test_devices_are_listed_and_shown_with_sources(run: Run) -> None:
     ("options", "said"),
     [
         (["--device", "toaster"], "unknown device 'toaster'"),
+        (["--device", "a" * 300], "unknown device 'aaa"),
         (["--device", "missing.toml"], "cannot be read"),
         (["--flash", "90"], "--flash: '90'"),
         (["--flash", "90parsecs"], "--flash"),
