@@ -25,7 +25,7 @@ INLINE = re.compile(r"`((?:haversack|make|torchrun|(?:\.venv/bin/)?python) [^`]*
 STARTS = "haversack ", "make ", "python ", "torchrun "
 
 REDUCED = {
-    "--flash 200kB --latency 0.45x": "--flash 30kB --latency 9x --try quantize_static --seconds 0.1",
+    "--flash 200kB --latency 5ms": "--flash 30kB --latency 5ms --try quantize_static --seconds 0.1",
     "--flash 60kB --student auto": "--flash 12kB --student auto --student-epochs 1 --try quantize_static --seconds 0.1",
     "apply packed/recipe.toml": "apply packed/recipe.toml --seconds 0.1",
     "prove packed": "prove packed --samples 4",
