@@ -132,7 +132,6 @@ def observe(
     TaskError when the inputs never vary, or when a value is NaN or infinite.
     """
     _check_inputs(batches)
-    batches = _parts(network, batches)
     lows = dict.fromkeys(names, math.inf)
     highs = dict.fromkeys(names, -math.inf)
 
@@ -207,10 +206,13 @@ def _divergence(counts: np.ndarray[Any, Any], end: int, levels: int) -> float:
 def watch(
     network: fx.GraphModule, batches: Batches, names: Collection[str], visit: Callable[[str, Tensor], None]
 ) -> None:
-    """Runs the batches through the graph and shows `visit` each value called in `names`, with its name."""
+    """Runs the batches through the graph and shows `visit` each value called in `names`, with its name.
+
+    Large batches run in parts: what is shown is of some of their samples.
+    """
     watcher = _Watcher(network, frozenset(names), visit)
     with torch.no_grad():
-        for batch in batches:
+        for batch in _parts(network, batches):
             watcher.run(*batch)
 
 
