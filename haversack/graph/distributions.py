@@ -85,9 +85,11 @@ def _measured(network: fx.GraphModule, weights: Mapping[str, Norm], batches: Bat
     parts: dict[str, list[_Part]] = {readers[weight]: [] for weight in weights}
 
     def visit(name: str, value: Tensor) -> None:
-        rows = value.detach().transpose(0, 1).flatten(1)
-        variance, mean = torch.var_mean(rows, 1, correction=0)
-        parts[name].append(_Part(rows.shape[1], Distribution(mean.double(), variance.double())))
+        # In two steps: torch.var_mean takes seven times as long.
+        maps = value.detach().reshape(*value.shape[:2], -1)
+        mean = maps.mean((0, 2), keepdim=True)
+        variance = (maps - mean).square_().mean((0, 2))
+        parts[name].append(_Part(len(maps) * maps.shape[2], Distribution(mean.flatten().double(), variance.double())))
 
     watch(network, batches, parts.keys(), visit)
     return {weight: _joined(parts[readers[weight]]) for weight in weights}
