@@ -90,7 +90,7 @@ CONTESTS = {
         "mobilenet_v2",
         {
             "taught": Way(replace(_TAUGHT, learning_rate=0.05), _RATES),
-            "labels": Way(replace(_ALONE, learning_rate=0.2), _RATES),
+            "labels": Way(replace(_ALONE, learning_rate=0.4), _RATES),
         },
     ),
     "mobilenetv2.few_labels": Contest(
