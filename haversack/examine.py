@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from haversack.model import Model
 from haversack.parties import FILES
 from haversack.proof import Examined
 from haversack.result import NETWORK, WORKSPACE, changed_files
+from haversack.scratch import scratch_folder
 from haversack.untrusted import parse_toml, read_json, read_text, typed
 
 MEASURED = "measurement.json"
@@ -124,8 +124,8 @@ def _program(path: Path, model: Model) -> str:
 
     Its graph names the places of the user's source, and so differs where that moved, or torch did.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder) / path.name
+    with scratch_folder() as folder:
+        fresh = folder / path.name
         export_pt2(model, fresh)
         try:
             with zipfile.ZipFile(fresh) as ours, zipfile.ZipFile(path) as theirs:

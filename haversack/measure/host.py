@@ -11,7 +11,6 @@ import importlib.metadata
 import os
 import platform
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from haversack.measure.files import (
     runtime_of,
 )
 from haversack.measurement import BenchReport, Figure
+from haversack.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,8 +157,8 @@ def outputs(opened: Opened, inputs: Arrays, where: str) -> np.ndarray[Any, Any]:
 def contents(file: File, threads: int) -> Contents:
     """What stands in the file, and what its runtime makes of it."""
     reader = _READERS[checked_runtime(file)]
-    with tempfile.TemporaryDirectory() as folder:
-        path = file if isinstance(file, Path) else Path(folder) / "model"
+    with scratch_folder() as folder:
+        path = file if isinstance(file, Path) else folder / "model"
         if isinstance(file, bytes):
             path.write_bytes(file)
         found: Contents = reader.contents(path, threads)
