@@ -22,8 +22,8 @@ from haversack.errors import HaversackError
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.model import Model
+from haversack.packing.candidates import Files
 from haversack.progress import shown_by
-from haversack.target import Files
 from haversack.task import Task
 from haversack.techniques.replace_blocks import ReplaceBlocks
 

@@ -1,7 +1,7 @@
 """Distillation on CIFAR-10: ResNet-56 (93.39 %) teaches a student of a tenth of its work.
 
 Each image has a few fixed shifts and reflections, so that the teacher's outputs are computed once for each of them
-(see haversack/finetune/remembered.py).
+(see haversack/training/teacher.py).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from cifar10 import Epoch, Images, ResNet, images, moved, pretrained
 from resnet20_task import HELD_BACK
 from torch import Tensor
 
-from haversack.finetune import Training, finetune
+from haversack.cli.terminal import Bars
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import shown_by
-from haversack.report.bars import Bars
 from haversack.task import Task
+from haversack.training import Training, finetune
 
 VIEWS = 6
 TEACHER_DEPTH = 56

@@ -19,8 +19,8 @@ from distillation_gain import SEEDS
 from resnet20_task import network, task
 from side_by_side import compared, side_by_side
 
-from haversack.finetune import Training, finetune
 from haversack.model import Model
+from haversack.training import Training, finetune
 
 OUTPUTS = Training(epochs=1, learning_rate=HALF.learning_rate)
 WAYS = {"outputs": OUTPUTS, "fitnet": replace(OUTPUTS, features="fitnet")}

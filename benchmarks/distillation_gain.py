@@ -23,11 +23,11 @@ from resnet20_task import HELD_BACK
 from torch import Tensor, nn
 
 from haversack import zoo
-from haversack.finetune import Training, checkpoints_in, finetune, outputs_kept
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.task import Task
+from haversack.training import Training, checkpoints_in, finetune, outputs_kept
 
 SEEDS = (0, 1, 2)
 CHOOSING_SEED, CHOOSING_EPOCHS = 100, 3

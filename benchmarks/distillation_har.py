@@ -24,17 +24,17 @@ from side_by_side import compared, side_by_side
 from torch import nn
 
 from haversack.device import find_device
-from haversack.finetune import Training, finetune
-from haversack.finetune.randomness import seeded
-from haversack.finetune.settings import Features
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
-from haversack.measure import host
 from haversack.model import Model
 from haversack.packing import Settings, apply
 from haversack.recipe import Recipe
+from haversack.runtimes import host
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
+from haversack.training import Training, finetune
+from haversack.training.machine import seeded
+from haversack.training.settings import Features
 from haversack.zoo.ds_cnn_1d import DsCnn1d
 
 EXAMPLE = (torch.zeros(1, 6, LENGTH),)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from haversack.errors import HaversackError
-from haversack.measure import host
+from haversack.runtimes import host
 
 Found = dict[str, object]
 """Figures by name."""

@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haversack.finetune import Training, finetune
 from haversack.model import Model
 from haversack.task import Task
+from haversack.training import Training, finetune
 
 DATA = Path(os.environ.get("HAVERSACK_DATA", "../shared/data"))
 HELD_BACK = 5_000

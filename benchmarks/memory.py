@@ -25,12 +25,12 @@ import torch
 from rows import THREADS, Asked, Found, Row, main
 from torch import nn
 
-from haversack.export.litert import RUNTIME as LITERT
-from haversack.export.onnx import RUNTIME as ONNX
-from haversack.graph.lower import lower
-from haversack.graph.named_tensors import named_tensors
-from haversack.graph.surgery import export_pt2, save
+from haversack.graph.pairs import lower
+from haversack.graph.run import named_tensors
 from haversack.model import Model
+from haversack.runtimes.onnx import RUNTIME as ONNX
+from haversack.runtimes.tflite import RUNTIME as LITERT
+from haversack.surgery.save import export_pt2, save
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.techniques.quantize_weights import QuantizeWeights

@@ -27,14 +27,13 @@ from rows import Asked, Found, Row, main
 from torch import Tensor, nn
 
 from haversack import zoo
-from haversack.export import litert, onnx
-from haversack.export.litert.ports import with_integer_ports
-from haversack.graph.integer.read import read
-from haversack.graph.integer.reference import run
-from haversack.graph.lower import lower
-from haversack.measure import host
+from haversack.graph.pairs import lower
+from haversack.integer.passes import with_integer_ports
+from haversack.integer.read import read
+from haversack.integer.reference import run
 from haversack.model import Model
 from haversack.recipe import Step
+from haversack.runtimes import host, onnx, tflite
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.techniques.quantize_training import QuantizeTraining
@@ -134,7 +133,7 @@ def cifar(depth: int, step: Step, images_used: int) -> Callable[[str, Data], Fou
     def row(name: str, data: Data) -> Found:
         network, task = pretrained(data.folder, depth), data.cifar_task(images_used)
         lowered, found = quantized(name, network, step, task)
-        for runtime, written in (("onnx", onnx.write(lowered)), ("tflite", litert.write(read(lowered)))):
+        for runtime, written in (("onnx", onnx.write(lowered)), ("tflite", tflite.write(read(lowered)))):
             found[f"{name}.{runtime}_bytes"] = len(written)
             found[f"{name}.{runtime}"] = accuracy(host.load(written), data.test, raw=False)
         return {name: found[f"{name}.onnx"], **found}
@@ -148,7 +147,7 @@ def mlperf_resnet8(step: Step, images_used: int) -> Callable[[str, Data], Found]
     def row(name: str, data: Data) -> Found:
         task = data.cifar_task(images_used, raw=True)
         lowered, found = quantized(name, resnet8(data.folder / "mlperf-tiny"), step, task)
-        written = litert.write(read(lowered))
+        written = tflite.write(read(lowered))
         score = accuracy(host.load(written), data.test, raw=True)
         return {name: score, **found, f"{name}.tflite_bytes": len(written)}
 
@@ -162,7 +161,7 @@ def mlperf_dscnn(step: Step) -> Callable[[str, Data], Found]:
         x, y = data.keywords()
         task = Task(train=list, calibrate=lambda: [x[:100]], score=lambda _: 0.0)
         lowered, found = quantized(name, dscnn(data.folder / "mlperf-tiny"), step, task)
-        written = litert.write(read(lowered))
+        written = tflite.write(read(lowered))
         right = (host.load(written)(x).argmax(1) == y).float()
         scores = {name: float(right.mean()), f"{name}.uncalibrated": float(right[100:].mean())}
         return {**scores, **found, f"{name}.tflite_bytes": len(written)}
@@ -230,7 +229,7 @@ def files(_: str, data: Data) -> Found:
         network, inputs = build(data.folder / "mlperf-tiny"), tiny_inputs(name, data)
         task = Task(train=list, calibrate=lambda inputs=inputs: [inputs[:100]], score=lambda _: 0.0)
         lowered, _ = quantized(name, network, QuantizeStatic(8, "int8", joint_linear=name == "autoencoder"), task)
-        written = litert.write(read(lowered), micro=True)
+        written = tflite.write(read(lowered), micro=True)
         reference = data.folder / "mlperf-tiny" / f"{REFERENCE_FILES[name]}_int8.tflite"
         timed = host.time_files([reference.read_bytes(), written], seconds=1 if data.quick else 6)[1].ratio
         found |= {
@@ -287,7 +286,7 @@ def speed(_: str, data: Data) -> Found:
         example = used.calibration()[0][0][:1]
         model = Model(network, (example,))
         pairs = [lower(model), lower(QuantizeStatic(8, "uint8", ranges="min_max").apply(model, used))]
-        writers = {"onnx": onnx.write, "litert": lambda lowered: litert.write(read(lowered))}
+        writers = {"onnx": onnx.write, "litert": lambda lowered: tflite.write(read(lowered))}
         for runtime, write in writers.items():
             begin = time.monotonic()
             written = [write(each) for each in pairs]

@@ -21,13 +21,13 @@ from figures import Measured, commit, kept, write
 from resnet20_task import network, task
 from rows import Asked, show
 
+from haversack.cli.terminal import Bars
 from haversack.device import Budget, find_device
 from haversack.errors import HaversackError
-from haversack.measure import host
 from haversack.packing import Packed, Settings, apply, pack
 from haversack.progress import shown_by
 from haversack.recipe import Recipe
-from haversack.report.bars import Bars
+from haversack.runtimes import host
 from haversack.techniques.quantize_static import QuantizeStatic
 
 ASKED = Asked(

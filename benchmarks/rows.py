@@ -15,9 +15,9 @@ from figures import Found, Measured, commit, kept, write
 from rich.console import Console
 from rich.table import Table
 
+from haversack.cli.terminal import Bars
 from haversack.errors import HaversackError
 from haversack.progress import shown_by
-from haversack.report.bars import Bars
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 Row = Callable[[Path, bool], Found]

@@ -21,8 +21,8 @@ from resnet20_task import network, task
 
 from haversack.coded import container
 from haversack.coded.tensors import Codebook, Integers, Stored
-from haversack.export import coded
 from haversack.model import Model
+from haversack.runtimes import coded
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.techniques.quantize_weights import QuantizeWeights
 

@@ -15,8 +15,8 @@ from typing import cast
 import torch
 from lenet5 import HELD_BACK, LeNet5, digits, task, trained
 
-from haversack.export import coded
 from haversack.model import Model
+from haversack.runtimes import coded
 from haversack.task import Task
 from haversack.techniques.cluster_weights import ClusterWeights
 from haversack.techniques.prune_channels import PruneChannels

@@ -15,11 +15,11 @@ from cifar10 import Images, images, pretrained
 from resnet20_task import task
 from torch import nn
 
-from haversack.finetune import Training, finetune
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.techniques.prune_channels import PruneChannels
+from haversack.training import Training, finetune
 
 KEEP = 0.5
 

@@ -11,13 +11,12 @@ from mlperf_tiny import vww
 from torch import Tensor, nn
 
 from haversack.device import find_device
-from haversack.export import litert, onnx
 from haversack.graph.cost import Cost, cost
-from haversack.graph.integer.read import read
-from haversack.graph.lower import lower
+from haversack.graph.pairs import lower
 from haversack.graph.trace import trace
-from haversack.measure import host
+from haversack.integer.read import read
 from haversack.model import Model
+from haversack.runtimes import host, onnx, tflite
 from haversack.task import Task
 from haversack.techniques.prune_dead_channels import PruneDeadChannels
 from haversack.techniques.quantize_static import QuantizeStatic
@@ -74,7 +73,7 @@ def _integers(whole: Model, small: Model, inputs: Tensor, data: Path) -> dict[st
         wanted = whole.module(inputs[100:])
     for name, model in (("whole", whole), ("small", small)):
         lowered = lower(QuantizeStatic(8, "int8").apply(model, task))
-        files = {"tflite": litert.write(read(lowered), micro=True), "onnx": onnx.write(lowered)}
+        files = {"tflite": tflite.write(read(lowered), micro=True), "onnx": onnx.write(lowered)}
         for kind, file in files.items():
             outputs = host.load(file)(inputs[100:])
             found[f"vww.{name}_int8_{kind}_bytes"] = len(file)

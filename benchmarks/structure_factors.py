@@ -21,13 +21,12 @@ from torch.nn import functional as F
 from vgg import trained
 
 from haversack.errors import HaversackError
-from haversack.export import onnx
 from haversack.graph.cost import cost
-from haversack.graph.lower import lower
+from haversack.graph.pairs import lower
 from haversack.graph.trace import trace
-from haversack.measure import host
 from haversack.model import Model
-from haversack.target import files_on
+from haversack.packing.candidates import files_on
+from haversack.runtimes import host, onnx
 from haversack.task import Task
 from haversack.techniques.factorize import Factorize
 

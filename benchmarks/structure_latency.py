@@ -14,8 +14,8 @@ from cifar10 import images
 from resnet20_task import network, task
 
 from haversack.device import Budget
-from haversack.measure import host
 from haversack.packing import Packed, Settings, pack
+from haversack.runtimes import host
 
 BUDGET = Budget(latency_ratio=0.6)
 # Rivals: each is tried untrained at its mildest setting that fits, both together too, and the best is trained.

@@ -9,10 +9,10 @@ from cifar10 import Block, images
 from resnet20_task import network, task
 
 from haversack.device import find_device
-from haversack.measure import host
 from haversack.model import Swap
 from haversack.packing import Settings, apply
 from haversack.recipe import Recipe
+from haversack.runtimes import host
 from haversack.techniques.prune_layers import PruneLayers
 
 # Each of the 25 blocks that keep their input's shape does 3.7 % of the multiply-accumulates.

@@ -14,8 +14,8 @@ from resnet20_task import task
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from haversack.finetune import Training, finetune
 from haversack.model import Model
+from haversack.training import Training, finetune
 
 WIDTHS = (64, 128, 256, 256)
 POOLED = (0, 1, 3)

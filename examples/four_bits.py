@@ -2,11 +2,11 @@
 
 import digits
 
-from haversack.export import litert, onnx
-from haversack.graph.integer.read import read
-from haversack.graph.lower import lower
-from haversack.measure.host import load
+from haversack.graph.pairs import lower
+from haversack.integer.read import read
 from haversack.model import Model
+from haversack.runtimes import onnx, tflite
+from haversack.runtimes.host import load
 from haversack.techniques.quantize_static import QuantizeStatic
 
 network, task = digits.network(), digits.task()
@@ -14,7 +14,7 @@ model = Model(network, tuple(value[:1] for value in task.calibration()[0]))
 quantized = QuantizeStatic(weight_bits=4, activations="int8", rounding="gptq").apply(model, task)
 
 graph = lower(quantized)
-files = {"model.onnx": onnx.write(graph), "model.tflite": litert.write(read(graph))}
+files = {"model.onnx": onnx.write(graph), "model.tflite": tflite.write(read(graph))}
 print(f"float      {len(onnx.write(lower(model))):7,} bytes, score {task.validated(network):.4f}")
 for name, content in files.items():
     print(f"{name:<12}{len(content):6,} bytes, score {task.validated(load(content)):.4f}")

@@ -8,7 +8,7 @@ Each process says how good the network is that it ends with: it is the same one 
 import digits
 from accelerate import PartialState
 
-from haversack.graph.named_tensors import digest, named_tensors
+from haversack.graph.run import digest, named_tensors
 from haversack.model import Model
 from haversack.techniques.prune_channels import PruneChannels
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from haversack.device import Budget, Device, find_device
     from haversack.errors import HaversackError
     from haversack.packing import Packed, Settings, apply, pack
-    from haversack.result import load
+    from haversack.packing.result import load
     from haversack.task import Task
 
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ _HOME = {
     "device": ("Budget", "Device", "find_device"),
     "errors": ("HaversackError",),
     "packing": ("Packed", "Settings", "apply", "pack"),
-    "result": ("load",),
+    "packing.result": ("load",),
     "task": ("Task",),
 }
 __all__ = [

@@ -181,3 +181,25 @@ def digest_of(path: Path) -> str:
     """The hash of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MEND = "free some space there, or name another folder in the environment variable TMPDIR."
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder that goes when the work is done. Raises WorkspaceError where it cannot be written to."""
+    try:
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    except OSError as error:
+        raise WorkspaceError(f"no temporary folder can be made: {error.strerror}.", mend=_MEND) from error
+    with folder:
+        try:
+            yield Path(folder.name)
+        except OSError as error:
+            inside = str(error.filename or "").startswith(folder.name)
+            if not inside and error.errno not in _FULL:
+                raise
+            why = "the disk is full" if error.errno in _FULL else f"it cannot be written: {error.strerror}"
+            raise WorkspaceError(f"{why}.", where=f"temporary folder {Path(folder.name).parent}", mend=_MEND) from error

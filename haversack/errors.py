@@ -3,6 +3,8 @@
 The command line prints the message and exits with 2; nobody sees a traceback.
 """
 
+from __future__ import annotations
+
 
 class HaversackError(Exception):
     """What is wrong, where, and how to mend it."""

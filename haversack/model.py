@@ -94,7 +94,7 @@ class Target(Protocol):
 class Model:
     """A network in evaluation mode, one example input (batch of 1), its structural edits and its grids.
 
-    `grids` names tensors of the folded graph (see graph/inference.py) and is empty while everything is float.
+    `grids` names tensors of the folded graph (see graph/folded.py) and is empty while everything is float.
     `sparse` names the weights whose zeros were put there by pruning: later steps leave them zero. `teacher` is the
     network as the user handed it in; steps that train learn from it. `target` tries candidates on the device's runtime;
     without one, steps that choose by measuring count instead. `notes` is what its making said that its user must know.

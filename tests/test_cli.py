@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from haversack import __version__, cli, interrupt
-from haversack.cli import main, running
+from haversack.cli import main, terminal
 from haversack.coded import container
 from haversack.errors import HaversackError, TaskError
 
@@ -231,7 +231,7 @@ def test_paths_mean_what_they_meant_before_the_task_changed_the_working_director
 def test_code_that_ends_python_ends_no_command_without_a_word() -> None:
     """Wherever it is called: in the middle of a training, say."""
     with pytest.raises(TaskError, match=r"sys\.exit\(0\)"):
-        running.guarded(sys.exit)(0)
+        terminal.guarded(sys.exit)(0)
 
 
 def test_an_error_of_ours_is_one_line_and_the_traceback_is_there_for_who_asks(

@@ -1,63 +1,30 @@
-"""Which way the files lean. Read off the source, so that an import under TYPE_CHECKING or in a function counts too."""
+"""Which way the files lean, and what is imported where. `tests/house.py` reads it off the source."""
 
-import ast
 import os
 import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "haversack").rglob("*.py"))
-LAYERS = (
-    "errors",
-    "coded",
-    "disk fingerprint scratch quantity progress interrupt task untrusted zoo",
-    "grid device",
-    "model",
-    "graph recipe",
-    "finetune",
-    "numerics",
-    "techniques measurement proof",
-    "plan artifact",
-    "report",
-    "door export update measure result workspace",
-    "target student offers gauge parties",
-    "examine",
-    "packing prove blame",
-    "__init__ cli",
-    "__main__",
-)
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
+from tests import house
+
 HEAVY = {
-    "onnxruntime": {"measure/worker.py"},
-    "onnx": {
-        "export/onnx/file.py",
-        "export/onnx/graph.py",
-        "export/onnx/writer.py",
-        "export/onnx/fallback.py",
-        "export/onnx/storage.py",
-        "measure/onnx_file.py",
-    },
-    "onnxscript": {"export/onnx/fallback.py"},
-    "flatbuffers": {"export/litert/tables.py", "measure/litert_file.py"},
+    "onnxruntime": {"runtimes.onnx.worker"},
+    "onnx": {f"runtimes.onnx.{name}" for name in ("file", "graph", "run", "storage", "write")},
+    "onnxscript": {"runtimes.onnx.write"},
+    "flatbuffers": {"runtimes.tflite.run", "runtimes.tflite.write"},
     "tflite": set(),
-    "ai_edge_litert": {"measure/worker_litert.py", "measure/litert_file.py"},
-    "tflite_micro": {"measure/micro_file.py"},
-    "executorch": {"export/executorch.py", "measure/worker_executorch.py"},
-    "openvino": {"measure/openvino_file.py"},
-    "psutil": {"device.py", "measure/turns.py"},
-    "rich": {"report/bars.py", "report/tables.py"},
-    "typer": {
-        f"cli/{name}.py" for name in ("__init__", "coding", "looking", "options", "packing", "proving", "running")
-    },
-    "safetensors": {"graph/surgery.py", "finetune/tensor_file.py"},
-    "accelerate": {"finetune/processes.py"},
+    "ai_edge_litert": {"runtimes.tflite.run", "runtimes.tflite.worker"},
+    "tflite_micro": {"runtimes.tflite.micro"},
+    "executorch": {"runtimes.executorch.worker", "runtimes.executorch.write"},
+    "openvino": {"runtimes.onnx.openvino"},
+    "psutil": {"device", "runtimes.turns"},
+    "rich": {"cli.terminal", "report.blocks"},
+    "typer": {"cli", "cli.commands", "cli.options", "cli.terminal"},
+    "safetensors": {"surgery.save", "training.tensor_file"},
+    "accelerate": {"training.machine"},
     "sklearn": set(),
     "scipy": set(),
     "tensorly": set(),
@@ -66,78 +33,58 @@ HEAVY = {
 }
 
 
-def name(path: Path) -> str:
-    return path.relative_to(ROOT / "haversack").as_posix()
+def importing(*rooms: str) -> set[str]:
+    """The files that import anything of these rooms."""
+    return {name for name, others in house.imports().items() if any(each.split(".")[0] in rooms for each in others)}
 
 
-@cache
-def imports(path: Path) -> tuple[str, ...]:
-    """The modules that a file imports, however deep inside it."""
-    return tuple(_imports(path))
+def test_imports_go_down():
+    assert not house.upward()
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name(path)}: a relative import"
-            yield node.module
-            yield from (f"{node.module}.{each.name}" for each in node.names if node.module.startswith("haversack"))
+def test_no_imports_run_in_a_circle():
+    assert not house.circles()
 
 
-def ours(path: Path) -> Iterator[tuple[str, ...]]:
-    """Our own modules among them, in parts: ("graph", "trace"); names within modules do not count."""
-    for each in imports(path):
-        parts = tuple(each.split("."))[1:]
-        place = ROOT.joinpath("haversack", *parts)
-        if each.startswith("haversack.") and (place.is_dir() or place.with_suffix(".py").is_file()):
-            yield parts
+@pytest.mark.parametrize("room", ["techniques", "update"])
+def test_siblings_do_not_import_each_other(room):
+    """What two of them need stands beside them, in a file whose name begins with an underscore."""
+    for name, others in house.imports().items():
+        if name.startswith(f"{room}."):
+            siblings = {each.split(".")[1] for each in others if each.startswith(f"{room}.")}
+            assert all(each == name.split(".")[1] or each.startswith("_") for each in siblings), name
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_imports_go_down(path):
-    home = name(path).removesuffix(".py").split("/")[0]
-    for parts in ours(path):
-        down = RANK[parts[0]] < RANK[home]
-        within = parts[0] == home or (RANK[home] == RANK[parts[0]] == RANK["task"])
-        assert down or within or home == "__init__", f"{name(path)} imports {'.'.join(parts)}"
-
-
-@pytest.mark.parametrize("folder", ["techniques", "export", "update"])
-def test_siblings_do_not_import_each_other(folder):
-    for path in FILES:
-        below = name(path).removesuffix(".py").split("/")
-        if below[0] == folder and below[1] != "__init__":
-            others = {parts[1] for parts in ours(path) if parts[0] == folder and len(parts) > 1}
-            assert others <= {below[1]}, name(path)
+def test_runtimes_do_not_import_each_other():
+    folders = {path.name for path in (house.PACKAGE / "runtimes").iterdir() if path.is_dir()}
+    for name, others in house.imports().items():
+        if name.startswith("runtimes.") and name.split(".")[1] in folders:
+            there = {each.split(".")[1] for each in others if each.startswith("runtimes.")}
+            assert there & folders <= {name.split(".")[1]}, name
 
 
 def test_plans_are_handed_what_they_use():
-    for path in FILES:
-        if name(path).startswith("plan/"):
-            assert not {parts[0] for parts in ours(path)} & {"techniques", "export", "measure"}, name(path)
+    assert not [name for name in importing("techniques", "runtimes") if name.startswith("plan")]
 
 
 def test_writers_do_not_know_the_techniques():
-    users = {name(path) for path in FILES if any(parts[0] == "techniques" for parts in ours(path))}
-    assert {each for each in users if not each.startswith("techniques/")} <= {
-        "packing.py",
-        "offers.py",
-        "student.py",
-        "cli/looking.py",
-    }
+    users = {name for name in importing("techniques") if not name.startswith("techniques")}
+    assert users <= {"packing", "packing.candidates", "packing.student", "cli.commands"}
 
 
 @pytest.mark.parametrize("package", sorted(HEAVY))
 def test_a_heavy_package_is_imported_only_where_it_is_needed(package):
-    users = {name(path) for path in FILES if any(each.split(".")[0] == package for each in imports(path))}
+    users = {
+        name
+        for name, path in house.files().items()
+        if any(each.split(".")[0] == package for each in house.imported(path))
+    }
     assert users <= HEAVY[package]
 
 
 @pytest.mark.parametrize("word", ["utils", "common", "helpers", "manager", "base"])
 def test_no_file_is_named_after_nothing(word):
-    assert not [path for path in FILES if word in path.relative_to(ROOT).parts or path.stem == word]
+    assert not [name for name in house.files() if word in name.split(".")]
 
 
 def python(program: str, *arguments: str) -> str:
@@ -145,7 +92,7 @@ def python(program: str, *arguments: str) -> str:
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=house.ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
@@ -171,12 +118,12 @@ def test_what_is_needed_at_once_imports_nothing_heavy(module):
     assert not loaded & UNWANTED
 
 
-@pytest.mark.parametrize("program", ["worker", "worker_litert"])
-def test_the_measuring_process_holds_neither_torch_nor_onnx_nor_us(program):
+@pytest.mark.parametrize("runtime", ["onnx", "tflite"])
+def test_the_measuring_process_holds_neither_torch_nor_onnx_nor_us(runtime):
     """The peak memory that it reports would hold them too."""
-    if program == "worker_litert":
+    if runtime == "tflite":
         pytest.importorskip("ai_edge_litert", reason="the extra `litert` is not installed")
-    worker = ROOT / "haversack" / "measure" / f"{program}.py"
+    worker = house.ROOT / "haversack" / "runtimes" / runtime / "worker.py"
     code = f"import runpy, sys; runpy.run_path({str(worker)!r}, run_name='worker'); print(*sys.modules)"
     assert not set(python(code).split()) & {"torch", "onnx", "haversack", "safetensors", "rich"}
 

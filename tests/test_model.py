@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from haversack.graph.surgery import edit
 from haversack.model import Edits, Model, Slices
+from haversack.surgery.edit import edit
 
 
 def network() -> nn.Module:

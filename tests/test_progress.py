@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
+from haversack.cli.terminal import Bars
 from haversack.progress import note, noted, say, shown_by, track
-from haversack.report.bars import Bars
 
 
 class Notes:

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from haversack import __version__
-from haversack.cli import coding, looking, packing, proving
-from haversack.cli.running import STOPPED, UNEXPECTED, guarded, unexpected
+from haversack.cli import commands
+from haversack.cli.terminal import STOPPED, UNEXPECTED, guarded, unexpected
 from haversack.errors import HaversackError, StoppedError
 
 app = typer.Typer(
@@ -23,20 +23,20 @@ app = typer.Typer(
 )
 devices_app = typer.Typer(help="The devices that haversack knows.", no_args_is_help=True)
 for _command in (
-    looking.weigh,
-    looking.advise,
-    packing.pack,
-    packing.apply,
-    proving.bench,
-    proving.prove,
-    proving.blame,
-    coding.encode,
-    coding.decode,
+    commands.weigh,
+    commands.advise,
+    commands.pack,
+    commands.apply,
+    commands.bench,
+    commands.prove,
+    commands.blame,
+    commands.encode,
+    commands.decode,
 ):
     app.command()(guarded(_command))
 app.add_typer(devices_app, name="devices")
-devices_app.command("list")(guarded(looking.list_devices))
-devices_app.command("show")(guarded(looking.show_device))
+devices_app.command("list")(guarded(commands.list_devices))
+devices_app.command("show")(guarded(commands.show_device))
 
 
 @app.callback(invoke_without_command=True)

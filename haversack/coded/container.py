@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from haversack.coded.bits import Cursor, varint
-from haversack.coded.names import name_bytes, read_name
 from haversack.coded.rans import Coded, Decoder, encode
-from haversack.coded.records import find_record, record
+from haversack.coded.records import find_record, name_bytes, read_name, record
 from haversack.coded.tensors import Codebook, Raw, Stored
 from haversack.errors import CodedError
 

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from haversack.coded.bits import BitReader, BitWriter, Cursor, packed, packed_bytes, unpacked, varint, width_of
-from haversack.coded.classes import LEAST, Classes, likeliest
-from haversack.coded.neighbours import CLASSES, FIRST, borders_of, class_of
+from haversack.coded.classes import CLASSES, FIRST, LEAST, Classes, borders_of, class_of, likeliest
 from haversack.coded.rans import Coded, Decoder, Tables
 from haversack.coded.tables import chosen, read_table
 from haversack.errors import CodedError

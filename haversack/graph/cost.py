@@ -1,10 +1,11 @@
-"""Cost: parameters, multiply-accumulates and activation memory of a network, for one sample."""
+"""Cost: parameters, multiply-accumulates, bytes and activation memory of a network and of its files, for one sample."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -12,10 +13,93 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils.flop_counter import FlopCounterMode
 
 from haversack.errors import TraceError
-from haversack.graph.branches import merged_tensors
+from haversack.graph.fold import fold
 from haversack.graph.memory import MemoryPlan, lifetimes, operation, plan
-from haversack.graph.stored import Stored, stored
+from haversack.graph.merge import merge
+from haversack.graph.ops import integer_weight
 from haversack.graph.trace import Trace, layer_path
+
+_SUMMED = ("conv1d", "conv2d", "conv3d", "batch_norm")
+
+
+def merged_tensors(trace: Trace) -> frozenset[str]:
+    """The kernels, biases, scales and shifts that go into a layer beside them, by their names in the state dict."""
+    # Most networks have none: to fold them only to see that takes longer than to weigh them.
+    if max(Counter(_summands(trace)).values(), default=0) < 2:
+        return frozenset()
+    merged = merge(fold(trace)).meta["merged"].values()
+    return frozenset(name for each in merged for name in (*each.kernels, *each.zeroed))
+
+
+def _summands(trace: Trace) -> Iterator[tuple[object, fx.Node]]:
+    """Each summand's source, and the whole sum."""
+    for node in trace.operations():
+        total = _total(node) if operation(node) in _SUMMED else None
+        if total is not None:
+            yield node.args[0], total
+
+
+def _total(node: fx.Node) -> fx.Node | None:
+    """The sum that this value is a summand of, perhaps after its batch norm; None where it is none."""
+    total = None
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if operation(node) == "add":
+            total = node
+        elif operation(node) != "batch_norm" or total is not None:
+            break
+    return total
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The numbers that a network's files hold, each tensor once, and batch norms folded into the layers before them.
+
+    `integers` are the weights that have an integer form. `reals` are all others, which stay real in every file: biases,
+    embeddings, recurrent layers, norms. `both` are those among the weights that something else reads as real numbers.
+    """
+
+    integers: int
+    reals: int
+    both: int = 0
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a float file holds."""
+        return self.integers + self.reals - self.both
+
+
+def stored(trace: Trace, operations: Iterable[fx.Node], constants: Mapping[fx.Node, int]) -> Stored:
+    """What `operations` read of the network's `constants`, given with how many numbers they are."""
+    integers: dict[Hashable, int] = {}
+    reals: dict[Hashable, int] = {}
+    for node in operations:
+        weight = integer_weight(node, constants.__contains__)
+        if weight is not None:
+            integers[_identity(trace, weight)] = constants[weight]
+        if operation(node) == "batch_norm":
+            reals[node] = _of_norm(node, constants.__contains__)
+            continue
+        read = {each for each in node.all_input_nodes if each in constants and each is not weight}
+        reals |= {_identity(trace, each): constants[each] for each in read}
+    both = sum(integers[each] for each in integers.keys() & reals.keys())
+    return Stored(sum(integers.values()), sum(reals.values()), both)
+
+
+def _identity(trace: Trace, constant: fx.Node) -> Hashable:
+    """The same for all names of one tensor."""
+    tensor = trace.tensor(constant)
+    return constant if tensor is None else id(tensor)
+
+
+def _of_norm(norm: fx.Node, is_constant: Callable[[object], bool]) -> int:
+    """What is left of a batch norm: a scale and a shift, or the bias of the layer before it, if that had none."""
+    layer, channels = cast("fx.Node", norm.args[0]), int(norm.meta["val"].shape[1])
+    weight = integer_weight(layer, is_constant)
+    if weight is None or len(layer.users) > 1:
+        return 2 * channels
+    return channels if len(layer.all_input_nodes) == 2 else 0
+
 
 _META = torch.device("meta")
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx
 
 from haversack.graph.fold import Norm
-from haversack.graph.inference import with_tensors
+from haversack.graph.folded import with_tensors
 from haversack.graph.merge import Merged
-from haversack.graph.observe import Batches, watch
+from haversack.graph.run import Batches, watch
 
 Tensors = Mapping[str, Tensor]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.graph.fold import CONVOLUTIONS, Norm, free_name
-from haversack.graph.named_tensors import named_tensors
+from haversack.graph.run import named_tensors
 from haversack.graph.trace import arguments_of
 
 aten = torch.ops.aten

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.operations import PADS
+from haversack.graph.ops import PADS
 from haversack.graph.trace import arguments_of
 
 aten = torch.ops.aten

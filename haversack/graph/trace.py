@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from haversack.errors import TraceError
-from haversack.graph.named_tensors import on_the_same_tensors
+from haversack.graph.run import on_the_same_tensors
 
 
 @dataclass(frozen=True)

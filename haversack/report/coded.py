@@ -7,7 +7,7 @@ from typing import Any
 
 from haversack.coded.tensors import Codebook, Integers, Stored
 from haversack.quantity import show_bytes
-from haversack.report.tables import document, paragraph, table
+from haversack.report.blocks import document, paragraph, table
 
 
 def coded(tensors: Mapping[str, Stored], size_bytes: int, place: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from haversack.device import Device
 from haversack.quantity import show_bytes
-from haversack.report.tables import document, paragraph, table
+from haversack.report.blocks import document, paragraph, table
 
 _FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "flash_bytes": ("flash", show_bytes),

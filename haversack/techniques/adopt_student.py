@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from haversack import zoo
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.finetune import Training, finetune
-from haversack.finetune.randomness import seeded
 from haversack.model import Edits, Layer, Model, Swap
 from haversack.recipe import Stage
 from haversack.task import Task
+from haversack.training import Training, finetune
+from haversack.training.machine import seeded
 
 _WIDTHS = (0.5, 0.25)
 

@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError
-from haversack.finetune import Training, finetune
-from haversack.finetune.outputs import Outputs
-from haversack.finetune.settings import Features
 from haversack.model import Model
 from haversack.recipe import Stage
 from haversack.task import Task
+from haversack.training import Training, finetune
+from haversack.training.settings import Features
+from haversack.training.teacher import Outputs
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Distill:
     """The network after `epochs` of learning from the original's outputs, and from labels where there are any.
 
     `distillation` is the teacher's share of the loss; data without labels are learned from by the teacher's word alone.
-    Class scores are compared as `outputs` says, at a `temperature` (see finetune/outputs.py); other outputs, and those
+    Class scores are compared as `outputs` says, at a `temperature` (see training/teacher.py); other outputs, and those
     of reconstruction, by their squared difference. A `learning_rate` of 0 is chosen by itself.
 
     With `features` maps within the networks are compared too: by `fitnet` regressors (Romero et al. 2015), by where

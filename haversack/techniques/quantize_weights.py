@@ -9,15 +9,15 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, fx
 
+from haversack.calibration.ranges import limits_of_least_error
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.annotation import layers
-from haversack.graph.inference import inference, tensor_of
-from haversack.graph.named_tensors import is_finite
-from haversack.graph.settle import settle, settleable
+from haversack.graph.folded import inference, tensor_of
+from haversack.graph.ops import layers
+from haversack.graph.run import is_finite
+from haversack.graph.write_back import settle, settleable
 from haversack.grid import Grid, symmetric
 from haversack.model import Model
-from haversack.numerics.ranges import limits_of_least_error
 from haversack.recipe import Stage
 from haversack.task import Task
 

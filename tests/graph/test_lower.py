@@ -3,7 +3,7 @@ import torch
 from quantizable_networks import NETWORKS, build, convolution, model_of, quantized
 from torch.nn import functional as F
 
-from haversack.graph.lower import lower, output_step
+from haversack.graph.pairs import lower, output_step
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])

@@ -14,15 +14,15 @@ from prunable_networks import settled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haversack.graph.channel_cost import channel_cost
+from haversack.channels.cost import channel_cost
+from haversack.channels.groups import channel_groups
 from haversack.graph.cost import cost
-from haversack.graph.groups import channel_groups
-from haversack.graph.inference import inference, tensor_of
-from haversack.graph.settle import settle, settleable
+from haversack.graph.folded import inference, tensor_of
 from haversack.graph.trace import trace
+from haversack.graph.write_back import settle, settleable
 from haversack.model import Model
-from haversack.numerics.data_free import ranges_from_norms
-from haversack.numerics.sparsity import prunable
+from haversack.techniques.prune_weights.patterns import prunable
+from haversack.techniques.quantize_static.data_free import ranges_from_norms
 
 aten = torch.ops.aten
 

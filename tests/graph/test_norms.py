@@ -3,9 +3,8 @@ import torch
 from prunable_networks import NETWORKS, build
 from torch import nn
 
-from haversack.graph.inference import inference, tensor_of
-from haversack.graph.norms import settled_to_train, with_measured_norms
-from haversack.graph.settle import settleable
+from haversack.graph.folded import inference, tensor_of
+from haversack.graph.write_back import settleable, settled_to_train, with_measured_norms
 from haversack.model import Model
 
 

@@ -5,9 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import RecipeError
-from haversack.graph.inference import inference
-from haversack.graph.lower import lower, output_step
-from haversack.graph.qdq import insert, pairs
+from haversack.graph.folded import inference
+from haversack.graph.pairs import insert, lower, output_step, pairs
 from haversack.grid import Grid, affine
 from haversack.model import Model
 

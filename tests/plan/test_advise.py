@@ -11,9 +11,9 @@ from torch import nn
 from haversack.device import Budget, Device, find_device
 from haversack.graph.cost import Cost, cost
 from haversack.graph.trace import trace
-from haversack.measure.estimate import weigh
 from haversack.measurement import Figure
 from haversack.plan.advise import Advice, advise
+from haversack.runtimes.estimate import weigh
 from haversack.techniques import names
 
 FAMILIES = {

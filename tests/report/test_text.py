@@ -11,15 +11,15 @@ from torch import nn
 from haversack.device import Budget, Device, device_names, find_device
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
-from haversack.measure.estimate import weigh
 from haversack.measurement import BenchReport, Candidate, Conditions, Fidelity, Figure, Measurement, Miss, Parity
 from haversack.model import Model
 from haversack.plan.advise import advise
 from haversack.plan.found import Found, Refusal, Verdict
 from haversack.recipe import Recipe, Stage
+from haversack.report.blocks import figure, paragraph, table
 from haversack.report.devices import device_card, device_table
-from haversack.report.tables import figure, paragraph, table
 from haversack.report.text import advised, benched, measured_earlier, packed, weighed
+from haversack.runtimes.estimate import weigh
 from haversack.task import Task
 
 PI = find_device("raspberry-pi-zero-2w")

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from haversack.errors import HaversackError, NothingChangedError, RecipeError
-from haversack.graph.surgery import load, save
 from haversack.grid import affine
 from haversack.model import Model
+from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.adopt_student import AdoptStudent, families, interface
 

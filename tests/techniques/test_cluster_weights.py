@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.export.onnx import write
-from haversack.graph.annotation import layers
-from haversack.graph.inference import inference, tensor_of
-from haversack.graph.lower import lower
+from haversack.graph.folded import inference, tensor_of
+from haversack.graph.ops import layers
+from haversack.graph.pairs import lower
 from haversack.model import Model
+from haversack.runtimes.onnx import write
 from haversack.task import Task
 from haversack.techniques.cluster_weights import ClusterWeights
 

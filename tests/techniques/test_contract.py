@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from haversack import techniques
 from haversack.device import find_device
 from haversack.errors import NothingChangedError
-from haversack.export import onnx
-from haversack.graph.lower import lower
+from haversack.graph.pairs import lower
 from haversack.model import Edits, Model
 from haversack.recipe import Recipe, Stage, recipe_from_toml, technique
+from haversack.runtimes import onnx
 from haversack.task import Task
 
 NAMES = techniques.names()

@@ -12,15 +12,14 @@ from torch.nn import functional as F
 
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.export import onnx
 from haversack.graph.cost import cost
-from haversack.graph.lower import lower
-from haversack.graph.surgery import save
+from haversack.graph.pairs import lower
 from haversack.graph.trace import trace
-from haversack.measure import host
 from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.recipe import Recipe, recipe_from_toml
+from haversack.runtimes import host, onnx
+from haversack.surgery.save import save
 from haversack.task import Task
 from haversack.techniques.factorize import Factorize
 from haversack.techniques.prune_channels import PruneChannels

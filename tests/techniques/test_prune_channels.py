@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from haversack.device import Device
 from haversack.errors import ExportError, NothingChangedError, RecipeError, SurgeryError
-from haversack.graph.surgery import load, save
 from haversack.model import Model
 from haversack.recipe import Recipe, recipe_from_toml
+from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
 

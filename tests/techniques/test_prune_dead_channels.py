@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from haversack import progress
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError, SurgeryError
-from haversack.graph.surgery import load, save
 from haversack.model import Model, Swap
+from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.prune_dead_channels import PruneDeadChannels
 

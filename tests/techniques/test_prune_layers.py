@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.removable import without
-from haversack.graph.surgery import load, save
 from haversack.model import Edits, Model, Swap
 from haversack.recipe import Recipe, recipe_from_toml
+from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.prune_layers import PruneLayers
+from haversack.techniques.prune_layers.removable import without
 
 
 class Block(nn.Module):

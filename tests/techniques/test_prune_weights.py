@@ -14,16 +14,16 @@ from torch.nn import functional as F
 
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.finetune import Training, finetune
-from haversack.graph.inference import inference, tensor_of
-from haversack.graph.surgery import save
+from haversack.graph.folded import inference, tensor_of
 from haversack.grid import affine
 from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.recipe import Recipe, recipe_from_toml
+from haversack.surgery.save import save
 from haversack.task import Task
 from haversack.techniques import catalogue
 from haversack.techniques.prune_weights import PruneWeights
+from haversack.training import Training, finetune
 
 
 class Net(nn.Module):

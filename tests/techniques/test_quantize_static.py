@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from haversack import techniques
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
-from haversack.export.onnx import write
-from haversack.graph.lower import lower
-from haversack.measure.host import load
+from haversack.graph.pairs import lower
 from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.recipe import Recipe, describe, recipe_from_toml
+from haversack.runtimes.host import load
+from haversack.runtimes.onnx import write
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 

@@ -9,18 +9,18 @@ from torch.nn import functional as F
 
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError, TaskError, TrainingError
-from haversack.export.onnx import write
-from haversack.finetune import Training, finetune
-from haversack.graph.inference import inference, tensor_of
-from haversack.graph.lower import lower
-from haversack.graph.settle import settle
-from haversack.measure.host import load
+from haversack.graph.folded import inference, tensor_of
+from haversack.graph.pairs import lower
+from haversack.graph.write_back import settle
 from haversack.model import Model
-from haversack.numerics.fake import fake_quantized
 from haversack.progress import shown_by
 from haversack.recipe import Recipe
+from haversack.runtimes.host import load
+from haversack.runtimes.onnx import write
 from haversack.task import Task
 from haversack.techniques.quantize_training import QuantizeTraining
+from haversack.techniques.quantize_training.fake import fake_quantized
+from haversack.training import Training, finetune
 
 
 class Residual(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from test_contract import NAMES, applied
 
-from haversack.graph.surgery import save
+from haversack.surgery.save import save
 
 ROOT = Path(__file__).parent.parent.parent
 ELSEWHERE = """
@@ -51,9 +51,8 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_every_result_is_reloaded_trained_on_and_exported_in_another_process(tmp_path):
-    from haversack.export import onnx
-    from haversack.graph.lower import lower
-    from haversack.measure import host
+    from haversack.graph.pairs import lower
+    from haversack.runtimes import host, onnx
 
     x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     for name in NAMES:

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
-from haversack.export import onnx
 from haversack.graph.cost import cost
-from haversack.graph.lower import lower
-from haversack.graph.surgery import load, save
+from haversack.graph.pairs import lower
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import shown_by
+from haversack.runtimes import onnx
+from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.replace_blocks import ReplaceBlocks

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from haversack import zoo
-from haversack.graph.surgery import load, save
 from haversack.model import Edits, Layer, Model, Slices, Swap
+from haversack.surgery.save import load, save
 
 
 @pytest.mark.parametrize("name", zoo.names())

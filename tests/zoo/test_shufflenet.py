@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from haversack import zoo
+from haversack.channels.groups import channel_groups
 from haversack.errors import RecipeError
 from haversack.graph.cost import cost
-from haversack.graph.groups import channel_groups
 from haversack.graph.trace import trace
 from haversack.zoo.ds_cnn import DsCnn
 from haversack.zoo.shufflenet_v1 import GroupUnit, ShuffleNetV1

@@ -11,18 +11,18 @@ from torch import Tensor, fx, nn
 
 from haversack import zoo
 from haversack.errors import RecipeError
-from haversack.export.litert import MICRO
-from haversack.export.litert import RUNTIME as LITERT
-from haversack.export.onnx import RUNTIME as ONNX
-from haversack.graph.annotation import left_float
 from haversack.graph.cost import cost
-from haversack.graph.inference import inference
-from haversack.graph.integer.read import read
-from haversack.graph.integer.reference import run
-from haversack.graph.lower import lower, output_step
+from haversack.graph.folded import inference
+from haversack.graph.ops import left_float
+from haversack.graph.pairs import lower, output_step
 from haversack.graph.trace import trace
-from haversack.measure import host
+from haversack.integer.read import read
+from haversack.integer.reference import run
 from haversack.model import Model
+from haversack.runtimes import host
+from haversack.runtimes.onnx import RUNTIME as ONNX
+from haversack.runtimes.tflite import MICRO
+from haversack.runtimes.tflite import RUNTIME as LITERT
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.quantize_static import QuantizeStatic

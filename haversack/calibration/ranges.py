@@ -1,0 +1,337 @@
+"""Ranges: the grids of values and weights, from what was seen on the calibration inputs and what runtimes demand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from haversack.errors import RecipeError, TaskError
+from haversack.graph.folded import tensor_of
+from haversack.graph.ops import fixed_ranges, layers, read_by, sharing, transposed_layers
+from haversack.graph.run import Batches, is_finite, watch
+from haversack.grid import Grid, affine, blocks, round_, steps_of, symmetric
+
+Ranges = Literal["min_max", "percentile", "mse", "entropy"]
+_BINS = 2048
+_TAIL = 1e-5
+# Shorter than a tenth, and a step of 8 bits would be finer than a bin of the histogram.
+_CUTS = tuple(share / 100 for share in range(100, 9, -1))
+# Steps of more bits than this are finer than the bins, and reach far enough to need no cut.
+_MOST_BITS_TO_CUT = 10
+_ENTROPY_STRIDE = 8
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Smallest and largest value seen, and how often each of 2048 equal bins between them was hit.
+
+    `counts` is None where only the limits were asked for.
+    """
+
+    low: float
+    high: float
+    counts: Tensor | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the value was the same number throughout."""
+        return self.low == self.high
+
+    def limits(self, ranges: Ranges, *, bits: int = 8) -> tuple[float, float]:
+        """The numbers between which a grid of so many bits should lie.
+
+        All that was seen (`min_max`), all but one in 100,000 at either end (`percentile`), as much as makes the mean
+        squared rounding error least (`mse`), or as much as makes the Kullback-Leibler divergence of the rounded from
+        the true distribution least (`entropy`: Migacz, 8-bit Inference with TensorRT, 2017); never more than was seen.
+        Grids of more than 10 bits get it all.
+        """
+        if self.is_constant or self.counts is None or bits > _MOST_BITS_TO_CUT or not self.counts.sum():
+            return self.low, self.high
+        if ranges == "percentile":
+            return self._percentile(self.counts)
+        if ranges == "entropy":
+            return self._least_divergence(self.counts, bits)
+        return self._least_error(bits) if ranges == "mse" else (self.low, self.high)
+
+    def grid(self, ranges: Ranges, *, bits: int = 8, signed: bool = False) -> Grid:
+        """The grid that covers these values as far as `limits` says; 0.0 is always covered."""
+        return spanning(*self.limits(ranges, bits=bits), bits=bits, signed=signed)
+
+    def squared_error(self, grids: Sequence[Grid]) -> Tensor:
+        """The mean squared rounding error of the histogram on each grid, in float64."""
+        if self.counts is None:
+            return torch.zeros(len(grids), dtype=torch.float64)
+        centres = self.low + self._bin_width * (torch.arange(_BINS, dtype=torch.float64) + 0.5)
+        scales, zeros = ([getattr(grid, part)[0] for grid in grids] for part in ("scale", "zero_point"))
+        # One grid with a step per row: all candidates at once.
+        rows = Grid(grids[0].bits, grids[0].signed, tuple(scales), tuple(zeros), axis=0)
+        rounded = rows.round(centres.expand(len(grids), -1)).double()
+        return ((rounded - centres) ** 2 @ self.counts) / self.counts.sum()
+
+    @property
+    def _bin_width(self) -> float:
+        return (self.high - self.low) / _BINS
+
+    def _percentile(self, counts: Tensor) -> tuple[float, float]:
+        """The outer edges of the bins in which the tails end."""
+        share = counts.cumsum(0) / counts.sum()
+        first = int((share <= _TAIL).sum())
+        last = int((share < 1 - _TAIL).sum())
+        return self.low + self._bin_width * first, min(self.low + self._bin_width * (last + 1), self.high)
+
+    def _least_error(self, bits: int) -> tuple[float, float]:
+        """The best upper end for the whole lower side, then the best lower end for that one.
+
+        The whole range is among the candidates, so the error is never above that of `min_max`.
+        """
+        highs = [self.high * share for share in _CUTS] if self.high > 0 else [self.high]
+        high = self._best([(self.low, each) for each in highs], bits)[1]
+        lows = [self.low * share for share in _CUTS] if self.low < 0 else [self.low]
+        return self._best([(each, high) for each in lows], bits)
+
+    def _least_divergence(self, counts: Tensor, bits: int) -> tuple[float, float]:
+        """The limits that cut magnitudes where the divergence is least: one threshold for both sides."""
+        one_sided = self.low >= 0 or self.high <= 0
+        sizes, top = _magnitudes(self, counts)
+        threshold = top * _least_divergent_bin(sizes, 1 << (bits if one_sided else bits - 1)) / _BINS
+        return max(self.low, -threshold), min(self.high, threshold)
+
+    def _best(self, ends: list[tuple[float, float]], bits: int) -> tuple[float, float]:
+        errors = self.squared_error([affine(low, high, bits=bits) for low, high in ends])
+        return ends[int(errors.argmin())]
+
+
+def spanning(low: float, high: float, *, bits: int, signed: bool) -> Grid:
+    """The activation grid between two numbers: affine, but with zero point 0 on 16 signed bits.
+
+    So TFLite's 16x8 specification demands it; its kernels clamp at -32768.
+    """
+    if bits <= 8 or not signed:
+        return affine(low, high, bits=bits, signed=signed)
+    ends = symmetric(torch.tensor([max(abs(low), abs(high)) or 1.0]), axis=None, bits=bits)
+    return Grid(bits, True, ends.scale, ends.zero_point)
+
+
+def observe(
+    network: fx.GraphModule, names: Collection[str], batches: Batches, *, counted: bool = True
+) -> Mapping[str, Observed]:
+    """What each value called in `names` was on the batches.
+
+    With `counted` the network runs twice, first for the limits and then for the histograms between them. Raises
+    TaskError when the inputs never vary, or when a value is NaN or infinite.
+    """
+    _check_inputs(batches)
+    lows = dict.fromkeys(names, math.inf)
+    highs = dict.fromkeys(names, -math.inf)
+
+    def widen(name: str, value: Tensor) -> None:
+        low, high = (float(end) for end in value.aminmax())
+        _check_finite(name, low, high)
+        lows[name], highs[name] = min(lows[name], low), max(highs[name], high)
+
+    watch(network, batches, names, widen)
+    if not counted:
+        return {name: Observed(lows[name], highs[name]) for name in names}
+    counts = {name: torch.zeros(_BINS, dtype=torch.float64) for name in names}
+
+    def count(name: str, value: Tensor) -> None:
+        counts[name] += _counted(value, lows[name], highs[name])
+
+    watch(network, batches, [name for name in names if lows[name] < highs[name]], count)
+    return {name: Observed(lows[name], highs[name], counts[name]) for name in names}
+
+
+def _counted(value: Tensor, low: float, high: float) -> Tensor:
+    """What `torch.histc` counts in 2048 bins from `low` to `high`, in half the time."""
+    ends = torch.tensor([low, high], dtype=value.dtype)
+    places = (value - low).mul_(_BINS).div_(ends[1] - ends[0]).to(torch.int32).clamp_(0, _BINS - 1)
+    return torch.bincount(places.flatten(), minlength=_BINS).double()
+
+
+def _magnitudes(seen: Observed, counts: Tensor) -> tuple[np.ndarray[Any, Any], float]:
+    """The histogram of absolute values from 0 to the largest, and the largest."""
+    top = max(abs(seen.low), abs(seen.high))
+    width = (seen.high - seen.low) / _BINS
+    centres = np.abs(seen.low + width * (np.arange(_BINS) + 0.5))
+    places = np.minimum((centres / top * _BINS).astype(np.int64), _BINS - 1)
+    return np.bincount(places, counts.numpy(), _BINS), top
+
+
+def _least_divergent_bin(counts: np.ndarray[Any, Any], levels: int) -> int:
+    """How many of the first bins a grid of `levels` steps should cover."""
+    # Zeros from a ReLU are exact on every grid; as one huge bin they would drown all other differences.
+    counts = counts.copy()
+    counts[0] = counts[1]
+    ends = range(min(levels, _BINS), _BINS + 1, _ENTROPY_STRIDE)
+    return min(ends, key=lambda end: _divergence(counts, end, levels))
+
+
+def _divergence(counts: np.ndarray[Any, Any], end: int, levels: int) -> float:
+    """How far the distribution is from itself, clipped after `end` bins and averaged within `levels` steps."""
+    true, inside = counts[:end].copy(), counts[:end]
+    true[-1] += counts[end:].sum()
+    step = np.arange(end) * levels // end
+    hit = inside > 0
+    sums, hits = np.bincount(step, inside, levels), np.bincount(step, hit, levels)
+    rounded = np.where(hit, (sums / np.maximum(hits, 1))[step], 0.0)
+    p, q = true / true.sum(), rounded / max(rounded.sum(), 1e-30)
+    # A little mass everywhere: cutting off what was seen must cost much, but not infinitely.
+    return float((p[p > 0] * np.log(p[p > 0] / np.maximum(q[p > 0], 1e-9))).sum())
+
+
+def _check_inputs(batches: Batches) -> None:
+    """Refuses inputs that are one number throughout: no range can be read off them."""
+    ends = [(float(low), float(high)) for low, high in (_ends(values) for values in zip(*batches, strict=True))]
+    if ends and all(low == high for low, high in ends):
+        raise TaskError(
+            f"every number of the calibration inputs is {ends[0][0]:g}.",
+            where="calibrate()",
+            mend="let it yield typical inputs, such as some hundred samples of the training data.",
+        )
+
+
+def _ends(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest number of one input over all batches."""
+    return torch.stack([each.min() for each in values]).min(), torch.stack([each.max() for each in values]).max()
+
+
+def _check_finite(name: str, low: float, high: float) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise TaskError(
+            "the network computes NaN or infinity on the calibration inputs.",
+            where=f"value {name}",
+            mend="check the inputs and the weights of the network.",
+        )
+
+
+aten = torch.ops.aten
+
+Activations = Literal["uint8", "int8", "int16"]
+FORMATS: Mapping[str, tuple[int, bool]] = {"uint8": (8, False), "int8": (8, True), "int16": (16, True)}
+# From here on, one outlier may take a bit from all other weights of its channel: cutting it is worth a search.
+_FEW_BITS = 6
+_SHARES = tuple(share / 100 for share in range(100, 39, -2))
+_CREST = 16
+# Errors are float32 sums: a bound has to be clearly larger.
+_SURELY = 1.01
+
+
+def value_grids(
+    network: fx.GraphModule, seen: Mapping[str, Observed], ranges: Ranges, activations: Activations
+) -> dict[str, Grid]:
+    """A grid for every value in `seen`, which must be the graph's points.
+
+    Values that should share a grid get the one that spans all of theirs, save those that a ReLU cut where others are
+    negative: only on a grid that begins at zero does the ReLU vanish into the rounding (ONNX Runtime fuses no other),
+    and rescaling at the concatenation costs less. Values whose range the specification settles get that range.
+    """
+    bits, signed = FORMATS[activations]
+    limits = {name: each.limits(ranges, bits=bits) for name, each in seen.items()}
+    for group in sharing(network):
+        lows, highs = zip(*(limits[name] for name in group), strict=True)
+        widest = (min(lows), max(highs))
+        limits |= {name: widest for name in group if (limits[name][0] < 0) == (widest[0] < 0)}
+    grids = {name: spanning(*ends, bits=bits, signed=signed) for name, ends in limits.items()}
+    settled = {name: ends for name, ends in fixed_ranges(network).items() if name in grids}
+    return grids | {name: _fixed(*ends, bits, signed=signed) for name, ends in settled.items()}
+
+
+def weight_grids(
+    network: fx.GraphModule, values: Mapping[str, Grid], bits: Mapping[str, int], *, joint: bool = False
+) -> dict[str, Grid]:
+    """One grid for each weight in `bits`, with one step an output channel; layers that share a weight share it.
+
+    It holds all weights; below 7 bits, as much of them as makes the channel's squared rounding error least. With
+    `joint` all channels of a linear layer have the same step, as the first version of TFLite's specification had it.
+    """
+    limits: dict[str, Tensor] = {}
+    axes = {**dict.fromkeys(layers(network), 0), **dict.fromkeys(transposed_layers(network), 1)}
+    for (layer, name), axis in axes.items():
+        if name in bits:
+            weight = tensor_of(network, name)
+            if not is_finite(weight):
+                raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
+            least = limits_for_bias(network, layer, values[read_by(layer)], bits[name])
+            wide = torch.maximum(_spans(weight.transpose(0, axis), bits[name]), least)
+            if joint and layer.target is aten.linear.default:
+                wide = wide.amax().expand(wide.shape)
+            limits[name] = torch.maximum(limits.get(name, wide), wide)
+    axis_of = {name: axis for (_, name), axis in axes.items()}
+    return {name: symmetric(limit, axis=axis_of[name], bits=bits[name]) for name, limit in limits.items()}
+
+
+def limits_for_bias(network: fx.GraphModule, layer: fx.Node, inputs: Grid, bits: int) -> Tensor:
+    """The least weight limits with which the bias, in steps of input step x weight step, leaves 32 bits half free.
+
+    A channel of nearly zero weights (batch norm switched it off) would otherwise lose its bias.
+    """
+    bias = layer.args[2] if len(layer.args) > 2 else None
+    if not isinstance(bias, fx.Node):
+        return torch.zeros(())
+    largest = (1 << bits - 1) - 1
+    return tensor_of(network, str(bias.target)).abs() / (inputs.scale[0] * 2**30) * largest
+
+
+def _fixed(low: float, high: float, bits: int, *, signed: bool) -> Grid:
+    """TFLite's grid of sigmoid, softmax and tanh: steps of 1/256 and 1/128, or 1/32768 on 16 bits."""
+    if bits > 8:
+        return Grid(bits, signed, (2.0 ** (1 - bits),), (0,))
+    scale = (high - low) / (1 << bits)
+    return Grid(bits, signed, (scale,), (round(-low / scale) - ((1 << bits - 1) if signed else 0),))
+
+
+def _spans(weight: Tensor, bits: int) -> Tensor:
+    """The magnitude up to which each output channel's grid reaches."""
+    rows = weight.detach().flatten(1)
+    if bits > _FEW_BITS:
+        return torch.cat([rows[some].abs().amax(1) for some in blocks(rows)])
+    return limits_of_least_error(rows, bits, _SHARES)
+
+
+def limits_of_least_error(rows: Tensor, bits: int, shares: Sequence[float]) -> Tensor:
+    """Up to where the grid of each row reaches: the share of its largest magnitude of least squared rounding error.
+
+    `shares` fall from 1; of equal ones the first is taken.
+    """
+    top = (1 << bits - 1) - 1
+    return torch.cat([_best_limits(rows[some].abs(), top, shares) for some in blocks(rows)])
+
+
+def _best_limits(sizes: Tensor, top: int, shares: Sequence[float]) -> Tensor:
+    """The limits of rows of magnitudes; negative numbers are rounded like positive ones."""
+    crests, errors = _crests(sizes), torch.empty_like(sizes)
+    best = whole = crests.amax(1)
+    least = torch.full_like(whole, torch.inf)
+    for share in shares:
+        limits = whole * share
+        cut_off = (crests - limits.unsqueeze(1)).clamp_min_(0).square_().sum(1)
+        if bool((cut_off > least * _SURELY).all()):
+            # More than all the error so far; smaller shares cut off more.
+            break
+        steps = steps_of(limits, top).unsqueeze(1)
+        round_(torch.div(sizes, steps, out=errors)).clamp_max_(top).mul_(steps).sub_(sizes).square_()
+        error = errors.sum(1)
+        best, least = torch.where(error < least, limits, best), torch.minimum(error, least)
+    return best
+
+
+def _crests(sizes: Tensor) -> Tensor:
+    """Some of each row's magnitudes, nearly all the large ones among them: the largest of sixteen at a time."""
+    width = -(-sizes.shape[1] // _CREST)
+    whole = width * (sizes.shape[1] // width)
+    crests = sizes[:, :whole].reshape(len(sizes), -1, width).amax(1)
+    return crests if whole == sizes.shape[1] else torch.cat([crests, sizes[:, whole:]], 1)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Weights that lie on points of their grids, and biases that make up for the loss, named as in the folded graph."""
+
+    tensors: Mapping[str, Tensor]
+    grids: Mapping[str, Grid]

@@ -1,0 +1,73 @@
+"""Rewrite: copies of the inference graph with operations that must stay float, and bits layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from torch import fx
+
+from haversack.errors import RecipeError
+from haversack.graph.folded import with_tensors
+from haversack.graph.ops import integer_operations, layers, transposed_layers
+from haversack.graph.trace import layer_path
+
+
+def leaving_float(network: fx.GraphModule, paths: Sequence[str]) -> fx.GraphModule:
+    """The graph in which no operation of the layers at `paths`, or inside of them, has an integer form.
+
+    It computes the same; only what asks for grids sees the difference. Raises RecipeError for a path that holds nothing
+    that could be integer.
+    """
+    if not paths:
+        return network
+    changed = with_tensors(network, {})
+    chosen = {path: [node for node in integer_operations(changed) if lies_in(node, path)] for path in paths}
+    lost = [path for path, nodes in chosen.items() if not nodes]
+    if lost:
+        raise _unknown(lost, network)
+    for node in {node for nodes in chosen.values() for node in nodes}:
+        node.target = _float_only(cast("Callable[..., Any]", node.target))
+    return changed
+
+
+def bits_by_weight(network: fx.GraphModule, bits: int, exceptions: Mapping[str, int]) -> dict[str, int]:
+    """How many bits each weight gets: `bits`, or what `exceptions` says of its layer, the longest path counting most.
+
+    A weight that layers share gets the most of what they ask for. Raises RecipeError for a path that holds no layer.
+    """
+    found: dict[str, int] = {}
+    lost = set(exceptions)
+    for layer, weight in (*layers(network), *transposed_layers(network)):
+        met = [path for path in exceptions if lies_in(layer, path)]
+        wanted = exceptions[max(met, key=len)] if met else bits
+        found[weight] = max(found.get(weight, 0), wanted)
+        lost -= set(met)
+    if lost:
+        raise _unknown(sorted(lost), network)
+    return found
+
+
+def lies_in(node: fx.Node, path: str) -> bool:
+    """Whether an operation is that of the module at `path`, of one inside it, or of the weight of that name."""
+    reads = (str(each.target) for each in node.all_input_nodes if each.op == "get_attr")
+    return any(f"{name}.".startswith(f"{path}.") for name in (layer_path(node), *reads))
+
+
+def _float_only(operation: Callable[..., Any]) -> Callable[..., Any]:
+    def in_float(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - what the operation takes and gives
+        return operation(*arguments, **options)
+
+    return in_float
+
+
+def _unknown(paths: Sequence[str], network: fx.GraphModule) -> RecipeError:
+    known = dict.fromkeys(_paths(network))
+    return RecipeError(
+        f"no layer with an integer form lies at {', '.join(repr(path) for path in paths)}.",
+        mend=f"write the path of a layer or a module around it: {', '.join(known)}.",
+    )
+
+
+def _paths(network: fx.GraphModule) -> Iterator[str]:
+    return (path for node, _ in (*layers(network), *transposed_layers(network)) if (path := layer_path(node)))

@@ -1,0 +1,244 @@
+"""Sweep: layer after layer is chosen anew, while the network before it already computes with what was chosen.
+
+A layer reads what the changed layers before it compute and is fitted to what the original network computes there;
+before a sum, to what the sum needs, so that errors do not add up along a residual network (He et al. 2017, Channel
+Pruning for Accelerating Very Deep Neural Networks, section 3.2, for all layers). Between two layers a graph holds only
+what later operations read, and rounded values as their integers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from haversack.calibration.least_squares import Fit, Moments, refitted
+from haversack.calibration.patches import Patches, channel_dim
+from haversack.errors import RecipeError
+from haversack.graph.folded import inference, tensor_of
+from haversack.graph.ops import layers
+from haversack.graph.pairs import pairs
+from haversack.graph.run import Batches, is_finite
+from haversack.graph.write_back import settleable, settled_to_train
+from haversack.model import Edits, Model
+from haversack.progress import track
+
+_DEQUANTIZE = pairs.dequantize_per_tensor.default
+
+
+class Lane:
+    """Runs `network` up to some operation, one batch at a time; `keep` names values to hold until they are taken.
+
+    `tensors` holds the weights, which may be replaced before the operation that reads them runs.
+    """
+
+    def __init__(self, network: fx.GraphModule, batches: Batches, keep: Collection[fx.Node] = ()) -> None:
+        self._nodes = list(network.graph.nodes)
+        self._places = {node: place for place, node in enumerate(self._nodes)}
+        constants = (str(node.target) for node in network.graph.find_nodes(op="get_attr"))
+        self.tensors: dict[str, Tensor] = {name: tensor_of(network, name) for name in constants}
+        self._keep = frozenset(keep)
+        self._done = [0] * len(batches)
+        inputs = list(network.graph.find_nodes(op="placeholder"))
+        self._states: list[dict[fx.Node, Any]] = [dict(zip(inputs, batch, strict=True)) for batch in batches]
+        self._kept: list[dict[fx.Node, Any]] = [{} for _ in batches]
+        self._last = _last_reads(self._nodes)
+
+    def run(self, batch: int, node: fx.Node, *, inclusive: bool) -> None:
+        """Goes on with a batch to just before `node`, or to just after it."""
+        state, end = self._states[batch], self._places[node] + inclusive
+        for each in self._nodes[self._done[batch] : end]:
+            if each.op == "call_function":
+                state[each] = self._result(each, batch)
+            if each in self._keep:
+                self._kept[batch][each] = state[each]
+            for dead in self._last.get(each, ()):
+                del state[dead]
+        self._done[batch] = max(self._done[batch], end)
+
+    def read(self, batch: int, node: fx.Node) -> Any:  # noqa: ANN401 - values may be tensors, sizes or lists of them
+        """The value of `node` on a batch."""
+        if node.op == "get_attr":
+            return self.tensors[str(node.target)]
+        value = self._states[batch][node]
+        return value() if isinstance(value, partial) else value
+
+    def take(self, batch: int, node: fx.Node) -> Tensor:
+        """The kept value of `node`, which is not held any longer."""
+        value: Tensor = self._kept[batch].pop(node)
+        return value
+
+    def _result(self, node: fx.Node, batch: int) -> Any:  # noqa: ANN401
+        target = cast("Callable[..., Any]", node.target)
+
+        def read(argument: fx.Node) -> Any:  # noqa: ANN401
+            return self.read(batch, argument)
+
+        arguments, options = fx.map_arg(node.args, read), fx.map_arg(node.kwargs, read)
+        if node.target is _DEQUANTIZE:
+            # Integers take a quarter of the memory, and are made real again in no time.
+            return partial(target, *arguments, **options)
+        return target(*arguments, **options)
+
+
+def _last_reads(nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """The values that nobody reads after each operation has run."""
+    last: dict[fx.Node, list[fx.Node]] = {}
+    met: set[fx.Node] = set()
+    for node in reversed(nodes):
+        unread = [each for each in (*node.all_input_nodes, node) if each not in met and each.op != "get_attr"]
+        met.update(unread)
+        if node.op in ("call_function", "placeholder"):
+            last[node] = list(dict.fromkeys(unread))
+    return last
+
+
+aten = torch.ops.aten
+
+# Neighbouring positions of a map say nearly the same: more of them change nothing but the time.
+_MOST_POSITIONS = 100_000
+
+
+@dataclass(frozen=True)
+class SweptLayer:
+    """A layer whose weight is chosen; `bias` is the name of its bias, `free_bias` whether that may change.
+
+    `wanted` is the value of the original network that it shall repeat, in the channels `rows` where not in all: its
+    own, or that of the sum that it completes; `completes` is that sum in the network of `node`.
+    """
+
+    node: fx.Node
+    weight: str
+    bias: str | None
+    free_bias: bool
+    completes: fx.Node | None
+    wanted: fx.Node
+    rows: Tensor | None = None
+
+
+def swept_layers(network: fx.GraphModule, names: Collection[str], writable: Collection[str]) -> list[SweptLayer]:
+    """The layers in `names` whose weight may be any, in the order in which they run.
+
+    Raises RecipeError for weights that hold NaN or infinity.
+    """
+    places = {node: place for place, node in enumerate(network.graph.nodes)}
+    readers = Counter(str(node.target) for node in network.graph.find_nodes(op="get_attr") for _ in node.users)
+    own = {name for name in writable if readers[name] == 1}
+    found = []
+    for node, weight in layers(network):
+        if weight in names and weight in own and Patches.know(node):
+            if not is_finite(tensor_of(network, weight)):
+                raise RecipeError("the weights hold NaN or infinity.", where=weight, mend="train the network again.")
+            bias = node.args[2] if len(node.args) > 2 else None
+            name = str(bias.target) if isinstance(bias, fx.Node) else None
+            total = _completed(node, places)
+            found.append(SweptLayer(node, weight, name, name in own, total, total or node))
+    return found
+
+
+class Sweep:
+    """The original network and the changed one, side by side; `tensors` holds what was chosen so far.
+
+    The layers are those of `changed`, or of the network that it rounds, in which they have the same names.
+    """
+
+    def __init__(
+        self, original: fx.GraphModule, changed: fx.GraphModule, batches: Batches, chosen: Collection[SweptLayer]
+    ) -> None:
+        self._real = Lane(original, batches, {each.wanted for each in chosen})
+        self._changed = Lane(changed, batches)
+        self._twins = {node.name: node for node in changed.graph.nodes}
+        self._sizes = [len(batch[0]) for batch in batches]
+        self.tensors: dict[str, Tensor] = {}
+
+    def fit(self, layer: SweptLayer, *, ridge: float) -> Fit:
+        """The weights with which the layer comes closest to what is wanted of it, near those that it has."""
+        weight = self._changed.tensors[layer.weight]
+        moments = Moments(layer.node, weight, centred=layer.free_bias)
+        for batch, size in enumerate(self._sizes):
+            inputs, outputs = self._inputs_and_outputs(layer, batch)
+            moments.add(inputs, outputs, _MOST_POSITIONS * size // sum(self._sizes))
+        bias = None if layer.bias is None else self._changed.tensors[layer.bias]
+        return moments.fit(weight, bias, ridge=ridge)
+
+    def choose(self, layer: SweptLayer, weight: Tensor, fit: Fit) -> None:
+        """Gives the layer this weight, in its own shape or the fit's, and the bias that goes with it."""
+        old = self._changed.tensors[layer.weight]
+        self.tensors[layer.weight] = weight.reshape(old.shape).to(old.dtype)
+        if layer.bias is not None and layer.free_bias:
+            bias = fit.bias(weight.double().reshape(fit.best.shape)).flatten()
+            self.tensors[layer.bias] = bias.to(old.dtype)
+        self._changed.tensors |= self.tensors
+
+    def _inputs_and_outputs(self, layer: SweptLayer, batch: int) -> tuple[Tensor, Tensor]:
+        """What the layer reads in the changed network, and what it should make of it."""
+        twin = self._twins[layer.node.name]
+        self._changed.run(batch, twin, inclusive=False)
+        self._real.run(batch, layer.wanted, inclusive=True)
+        inputs = self._changed.read(batch, cast("fx.Node", twin.args[0]))
+        wanted = self._real.take(batch, layer.wanted)
+        if layer.rows is not None:
+            wanted = wanted.index_select(channel_dim(layer.node), layer.rows)
+        if layer.completes is not None:
+            # The other summand's error is known by now: this layer makes up for it as well.
+            other = self._twins[layer.completes.name].args[1 - layer.completes.args.index(layer.node)]
+            wanted = wanted - self._changed.read(batch, cast("fx.Node", other))
+        return inputs, wanted
+
+
+def sum_after(layer: fx.Node) -> fx.Node | None:
+    """The sum of which the layer's result is a summand of equal shape, and nothing else."""
+    reader = next(iter(layer.users))
+    plain = len(layer.users) == 1 and reader.target is aten.add.Tensor and not reader.kwargs
+    return reader if plain and reader.meta["val"].shape == layer.meta["val"].shape else None
+
+
+def _completed(layer: fx.Node, places: Mapping[fx.Node, int]) -> fx.Node | None:
+    """The sum after the layer, if its other summand is there before the layer runs."""
+    total = sum_after(layer)
+    other = None if total is None else total.args[1 - total.args.index(layer)]
+    return total if isinstance(other, fx.Node) and places[other] < places[layer] else None
+
+
+_RIDGE = 1e-3
+
+
+def reconstructed(small: Model, original: Model, edits: Edits, batches: Batches) -> Model:
+    """`small`, which `edits` made of `original`, with new weights, biases and batch norms.
+
+    Layers that share weights or compute them, and all that are neither convolutions nor linear, keep what they have;
+    zeros that pruning left stay zero. Raises RecipeError for weights that hold NaN or infinity, and TaskError where
+    there are no inputs, or the networks compute NaN or infinity on them.
+    """
+    before, after = inference(original), inference(small)
+    chosen = list(_chosen(after, before, settleable(small, after), edits))
+    sweep = Sweep(before, after, batches, chosen)
+    with torch.no_grad():
+        for layer in track(chosen, "reconstructing", len(chosen)):
+            fit = sweep.fit(layer, ridge=_RIDGE)
+            best = refitted(fit, fit.start != 0) if layer.weight in small.sparse else fit.best
+            sweep.choose(layer, best, fit)
+    return settled_to_train(small, sweep.tensors, batches)
+
+
+def _chosen(
+    small: fx.GraphModule, original: fx.GraphModule, writable: Collection[str], edits: Edits
+) -> Iterator[SweptLayer]:
+    """The layers that can be fitted, in the order in which they run."""
+    # By their weights: the names of nodes shift with each removal.
+    twins, kept = {weight: node for node, weight in layers(original)}, edits.kept
+    for layer in swept_layers(small, twins, writable):
+        if layer.bias is None or layer.free_bias:
+            rows, twin = kept.get(layer.weight, {}).get(0), twins[layer.weight]
+            total = None if layer.completes is None else sum_after(twin)
+            yield replace(
+                layer,
+                completes=None if total is None else layer.completes,
+                wanted=total or twin,
+                rows=None if rows is None else torch.tensor(rows),
+            )

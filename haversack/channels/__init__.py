@@ -1,0 +1,1 @@
+"""Channels: which of a network's channels belong together, and what each choice of how many stay would cost."""

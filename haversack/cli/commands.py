@@ -1,0 +1,378 @@
+"""Commands: a function each, whose arguments are the words on the command line. What they do is done elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from haversack.cli.options import (
+    AsJson,
+    DeviceName,
+    Energy,
+    Flash,
+    Latency,
+    MaxDrop,
+    Out,
+    Ram,
+    ResultFolder,
+    RuntimeName,
+    Score,
+    Seconds,
+    StudentEpochs,
+    StudentName,
+    TaskPath,
+    Threads,
+    Update,
+    budget_of,
+    target_of,
+)
+from haversack.cli.terminal import STOPPED, loaded, print_json, progress
+from haversack.errors import CodedError, WorkspaceError
+from haversack.interrupt import Stopped
+
+if TYPE_CHECKING:
+    from haversack.packing import Packed, Settings
+    from haversack.task import TaskFile
+
+if TYPE_CHECKING:
+    from haversack.device import Device
+    from haversack.graph.cost import Cost
+    from haversack.measurement import Measurement
+    from haversack.model import Model
+
+if TYPE_CHECKING:
+    from haversack.coded.tensors import Stored
+
+
+def pack(  # noqa: PLR0913 - one argument an option
+    task: TaskPath,
+    device: DeviceName = "host",
+    runtime: RuntimeName = None,
+    flash: Flash = None,
+    ram: Ram = None,
+    latency: Latency = None,
+    energy: Energy = None,
+    update: Update = None,
+    max_drop: MaxDrop = None,
+    score: Score = None,
+    techniques: Annotated[str, typer.Option("--try", help="Only these techniques, separated by commas.")] = "",
+    epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning, where a step trains.", min=1)] = None,
+    student: StudentName = "",
+    student_epochs: StudentEpochs = 60,
+    seed: Annotated[int, typer.Option(help="Where all drawing starts. What is kept depends on measured time too.")] = 0,
+    threads: Threads = 1,
+    seconds: Seconds = 3.0,
+    out: Out = Path("out"),
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Compress the network until it meets the limits, and prove it on the exported file."""
+    from haversack.packing import pack as run
+
+    target, budget = target_of(device, runtime), budget_of(flash, ram, latency, energy, update, max_drop, score)
+    names = tuple(word.strip() for word in techniques.split(",") if word.strip())
+    training = {"epochs": epochs, "student": student, "student_epochs": student_epochs, "seed": seed}
+    with progress(quiet=as_json):
+        file = loaded(task)
+        settings = _settings(out, threads, file, techniques=names, seconds=seconds, **training)
+        try:
+            result = run(file.fresh_network, file.task, target, budget, settings)
+        except Stopped as stopped:
+            result = cast("Packed", stopped.result)
+    _show(result, out, as_json=as_json)
+    if result.found.stopped:
+        typer.echo("stopped: this is the best so far. Repeat the command to go on.", err=True)
+        raise typer.Exit(STOPPED)
+
+
+def apply(  # noqa: PLR0913 - one argument an option
+    recipe: Annotated[Path, typer.Argument(help="recipe.toml, as `pack` writes it.")],
+    task: TaskPath,
+    device: DeviceName = "host",
+    runtime: RuntimeName = None,
+    threads: Threads = 1,
+    seconds: Seconds = 3.0,
+    out: Out = Path("out"),
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Do what a recipe says, and measure the result beside the original."""
+    from haversack.packing import apply as run
+    from haversack.packing.candidates import read_recipe
+
+    steps = read_recipe(recipe)
+    target = target_of(device, runtime)
+    with progress(quiet=as_json):
+        file = loaded(task)
+        result = run(steps, file.fresh_network, file.task, target, _settings(out, threads, file, seconds=seconds))
+    _show(result, out, as_json=as_json)
+
+
+def _settings(out: Path, threads: int, file: TaskFile, **more: Any) -> Settings:  # noqa: ANN401 - as Settings has them
+    from haversack.packing import Settings
+
+    return Settings(out=out, cache=out / "workspace", threads=threads, task_digest=file.digest, **more)
+
+
+def _show(result: Packed, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "recipe": result.artifact.recipe.to_toml(),
+                "baseline": result.baseline.to_json(),
+                "packed": result.artifact.measurement.to_json(),
+                "files": {name: len(content) for name, content in result.artifact.files.items()},
+                "tried": [
+                    {"recipe": str(each.candidate.recipe), "kept": each.kept, "why": each.why}
+                    for each in result.found.verdicts
+                ],
+                "stopped": result.found.stopped,
+                "students": [asdict(each) for each in result.students],
+                "refused": [{"recipe": str(each.recipe), "why": each.why} for each in result.found.refusals],
+            }
+        )
+    else:
+        typer.echo(result.report)
+        typer.echo(f"written to {out}")
+
+
+def weigh(  # noqa: PLR0913 - one argument an option
+    task: TaskPath,
+    device: DeviceName = "host",
+    flash: Flash = None,
+    ram: Ram = None,
+    latency: Latency = None,
+    energy: Energy = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Size, MACs, memory and a per-layer table, without training; whether it fits, and which limit fails."""
+    target = target_of(device)
+    budget = budget_of(flash, ram, latency, energy).within(target)
+    _, found, weighings = _weighed(task, target, "float32", "int8")
+    if as_json:
+        missed = {name: [asdict(miss) for miss in each.misses(budget)] for name, each in weighings.items()}
+        unjudged = {
+            name: [limit.limit for limit in each.judged(budget) if limit.state == "unjudged"]
+            for name, each in weighings.items()
+        }
+        figures = {name: each.to_json() for name, each in weighings.items()}
+        print_json({**asdict(found), "weighings": figures, "misses": missed, "unjudged": unjudged})
+        return
+    from haversack.report.text import weighed
+
+    typer.echo(weighed(found, list(weighings.items()), target, budget))
+
+
+def advise(  # noqa: PLR0913 - one argument an option
+    task: TaskPath,
+    device: DeviceName = "host",
+    flash: Flash = None,
+    ram: Ram = None,
+    latency: Latency = None,
+    energy: Energy = None,
+    max_drop: MaxDrop = None,
+    score: Score = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Which techniques suit this network on this device, with reasons in numbers; without training."""
+    target = target_of(device)
+    budget = budget_of(flash, ram, latency, energy, None, max_drop, score).within(target)
+    _, found, weighings = _weighed(task, target, "float32", "int8", "int4")
+    from haversack.plan.advise import advise as ranked
+    from haversack.report.text import advised
+
+    advice = ranked(found, weighings, target, budget)
+    limits = {"flash": flash, "ram": ram, "latency": latency, "energy": energy, "max-drop": max_drop, "score": score}
+    given = [word for name, text in limits.items() if text is not None for word in (f"--{name}", text)]
+    command = ("haversack", "pack", str(task), "--device", device, *given)
+    if as_json:
+        print_json([{**asdict(each), "command": each.command(command)} for each in advice])
+    else:
+        typer.echo(advised(advice, target, command))
+
+
+def list_devices(*, as_json: AsJson = False) -> None:
+    """All devices with what is known of them."""
+    from haversack.device import device_names, find_device
+    from haversack.report.devices import device_table
+
+    found = [find_device(name) for name in device_names()]
+    if as_json:
+        print_json([asdict(each) for each in found])
+    else:
+        typer.echo(device_table(found))
+
+
+def show_device(name: str, *, as_json: AsJson = False) -> None:
+    """Every fact of a device with its source, and what pays there."""
+    from haversack.device import find_device
+    from haversack.report.devices import device_card
+
+    found = find_device(name)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        typer.echo(device_card(found))
+
+
+def _weighed(path: Path, device: Device, *formats: str) -> tuple[Model, Cost, dict[str, Measurement]]:
+    from haversack.graph.cost import cost
+    from haversack.graph.trace import trace
+    from haversack.packing.check import checked_model
+    from haversack.runtimes.estimate import weigh as estimated
+
+    file = loaded(path)
+    model = checked_model(file.fresh_network(), file.task)
+    found = cost(trace(model.module, model.example))
+    return model, found, {name: estimated(found, device, name) for name in formats}
+
+
+def encode(
+    folder: ResultFolder,
+    task: TaskPath,
+    out: Annotated[
+        Path | None, typer.Option(help="The coded file; model.hsk in the folder when left out.", resolve_path=True)
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Write a result's weights as one coded file, which is what flash or a link has to hold."""
+    from haversack.artifact import CODED_FILE
+    from haversack.coded.container import read
+    from haversack.packing.result import read_result, replace_file
+    from haversack.runtimes import coded
+
+    file = loaded(task)
+    content = coded.write(read_result(folder, file.fresh_network(), file.task))
+    place = out or folder / CODED_FILE
+    if out is None:
+        replace_file(folder, CODED_FILE, content)
+    else:
+        _write(place, content)
+    _show_tensors(read(content), len(content), str(place), as_json=as_json)
+
+
+def decode(
+    file: Annotated[Path, typer.Argument(help="A coded file.", metavar="FILE")],
+    out: Annotated[Path | None, typer.Option(help="Write the decoded weights here, as .npz.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """List what a coded file holds, and write its weights out."""
+    from haversack.coded.container import read
+
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CodedError(f"it cannot be read: {error.strerror}.", where=str(file)) from error
+    try:
+        tensors = read(content)
+    except CodedError as error:
+        raise CodedError(error.what, mend=error.mend, where=str(file)) from error
+    if out is not None:
+        _write(out, _archive(tensors))
+    _show_tensors(tensors, len(content), str(file), as_json=as_json)
+
+
+def _archive(tensors: dict[str, Stored]) -> bytes:
+    """What np.savez would write, which takes names for its arguments and so has no room for some."""
+    import io
+    import zipfile
+
+    from numpy.lib.format import write_array
+
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, tensor in tensors.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as place:
+                write_array(place, tensor.real, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _show_tensors(tensors: dict[str, Stored], size_bytes: int, place: str, *, as_json: bool) -> None:
+    from haversack.report.coded import coded, contents
+
+    if as_json:
+        print_json({"file": place, "bytes": size_bytes, "tensors": contents(tensors)})
+    else:
+        typer.echo(coded(tensors, size_bytes, place))
+
+
+def _write(place: Path, content: bytes) -> None:
+    try:
+        place.write_bytes(content)
+    except OSError as error:
+        raise WorkspaceError(
+            f"it cannot be written: {error.strerror}.", where=str(place), mend="choose another place with --out."
+        ) from error
+
+
+def bench(
+    file: Annotated[Path, typer.Argument(help="Any ONNX or .tflite file.")],
+    against: Annotated[
+        Path | None, typer.Option(help="Another file for the same runtime, timed in alternation.")
+    ] = None,
+    threads: Threads = 1,
+    seconds: Seconds = 3.0,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Size, peak memory and latency of an ONNX or .tflite file on this machine."""
+    from haversack.report.text import benched
+    from haversack.runtimes.host import bench as run
+
+    report = run(file, threads, seconds, against)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        typer.echo(benched(report))
+
+
+def prove(  # noqa: PLR0913 - one argument an option
+    folder: ResultFolder,
+    task: TaskPath,
+    samples: Annotated[int, typer.Option(help="Calibration inputs, and as many random ones.", min=1)] = 100,
+    patience: Annotated[float, typer.Option(help="A score that takes more seconds is left out.", min=0)] = 60.0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same random inputs.")] = 0,
+    threads: Threads = 1,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Run a result in every runtime that is installed, against an exact integer reference."""
+    from haversack.proving.prove import Effort, require
+    from haversack.proving.prove import prove as run
+    from haversack.report.proved import proved
+
+    file = loaded(task)
+    with progress(quiet=as_json):
+        proof = run(folder, file.fresh_network(), file.task, Effort(samples, seed, threads, patience))
+    if as_json:
+        print_json(proof.to_json())
+    else:
+        typer.echo(proved(proof))
+    require(proof)
+
+
+def blame(
+    folder: ResultFolder,
+    task: TaskPath,
+    suspects: Annotated[int, typer.Option(help="So many layers are scored again, left float.", min=1)] = 3,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Find the layers that a quantized result loses its score to, and what mending them costs."""
+    from haversack.proving.blame import blame as run
+    from haversack.report.proved import blamed
+
+    file = loaded(task)
+    with progress(quiet=as_json):
+        found = run(folder, file.fresh_network(), file.task, suspects)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        typer.echo(blamed(found))

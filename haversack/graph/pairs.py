@@ -1,0 +1,234 @@
+"""Pairs: the inference graph with explicit quantize/dequantize pairs, where values and weights are rounded to grids.
+
+The pairs are PT2E's own (`torch.ops.quantized_decomposed`), so the result runs in torch. A model's files are written
+from what `lower` gives, and from nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map_only
+
+from haversack.errors import RecipeError
+from haversack.graph.folded import inference, tensor_of
+from haversack.graph.ops import LAYERS, PADS, SPLITS, TRANSPOSED, keeps_grid, moves
+from haversack.grid import Grid, blocks
+from haversack.model import Model
+
+aten = torch.ops.aten
+pairs = torch.ops.quantized_decomposed
+
+
+def insert(network: fx.GraphModule, grids: Mapping[str, Grid]) -> fx.GraphModule:
+    """A copy of the inference graph in which every value and weight in `grids` is rounded to its grid.
+
+    Tensors that are not rounded are the network's own. Raises RecipeError when `grids` names a value or weight that the
+    graph does not have, or does not fit one's shape.
+    """
+    missing = grids.keys() - {str(name) for node in network.graph.nodes for name in (node.name, node.target)}
+    if missing:
+        raise RecipeError(f"the network has no value called {', '.join(sorted(missing))}.", mend="quantize it again.")
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(network.graph, {}))
+    tensors = {str(n.target): tensor_of(network, str(n.target)) for n in graph.find_nodes(op="get_attr")}
+    insertion = _Insertion(graph, grids, tensors)
+    for node in list(graph.nodes):
+        insertion.visit(node)
+    for node in reversed(graph.nodes):
+        if not node.users and node.op in ("get_attr", "call_function"):
+            graph.erase_node(node)
+    used = {node.target: tensors[str(node.target)] for node in graph.find_nodes(op="get_attr")}
+    return fx.GraphModule(used, graph, "Quantized")
+
+
+def dequantized(integers: Tensor, scales: Tensor, zeros: Tensor, axis: int, *limits: Any) -> Tensor:  # noqa: ANN401
+    """What `dequantize_per_channel` gives; beside that, it takes next to no memory."""
+    dequantize = pairs.dequantize_per_channel.default
+    if axis:
+        whole: Tensor = dequantize(integers, scales, zeros, axis, *limits)
+        return whole
+    real = torch.empty_like(integers, dtype=torch.float32)
+    for rows in blocks(integers):
+        real[rows] = dequantize(integers[rows], scales[rows], zeros[rows], axis, *limits)
+    return real
+
+
+class _Insertion:
+    """Rewrites one graph in place, in order."""
+
+    def __init__(self, graph: fx.Graph, grids: Mapping[str, Grid], tensors: dict[str, Tensor]) -> None:
+        self.graph, self.grids, self.tensors = graph, grids, tensors
+        # A dequantized value, with the integers behind it and their grid.
+        self.integers: dict[fx.Node, tuple[fx.Node, Grid]] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        """Rounds what this node computes, moves it to the integers, or rounds its weights."""
+        first = node.args[0] if node.args else None
+        read = self.integers.get(first) if isinstance(first, fx.Node) else None
+        if read and moves(node):
+            self._move(node, *read)
+        elif read and keeps_grid(node):
+            self._pair(node, read[1])
+        elif node.op in ("call_function", "placeholder") and node.name in self.grids:
+            self._pair(node, self.grids[node.name])
+        if node.target in LAYERS | TRANSPOSED and _weight(node) in self.grids:
+            self._layer(node, read[1] if read else None)
+
+    def _pair(self, node: fx.Node, grid: Grid) -> None:
+        if grid.axis is not None:
+            raise _unfit(node.name, grid, "a value, which takes one step")
+        readers = list(node.users)
+        with self.graph.inserting_after(node):
+            integers = self._call(pairs.quantize_per_tensor.default, (node, *_settings(grid)), node, grid.dtype)
+        self._dequantize(integers, grid, node, readers)
+
+    def _dequantize(self, integers: fx.Node, grid: Grid, like: fx.Node, readers: list[fx.Node]) -> None:
+        with self.graph.inserting_after(integers):
+            real = self._call(pairs.dequantize_per_tensor.default, (integers, *_settings(grid)), like, torch.float32)
+        self.integers[real] = (integers, grid)
+        for reader in readers:
+            reader.replace_input_with(like, real)
+
+    def _move(self, node: fx.Node, integers: fx.Node, grid: Grid) -> None:
+        arguments = [integers, *node.args[1:]]
+        if node.target in PADS:
+            arguments[2:] = _padded_with_zero_point(node, grid)
+        readers = list(node.users)
+        with self.graph.inserting_before(node):
+            moved = self._call(node.target, tuple(arguments), node, grid.dtype, node.kwargs)
+        if node.target in SPLITS:
+            # Several results: each becomes real again where it is taken out.
+            self.integers[node] = (moved, grid)
+        else:
+            self._dequantize(moved, grid, node, readers)
+
+    def _layer(self, node: fx.Node, inputs: Grid | None) -> None:
+        grid, whole = self.grids[_weight(node)], self.tensors[_weight(node)]
+        axis = 1 if node.target in TRANSPOSED else 0
+        channels, steps = whole.shape[axis], len(grid.scale)
+        in_groups = axis == 0 and steps % channels == 0 and whole.numel() % steps == 0
+        if grid.axis != axis or (steps != channels and not in_groups):
+            raise _unfit(_weight(node), grid, f"a weight of shape {tuple(whole.shape)}")
+        arguments = list(node.args)
+        arguments[1] = self._constant(node, _weight(node), grid)
+        bias = node.args[2] if len(node.args) > 2 else None
+        if isinstance(bias, fx.Node) and bias.op == "get_attr" and inputs is not None and _adds_bias_inside(node):
+            arguments[2] = self._constant(node, str(bias.target), _bias_grid(inputs, grid))
+        node.args = tuple(arguments)
+
+    def _constant(self, node: fx.Node, name: str, grid: Grid) -> fx.Node:
+        """The integers of a weight or bias, dequantized in the graph.
+
+        A weight whose grid has several steps a channel (groups of Dettmers 2022) lies in rows of one group each.
+        """
+        whole = self.tensors[name]
+        grouped = grid.axis == 0 and len(grid.scale) != len(whole)
+        real = whole.reshape(len(grid.scale), -1) if grouped else whole
+        parts = {
+            "integers": grid.stored(real),
+            "scale": torch.tensor(grid.scale),
+            "zero_point": torch.tensor(grid.zero_point, dtype=torch.int64),
+        }
+        with self.graph.inserting_before(node):
+            integers, scale, zero = (self._get(f"{name}_{part}_{node.name}", tensor) for part, tensor in parts.items())
+            arguments = (integers, scale, zero, grid.axis, grid.qmin, grid.qmax, grid.dtype)
+            weight = self._call(pairs.dequantize_per_channel.default, arguments, integers, torch.float32)
+            if not grouped:
+                return weight
+            joined = self._call(aten.reshape.default, (weight, list(whole.shape)), weight, torch.float32)
+            joined.meta["val"] = whole.to("meta")
+            return joined
+
+    def _get(self, name: str, tensor: Tensor) -> fx.Node:
+        self.tensors[name] = tensor
+        node = self.graph.create_node("get_attr", name)  # its tensor joins the module at the end
+        node.meta["val"] = tensor.to("meta")
+        return node
+
+    def _call(
+        self,
+        target: Any,  # noqa: ANN401 - an operation of torch
+        arguments: tuple[Any, ...],
+        like: fx.Node,
+        dtype: torch.dtype,
+        options: Any = None,  # noqa: ANN401
+    ) -> fx.Node:
+        node = self.graph.call_function(target, arguments, dict(options or {}))
+        node.meta = {**like.meta, "val": tree_map_only(Tensor, lambda each: each.to(dtype), like.meta["val"])}
+        return node
+
+
+def _unfit(name: str, grid: Grid, what: str) -> RecipeError:
+    along = "" if grid.axis is None else f" along dimension {grid.axis}"
+    said = f"a grid of {len(grid.scale)} steps{along} does not fit {what}."
+    return RecipeError(said, where=name, mend="quantize the network again.")
+
+
+def _weight(layer: fx.Node) -> str:
+    weight = layer.args[1]
+    return str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else ""
+
+
+def _adds_bias_inside(node: fx.Node) -> bool:
+    """Whether runtimes add the bias to the 32-bit sums: in all but linear layers on more than two dimensions."""
+    return node.target is not aten.linear.default or len(node.meta["val"].shape) == 2
+
+
+def _settings(grid: Grid) -> tuple[float, int, int, int, torch.dtype]:
+    return grid.scale[0], grid.zero_point[0], grid.qmin, grid.qmax, grid.dtype
+
+
+def _bias_grid(inputs: Grid, weights: Grid) -> Grid:
+    """32-bit integers in steps of input step x weight step: the unit of the sums (Jacob et al. 2018, section 2.4)."""
+    step = torch.tensor(weights.scale) * torch.tensor(inputs.scale)
+    return Grid(32, True, tuple(step.tolist()), (0,) * len(weights.scale), 0)
+
+
+def _padded_with_zero_point(node: fx.Node, grid: Grid) -> list[Any]:
+    mode = node.args[2] if node.target is aten.pad.default and len(node.args) > 2 else "constant"
+    if mode != "constant":
+        return list(node.args[2:])
+    value = node.args[-1] if isinstance(node.args[-1], float | int) else 0.0
+    integer = int(grid.quantize(torch.tensor(float(value))))
+    return ["constant", integer] if node.target is aten.pad.default else [integer]
+
+
+def lower(model: Model) -> fx.GraphModule:
+    """The graph that a model's files are written from; where the model has grids, with pairs."""
+    network = inference(model)
+    return insert(network, model.grids) if model.grids else network
+
+
+def output_step(lowered: fx.GraphModule) -> float | None:
+    """The step of the grid that the graph's output lies on; None where it is float."""
+    output = lowered.graph.output_node().args[0]
+    if isinstance(output, fx.Node) and output.target is pairs.dequantize_per_tensor.default:
+        return cast("float", output.args[1])
+    return None
+
+
+def quantized_layers(lowered: fx.GraphModule) -> int:
+    """How many layers read integers, multiply them by integers and give integers."""
+    return sum(
+        node.target in LAYERS
+        and all(isinstance(each, fx.Node) and each.target in _DEQUANTIZE for each in node.args[:2])
+        and _is_rounded(node)
+        for node in lowered.graph.nodes
+    )
+
+
+_QUANTIZE = pairs.quantize_per_tensor.default
+_DEQUANTIZE = {pairs.dequantize_per_tensor.default, pairs.dequantize_per_channel.default}
+
+
+def _is_rounded(layer: fx.Node) -> bool:
+    """Whether all that reads the layer's outputs, or those of the one activation that follows, rounds them first."""
+    readers = list(layer.users)
+    if len(readers) == 1 and readers[0].target is not _QUANTIZE:
+        readers = list(readers[0].users)
+    return bool(readers) and all(reader.target is _QUANTIZE for reader in readers)

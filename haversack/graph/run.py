@@ -1,0 +1,93 @@
+"""Run: a graph on batches of inputs, shown value by value; and the numbers of a network as its state names them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+Batches = Sequence[tuple[Tensor, ...]]
+# As much of a value as is computed at a time: larger ones are slower, for their memory is new each time.
+_MOST_NUMBERS = 1 << 22
+
+
+def joined(batches: Batches, most: int | None = None) -> tuple[Tensor, ...]:
+    """All samples as one batch, or the first `most` of them."""
+    return tuple(torch.cat(each)[:most] for each in zip(*batches, strict=True))
+
+
+def numbers_a_sample(network: fx.GraphModule) -> int:
+    """How many numbers the largest value of one sample holds."""
+    values = (node.meta.get("val") for node in network.graph.nodes if node.op != "get_attr")
+    shapes = (value.shape[1:] for value in values if isinstance(value, Tensor))
+    return max([1, *(math.prod(size for size in shape if isinstance(size, int)) for shape in shapes)])
+
+
+def _parts(network: fx.GraphModule, batches: Batches) -> list[tuple[Tensor, ...]]:
+    """The batches cut so small that no value takes much memory; running them one by one is no slower."""
+    size = max(1, _MOST_NUMBERS // numbers_a_sample(network))
+    return [part for batch in batches for part in zip(*(each.split(size) for each in batch), strict=True)]
+
+
+def watch(
+    network: fx.GraphModule, batches: Batches, names: Collection[str], visit: Callable[[str, Tensor], None]
+) -> None:
+    """Runs the batches through the graph and shows `visit` each value called in `names`, with its name.
+
+    Large batches run in parts: what is shown is of some of their samples.
+    """
+    watcher = _Watcher(network, frozenset(names), visit)
+    with torch.no_grad():
+        for batch in _parts(network, batches):
+            watcher.run(*batch)
+
+
+class _Watcher(fx.Interpreter):
+    """Runs the graph and shows the wanted values to `visit`."""
+
+    def __init__(self, network: fx.GraphModule, names: Collection[str], visit: Callable[[str, Tensor], None]) -> None:
+        super().__init__(network)
+        self._names, self._visit = names, visit
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - torch's signature
+        value = super().run_node(n)
+        if n.name in self._names:
+            self._visit(n.name, value)
+        return value
+
+
+Tensors = Mapping[str, Tensor]
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, each under all of its names; the tensors are the module's own."""
+    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+
+
+def on_the_same_tensors(module: nn.Module) -> nn.Module:
+    """A copy of `module` that may get another mode and other layers; its tensors are the module's own."""
+    own = {id(tensor): tensor for tensor in named_tensors(module).values()}
+    return copy.deepcopy(module, own)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of the tensor is NaN or infinite."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    # Both ends are NaN where anything is.
+    return all(math.isfinite(float(end)) for end in tensor.detach().aminmax())
+
+
+def digest(tensors: Tensors, *words: object) -> str:
+    """A hash of tensors by name and content, and of the words beside them."""
+    found = hashlib.sha256(repr(words).encode())
+    for name, tensor in tensors.items():
+        found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        # The tensor's memory: numpy knows no bfloat16.
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,0 +1,213 @@
+"""Elementwise: sums, products and activations; they keep the order in which values lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from haversack.grid import Grid
+from haversack.integer.read.call import Call, Rule, Table
+from haversack.integer.read.ending import bounds_of, real_activation
+from haversack.integer.read.placed import Constant, Order, Placed
+
+aten = torch.ops.aten
+_BOTH = (8, 16)
+
+
+def difference_from(call: Call) -> Placed:
+    """SUB of a value from a number."""
+    if call["alpha"] != 1:
+        call.refuse("with a factor")
+    x = call.x
+    return call.finish("SUB", (call.number(torch.tensor([float(call["other"])])), x.name), call.result(x))
+
+
+def quotient(call: Call) -> Placed:
+    """MUL by one over a constant."""
+    divisor = call.constant(call["other"])
+    if divisor is None or not bool(divisor.real.all()):
+        call.refuse("by what the network computes")
+    x = call.x
+    result = call.result(x)
+    if result.shape != x.shape:
+        call.refuse("by a constant larger than the value")
+    return call.finish("MUL", (x.name, _beside(call, x, Constant(1 / divisor.real))), result)
+
+
+def binary(kind: str) -> Callable[[Call], Placed]:
+    """ADD, SUB or MUL of two values, or of a value and a constant."""
+
+    def write(call: Call) -> Placed:
+        left, right = call["self"], call["other"]
+        if call.arguments.get("alpha", 1) != 1:
+            call.refuse("with a factor")
+        known = [call.constant(each) for each in (left, right)]
+        if known[0] is None and known[1] is None:
+            return _of_two(call, kind, call.value(left), call.value(right))
+        if known[1] is not None:
+            like = call.value(left)
+            names = like.name, _beside(call, like, known[1])
+        else:
+            like = call.value(right)
+            names = _beside(call, like, known[0]), like.name
+        if len(call.sizes) != like.rank or call.result(like).shape != like.shape:
+            call.refuse("with a constant larger than the value")
+        return call.finish(kind, names, call.result(like))
+
+    return write
+
+
+def _of_two(call: Call, kind: str, left: Placed, right: Placed) -> Placed:
+    builder, rank = call.builder, len(call.sizes)
+    if left.columns != right.columns or left.sizes != right.sizes:
+        left, right = builder.unmixed(left), builder.unmixed(right)
+    lead = max(left, right, key=lambda each: (each.rank, len(each.long())))
+    order = lead.order
+    both = [_aligned(call, each, order, rank) for each in (left, right)]
+    if np.broadcast_shapes(*(each.shape for each in both)) != call.result(lead).shape:
+        call.refuse("of values that are both expanded")
+    return call.finish(kind, [each.name for each in both], call.result(lead, order=order))
+
+
+def _aligned(call: Call, placed: Placed, order: Order, rank: int) -> Placed:
+    """The value with its dimensions where those of `order` stand, which counts `rank` of them."""
+    if placed.order == order:
+        return placed
+    missing = rank - placed.rank
+    wanted = tuple(None if dim is None or dim < missing else dim - missing for dim in order)
+    return call.builder.laid(placed, wanted)
+
+
+def _beside(call: Call, like: Placed, constant: Constant | None) -> str:
+    """A constant laid like the value that it is added to."""
+    numbers = torch.zeros(()) if constant is None else constant.real
+    numbers = numbers.view((1,) * (like.rank - numbers.dim()) + tuple(numbers.shape))
+    if like.columns is not None and numbers.shape[-1] > 1:
+        numbers = numbers[..., like.columns.indices()]
+    numbers = numbers.permute([dim for dim in like.order if dim is not None])
+    for axis, dim in enumerate(like.order):
+        numbers = numbers.unsqueeze(axis) if dim is None else numbers
+    return call.number(_short(numbers))
+
+
+def _short(numbers: Tensor) -> Tensor:
+    """Without leading axes of one: broadcasting puts them back."""
+    first = next((axis for axis, size in enumerate(numbers.shape) if size > 1), numbers.dim() - 1)
+    return numbers.reshape(numbers.shape[max(first, 0) :] or (1,))
+
+
+def unary(kind: str, **options: object) -> Callable[[Call], Placed]:
+    """An operation that may write any grid."""
+
+    def write(call: Call) -> Placed:
+        x = call.x
+        return call.settle(call.builder.emit(kind, (x.name,), replace(x, grid=call.grid), **options))
+
+    return write
+
+
+def leaky_relu(call: Call) -> Placed:
+    """LEAKY_RELU."""
+    return unary("LEAKY_RELU", alpha=float(call["negative_slope"]))(call)
+
+
+def fixed(kind: str, low: int, **options: object) -> Callable[[Call], Placed]:
+    """An operation whose results lie between `low` and 1 on the grid that TFLite's specification gives it."""
+
+    def write(call: Call) -> Placed:
+        return call.settle(_on_fixed(call, kind, call.x, low, **options))
+
+    return write
+
+
+def _on_fixed(call: Call, kind: str, x: Placed, low: int, **options: object) -> Placed:
+    grid = fixed_grid(x.grid.bits, low) if x.grid is not None else None
+    return call.builder.emit(kind, (x.name,), replace(x, grid=grid), **options)
+
+
+def fixed_grid(bits: int, low: int) -> Grid:
+    """[0, 1) or [-1, 1) in steps that are powers of two."""
+    if bits == 16:
+        return Grid(16, True, (1 / (1 << 15),), (0,))
+    return Grid(8, True, (1 / 256,), (-128,)) if low == 0 else Grid(8, True, (1 / 128,), (0,))
+
+
+def softmax(call: Call) -> Placed:
+    """SOFTMAX over the last axis."""
+    x = call.builder.unmixed(call.x)
+    dim = int(call["dim"]) % x.rank
+    if [each for each in x.order if each is not None][-1] != dim or x.order[-1] is None:
+        x = call.builder.laid(x, (*(each for each in x.order if each is not None and each != dim), dim))
+    return call.settle(_on_fixed(call, "SOFTMAX", x, 0, beta=1.0))
+
+
+def silu(call: Call) -> Placed:
+    """The value times its sigmoid."""
+    x = call.x
+    gate = _on_fixed(call, "LOGISTIC", x, 0)
+    return call.finish("MUL", (x.name, gate.name), call.result(x))
+
+
+def hardsigmoid(call: Call) -> Placed:
+    """The value and 3, between 0 and 6, divided by 6 (Howard et al. 2019)."""
+    x = call.x
+    grid = Grid(8, True, (6 / 255,), (-128,)) if call.integer else None
+    three = call.number(torch.tensor([3.0]))
+    # On integers the grid's own ends are 0 and 6.
+    activation = "NONE" if call.integer else "RELU6"
+    shifted = call.builder.emit("ADD", (x.name, three), replace(x, grid=grid), activation=activation)
+    result = replace(x, grid=fixed_grid(8, 0) if call.integer else None)
+    sixth = call.number(torch.tensor([1 / 6]))
+    return call.settle(call.builder.emit("MUL", (shifted.name, sixth), result))
+
+
+def clamp(call: Call) -> Placed:
+    """RELU or RELU6, else MAXIMUM and MINIMUM; on integers mostly nothing but the rounding."""
+    bounds = bounds_of(call.node)
+    if bounds is None:
+        call.refuse("with bounds that the network computes")
+    if call.integer:
+        return _clamped_integers(call)
+    x = call.x
+    kind = real_activation(bounds)
+    if kind is not None:
+        return call.settle(call.builder.emit(kind, (x.name,), x))
+    for kind, bound in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True):
+        if abs(bound) != float("inf"):
+            x = call.builder.emit(kind, (x.name, call.number(torch.tensor([bound]))), x)
+    return call.settle(x)
+
+
+def _clamped_integers(call: Call) -> Placed:
+    x, grid, activation = call.raw, call.grid, call.ending.activation
+    if activation == "NONE" and grid is not None:
+        return call.builder.on_grid(x, grid)
+    # Only RELU is known to move to another grid in all kernels.
+    if activation == "RELU6" and grid is not None:
+        x = call.builder.on_grid(x, grid)
+    return call.builder.emit(activation, (x.name,), replace(x, grid=grid))
+
+
+_CLAMPS = (
+    *(aten.relu.default, aten.relu6.default, aten.hardtanh.default),
+    *(aten.clamp.default, aten.clamp_min.default),
+)
+TABLE: Table = {
+    aten.add.Tensor: Rule(binary("ADD"), _BOTH),
+    aten.sub.Tensor: Rule(binary("SUB"), _BOTH),
+    aten.mul.Tensor: Rule(binary("MUL"), _BOTH),
+    aten.rsub.Scalar: Rule(difference_from, _BOTH),
+    aten.div.Tensor: Rule(quotient, _BOTH),
+    aten.hardswish.default: Rule(unary("HARD_SWISH"), (8,)),
+    aten.leaky_relu.default: Rule(leaky_relu, _BOTH),
+    aten.sigmoid.default: Rule(fixed("LOGISTIC", 0), _BOTH),
+    aten.tanh.default: Rule(fixed("TANH", -1), _BOTH),
+    aten.softmax.int: Rule(softmax, _BOTH),
+    aten.silu.default: Rule(silu, _BOTH),
+    aten.hardsigmoid.default: Rule(hardsigmoid, (8,)),
+    **dict.fromkeys(_CLAMPS, Rule(clamp, _BOTH)),
+}

@@ -1,1 +1,0 @@
-"""How long, how large: figures read off files in their runtime, or estimated and labelled so."""

@@ -1,0 +1,305 @@
+"""The whole job: weigh the network, try recipes, keep what pays, prove it in the runtime, write the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from torch import nn
+
+from haversack.artifact import Artifact
+from haversack.device import Budget, Device, find_device
+from haversack.errors import (
+    HaversackError,
+    MeasureError,
+    NothingChangedError,
+    RecipeError,
+    SameFilesError,
+    TaskError,
+    WorkspaceError,
+)
+from haversack.interrupt import Stopped, is_pressed
+from haversack.measurement import Candidate, Measurement, Miss
+from haversack.model import Model
+from haversack.packing.candidates import Files, Offers
+from haversack.packing.check import check_alone, checked_model
+from haversack.packing.fingerprint import fingerprint
+from haversack.packing.gauge import Gauge, tell_of_ratio
+from haversack.packing.result import check_place, leave_report, write_result
+from haversack.packing.student import AUTO, Audition, Place, step_of
+from haversack.packing.workspace import Workspace, cache_folder, open_workspace
+from haversack.plan.found import Answer, Found, Refusal, Trial, failure, followed
+from haversack.plan.goal import Goal
+from haversack.plan.search import greedy
+from haversack.plan.students import Member, Student
+from haversack.progress import noted, say
+from haversack.quantity import now
+from haversack.recipe import Recipe, Step, technique
+from haversack.report.text import measured_earlier, packed, ranked
+from haversack.runtimes import estimate, find_runtime, host
+from haversack.task import Task
+from haversack.techniques.adopt_student import AdoptStudent
+from haversack.training import checkpoints_in, outputs_kept
+
+Network = nn.Module | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack` found: the files, the network to go on with, what was tried, and the report."""
+
+    artifact: Artifact
+    baseline: Measurement
+    model: Model
+    found: Found
+    report: str
+    limits: Budget
+    """What it had to meet, what the device has included."""
+    students: tuple[Student, ...] = ()
+    """Those that were compared, best first, where a student was asked for."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to work: `out` for the result, `cache` for finished candidates, `threads` and `seconds` to time with.
+
+    `techniques` narrows what is tried (all but new designs when empty); `epochs` overrides how long steps train.
+    `student` names a family of the zoo, or `auto`, whose member takes the network's place first and is taught by it for
+    `student_epochs`.
+    """
+
+    out: Path | None = None
+    cache: Path | None = None
+    threads: int = 1
+    seconds: float = 3.0
+    techniques: tuple[str, ...] = ()
+    epochs: int | None = None
+    seed: int = 0
+    task_digest: str = ""
+    student: str = ""
+    student_epochs: int = 60
+
+
+def pack(
+    network: Network, task: Task, device: Device | str, budget: Budget, settings: Settings | None = None
+) -> Packed:
+    """The mildest compression of `network` that meets `budget` on `device`, measured on the exported file.
+
+    Finished candidates are kept in `settings.cache`: a run that was killed goes on where it was. Raises
+    InfeasibleError, naming the limit and the nearest candidate, when nothing fits; on Ctrl-C Stopped, whose `result` is
+    the best so far that meets the budget, where there is one.
+    """
+    settings = settings or Settings()
+    device = find_device(device) if isinstance(device, str) else device
+    with cache_folder(settings.cache) as cache, outputs_kept():
+        bench = Bench.set_up(network, task, device, settings, cache)
+        found, students = _search(bench, budget, settings)
+        failed = failure(found, budget)
+        if failed is not None:
+            _report(bench, found, budget.within(device), settings)
+            raise failed
+        result = _result(bench, found, device, budget.within(device))
+        if students:
+            result = replace(result, report=f"{result.report}\n\n{ranked(students)}", students=students)
+    if settings.out is not None:
+        save(result, settings.out)
+    if found.stopped:
+        raise Stopped(result)
+    return result
+
+
+def apply(recipe: Recipe, network: Network, task: Task, device: Device, settings: Settings) -> Packed:
+    """What `recipe` makes of `network`, measured beside the original.
+
+    Raises NothingChangedError where that is, byte for byte, the original's file.
+    """
+    with cache_folder(settings.cache) as cache:
+        bench = Bench.set_up(network, task, device, settings, cache)
+        found = Found(bench.candidate(Trial(recipe)), (), ())
+        result = _result(bench, found, device, Budget())
+    if settings.out is not None:
+        save(result, settings.out)
+    return result
+
+
+def save(result: Packed, folder: Path) -> None:
+    """The result folder: files, `recipe.toml`, `measurement.json`, `report.txt` and the network to reload.
+
+    `network/` holds what `load` reads, and the float network as a `.pt2` that needs torch alone.
+    """
+    measured = {
+        "baseline": result.baseline.to_json(),
+        "packed": result.artifact.measurement.to_json(),
+        "limits": asdict(result.limits),
+    }
+    texts = {
+        "recipe.toml": result.artifact.recipe.to_toml(),
+        "measurement.json": json.dumps(measured, indent=1),
+        "report.txt": result.report,
+    }
+    write_result(folder, texts, result.artifact, result.model)
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A refusal as it is kept."""
+
+    why: str
+    too_strong: bool
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Makes candidates and measures them, each once."""
+
+    network: nn.Module
+    original: Model
+    task: Task
+    device: Device
+    workspace: Workspace
+    gauge: Gauge
+    started: str = field(default_factory=now)
+
+    @classmethod
+    def set_up(cls, network: Network, task: Task, device: Device, settings: Settings, cache: Path) -> Bench:
+        """A bench with everything checked that the user handed in."""
+        check_alone()
+        if settings.out is not None:
+            check_place(settings.out)
+        say("building the network, and running it on the calibration inputs")
+        module = network if isinstance(network, nn.Module) else network()
+        find_runtime(device)
+        model = checked_model(module, task)
+        circumstances = f"{settings.task_digest} threads={settings.threads}"
+        measuring = f"{host.machine()} {host.versions()} {settings.seconds} s, score {fingerprint(task.score)}"
+        workspace = open_workspace(cache, module, task, device, circumstances, measuring)
+        original = replace(model, target=Files(device, settings.threads, memory=workspace))
+        gauge = Gauge(original, task, device, settings.threads, settings.seconds)
+        return cls(module, original, task, device, workspace, gauge)
+
+    def candidate(self, trial: Trial) -> Candidate:
+        """The measured candidate of a trial."""
+        return Candidate(trial.recipe, self.artifact(trial).measurement)
+
+    def answer(self, trial: Trial) -> Answer:
+        """The candidate, or why it is refused: what cannot be done with one is no reason to stop.
+
+        Errors of the user's task and of the disk would come again with the next one: they are raised.
+        """
+        kept = self.workspace.note(_Refused, trial.recipe.digest, self.workspace.measuring)
+        if kept is not None:
+            return Refusal(trial.recipe, kept.why, too_strong=kept.too_strong)
+        try:
+            return self.candidate(trial)
+        except (TaskError, WorkspaceError):
+            raise
+        except HaversackError as error:
+            if is_pressed():
+                raise KeyboardInterrupt from error
+            why = f"{error.where}: {error.what}" if error.where else error.what
+            say(f"refused: {trial.recipe}: {why}")
+            refused = _Refused(why, isinstance(error, RecipeError))
+            if not isinstance(error, MeasureError | SameFilesError):  # the machine's mood, and what else was measured
+                self.workspace.keep_note(refused, trial.recipe.digest, self.workspace.measuring)
+            return Refusal(trial.recipe, refused.why, too_strong=refused.too_strong)
+
+    def model(self, recipe: Recipe) -> Model:
+        """What `recipe` makes, each step done once."""
+        if not recipe.steps:
+            return self.original
+        kept = self.workspace.model(recipe, self.network, self.original)
+        if kept is None:
+            before = self.model(Recipe(recipe.steps[:-1]))
+            say(f"applying {Recipe(recipe.steps[-1:])}")
+            with checkpoints_in(self.workspace.unfinished), noted() as notes:
+                kept = recipe.steps[-1].apply(before, self.task)
+            kept = replace(kept, notes=tuple(dict.fromkeys((*before.notes, *notes))))
+            self.workspace.keep_model(recipe, kept)
+        return kept
+
+    def artifact(self, trial: Trial) -> Artifact:
+        """The measured files of a trial, from the workspace where it was measured before."""
+        if trial.afresh:
+            return self._timed_again(trial)
+        kept = self.workspace.artifact(trial.recipe, scored=trial.scored)
+        if kept is not None:
+            self.gauge.twin(kept.files, trial)
+            return self.gauge.remembered(kept)
+        if not trial.recipe.steps:
+            say("measuring the network as it is: its file, its time and its score")
+        made = self.gauge.artifact(trial, self.model(trial.recipe), self._baseline(trial))
+        self.workspace.keep_artifact(made, scored=trial.scored)
+        return made
+
+    def _timed_again(self, trial: Trial) -> Artifact:
+        """The files of a trial with its speed measured once more."""
+        say(f"timing the answer afresh: {trial.recipe}")
+        return self.gauge.timed_again(self.artifact(Trial(trial.recipe)), self._baseline(trial))
+
+    def _baseline(self, trial: Trial) -> bytes | None:
+        """The original's file, which all others are timed against; None where it is the one to be measured."""
+        return next(iter(self.artifact(Trial(Recipe())).files.values())) if trial.recipe.steps else None
+
+
+def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packed:
+    """The best that was found, read back from the workspace, with the figures that it was accepted for, validated."""
+    recipe, model = found.best.recipe, bench.model(found.best.recipe)
+    baseline = bench.gauge.validated(bench.artifact(Trial(Recipe())), bench.original).measurement
+    artifact = replace(bench.artifact(Trial(recipe)), measurement=found.best.measurement)
+    artifact = bench.gauge.validated(artifact, model)
+    found = replace(found, best=replace(found.best, measurement=artifact.measurement))
+    report = f"{packed(found, baseline, device, budget)}{measured_earlier(found, baseline, bench.started)}"
+    return Packed(artifact, baseline, model, found, report, budget)
+
+
+def _report(bench: Bench, found: Found, budget: Budget, settings: Settings) -> None:
+    """Leaves the report of a search that found nothing to ship."""
+    if settings.out is not None:
+        baseline = bench.artifact(Trial(Recipe())).measurement
+        place = leave_report(settings.out, packed(found, baseline, bench.device, budget))
+        say(f"what was tried, and why it is no answer, stands in {place}")
+
+
+def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tuple[Student, ...]]:
+    """Runs the planner: it asks for trials, and is told what was measured; a student, if any, comes first."""
+    offers = Offers(settings.techniques, settings.seed, settings.epochs)
+    rounding = offers.to_integers(bench.original, bench.device)
+    estimate.check_judgeable(budget, bench.device, {"float32", "int8"} if rounding else {"float32"})
+    if rounding:
+        tell_of_ratio(budget, bench.device)
+    within = budget.within(bench.device)
+    students = _students(bench, within, settings, rounding)
+    goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)
+    adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
+    start = bench.candidate(Trial(adopted)) if students else None
+    search = greedy(offers.steps(bench.model(adopted), bench.device), goal, start)
+    found = followed(search, bench.answer)
+    if students and found.met and not goal.moved(goal.baseline, found.best):
+        raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
+    return found, students
+
+
+def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequence[Step]) -> tuple[Student, ...]:
+    """The students that fit, the best one first, where one is asked for."""
+    name = settings.student or (AUTO if technique(AdoptStudent) in settings.techniques else "")
+    if not name:
+        return ()
+    whole = _schooling(settings)
+
+    def misses(member: Member) -> Sequence[Miss]:
+        recipe = Recipe((step_of(whole, member), *rounding)).skeleton()
+        return bench.candidate(Trial(recipe, scored=False)).measurement.misses(budget)
+
+    place = Place(bench.original, bench.device, budget, "int8" if rounding else "float32", misses, bench.workspace)
+    fitting = place.students(name)
+    audition = Audition(bench.original, bench.task, lambda step: bench.model(Recipe((step,))), whole)
+    students = audition.ranked(fitting)
+    say(ranked(students))
+    return students
+
+
+def _schooling(settings: Settings) -> AdoptStudent:
+    """How long, and from which start, a student learns."""
+    return AdoptStudent(epochs=settings.student_epochs, seed=settings.seed)

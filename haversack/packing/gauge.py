@@ -1,0 +1,202 @@
+"""Gauge: a model's files, and every figure that is taken off them in the runtime that they are for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor, fx
+
+from haversack.artifact import CODED_FILE, Artifact, Files, Runtime
+from haversack.device import Budget, Device, find_device
+from haversack.errors import ExportError, SameFilesError
+from haversack.graph.cost import cost
+from haversack.graph.pairs import lower, output_step, quantized_layers
+from haversack.graph.trace import trace
+from haversack.measurement import Conditions, Figure, Measurement
+from haversack.model import Model
+from haversack.packing.check import checked_score, scored, validated
+from haversack.plan.found import Trial
+from haversack.progress import note, noted, say
+from haversack.quantity import now
+from haversack.runtimes import agreement, coded, estimate, find_runtime, host
+from haversack.runtimes.files import is_installed
+from haversack.task import Task
+
+Predict = Callable[..., Tensor]
+
+_MEND = " Files for LiteRT (--runtime litert) are computed in integers here too."
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """Writes models for one device and takes their figures, each held against the float original's."""
+
+    original: Model
+    task: Task
+    device: Device
+    threads: int
+    seconds: float
+    seen: dict[str, Artifact] = field(default_factory=dict)
+    """What was measured in this run, by the bytes of its files."""
+
+    def artifact(self, trial: Trial, model: Model, baseline: bytes | None) -> Artifact:
+        """The measured files of what `trial` made; `baseline` is the original's file, None where it is measured."""
+        runtime = find_runtime(self.device)
+        _check_format(model, runtime)
+        with noted() as notes:
+            lowered = lower(model)
+            files = {**runtime.write(lowered), CODED_FILE: coded.write(model)}
+            content, before = next(iter(files.values())), self.twin(files, trial)
+            weighed = before or self._timed(self._weighed(model, content), lowered, content, baseline)
+            measurement = self._compared(weighed, trial, _Run(runtime, model, lowered, content))
+        coded_bytes = Figure(len(files[CODED_FILE]), "host")
+        said = tuple(dict.fromkeys((*model.notes, *(before.notes if before else ()), *notes)))
+        measurement = replace(measurement, update_bytes=coded_bytes, notes=said)
+        return self.remembered(Artifact(runtime.name, files, trial.recipe, measurement))
+
+    def remembered(self, artifact: Artifact) -> Artifact:
+        """The artifact, whose files are not measured again in this run."""
+        self.seen[_digest(artifact.files)] = artifact
+        return artifact
+
+    def twin(self, files: Files, trial: Trial) -> Measurement | None:
+        """What the very files were measured at before; SameFilesError where no more can be known of them."""
+        twin = self.seen.get(_digest(files))
+        if twin is None:
+            return None
+        known = twin.measurement.score is not None or not trial.scored
+        if twin.recipe != trial.recipe and known:
+            whose = f"those of {twin.recipe}" if twin.recipe.steps else "the original's"
+            raise SameFilesError(
+                f"its files are {whose}, byte for byte.", mend="write settings that do more, or leave the step out."
+            )
+        return twin.measurement
+
+    def timed_again(self, found: Artifact, baseline: bytes | None) -> Artifact:
+        """The artifact with its speed measured once more, for twice as long; what says nothing is not asked again."""
+        content, measured = next(iter(found.files.values())), found.measurement
+        timed = host.time_files([baseline or content, content], threads=self.threads, seconds=2 * self.seconds)[1]
+        latency_ms = timed.latency_ms if self.device.is_host else measured.latency_ms
+        ratio = timed.ratio if measured.latency_ratio else None
+        return replace(found, measurement=replace(measured, latency_ms=latency_ms, latency_ratio=ratio))
+
+    def validated(self, found: Artifact, model: Model) -> Artifact:
+        """The artifact of `model` with its score on the samples that decide nothing, where the task has some."""
+        if self.task.validate is None:
+            return found
+        run = _Run(find_runtime(self.device), model, lower(model), next(iter(found.files.values())))
+        figure = replace(validated(self.task, run.predict()), runtime=run.name)
+        return replace(found, measurement=replace(found.measurement, validated=figure))
+
+    def _weighed(self, model: Model, content: bytes) -> Measurement:
+        """What needs no run on data: bytes, memory, and what the device's facts say of its time."""
+        weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, model.number_format)
+        name = find_runtime(self.device).name
+        return replace(
+            weighed,
+            flash_bytes=Figure(len(content), "host"),
+            ram_bytes=host.peak_ram(content, self.threads) if self.device.is_host else weighed.ram_bytes,
+            conditions=Conditions(self.device.name, name, self.threads, host.machine(), host.versions(), now()),
+        )
+
+    def _timed(
+        self, found: Measurement, lowered: fx.GraphModule, content: bytes, baseline: bytes | None
+    ) -> Measurement:
+        """With the latency on this host, in alternation with the float original."""
+        timed = host.time_files([baseline or content, content], threads=self.threads, seconds=self.seconds)[1]
+        if self.device.is_host:
+            found = replace(found, latency_ms=timed.latency_ms)
+        if self._runs_here(lowered, content, timed.ratio):
+            found = replace(found, latency_ratio=timed.ratio)
+        return found
+
+    def _runs_here(self, lowered: fx.GraphModule, content: bytes, ratio: Figure) -> bool:
+        """Whether the ratio on this host says something: not of another device's integers, computed in float here."""
+        quantized = quantized_layers(lowered)
+        if not quantized or self.device.runtime == "executorch":  # which does not tell how it runs a file
+            return True
+        contents = host.contents(content, self.threads)
+        for warning in contents.warnings:
+            note(warning)
+        if self.device.is_host or contents.integer_layers >= quantized:
+            return True
+        note(
+            f"this host computes {quantized - contents.integer_layers} of {quantized} quantized layers in float: its "
+            f"latency over the original's ({ratio.value:.3g}x) says nothing about {self.device.name}, and no limit is "
+            f"held against it.{_MEND if self.device.runtime == 'onnx' else ''}"
+        )
+        return False
+
+    def _compared(self, found: Measurement, trial: Trial, run: _Run) -> Measurement:
+        """With the score, and with how far the file is off its own network and off the original."""
+        predict, inputs = run.predict(), self.task.calibration()
+        outputs = list(agreement.outputs(predict, inputs))
+        original = list(agreement.outputs(agreement.in_torch(self.original.module), inputs))
+        packed = list(agreement.outputs(agreement.in_torch(run.lowered), inputs))
+        gate = agreement.Gate(run.model.number_format != "float32", output_step(run.lowered))
+        agreed = agreement.compare(packed, outputs, gate.step)
+        said = gate.require(
+            agreed,
+            lambda: agreement.compare(packed, agreement.outputs(run.predict(optimized=False), inputs), gate.step),
+            lambda: agreement.compare(original, packed, gate.step),
+        )
+        if said:
+            note(said)
+        changed = bool(trial.recipe.steps)
+        fidelity = agreement.fidelity(original, outputs) if changed else None
+        return replace(found, parity=agreed, fidelity=fidelity, score=self._score(trial, run, predict))
+
+    def _score(self, trial: Trial, run: _Run, predict: Predict) -> Figure | None:
+        if not trial.scored:
+            return None
+        score = scored(self.task, predict) if trial.recipe.steps else checked_score(self.task, predict)
+        return replace(score, runtime=run.name)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A file, to be run on this host."""
+
+    runtime: Runtime
+    model: Model
+    lowered: fx.GraphModule
+    content: bytes
+
+    @property
+    def name(self) -> str:
+        """The runtime that runs it here: its own, or LiteRT where tflite-micro is not installed."""
+        micro = self.runtime.name == "tflite-micro" and not is_installed("tflite-micro")
+        return "litert" if micro else self.runtime.name
+
+    def predict(self, *, optimized: bool = True) -> Predict:
+        """The file as a function, of torch's tensors."""
+        if self.name != self.runtime.name:
+            note(f"{self.runtime.name} is not installed (pip install --pre tflite-micro): LiteRT ran the file instead.")
+        orders = self.runtime.orders(self.lowered) if self.runtime.orders else None
+        return host.load(self.content, runtime=self.name, orders=orders, optimized=optimized)
+
+
+def tell_of_ratio(budget: Budget, device: Device) -> None:
+    """Says beforehand where a ratio cannot be judged, since ONNX Runtime on x86 runs signed files partly in float."""
+    foreign = device.signed_activations and not find_device("host").signed_activations
+    if budget.latency_ratio is not None and device.runtime == "onnx" and foreign:
+        say(
+            f"files for {device.name} have signed activations, which ONNX Runtime computes partly in float on this "
+            f"host: a quantized one may not be said to meet {budget.latency_ratio:g}x. Limit milliseconds, which "
+            f"are estimated for the device.{_MEND}"
+        )
+
+
+def _digest(files: Files) -> str:
+    """The same for files of the same bytes, in their order."""
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in files.values())).hexdigest()
+
+
+def _check_format(model: Model, runtime: Runtime) -> None:
+    if model.number_format not in runtime.number_formats:
+        raise ExportError(
+            f"{runtime.name} files hold no {model.number_format}.",
+            mend=f"choose steps that end in {', '.join(sorted(runtime.number_formats))}.",
+        )

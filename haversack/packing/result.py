@@ -1,0 +1,230 @@
+"""Result: the folder that `pack` and `apply` leave, exchanged whole, and the model read back from it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import nn
+
+from haversack.artifact import Artifact
+from haversack.disk import (
+    LISTING,
+    REPLACED,
+    aside,
+    changed,
+    digest_of,
+    digests,
+    disk_errors,
+    hidden,
+    listed,
+    locked,
+    recover,
+    retired,
+    seal,
+    write_listing,
+)
+from haversack.errors import MeasureError, UntrustedError, WorkspaceError
+from haversack.model import Model
+from haversack.progress import say
+from haversack.surgery.save import export_pt2, save
+from haversack.surgery.save import load as load_model
+from haversack.task import Task
+from haversack.untrusted import plain_name
+
+NETWORK, WORKSPACE, REPORT = "network", "workspace", "report.txt"
+_COMPLETE = ".complete"
+# What results of versions without a listing consist of.
+_BEFORE_LISTINGS = {
+    *("model.onnx", "model.tflite", "model.pte", "model.hsk"),
+    *("recipe.toml", "measurement.json", "report.txt", NETWORK),
+}
+
+
+def check_place(folder: Path) -> None:
+    """Makes `folder` ready for a result: what a killed run began is finished, an older result is known as such.
+
+    Raises WorkspaceError where it holds something else, which a result must not replace.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _recover(folder)
+        inside = {each.name for each in folder.iterdir() if not each.name.startswith(".")} - {WORKSPACE}
+        ours = _tops(folder)
+        foreign = (inside - ours) & _BEFORE_LISTINGS if ours else inside - _BEFORE_LISTINGS
+        if not inside or (ours and not foreign):
+            return
+        if foreign or not (folder / NETWORK / "network.json").is_file():
+            raise WorkspaceError(
+                f"it holds {min(foreign or inside)}, which is of no result of haversack.",
+                where=str(folder),
+                mend="name a new folder, or an empty one, with --out.",
+            )
+        _relist(folder, digests(folder, inside))
+
+
+def write_result(
+    folder: Path, texts: Mapping[str, str], artifact: Artifact | None = None, model: Model | None = None
+) -> None:
+    """The result folder: the artifact's files, texts such as `report.txt`, and the network to reload.
+
+    All is written beside an older result and then takes its place: whoever is killed meanwhile leaves the old one, or
+    none with the new one whole beside it, which the next command puts in place. `workspace` stays as it is.
+    """
+    check_place(folder)
+    with disk_errors(folder), aside(folder) as fresh:
+        for name, content in artifact.files.items() if artifact else ():
+            if not plain_name(name):
+                raise WorkspaceError(f"a file of a result cannot be called {name!r}.", where=str(folder))
+            (fresh / name).write_bytes(content)
+        for name, text in texts.items():
+            (fresh / name).write_text(text, encoding="utf-8", newline="")
+        if model is not None:
+            save(model, fresh / NETWORK)
+            export_pt2(model, fresh / NETWORK / "network.pt2")
+        seal(fresh)
+        replaced = _exchange(folder, fresh)
+    if replaced:
+        say(f"the older result in {folder} gave way to this one.")
+
+
+def load(folder: Path | str, network: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """The packed network of a result folder, rebuilt from the original one, to go on with in torch.
+
+    It computes in float32 with the weights that the exported file has, rounded where they were rounded; its batch norms
+    know what they read, so that it trains on (after `.train()`) from where it is. `network` is the original, or a
+    function that builds it, and is left as it is:
+
+        module = haversack.load("packed", network())
+
+    Raises MeasureError where the folder holds no result, and SurgeryError where the result is of another network.
+    """
+    original = network if isinstance(network, nn.Module) else network()
+    return load_model(original, network_folder(Path(folder)), ()).module
+
+
+def leave_report(folder: Path, text: str) -> Path:
+    """Where the report of a run without a result was written: the folder, or its workspace beside an older result."""
+    if not (folder / NETWORK).is_dir():
+        write_result(folder, {REPORT: text})
+        return folder / REPORT
+    with disk_errors(folder):
+        (folder / WORKSPACE).mkdir(exist_ok=True)
+        with aside(folder / WORKSPACE) as fresh:
+            (fresh / REPORT).write_text(text, encoding="utf-8")
+            (fresh / REPORT).replace(folder / WORKSPACE / REPORT)
+    return folder / WORKSPACE / REPORT
+
+
+def read_result(folder: Path, network: nn.Module, task: Task) -> Model:
+    """The model in a result folder, on a fresh `network`. Raises MeasureError as `network_folder` does."""
+    return load_model(network, network_folder(folder), tuple(value[:1] for value in task.calibration()[0]))
+
+
+def network_folder(folder: Path) -> Path:
+    """Where a result folder holds its network.
+
+    Raises MeasureError where it holds none, or one that is not what was written.
+    """
+    place = folder / NETWORK
+    if folder.is_dir():
+        with disk_errors(folder):
+            _recover(folder)
+    if not place.is_dir():
+        raise MeasureError(
+            "it holds no result of `pack` or `apply`.", where=str(folder), mend="give the folder that --out named."
+        )
+    damaged = [name for name in changed_files(folder) if name.startswith(f"{NETWORK}/")]
+    if damaged:
+        raise MeasureError(
+            f"{damaged[0]} is gone, or not what was written.", where=str(folder), mend="make the result again."
+        )
+    return place
+
+
+def changed_files(folder: Path) -> list[str]:
+    """The files of a result that are gone, or no longer what was written; a result without a listing tells nothing."""
+    if not (folder / LISTING).exists():
+        return []
+    try:
+        return changed(folder)
+    except UntrustedError as error:
+        raise MeasureError(error.what, where=error.where, mend="make the result again.") from error
+
+
+def replace_file(folder: Path, name: str, content: bytes) -> None:
+    """Puts one file of a result, written anew, in the place of the one there."""
+    with disk_errors(folder), aside(folder) as fresh:
+        (fresh / name).write_bytes(content)
+        digest = digest_of(fresh / name)
+        (fresh / name).replace(folder / name)
+        if _tops(folder):
+            _relist(folder, {**listed(folder), name: digest})
+
+
+def _exchange(folder: Path, fresh: Path) -> bool:
+    """Puts what is in `fresh` in the place of the result in `folder`; whether there was one."""
+    with locked(folder):
+        ours = _tops(folder)
+        there = sorted(each.name for each in fresh.iterdir() if (folder / each.name).exists())
+        foreign = [name for name in there if name not in ours]
+        if foreign:
+            raise WorkspaceError(
+                f"it holds {foreign[0]}, which is no part of the result there.",
+                where=str(folder),
+                mend="move it elsewhere, or name another folder with --out.",
+            )
+        fresh.replace(folder / _COMPLETE)
+        _finish(folder)
+    return bool(ours)
+
+
+def _recover(folder: Path) -> None:
+    """Finishes an exchange that a kill broke off, then sweeps what else it left."""
+    with locked(folder):
+        _finish(folder)
+    recover(folder)
+
+
+def _finish(folder: Path) -> None:
+    """Puts what is complete in place, file by file; can be broken off anywhere and done again.
+
+    All of the old result leaves, its listing last, before anything of the new one comes, its listing last: a listing in
+    the folder is of the old result as long as something is left to be put in place.
+    """
+    complete = folder / _COMPLETE
+    if not (complete.is_symlink() or complete.exists()):
+        return
+    waiting = not complete.is_symlink() and complete.is_dir()
+    if not waiting or (any(complete.iterdir()) and not (complete / LISTING).is_file()):
+        raise WorkspaceError("it is none of haversack's folders.", where=str(complete), mend="move it elsewhere.")
+    if any(complete.iterdir()):
+        ours, old = _tops(folder), retired(folder)
+        for name in sorted(ours, key=lambda each: each == LISTING):
+            if (folder / name).exists():
+                (folder / name).replace(old / name)
+        for each in sorted(complete.iterdir(), key=lambda each: each.name == LISTING):
+            each.replace(folder / each.name)
+    for old in hidden(folder, REPLACED):
+        shutil.rmtree(old)
+    complete.rmdir()
+
+
+def _tops(folder: Path) -> set[str]:
+    """What of `folder` is its result's: files and folders, and the listing itself; nothing where there is none."""
+    if not (folder / LISTING).exists():
+        return set()
+    try:
+        return {LISTING, *(name.partition("/")[0] for name in listed(folder))} - {WORKSPACE}
+    except UntrustedError as error:
+        raise WorkspaceError(
+            error.what, where=error.where, mend="name a new folder, or an empty one, with --out."
+        ) from error
+
+
+def _relist(folder: Path, files: Mapping[str, str]) -> None:
+    """Gives a result another listing."""
+    with aside(folder) as fresh:
+        write_listing(fresh, files)
+        (fresh / LISTING).replace(folder / LISTING)

@@ -1,0 +1,191 @@
+"""Examine: each file of a result, held against what was written and against the network that the result holds."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from haversack.artifact import CODED_FILE
+from haversack.disk import LISTING, listed, scratch_folder
+from haversack.errors import HaversackError
+from haversack.measurement import Measurement
+from haversack.model import Model
+from haversack.packing.result import NETWORK, WORKSPACE, changed_files
+from haversack.proof import Examined
+from haversack.proving.parties import FILES
+from haversack.runtimes import coded
+from haversack.surgery.edit import NETWORK_FILE, WEIGHTS_FILE
+from haversack.surgery.save import export_pt2
+from haversack.untrusted import parse_toml, read_json, read_text, typed
+
+MEASURED = "measurement.json"
+_RUN = ("model.onnx", "model.tflite", "model.pte")
+_GONE, _CHANGED = "is gone", "is not what was written: its digest differs"
+_LEFT = "is not of this result, whose listing does not name it: an earlier run left it, or somebody else"
+
+
+def made_for(folder: Path) -> str:
+    """The runtime that the result was made for, as a device names it; empty where it does not tell."""
+    try:
+        return _measured(folder).conditions.runtime
+    except HaversackError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Which runtimes ran a file of the result, and why others could not."""
+
+    ran: Sequence[str]
+    refused: Mapping[str, str]
+
+
+def examined(folder: Path, model: Model, runs: Mapping[str, Runs]) -> tuple[Examined, ...]:
+    """All files of the result in `folder`, what was looked at in each, and what is wrong with it.
+
+    `runs` tells for the files that runtimes run what became of that.
+    """
+    known = set(listed(folder)) if (folder / LISTING).exists() else None
+    changed = set(changed_files(folder))
+    shipped = {FILES[runtime] for runtime in [made_for(folder)] if runtime in FILES}
+    names = sorted({*_files(folder), *(known or ()), *shipped})
+    return tuple(_one(folder, name, model, runs, _state(folder, name, known, changed)) for name in names)
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """What lies in the folder, but for its workspace and what is hidden."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.is_file() and not hidden and name.parts[0] != WORKSPACE:
+            yield name.as_posix()
+
+
+def _state(folder: Path, name: str, known: set[str] | None, changed: set[str]) -> str:
+    """What the listing has against a file; empty where that is nothing, or where there is no listing."""
+    if not (folder / name).is_file():
+        return _GONE
+    if known is None:
+        return ""
+    if name not in known:
+        return _LEFT if name in (*_RUN, CODED_FILE) or name.startswith(f"{NETWORK}/") else "foreign"
+    return _CHANGED if name in changed else ""
+
+
+def _one(folder: Path, name: str, model: Model, runs: Mapping[str, Runs], state: str) -> Examined:
+    if name == LISTING:
+        return Examined(name, f"{len(listed(folder))} digests")
+    if state == "foreign":
+        return Examined(name, "no part of the result")
+    digest = "as it was written" if (folder / LISTING).exists() else "no digest is recorded"
+    if state:
+        return Examined(name, "its digest", state)
+    look = _LOOKS.get(name)
+    try:
+        found = _run(runs[name]) if name in runs else look(folder / name, model) if look else ""
+    except _WrongError as error:
+        return Examined(name, digest, str(error))
+    except HaversackError as error:
+        return Examined(name, digest, f"cannot be read: {error.what.removesuffix('.')}")
+    return Examined(name, f"{digest}; {found}" if found else digest)
+
+
+class _WrongError(Exception):
+    """What is wrong with a file."""
+
+
+def _run(runs: Runs) -> str:
+    if runs.ran:
+        return f"run by {', '.join(runs.ran)}"
+    if runs.refused:
+        raise _WrongError("cannot be run: " + "; ".join(f"{name}: {why}" for name, why in runs.refused.items()))
+    return "not run: no runtime for it is installed"
+
+
+def _coded(path: Path, model: Model) -> str:
+    """Nothing, or how the coded file differs from the network's own weights."""
+    ours, theirs = coded.read(coded.write(model)), coded.read(_content(path))
+    different = [name for name in ours.keys() | theirs.keys() if not _same(ours.get(name), theirs.get(name))]
+    if different:
+        raise _WrongError(f"holds other weights than the network: {', '.join(sorted(different)[:3])}")
+    return f"decoded: the network's {len(ours)} tensors"
+
+
+def _same(one: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None, other: object) -> bool:
+    return one is not None and isinstance(other, np.ndarray) and np.array_equal(one, other)
+
+
+def _program(path: Path, model: Model) -> str:
+    """What the torch program holds, entry by entry beside one written now; nothing is unpickled.
+
+    Its graph names the places of the user's source, and so differs where that moved, or torch did.
+    """
+    with scratch_folder() as folder:
+        fresh = folder / path.name
+        export_pt2(model, fresh)
+        try:
+            with zipfile.ZipFile(fresh) as ours, zipfile.ZipFile(path) as theirs:
+                differing = set(_differing(ours, theirs))
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise _WrongError(f"cannot be read: {error}") from error
+    if any("/weights/" in name for name in differing):
+        raise _WrongError("holds other weights than the network")
+    return "the network's weights" + ("" if differing else " and graph")
+
+
+def _differing(ours: zipfile.ZipFile, theirs: zipfile.ZipFile) -> Iterator[str]:
+    """The entries that one of them lacks, or that differ. Sizes are compared first: an entry may unpack to anything."""
+    wanted = {each.filename: each for each in ours.infolist()}
+    found = {each.filename: each for each in theirs.infolist()}
+    for name in wanted.keys() | found.keys():
+        both = name in wanted and name in found and wanted[name].file_size == found[name].file_size
+        if not both or ours.read(name) != theirs.read(name):
+            yield name
+
+
+def _recipe(path: Path, _: Model) -> str:
+    steps = parse_toml(read_text(path), str(path)).get("step", [])
+    if not isinstance(steps, list) or not all(isinstance(each, dict) for each in steps):
+        raise _WrongError("cannot be read: it holds no steps")
+    return ", ".join(str(each.get("technique")) for each in steps) or "no steps"
+
+
+def _measured(folder: Path) -> Measurement:
+    data = read_json(folder / MEASURED)
+    return typed(Measurement, data.get("packed") if isinstance(data, dict) else data, str(folder / MEASURED))
+
+
+def _measurement(path: Path, _: Model) -> str:
+    return f"measured in {_measured(path.parent).conditions.runtime}"
+
+
+def _text(path: Path, _: Model) -> str:
+    read_text(path)
+    return ""
+
+
+def _loaded(_: Path, model: Model) -> str:
+    return f"loaded: {sum(value.numel() for value in model.module.parameters()):,} parameters"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _WrongError(f"cannot be read: {error.strerror}") from error
+
+
+_LOOKS: dict[str, Callable[[Path, Model], str]] = {
+    CODED_FILE: _coded,
+    MEASURED: _measurement,
+    "recipe.toml": _recipe,
+    "report.txt": _text,
+    f"{NETWORK}/network.pt2": _program,
+    f"{NETWORK}/{WEIGHTS_FILE}": _loaded,
+    f"{NETWORK}/{NETWORK_FILE}": _loaded,
+}
+"""How the files that no runtime runs are looked at."""

@@ -1,0 +1,258 @@
+"""Prove: one packed network in every runtime that is installed, against the integer reference, number by number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from haversack.errors import CrashError, HaversackError, ParityError
+from haversack.graph.pairs import lower, pairs
+from haversack.measurement import Parity
+from haversack.packing.result import read_result
+from haversack.progress import say, track
+from haversack.proof import Agreement, Proof, Witness
+from haversack.proving.examine import Runs, examined, made_for
+from haversack.proving.parties import FILES, OWNERS, Cast, Opened, Party
+from haversack.runtimes import agreement
+from haversack.runtimes.agreement import Scale
+from haversack.runtimes.files import is_installed
+from haversack.task import Counted, Task
+
+Inputs = tuple[Tensor, ...]
+
+_BATCH = 32
+_TO_THE_BIT = "to the bit"
+_LITTLE = 1e-3
+"""Steps: what float32 loses on the way from an integer to a real number and back."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to do: so many samples of each kind, and a score only where it is taken within `patience_s`."""
+
+    samples: int = 100
+    seed: int = 0
+    threads: int = 1
+    patience_s: float = 60.0
+
+
+def prove(folder: Path, network: nn.Module, task: Task, effort: Effort | None = None) -> Proof:
+    """How far torch, the integer reference and all installed runtimes agree on what `pack` wrote into `folder`.
+
+    The files in the folder are run, each in a process of its own; for a runtime whose file is not there, one is written
+    from the same graph. Inputs are the task's calibration inputs and as many random ones, both rounded to the grid of
+    the network's input, so that all start from the same integers. Files that no runtime runs are read and held against
+    the network. What was promised and not kept stands in `broken` of the witnesses and the files.
+    """
+    effort = effort or Effort()
+    model = read_result(folder, network, task)
+    lowered = lower(model)
+    seen = _typical(lowered, task, effort)
+    asked = _asked(Cast(lowered, folder, effort.threads).parties(), seen, _random(lowered, seen, effort))
+    judge = _Judge(Scale.of(lowered), model.number_format != "float32", made_for(folder))
+    answers = [(party, given) for party, given in asked if isinstance(given, _Answers)]
+    reference, theirs = answers[0]
+    witnesses = [judge.witness(party, given, theirs) for party, given in answers]
+    witnesses[0] = replace(witnesses[0], promise="the reference")
+    scores = _scores(task, {party.name: given for party, given in answers}, effort)
+    witnesses = [replace(witness, score=scores.get(witness.name)) for witness in witnesses]
+    failed = {party: error for party, error in asked if isinstance(error, HaversackError)}
+    witnesses += [judge.failed(party, error) for party, error in failed.items() if judge.is_broken(party, error)]
+    absent = {party.name: _on_one_line(error) for party, error in failed.items() if not judge.is_broken(party, error)}
+    files = examined(folder, model, _runs(witnesses, failed))
+    return Proof(str(folder), reference.name, judge.scale.step is not None, tuple(witnesses), absent, files)
+
+
+def require(proof: Proof) -> None:
+    """Nothing, or a ParityError that names each runtime and each file that broke its promise."""
+    broken = [f"{witness.name} {witness.broken}" for witness in proof.broken]
+    broken += [f"{file.file} {file.broken}" for file in proof.files if file.broken]
+    if broken:
+        raise ParityError(
+            f"not all of the result is what {proof.reference} computes: {'; '.join(broken)}.",
+            where=proof.folder,
+            mend="do not ship it: make the result again. If the file comes out like this again, please report it with "
+            "the network.",
+        )
+
+
+def _runs(witnesses: Sequence[Witness], failed: dict[Party, HaversackError]) -> dict[str, Runs]:
+    """What became of each file that runtimes run."""
+    ran: dict[str, list[str]] = {}
+    refused: dict[str, dict[str, str]] = {}
+    for witness in witnesses:
+        if witness.calibration is not None:
+            ran.setdefault(witness.file, []).append(witness.name)
+    for party, error in failed.items():
+        if is_installed(party.runtime):
+            refused.setdefault(party.file, {})[party.name] = _cause(error)
+    return {file: Runs(ran.get(file, ()), refused.get(file, {})) for file in set(FILES.values())}
+
+
+def _cause(error: HaversackError) -> str:
+    return " ".join(error.what.split()).removesuffix(".")
+
+
+def _on_one_line(error: HaversackError) -> str:
+    return " ".join(str(error).split())
+
+
+def _typical(lowered: fx.GraphModule, task: Task, effort: Effort) -> list[Inputs]:
+    """The first calibration inputs, on the grids that the network rounds its inputs to, in batches."""
+    columns = [torch.cat(values) for values in zip(*task.calibration(), strict=True)]
+    rounded = [_on_grid(node, column[: effort.samples]) for node, column in zip(_inputs(lowered), columns, strict=True)]
+    return list(zip(*(column.split(_BATCH) for column in rounded), strict=True))
+
+
+def _random(lowered: fx.GraphModule, seen: Sequence[Inputs], effort: Effort) -> list[Inputs]:
+    """Inputs of any integer on the grid, or of any number between the calibration inputs' smallest and largest."""
+    draw = torch.Generator().manual_seed(effort.seed)
+    columns = []
+    for node, values in zip(_inputs(lowered), zip(*seen, strict=True), strict=True):
+        column = torch.cat(values)
+        if not column.is_floating_point():
+            columns.append(column[torch.randperm(len(column), generator=draw)])
+            continue
+        low, high = _range(node) or (float(column.min()), float(column.max()))
+        columns.append(_on_grid(node, torch.empty_like(column).uniform_(low, high, generator=draw)))
+    return list(zip(*(column.split(_BATCH) for column in columns), strict=True))
+
+
+def _inputs(lowered: fx.GraphModule) -> list[fx.Node]:
+    return list(lowered.graph.find_nodes(op="placeholder"))
+
+
+def _quantizer(node: fx.Node) -> fx.Node | None:
+    """What rounds an input to its grid."""
+    return next((user for user in node.users if user.target is pairs.quantize_per_tensor.default), None)
+
+
+def _range(node: fx.Node) -> tuple[float, float] | None:
+    quantizer = _quantizer(node)
+    if quantizer is None:
+        return None
+    scale, zero, low, high = cast("tuple[float, int, int, int]", quantizer.args[1:5])
+    return (low - zero) * scale, (high - zero) * scale
+
+
+def _on_grid(node: fx.Node, values: Tensor) -> Tensor:
+    quantizer = _quantizer(node)
+    if quantizer is None:
+        return values
+    settings = quantizer.args[1:]
+    rounded: Tensor = pairs.dequantize_per_tensor(pairs.quantize_per_tensor(values, *settings), *settings)
+    return rounded
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What one party gave for both kinds of inputs, and how long one sample took."""
+
+    opened: Opened
+    seen: Tensor
+    drawn: Tensor
+    seconds: float
+
+
+def _asked(
+    parties: Sequence[Party], seen: Sequence[Inputs], drawn: Sequence[Inputs]
+) -> list[tuple[Party, _Answers | HaversackError]]:
+    """What each party gave, or why it could not."""
+    found: list[tuple[Party, _Answers | HaversackError]] = []
+    for party in track(parties, "proving", len(parties)):
+        try:
+            found.append((party, _answers(party.open(), seen, drawn)))
+        except HaversackError as error:
+            found.append((party, error))
+    return found
+
+
+def _answers(opened: Opened, seen: Sequence[Inputs], drawn: Sequence[Inputs]) -> _Answers:
+    begin = time.perf_counter()
+    ours, others = (torch.cat([opened.predict(*batch).detach() for batch in batches]) for batches in (seen, drawn))
+    return _Answers(opened, ours, others, (time.perf_counter() - begin) / (len(ours) + len(others)))
+
+
+def _scores(task: Task, answers: dict[str, _Answers], effort: Effort) -> dict[str, float]:
+    """The score of each, the quickest first: by then it is known how many samples the others would have to run."""
+    scores: dict[str, float] = {}
+    samples = 0
+    for name, given in sorted(answers.items(), key=lambda each: each[1].seconds):
+        if samples * given.seconds > effort.patience_s:
+            say(f"{name} is not scored: {samples} samples would take {samples * given.seconds:.0f} s")
+            continue
+        counted = Counted(given.opened.predict)
+        scores[name] = task.scored(counted)
+        samples = counted.samples
+    return scores
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Holds what each party gave against its promise. The thresholds are those of the gate that files pass."""
+
+    scale: Scale
+    quantized: bool
+    made_for: str
+    """The runtime that the result was made for; empty where it does not tell."""
+
+    def witness(self, party: Party, given: _Answers, reference: _Answers) -> Witness:
+        """The party's agreement with the reference, and how it broke its promise, if it did."""
+        exact = given.opened.exact
+        promise = _TO_THE_BIT if exact else f"within {self._limit:g}; random ones finite"
+        said = Witness(party.name, given.opened.file, promise, None, None, None)
+        strange = _strange(given, reference)
+        if strange:
+            return replace(said, broken=strange)
+        seen = self.scale.agreement(given.seen, reference.seen)
+        drawn = self.scale.agreement(given.drawn, reference.drawn)
+        broken = _inexact(seen, drawn) if exact else self._far(seen)
+        return replace(said, calibration=seen, random=drawn, broken=broken)
+
+    def failed(self, party: Party, error: HaversackError) -> Witness:
+        """The party whose runtime could not run its file."""
+        return Witness(party.name, party.file, "to run it", None, None, None, f"cannot run it: {_cause(error)}")
+
+    def is_broken(self, party: Party, error: HaversackError) -> bool:
+        """Whether that broke a promise: the file was made for that runtime, or the runtime crashed over it."""
+        if isinstance(error, CrashError):
+            return True
+        owner = self.made_for if FILES.get(self.made_for) == party.file else OWNERS.get(party.file)
+        return party.runtime == owner and is_installed(owner)
+
+    @property
+    def _limit(self) -> float:
+        return agreement.Gate(self.quantized, self.scale.step).limit
+
+    def _far(self, seen: Agreement) -> str:
+        found = Parity(seen.max_steps, seen.same_class, seen.samples)
+        if not seen.max_steps <= self._limit:
+            return f"promised to stay within {self._limit:g}, and is off by {seen.max_steps:.3g}"
+        if not agreement.Gate(self.quantized, self.scale.step).lets(found):
+            return f"gives another class for {1 - seen.same_class:.1%} of the calibration inputs"
+        return ""
+
+
+def _strange(given: _Answers, reference: _Answers) -> str:
+    """What keeps outputs from being compared at all; empty for outputs of the same shape that are finite."""
+    for kind, ours, theirs in (
+        ("calibration", given.seen, reference.seen),
+        ("random", given.drawn, reference.drawn),
+    ):
+        if ours.shape != theirs.shape:
+            return f"gives outputs of the shape {tuple(ours.shape)}, not {tuple(theirs.shape)}"
+        if not ours.isfinite().all():
+            return f"gives NaN or infinity for {kind} inputs"
+    return ""
+
+
+def _inexact(seen: Agreement, drawn: Agreement) -> str:
+    if min(seen.equal, drawn.equal) == 1.0 and max(seen.max_steps, drawn.max_steps) < _LITTLE:
+        return ""
+    return f"promised {_TO_THE_BIT}, and {seen.mismatching_bytes + drawn.mismatching_bytes} bytes differ"

@@ -1,0 +1,231 @@
+"""Agreement: whether an exported file computes what the torch network computes, the gate that each file passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from haversack.errors import ParityError
+from haversack.graph.pairs import pairs
+from haversack.measurement import Fidelity, Parity
+from haversack.proof import Agreement
+
+Predict = Callable[..., Tensor]
+
+AGREEMENT = 0.97
+"""Least share of samples whose largest output must be the same one, unless no output differs by more than a step."""
+STEPS = 12.0
+"""Three times what ONNX Runtime's integer kernels were off the float reading of the same file at most: 2 steps on
+ResNet-20, 4 on ResNet-56 (500 CIFAR-10 images). One lost bias there moved an output by 61 steps or more."""
+RELATIVE_QUANTIZED = 0.08
+"""The same for outputs without a grid: 4 of those steps were 2.4 % of the largest output."""
+RELATIVE_FLOAT32 = 1e-3
+
+
+def in_torch(network: Callable[..., Tensor]) -> Predict:
+    """The network as a function for scores: outputs without gradients."""
+
+    def predict(*inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            outputs: Tensor = network(*inputs)
+        return outputs
+
+    return predict
+
+
+def outputs(predict: Predict, inputs: Iterable[tuple[Tensor, ...]]) -> Iterator[Tensor]:
+    """What `predict` gives for each batch, one after the other."""
+    for batch in inputs:
+        with torch.no_grad():
+            yield predict(*batch)
+
+
+def compare(ours: Iterable[Tensor], theirs: Iterable[Tensor], step: float | None = None) -> Parity:
+    """How far the file's outputs `theirs` are from the network's, batch by batch.
+
+    `step` is the scale of the outputs' grid; without one, differences count relative to the network's largest output.
+    The agreement of the largest output is counted for outputs of shape (batch, classes) and is 1 for any other.
+    """
+    if step is not None and not step > 0:
+        raise ParityError(f"the step of the outputs is {step}.", mend="give the grid's positive scale.")
+    difference = largest = 0.0
+    agreeing = samples = 0
+    for one, other in _checked(ours, theirs):
+        difference = max(difference, float((one - other).abs().max()))
+        largest = max(largest, float(one.abs().max()))
+        agreeing += _agreeing(one, other)
+        samples += len(one)
+    return Parity(_in_units(difference, step or largest), agreeing / samples, samples)
+
+
+def fidelity(original: Iterable[Tensor], packed: Iterable[Tensor]) -> Fidelity:
+    """What packing made of the original network's outputs, batch by batch."""
+    difference = magnitude = 0.0
+    agreeing = samples = 0
+    for one, other in _checked(original, packed):
+        difference += float((one - other).abs().sum())
+        magnitude += float(one.abs().sum())
+        agreeing += _agreeing(one, other)
+        samples += len(one)
+    return Fidelity(agreeing / samples, _in_units(difference, magnitude), samples)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a file has to pass before it counts: how near it must be to the network that it was written from.
+
+    `step` is what `compare` was given. The classes of a quantized file may disagree only as long as no output is off
+    by more than one step: then they were as good as equal before.
+    """
+
+    quantized: bool
+    step: float | None = None
+
+    @property
+    def limit(self) -> float:
+        """How far an output may be off, in `compare`'s units."""
+        if self.quantized:
+            return STEPS if self.step is not None else RELATIVE_QUANTIZED
+        return RELATIVE_FLOAT32
+
+    def lets(self, parity: Parity) -> bool:
+        """Whether a file so far off passes."""
+        return self._lets(parity, self.limit, AGREEMENT)
+
+    def require(self, parity: Parity, plain: Callable[[], Parity], noise: Callable[[], Parity]) -> str:
+        """What must be said of a file that passes, mostly nothing. Raises ParityError, naming the cause, of any other.
+
+        `plain` compares the file as its runtime runs it without its optimizations, which is what was written; `noise`
+        compares the network with the original, which is what rounding did to it. A runtime may compute an exact file
+        in another way, as long as it moves the outputs no further than rounding did.
+        """
+        if self.lets(parity):
+            return ""
+        unoptimized = plain()
+        rounding = noise() if self.quantized else Parity(0.0, 1.0, parity.samples)
+        if self.lets(unoptimized):
+            if self._lets(parity, rounding.max_steps, rounding.argmax_agreement):
+                return f"{self._apart(parity)}: no further than rounding moved them from the original's. {_EXACT}"
+            raise ParityError(f"{self._figures(parity)} {_EXACT}", mend=_OPTIMIZED)
+        if rounding.argmax_agreement < AGREEMENT and parity.max_steps <= rounding.max_steps:
+            raise ParityError(f"{_RUINED.format(rounding.argmax_agreement)} {self._figures(parity)}", mend=_MORE_BITS)
+        raise ParityError(self._figures(parity), mend=_REPORT)
+
+    def _lets(self, parity: Parity, limit: float, agreement: float) -> bool:
+        one_step = self.quantized and self.step is not None and parity.max_steps <= 1 + 1e-3
+        torn = self.quantized and not one_step and parity.argmax_agreement < agreement
+        return parity.max_steps <= limit and not torn
+
+    def _apart(self, parity: Parity) -> str:
+        unit = "steps of the output's grid" if self.step is not None else "of the largest output"
+        return (
+            f"the file as it runs and the network that it was written from differ by up to {parity.max_steps:.3g} "
+            f"{unit} on {parity.samples} samples"
+        )
+
+    def _figures(self, parity: Parity) -> str:
+        return (
+            f"{self._apart(parity)} (allowed {self.limit:.3g}), and their largest output is the same one in "
+            f"{parity.argmax_agreement:.1%} (at least {AGREEMENT:.0%} when quantized)."
+        )
+
+
+_EXACT = "Run without the runtime's optimizations, the file computes what was written."
+_OPTIMIZED = (
+    "the runtime's integer kernels change the outputs: an x86 processor without VNNI saturates sums of int8 products. "
+    "Try weight_bits=7, another processor, or more bits for the layers that `haversack blame` names."
+)
+_RUINED = (
+    "rounding has ruined this network (its largest output is the original's in {:.1%} of the samples), so that it "
+    "amplifies every difference between kernels, and its file cannot be checked."
+)
+_MORE_BITS = "give it more bits, leave its most sensitive layers float (leave_float), or give more calibration inputs."
+_REPORT = "the file was written wrongly: please report it with the network."
+
+
+def _checked(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of both in pairs, in float64, of the same finite outputs; at least one."""
+    batches = 0
+    for one, other in zip(ours, theirs, strict=True):
+        _check(one, other)
+        batches += 1
+        yield one.double(), other.double()
+    if not batches:
+        raise ParityError("there are no samples to compare on.", mend="give calibration inputs.")
+
+
+def _check(ours: Tensor, theirs: Tensor) -> None:
+    if ours.shape != theirs.shape:
+        raise ParityError(
+            f"the file's outputs have the shape {tuple(theirs.shape)}, the network's {tuple(ours.shape)}.",
+            mend=_REPORT,
+        )
+    if ours.dim() == 0 or ours.numel() == 0:
+        raise ParityError(f"the outputs have the shape {tuple(ours.shape)}.", mend="keep a batch dimension.")
+    for name, outputs in (("network", ours), ("file", theirs)):
+        if not outputs.isfinite().all():
+            raise ParityError(
+                f"the {name}'s outputs hold NaN or infinity.", mend="look for overflow; float16 ends at 65504."
+            )
+
+
+def _agreeing(ours: Tensor, theirs: Tensor) -> int:
+    if ours.dim() != 2:
+        return len(ours)
+    return int((ours.argmax(1) == theirs.argmax(1)).sum())
+
+
+def _in_units(difference: float, unit: float) -> float:
+    if unit:
+        return difference / unit
+    return float("inf") if difference else 0.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What output differences are counted in: the steps of the output's grid, or None."""
+
+    step: float | None
+    zero_point: int = 0
+    itemsize: int = 4
+
+    @classmethod
+    def of(cls, lowered: fx.GraphModule) -> Scale:
+        """The grid that the network's output lies on."""
+        output = lowered.graph.output_node().args[0]
+        if not isinstance(output, fx.Node) or output.target is not pairs.dequantize_per_tensor.default:
+            return cls(None)
+        dtype = cast("torch.dtype", output.args[5])
+        return cls(cast("float", output.args[1]), cast("int", output.args[2]), dtype.itemsize)
+
+    def agreement(self, ours: Tensor, theirs: Tensor) -> Agreement:
+        """How far `ours` is from `theirs`, the reference's."""
+        if ours.shape != theirs.shape:
+            raise ParityError(f"the outputs have the shapes {tuple(ours.shape)} and {tuple(theirs.shape)}.")
+        one, other = self._numbers(ours), self._numbers(theirs)
+        unit = self.step or float(theirs.abs().max()) or 1.0
+        return Agreement(
+            samples=len(ours),
+            equal=float((one == other).mean()),
+            max_steps=float((ours.double() - theirs.double()).abs().max()) / unit,
+            mismatching_bytes=int((self._bytes(one) != self._bytes(other)).sum()),
+            same_class=float((ours.argmax(1) == theirs.argmax(1)).float().mean()) if ours.dim() == 2 else 1.0,
+        )
+
+    def _numbers(self, real: Tensor) -> np.ndarray[Any, Any]:
+        """The integers that the outputs stand for; real numbers where there is no grid."""
+        array = np.ascontiguousarray(real.numpy())
+        if self.step is None:
+            return array
+        integers: np.ndarray[Any, Any] = np.round(array.astype(np.float64) / self.step) + self.zero_point
+        return integers.astype(np.int64)
+
+    def _bytes(self, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The numbers as a file stores them."""
+        kind = np.float32 if self.step is None else {1: np.uint8, 2: np.int16}.get(self.itemsize, np.int32)
+        return numbers.astype(kind).view(np.uint8)

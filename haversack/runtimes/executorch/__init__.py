@@ -1,0 +1,1 @@
+"""Programs (.pte) for ExecuTorch with XNNPACK: torch's exporter writes them, its Python runtime runs them."""

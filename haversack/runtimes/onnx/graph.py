@@ -1,0 +1,153 @@
+"""The ONNX graph that is growing: values, nodes, and constants that are stored once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import torch
+from onnx import helper
+from torch import Tensor
+
+from haversack.runtimes.onnx.file import content
+from haversack.runtimes.onnx.storage import ELEMENT_TYPES, stored, whole
+
+_HALF_MAX = torch.finfo(torch.float16).max
+
+
+@dataclass(frozen=True)
+class FreeDim:
+    """A size that is known when the file runs: its name in the file, and an input's dimension that has it."""
+
+    name: str
+    source: str
+    dim: int
+
+
+@dataclass
+class OnnxGraph:
+    """Nodes and initializers so far. Values are named "a1", constants "w1": names are bytes in the user's flash.
+
+    `mark` stands before them where inputs are called so.
+    """
+
+    float16: bool = False
+    mark: str = ""
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    types: dict[str, torch.dtype] = field(default_factory=dict)
+    free: dict[str, FreeDim] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    _constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = field(default_factory=dict)
+
+    def node(self, operation: str, *inputs: str, dtype: torch.dtype | None = None, **attributes: Any) -> str:  # noqa: ANN401
+        """The result of a new node; attributes that are None are left out. It has the first input's type or `dtype`."""
+        return self.split(operation, *inputs, outputs=1, dtype=dtype, **attributes)[0]
+
+    def split(
+        self,
+        operation: str,
+        *inputs: str,
+        outputs: int,
+        dtype: torch.dtype | None = None,
+        **attributes: Any,  # noqa: ANN401
+    ) -> tuple[str, ...]:
+        """The results of a new node that has several."""
+        first = len(self.types) + 1
+        names = tuple(f"{self.mark}a{first + index}" for index in range(outputs))
+        given = {name: value for name, value in attributes.items() if value is not None}
+        self.nodes.append(helper.make_node(operation, _without_trailing_gaps(inputs), names, **given))
+        for name in names:
+            self.types[name] = dtype or self.types[inputs[0]]
+        return names
+
+    def constant(self, value: Tensor, *, exact: bool = False) -> str:
+        """An initializer that holds `value`; the same numbers are stored once.
+
+        A float16 graph keeps its numbers as float16, but for `exact` ones.
+        """
+        stored = value.detach().cpu()
+        stored = stored if exact else _stored(stored, self.stored_type(stored.dtype))
+        digest = hashlib.sha256(stored.contiguous().numpy().data).digest()
+        key = (stored.dtype, tuple(stored.shape), digest)
+        name = self._constants.setdefault(key, f"{self.mark}w{len(self._constants) + 1}")
+        self.types[name], self.tensors[name] = stored.dtype, stored
+        return name
+
+    def integers(self, values: Sequence[int]) -> str:
+        """An int64 initializer: axes, sizes, indices."""
+        return self.constant(torch.tensor(list(values), dtype=torch.int64))
+
+    def sizes(self, sizes: Sequence[int | torch.SymInt]) -> str | None:
+        """A shape as a value; free sizes are read off an input. None where a size is computed from free ones."""
+        parts = []
+        for size in sizes:
+            free = self.free.get(str(size))
+            if isinstance(size, int):
+                parts.append(self.integers([size]))
+            elif free is None:
+                return None
+            else:
+                parts.append(self.node("Shape", free.source, dtype=torch.int64, start=free.dim, end=free.dim + 1))
+        if all(part in self.tensors for part in parts):
+            return self.integers([int(size) for size in sizes])
+        return self.node("Concat", *parts, dtype=torch.int64, axis=0)
+
+    def number(self, value: float, dtype: torch.dtype) -> str:
+        """A scalar initializer."""
+        return self.constant(torch.tensor(value, dtype=dtype))
+
+    def stored_type(self, dtype: torch.dtype) -> torch.dtype:
+        """The type that this file uses for a torch type."""
+        return torch.float16 if self.float16 and dtype in {torch.float32, torch.float64} else dtype
+
+    def cast(self, value: str, dtype: torch.dtype) -> str:
+        """`value` as `dtype`."""
+        if self.types[value] == dtype:
+            return value
+        return self.node("Cast", value, dtype=dtype, to=ELEMENT_TYPES[dtype])
+
+    def content(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> bytes:
+        """The file of the finished graph; constants that no node reads are left out."""
+        read = {name for node in self.nodes for name in node.input}
+        steps = self._steps()
+        kept = {name: self.tensors[name] for name in self._constants.values() if name in read}
+        forms = [(whole if name in steps else stored)(name, value) for name, value in kept.items()]
+        nodes = [node for form in forms for node in form.nodes] + self.nodes
+        tensors = {name: tensor for form in forms for name, tensor in form.tensors.items()}
+        return content(nodes, inputs, outputs, tensors)
+
+    def _steps(self) -> set[str]:
+        """The scales and zero points, which ONNX Runtime's integer kernels want as initializers, however few bits."""
+        kinds = {"QuantizeLinear", "DequantizeLinear"}
+        return {name for node in self.nodes if node.op_type in kinds for name in node.input[1:]}
+
+    def drop_unread(self, outputs: Sequence[str]) -> None:
+        """Removes nodes whose results nobody reads."""
+        read, kept = set(outputs), []
+        for node in reversed(self.nodes):
+            if read.intersection(node.output):
+                read.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+
+    def rename(self, names: dict[str, str]) -> None:
+        """Renames values wherever a node reads or writes them."""
+        for node in self.nodes:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _without_trailing_gaps(inputs: Sequence[str]) -> list[str]:
+    kept = list(inputs)
+    while kept and not kept[-1]:
+        kept.pop()
+    return kept
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    # An infinite mask stays infinite, a large number stays finite.
+    narrow = dtype == torch.float16 and value.dtype != torch.float16
+    return torch.where(value.isinf(), value, value.clamp(-_HALF_MAX, _HALF_MAX)).to(dtype) if narrow else value

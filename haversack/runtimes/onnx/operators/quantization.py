@@ -1,0 +1,92 @@
+"""QuantizeLinear and DequantizeLinear, one for each `quantized_decomposed` operation."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from haversack.runtimes.onnx.call import Call, NotComputedError, Table
+
+aten = torch.ops.aten
+# Layers that ONNX Runtime has no integer kernel for.
+_FLOAT_ONLY = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
+
+
+def quantize(call: Call) -> str:
+    """Real numbers to integers, clipped where the grid is narrower than their type."""
+    scale, zero_point, axis = _grid(call)
+    if call["dtype"] == torch.int16:
+        raise NotComputedError(
+            "ONNX Runtime has no integer kernels for int16 activations.",
+            where=f"value {call.first.name}",
+            mend="choose uint8 or int8, or --runtime litert.",
+        )
+    real = call.graph.cast(call.x, torch.float32)
+    integers = call.graph.node("QuantizeLinear", real, scale, zero_point, dtype=call["dtype"], axis=axis)
+    ends = torch.iinfo(call["dtype"])
+    low = call["quant_min"] if call["quant_min"] > ends.min else None
+    high = call["quant_max"] if call["quant_max"] < ends.max else None
+    if axis is not None or low is high is None:
+        return integers
+    limits = ["" if end is None else call.graph.number(end, call["dtype"]) for end in (low, high)]
+    return call.graph.node("Clip", integers, *limits)
+
+
+def dequantize(call: Call) -> str:
+    """Integers to real numbers.
+
+    Weights of a layer that computes on real numbers are multiplied out by plain operations: ONNX Runtime does those
+    once, when it loads the file, and a DequantizeLinear at each run.
+    """
+    scale, zero_point, axis = _grid(call)
+    if axis is not None and not _is_read_by_integers(call.operation):
+        shape = [-1 if dim == axis else 1 for dim in range(len(call.shape))]
+        steps = call.graph.constant(call.tensor(call["scales"]).view(shape), exact=True)
+        real = call.graph.node("Mul", call.graph.cast(call.x, torch.float32), steps)
+    else:
+        real = call.graph.node("DequantizeLinear", call.x, scale, zero_point, dtype=torch.float32, axis=axis)
+    return call.graph.cast(real, call.graph.stored_type(torch.float32))
+
+
+def _is_read_by_integers(weight: fx.Node) -> bool:
+    """Whether the layer that reads this weight or bias reads dequantized integers beside it."""
+    reader = next(iter(weight.users), None)
+    while reader is not None and reader.args[0] is weight:
+        weight, reader = reader, next(iter(reader.users), None)
+    if reader is None or reader.target in _FLOAT_ONLY:
+        return False
+    values = reader.args[0]
+    return isinstance(values, fx.Node) and str(values.target).startswith("quantized_decomposed.dequantize")
+
+
+def _grid(call: Call) -> tuple[str, str, int | None]:
+    """Scale, zero point and axis; the limits of a constant's integers are already in its numbers."""
+    if "axis" in call.arguments:
+        zero_point = _typed(call, call["zero_points"])
+        return call.value(call["scales"]), zero_point, call["axis"]
+    return _scale(call), _typed(call, call["zero_point"]), None
+
+
+def _scale(call: Call) -> str:
+    scale = call["scale"]
+    return call.value(scale) if isinstance(scale, fx.Node) else call.graph.constant(torch.tensor(scale), exact=True)
+
+
+def _typed(call: Call, zero_point: fx.Node | int | None) -> str:
+    """The zero point in the type of the integers, which is how ONNX learns that type."""
+    if zero_point is None:
+        return ""
+    if isinstance(zero_point, fx.Node):
+        zeros = call.tensor(zero_point)
+        # A bias in 32 bits needs none. Weights do: without one, ONNX Runtime does not fuse a linear layer.
+        unneeded = call["dtype"] == torch.int32 and not zeros.any()
+        return "" if unneeded else call.graph.constant(zeros.to(call["dtype"]), exact=True)
+    return call.graph.number(zero_point, call["dtype"])
+
+
+TABLE: Table = {
+    "quantized_decomposed.quantize_per_tensor": quantize,
+    "quantized_decomposed.quantize_per_channel": quantize,
+    "quantized_decomposed.dequantize_per_tensor": dequantize,
+    "quantized_decomposed.dequantize_per_channel": dequantize,
+}

@@ -1,0 +1,85 @@
+"""Reductions: one number from many along some dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from haversack.runtimes.onnx.call import Call, Table
+from haversack.runtimes.onnx.operators.shapes import reshaped
+
+
+def reduction(operation: str) -> Callable[[Call], str]:
+    """A function that writes a reduction over the argument `dim`, or over everything."""
+    return lambda call: _reduced(call, operation, call.dims())
+
+
+def mean(call: Call) -> str:
+    """The mean; over whole maps it is GlobalAveragePool, which ONNX Runtime fuses and quantizes best."""
+    dims, rank = sorted(call.dims()), len(call.shape)
+    if rank < 3 or dims != list(range(2, rank)):
+        return _reduced(call, "ReduceMean", dims)
+    pooled = call.graph.node("GlobalAveragePool", call.x)
+    return reshaped(call, pooled, (*call.shape[:2], *[1] * len(dims)), call.result)
+
+
+def _reduced(call: Call, operation: str, dims: list[int], x: str = "") -> str:
+    keep = None if call.arguments.get("keepdim") else 0
+    if operation.startswith("Arg"):
+        return call.graph.node(operation, call.x, axis=dims[0], keepdims=keep, dtype=torch.int64)
+    return call.graph.node(operation, x or call.x, call.graph.integers(dims), keepdims=keep)
+
+
+def extreme_and_place(extreme: str, place: str) -> Callable[[Call], tuple[str, ...]]:
+    """A function that writes max.dim or min.dim: the extreme and where it is."""
+    return lambda call: (_reduced(call, extreme, call.dims()), _reduced(call, place, call.dims()))
+
+
+def place(operation: str) -> Callable[[Call], str]:
+    """A function that writes argmax or argmin along one dimension."""
+
+    def written(call: Call) -> str:
+        if call["dim"] is None:
+            raise call.unsupported("over all dimensions")
+        return _reduced(call, operation, call.dims())
+
+    return written
+
+
+def vector_norm(call: Call) -> str:
+    """The L1 or L2 norm."""
+    order = call.arguments.get("ord", call.arguments.get("p"))
+    if order not in {1, 2}:
+        raise call.unsupported(f"of order {order}")
+    return _reduced(call, f"ReduceL{int(order)}", call.dims())
+
+
+def variance(call: Call) -> str:
+    """The mean square of what is left without the mean, corrected for the degrees of freedom (Bessel's by default)."""
+    graph, dims = call.graph, call.dims()
+    count = torch.Size([call.size(dim) for dim in dims]).numel()
+    correction = call.arguments.get("correction", float(call.arguments.get("unbiased", True)))
+    correction = 1.0 if correction is None else correction
+    centred = graph.node("Sub", call.x, graph.node("ReduceMean", call.x, graph.integers(dims)))
+    squares = _reduced(call, "ReduceSumSquare", dims, centred)
+    return graph.node("Div", squares, graph.number(count - correction, call.dtype))
+
+
+TABLE: Table = {
+    "aten.amax": reduction("ReduceMax"),
+    "aten.amin": reduction("ReduceMin"),
+    "aten.argmax": place("ArgMax"),
+    "aten.argmin": place("ArgMin"),
+    "aten.linalg_vector_norm": vector_norm,
+    "aten.max.default": reduction("ReduceMax"),
+    "aten.max.dim": extreme_and_place("ReduceMax", "ArgMax"),
+    "aten.mean": mean,
+    "aten.min.default": reduction("ReduceMin"),
+    "aten.min.dim": extreme_and_place("ReduceMin", "ArgMin"),
+    "aten.norm.ScalarOpt_dim": vector_norm,
+    "aten.prod.dim_int": reduction("ReduceProd"),
+    "aten.std": lambda call: call.graph.node("Sqrt", variance(call)),
+    "aten.sum": reduction("ReduceSum"),
+    "aten.var": variance,
+}

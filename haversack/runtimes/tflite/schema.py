@@ -1,0 +1,202 @@
+"""What of TensorFlow Lite's schema the writer needs: slot numbers, codes, options and versions of each operator.
+
+Source: tensorflow/compiler/mlir/lite/schema/schema.fbs, version 3, whose numbers never change: slots and codes are
+only added. The generated package `tflite` holds the same in 187 files; a test compares the two. Versions are those of
+tensorflow/compiler/mlir/lite/tools/versioning/op_version.cc: a runtime that knows only older ones refuses the file when
+it loads it, rather than computing something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from haversack.errors import ExportError
+from haversack.integer import IntegerGraph, Operation, Value
+
+IDENTIFIER = b"TFL3"
+SCHEMA_VERSION = 3
+BUFFER_ALIGNMENT = 16
+LARGEST_FILE_BYTES = 2**31 - 1
+
+TENSOR_TYPES: Mapping[str, int] = MappingProxyType(
+    {
+        "float32": 0,
+        "float16": 1,
+        "int32": 2,
+        "uint8": 3,
+        "int64": 4,
+        "bool": 6,
+        "int16": 7,
+        "int8": 9,
+        "int4": 17,
+    }
+)
+WORDS: Mapping[str, int] = MappingProxyType(
+    {"NONE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3, "SAME": 0, "VALID": 1, "REFLECT": 0, "SYMMETRIC": 1}
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """An option of an operator: the slots of its table that hold it, two for a pair (height, width).
+
+    `default` is the schema's: what a reader takes where nothing stands. An option without one has to be given.
+    """
+
+    option: str
+    slots: tuple[int, ...]
+    width: str
+    default: Any = None
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """One of the builtin operators: its code, its place in the union BuiltinOptions, and the fields of its options.
+
+    `versions` are those of float32, int8 and int16 kernels, as tools/versioning/op_version.cc counts them; what depends
+    on more than the number format is in `versions.py`. 0: there is no such kernel.
+    """
+
+    code: int
+    options: int = 0
+    fields: tuple[Field, ...] = ()
+    versions: tuple[int, int, int] = (1, 1, 1)
+
+
+def _activation(slot: int) -> Field:
+    return Field("activation", (slot,), "Int8", 0)
+
+
+def _pair(option: str, height: int, width: int, default: int | None = None) -> Field:
+    return Field(option, (height, width), "Int32", default)
+
+
+_PADDING = Field("padding", (0,), "Int8")
+_STRIDE = _pair("stride", 2, 1)
+_POOL = (_PADDING, _STRIDE, _pair("filter", 4, 3), _activation(5))
+_DEPTHWISE = (_PADDING, _STRIDE, Field("depth_multiplier", (3,), "Int32"), _activation(4), _pair("dilation", 6, 5, 1))
+_MASKS = tuple(
+    Field(f"{name}_mask", (slot,), "Int32", 0)
+    for slot, name in enumerate(("begin", "end", "ellipsis", "new_axis", "shrink_axis"))
+)
+_RESIZE = (Field("align_corners", (0,), "Bool", False), Field("half_pixel_centers", (1,), "Bool", False))
+_REDUCER = (Field("keep_dims", (0,), "Bool", False),)
+_BY_FORMAT = (1, 2, 3)
+# 16-bit sums whose steps are powers of two: an older arithmetic that is the schema's default and that nothing emits.
+_POWER_OF_TWO = Field("pot_scale_int16", (1,), "Bool", True)
+
+BUILTINS: Mapping[str, Builtin] = MappingProxyType(
+    {
+        "ADD": Builtin(0, 11, (_activation(0), _POWER_OF_TWO), _BY_FORMAT),
+        "AVERAGE_POOL_2D": Builtin(1, 5, _POOL, _BY_FORMAT),
+        "CONCATENATION": Builtin(2, 10, (Field("axis", (0,), "Int32", 0), _activation(1)), _BY_FORMAT),
+        "CONV_2D": Builtin(3, 1, (_PADDING, _STRIDE, _activation(3), _pair("dilation", 5, 4, 1)), (1, 3, 4)),
+        "DEPTHWISE_CONV_2D": Builtin(4, 2, _DEPTHWISE, (1, 3, 5)),
+        "DEQUANTIZE": Builtin(6, versions=_BY_FORMAT),
+        "FULLY_CONNECTED": Builtin(9, 8, (_activation(0), Field("keep_num_dims", (2,), "Bool", False)), (1, 4, 7)),
+        "LOGISTIC": Builtin(14, versions=_BY_FORMAT),
+        "MAX_POOL_2D": Builtin(17, 5, _POOL, _BY_FORMAT),
+        "MUL": Builtin(18, 21, (_activation(0),), (1, 2, 4)),
+        "RELU": Builtin(19, versions=_BY_FORMAT),
+        "RELU_N1_TO_1": Builtin(20, versions=(1, 1, 0)),
+        "RELU6": Builtin(21, versions=_BY_FORMAT),
+        "RESHAPE": Builtin(22),
+        "SOFTMAX": Builtin(25, 9, (Field("beta", (0,), "Float32"),), _BY_FORMAT),
+        "TANH": Builtin(28, versions=_BY_FORMAT),
+        "PAD": Builtin(34, versions=_BY_FORMAT),
+        "TRANSPOSE": Builtin(39, versions=(1, 2, 5)),
+        "MEAN": Builtin(40, 27, _REDUCER, _BY_FORMAT),
+        "SUB": Builtin(41, 28, (_activation(0), _POWER_OF_TWO), (1, 2, 5)),
+        "STRIDED_SLICE": Builtin(45, 32, _MASKS, (1, 2, 2)),
+        "SPLIT": Builtin(49, 35, (Field("num_splits", (0,), "Int32"),), (1, 2, 4)),
+        "MAXIMUM": Builtin(55, versions=(1, 2, 4)),
+        "MINIMUM": Builtin(57, versions=(1, 2, 4)),
+        "PADV2": Builtin(60, versions=_BY_FORMAT),
+        "TRANSPOSE_CONV": Builtin(67, 49, (_PADDING, _STRIDE, _activation(3)), _BY_FORMAT),
+        "REDUCE_MAX": Builtin(82, 27, _REDUCER, _BY_FORMAT),
+        "RESIZE_NEAREST_NEIGHBOR": Builtin(97, 74, _RESIZE, (1, 2, 4)),
+        "LEAKY_RELU": Builtin(98, 75, (Field("alpha", (0,), "Float32"),), (1, 1, 2)),
+        "QUANTIZE": Builtin(114, versions=(1, 1, 2)),
+        "HARD_SWISH": Builtin(117, versions=(1, 1, 0)),
+    }
+)
+
+_FORMATS = {"int8": 1, "int16": 2}
+_WITH_MANY_DIMENSIONS = {"TRANSPOSE": 4, "PAD": 4, "PADV2": 4, "STRIDED_SLICE": 4, "SUB": 3, "MAXIMUM": 3, "MINIMUM": 3}
+# LiteRT for Microcontrollers (October 2026) loads a file with these, and fails when it runs.
+_NOT_IN_MICRO = {("REDUCE_MAX", "int16")}
+
+
+@dataclass(frozen=True)
+class Typed:
+    """An operation with the values that it is given and makes, left-out ones not counted."""
+
+    operation: Operation
+    inputs: Sequence[Value]
+    outputs: Sequence[Value]
+    has_int4_weights: bool = False
+
+
+def version(typed: Typed) -> int:
+    """The first version of the operation's kernel that computes this. Raises ExportError when none does."""
+    kind = typed.operation.kind
+    data = typed.outputs[0] if kind == "QUANTIZE" else typed.inputs[{"SPLIT": 1, "TRANSPOSE_CONV": 2}.get(kind, 0)]
+    usual = BUILTINS[kind].versions[_FORMATS.get(data.dtype, 0)]
+    if not usual:
+        raise ExportError(
+            f"no runtime of .tflite files has {kind} on {data.dtype}.",
+            where=typed.operation.path,
+            mend="leave this layer float, or use int8 activations.",
+        )
+    return max(usual, _special(typed), _WITH_MANY_DIMENSIONS.get(kind, 1) if len(data.shape) > 4 else 1)
+
+
+def check_micro(graph: IntegerGraph) -> None:
+    """Nothing, or an ExportError that names the first operation that LiteRT for Microcontrollers lacks."""
+    for operation in graph.operations:
+        value = graph.values[operation.inputs[0]]
+        if (operation.kind, value.dtype) in _NOT_IN_MICRO:
+            raise ExportError(
+                f"LiteRT for Microcontrollers has no {operation.kind} on {value.dtype}.",
+                where=operation.path,
+                mend="leave this layer float, or use int8 activations.",
+            )
+        # It takes such a file, and computes with the first channel's step throughout.
+        if operation.kind == "DEQUANTIZE" and _has_steps(value):
+            raise ExportError(
+                "LiteRT for Microcontrollers cannot compute with integer weights and real activations.",
+                where=operation.path,
+                mend="quantize the activations too (quantize_static), or choose another runtime.",
+            )
+
+
+def _special(typed: Typed) -> int:
+    """What weights, options or steps ask for, whatever the format of the numbers."""
+    kind, options, inputs = typed.operation.kind, typed.operation.options, typed.inputs
+    if typed.has_int4_weights:
+        return {"FULLY_CONNECTED": 10, "DEQUANTIZE": 6}.get(kind, 7)
+    checks = {
+        "CONV_2D": ((6, lambda: inputs[1].shape[3] != inputs[0].shape[3]),),
+        "DEPTHWISE_CONV_2D": ((2, lambda: set(options.get("dilation", ())) - {1}),),
+        "FULLY_CONNECTED": ((6, lambda: len(inputs) == 2), (5, lambda: options.get("keep_num_dims"))),
+        "TRANSPOSE_CONV": ((4, lambda: options.get("activation", "NONE") != "NONE"), (3, lambda: len(inputs) == 4)),
+        "RESIZE_NEAREST_NEIGHBOR": ((3, lambda: options.get("half_pixel_centers") or options.get("align_corners")),),
+        "DEQUANTIZE": ((3, lambda: inputs[0].dtype == "float16"), (5, lambda: _has_steps(inputs[0]))),
+        "MUL": ((3, lambda: _multiplies_up(typed)),),
+    }
+    return next((number for number, holds in checks.get(kind, ()) if holds()), 1)
+
+
+def _has_steps(value: Value) -> bool:
+    """Whether each channel has a step of its own."""
+    return value.grid is not None and len(value.grid.scale) > 1
+
+
+def _multiplies_up(typed: Typed) -> bool:
+    """Whether a product of two integers is worth at least one step of the output."""
+    grids = [value.grid for value in (*typed.inputs, *typed.outputs)]
+    first, second, output = (grid.scale[0] if grid else 0.0 for grid in grids)
+    return output > 0 and first * second >= output

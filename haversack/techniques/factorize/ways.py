@@ -1,0 +1,171 @@
+"""Ways: a layer's weight as a product of smaller ones, each of them a plain layer, and the ranks that are worth trying.
+
+`METHODS` names the ways; `factorized` writes a layer as the layers that one of them gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haversack.calibration.least_squares import Chain, Factor, Problem, spectrum
+from haversack.calibration.patches import Geometry
+from haversack.errors import RecipeError
+from haversack.techniques._exchange import Choice, Ranks
+from haversack.techniques.factorize import cp, spatial, svd, tucker
+from haversack.techniques.factorize.method import Factors, Method
+
+Numbers = NDArray[np.float64]
+
+
+def energy_rank(squares: Numbers, share: float) -> int:
+    """The fewest components that hold `share` of the sum of the squared singular values, largest first; at least 1."""
+    held = np.cumsum(squares)
+    return 1 if held[-1] <= 0 else min(len(held), int(np.searchsorted(held, share * held[-1] * (1 - 1e-12))) + 1)
+
+
+def vbmf_rank(squares: Numbers, rows: int, columns: int) -> int:
+    """How many components of a (rows, columns) matrix stand out of white noise; 0 where none does.
+
+    `squares` are its squared singular values, largest first. The global solution of empirical variational Bayesian
+    matrix factorization in closed form, the noise's variance estimated too (Nakajima et al. 2013, "Global Analytic
+    Solution of Fully-observed Variational Bayesian Matrix Factorization", JMLR 14, theorem 2 and corollary 2).
+    """
+    less, more = min(rows, columns), max(rows, columns)
+    squares = np.asarray(squares, dtype=np.float64)[:less]
+    if squares.sum() <= 0:
+        return 0
+    alpha = less / more
+    threshold = _threshold(alpha)
+    # A component is kept where its square exceeds this multiple of the noise; at most so many may be.
+    most = min(math.ceil(less / (1 + alpha)) - 1, less - 1)
+    noise = squares[most:].mean() / more
+    low = max(squares[most] / (more * threshold), noise, squares.mean() / more * 1e-12)
+    high = max(squares.sum() / (less * more), low)
+    variance = _lowest(lambda guess: _free_energy(squares / (more * guess), alpha, threshold), low, high)
+    return int((squares > more * variance * threshold).sum())
+
+
+def _threshold(alpha: float) -> float:
+    """The squared singular value over the noise at which keeping a component and dropping it cost the same."""
+
+    def balance(tau: float) -> float:
+        ratio = tau / alpha
+        return math.log1p(tau) / tau + math.log1p(ratio) / ratio - 1
+
+    low, high = 1e-6, 1e6
+    while high / low > 1 + 1e-12:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if balance(middle) > 0 else (low, middle)
+    return (1 + low) * (1 + alpha / low)
+
+
+def _free_energy(squares: Numbers, alpha: float, threshold: float) -> float:
+    """The free energy of a guess of the noise, but for constants; `squares` are in units of it."""
+    total = float((squares - np.log(np.maximum(squares, 1e-300))).sum())
+    kept = squares[squares > threshold]
+    over = kept - (1 + alpha)
+    tau = 0.5 * (over + np.sqrt(over**2 - 4 * alpha))
+    return total + float((np.log1p(tau) + alpha * np.log1p(tau / alpha) - tau).sum())
+
+
+def _lowest(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where `function` is lowest between two positive numbers; it may have several valleys."""
+    for _ in range(4):
+        grid = np.geomspace(low, high, 65)
+        place = int(np.argmin([function(float(value)) for value in grid]))
+        low, high = float(grid[max(place - 1, 0)]), float(grid[min(place + 1, len(grid) - 1)])
+    return math.sqrt(low * high)
+
+
+METHODS = {each.name: each for each in (svd.METHOD, spatial.METHOD, tucker.METHOD, cp.METHOD)}
+
+
+def fitting(geometry: Geometry) -> tuple[Method, ...]:
+    """The ways that suit a layer: kernels of one pixel have no spatial structure, lines of pixels have no sides."""
+    return tuple(method for method in METHODS.values() if method.suits(geometry))
+
+
+def decomposed(problem: Problem, method: str, ranks: Ranks) -> Factors:
+    """The factors that fit the inputs which a layer reads, or the plain ones where those lose less of its output.
+
+    Raises RecipeError where a rank is below 1 or above the full one, which it names.
+    """
+    way = METHODS[method]
+    full = way.full(problem.geometry)
+    if len(ranks) != len(full) or not all(1 <= rank <= most for rank, most in zip(ranks, full, strict=True)):
+        raise RecipeError(
+            f"{method} cannot have the rank {_said(ranks)}: the full rank of this layer is {_said(full)}.",
+            mend=f"choose from 1 to {_said(full)}.",
+        )
+    found = way.decompose(problem, ranks)
+    if problem.moment is None or not way.plain_may_win:
+        return found
+    plain = way.decompose(problem.without_inputs(), ranks)
+    return min(found, plain, key=lambda factors: problem.error(way.compose(factors)))
+
+
+def loss(problem: Problem, method: str, ranks: Ranks) -> float:
+    """The share of the layer's output power that factors lose which fit the inputs; at most so much is lost."""
+    way = METHODS[method]
+    return problem.error(way.compose(way.decompose(problem, ranks)))
+
+
+def factorized(problem: Problem, method: str, ranks: Ranks) -> Chain:
+    """The layers that take the place of one, in order, with their numbers; the last one has the bias."""
+    way, found = METHODS[method], decomposed(problem, method, ranks)
+    layers, weights = way.layers(problem.geometry, ranks), way.weights(found, problem.geometry)
+    *rest, last = (Factor(layer, weight.float()) for layer, weight in zip(layers, weights, strict=True))
+    return (*rest, replace(last, bias=problem.bias_for(way.compose(found))))
+
+
+def _said(ranks: Ranks) -> str:
+    return " x ".join(map(str, ranks))
+
+
+_RUNGS = (0.8, 0.6, 0.45, 0.33, 0.24, 0.16)
+"""Shares of a layer's numbers."""
+
+
+def ladder(ways: Sequence[Method], geometry: Geometry, multiple: int) -> Iterator[Choice]:
+    """Each way with ranks that are multiples, below the full ones, and hold ever smaller shares of the numbers."""
+    for way in ways:
+        full, met = way.full(geometry), set()
+        for rung in _RUNGS:
+            ranks = tuple(max(multiple, int(rank) // multiple * multiple) for rank in way.ranks(geometry, rung))
+            if ranks not in met and all(rank < most for rank, most in zip(ranks, full, strict=True)):
+                met.add(ranks)
+                yield Choice(way.name, ranks, way.layers(geometry, ranks))
+
+
+def by_rule(ways: Sequence[Method], problem: Problem, multiple: int, energy: float | None) -> Iterator[Choice]:
+    """Each way with the one rank that holds the share `energy` of the output, rounded up.
+
+    With None for the energy, it is the rank that stands out of the weights' noise.
+    """
+    for way in ways:
+        full = way.full(problem.geometry)
+        wanted = _energy_ranks(problem, way, energy) if energy is not None else _vbmf_ranks(problem, way)
+        up = (max(1, -(-rank // multiple)) * multiple for rank in wanted)
+        ranks = tuple(min(rank, most) for rank, most in zip(up, full, strict=True))
+        if ranks:
+            yield Choice(way.name, ranks, way.layers(problem.geometry, ranks))
+
+
+def _energy_ranks(problem: Problem, way: Method, energy: float) -> Ranks:
+    sides = way.sides(problem) if way.sides else ()
+    return tuple(energy_rank(spectrum(side.product).numpy(), energy) for side in sides)
+
+
+def _vbmf_ranks(problem: Problem, way: Method) -> Ranks:
+    """The noise is the weight's own, so the inputs have no say."""
+    sides = way.sides(problem.without_inputs()) if way.sides else ()
+    found = []
+    for side in sides:
+        squares = spectrum(side.product).numpy().astype(np.float64)
+        found.append(max(1, vbmf_rank(squares, len(squares), side.columns)))
+    return tuple(found)

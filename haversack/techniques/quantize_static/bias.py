@@ -1,0 +1,90 @@
+"""Bias: what rounding shifts a layer's outputs by on average is taken out of its bias."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from haversack.graph.folded import tensor_of
+from haversack.graph.ops import layers
+from haversack.graph.pairs import dequantized, insert, pairs
+from haversack.graph.run import Batches, joined, numbers_a_sample
+from haversack.grid import Grid
+
+aten = torch.ops.aten
+
+_MOST_SAMPLES = 256
+# All samples run at once: as many as keep one value of the network below this.
+_MOST_NUMBERS = 1 << 24
+
+
+def corrected_biases(
+    network: fx.GraphModule, grids: Mapping[str, Grid], batches: Batches, *, writable: Collection[str]
+) -> dict[str, Tensor]:
+    """Biases with which each layer's mean outputs, channel by channel, are those of the float network.
+
+    Empirical bias correction (Nagel et al. 2019, section 4.2): one sweep through both networks, in which every layer
+    reads what the corrected layers before it compute. Layers without a bias of their own are left as they are.
+    """
+    named = {
+        layer.name: str(layer.args[2].target)
+        for layer, weight in layers(network)
+        if weight in grids and len(layer.args) > 2 and isinstance(layer.args[2], fx.Node)
+    }
+    chosen = {layer: bias for layer, bias in named.items() if bias in writable and _is_one(bias, named)}
+    inputs = _first_samples(network, batches)
+    with torch.no_grad():
+        means = _Means(network, frozenset(chosen))
+        means.run(*inputs)
+        sweep = _Sweep(insert(network, grids), means.found)
+        sweep.run(*inputs)
+    return {bias: tensor_of(network, bias) - sweep.shifts[layer] for layer, bias in chosen.items()}
+
+
+class _Means(fx.Interpreter):
+    """Runs the graph and notes the mean output of each channel of some layers."""
+
+    def __init__(self, network: fx.GraphModule, names: Collection[str]) -> None:
+        super().__init__(network)
+        self.names, self.found = names, dict[str, Tensor]()
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - torch's signature
+        value = super().run_node(n)
+        if n.name in self.names:
+            self.found[n.name] = _channel_means(n, value)
+        return value
+
+
+class _Sweep(fx.Interpreter):
+    """Runs the rounded graph, moves every layer's mean outputs to the wanted ones, and notes by how much."""
+
+    def __init__(self, network: fx.GraphModule, wanted: Mapping[str, Tensor]) -> None:
+        super().__init__(network)
+        self.wanted, self.shifts = wanted, dict[str, Tensor]()
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - torch's signature
+        if n.target is pairs.dequantize_per_channel.default:
+            return dequantized(*self.fetch_args_kwargs_from_env(n)[0])
+        value = super().run_node(n)
+        if n.name not in self.wanted:
+            return value
+        shift = _channel_means(n, value) - self.wanted[n.name]
+        self.shifts[n.name] = shift
+        return value - (shift if n.target is aten.linear.default else shift.view(-1, *[1] * (value.dim() - 2)))
+
+
+def _channel_means(layer: fx.Node, value: Tensor) -> Tensor:
+    channels = value.dim() - 1 if layer.target is aten.linear.default else 1
+    return value.mean([dim for dim in range(value.dim()) if dim != channels])
+
+
+def _is_one(bias: str, named: Mapping[str, str]) -> bool:
+    return list(named.values()).count(bias) == 1
+
+
+def _first_samples(network: fx.GraphModule, batches: Batches) -> tuple[Tensor, ...]:
+    """As many as fit into memory, as one batch."""
+    return joined(batches, max(1, min(_MOST_SAMPLES, _MOST_NUMBERS // numbers_a_sample(network))))

@@ -1,0 +1,199 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import fx, nn
+from torch.nn import functional as F
+
+from haversack.calibration.ranges import Observed, observe
+from haversack.errors import TaskError
+from haversack.graph.fold import fold
+from haversack.graph.trace import trace
+from haversack.grid import affine
+
+
+def graph_of(network: nn.Module, x):
+    return fold(trace(network.eval(), (x[:1],)))
+
+
+def histogram(values) -> Observed:
+    low, high = float(values.min()), float(values.max())
+    return Observed(low, high, torch.histc(values, 2048, low, high).double())
+
+
+class Squared(nn.Module):
+    def forward(self, x):
+        return F.relu(x * x - 1)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(40, 3, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_limits_and_the_histogram_are_those_of_numpy_over_all_batches(x):
+    graph = graph_of(Squared(), x)
+    seen = observe(graph, ("x", "relu"), [(part,) for part in x.split(16)])
+    for name, values in (("x", x), ("relu", F.relu(x * x - 1))):
+        assert (seen[name].low, seen[name].high) == (float(values.min()), float(values.max()))
+        counts, _ = np.histogram(values.numpy().astype(np.float64), 2048, (seen[name].low, seen[name].high))
+        assert seen[name].counts.sum() == values.numel()
+        # float32 and float64 may put a number on an edge to either side.
+        assert np.abs(seen[name].counts.numpy() - counts).sum() <= 4
+
+
+def noting(x, sizes) -> fx.GraphModule:
+    """A graph of one value, which notes how many samples it is run on."""
+
+    def note(values):
+        sizes.append(len(values))
+        return values * 1.0
+
+    graph = fx.Graph()
+    start = graph.placeholder("x")
+    start.meta["val"] = x.to("meta")
+    graph.output(graph.create_node("call_function", note, (start,), name="noted"))
+    return fx.GraphModule({}, graph)
+
+
+@pytest.mark.parametrize(("counted", "runs"), [(False, 1), (True, 2)])
+def test_the_network_runs_twice_only_for_histograms(x, counted, runs):
+    sizes = []
+    seen = observe(noting(x, sizes), ("noted",), [(x,)], counted=counted)
+    assert sizes == [len(x)] * runs
+    assert (seen["noted"].counts is not None) == counted
+
+
+def test_large_batches_run_in_parts_and_are_observed_whole():
+    sizes, x = [], torch.randn(9, 1 << 20, generator=torch.Generator().manual_seed(0))
+    seen = observe(noting(x, sizes), ("noted",), [(x[:7],), (x[7:],)])["noted"]
+    assert sizes == [4, 3, 2] * 2
+    assert (seen.low, seen.high) == (float(x.min()), float(x.max()))
+    assert torch.equal(seen.counts, torch.histc(x, 2048, seen.low, seen.high).double())
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_values_are_counted_in_the_bins_of_torch(size):
+    x = torch.randn(4000, 5, generator=torch.Generator().manual_seed(1)).relu().round(decimals=1) * size
+    seen = observe(noting(x, []), ("noted",), [(x,)])["noted"]
+    assert torch.equal(seen.counts, torch.histc(x, 2048, seen.low, seen.high).double())
+
+
+def test_percentile_and_mse_cut_a_heavy_tail():
+    bulk = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    seen = histogram(torch.cat([bulk, torch.tensor([40.0])]))
+    assert seen.grid("min_max").high == pytest.approx(40, rel=0.01)
+    assert seen.grid("percentile").high < 8
+    assert seen.grid("mse").high < 36
+    assert seen.grid("percentile").low == pytest.approx(float(bulk.min()), abs=1)
+
+
+def test_a_range_without_tails_stays_whole():
+    seen = histogram(torch.linspace(-1, 3, 100_000))
+    whole = seen.grid("min_max")
+    for ranges in ("percentile", "mse"):
+        assert seen.grid(ranges).high == pytest.approx(whole.high, rel=0.02)
+        assert seen.grid(ranges).low == pytest.approx(whole.low, rel=0.05)
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 1000),
+    shape=st.floats(0.3, 4),
+    shift=st.floats(-3, 3),
+    signed=st.booleans(),
+)
+def test_mse_never_rounds_worse_than_min_max_and_no_grid_reaches_beyond_what_was_seen(seed, shape, shift, signed):
+    values = torch.randn(2000, generator=torch.Generator().manual_seed(seed))
+    seen = histogram(values.sign() * values.abs() ** shape + shift)
+    whole, best = seen.grid("min_max", signed=signed), seen.grid("mse", signed=signed)
+    errors = seen.squared_error([whole, best])
+    assert errors[1] <= errors[0] * (1 + 1e-9)
+    for ranges in ("percentile", "mse"):
+        grid = seen.grid(ranges, signed=signed)
+        assert grid.high <= max(seen.high, 0) + grid.scale[0]
+        assert grid.low >= min(seen.low, 0) - grid.scale[0]
+
+
+@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "entropy"])
+def test_relu6_stays_within_six_and_begins_at_the_lowest_integer(ranges):
+    seen = histogram(F.relu6(torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * 5))
+    unsigned, signed = seen.grid(ranges), seen.grid(ranges, signed=True)
+    assert unsigned.high <= 6 * (1 + 1e-6)
+    assert unsigned.zero_point == (0,)
+    assert signed.zero_point == (-128,)
+
+
+@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize("number", [0.0, 3.7, -2.0])
+def test_a_constant_gets_a_grid_that_holds_it(ranges, number):
+    grid = Observed(number, number, torch.zeros(2048, dtype=torch.float64)).grid(ranges)
+    assert float(grid.round(torch.tensor(number))) == pytest.approx(number, rel=1e-5)
+    assert grid == affine(number, number)
+
+
+def test_inputs_that_never_vary_are_refused(x):
+    graph = graph_of(Squared(), x)
+    with pytest.raises(TaskError, match=r"calibrate\(\): every number of the calibration inputs is 0.5") as caught:
+        observe(graph, ("x",), [(torch.full_like(x, 0.5),)] * 3)
+    assert caught.value.mend
+
+
+def test_a_value_that_is_not_a_number_is_refused_by_name_even_in_a_later_batch(x):
+    class Root(nn.Module):
+        def forward(self, x):
+            return x.sqrt()
+
+    graph = graph_of(Root(), x)
+    with pytest.raises(TaskError, match="value sqrt: the network computes NaN or infinity"):
+        observe(graph, ("sqrt",), [(x.abs(),), (x,), (x.abs(),)])
+
+
+def reference_divergence(histogram: np.ndarray, levels: int) -> int:
+    """TensorRT's search written out bin by bin (Migacz 2017, slide 'Pseudocode'): how many bins are kept."""
+    best, kept = np.inf, 0
+    histogram = histogram.copy()
+    histogram[0] = histogram[1]
+    for end in range(levels, len(histogram) + 1, 8):
+        p = histogram[:end].copy()
+        p[-1] += histogram[end:].sum()
+        q = np.zeros(end)
+        edges = np.ceil(np.arange(levels + 1) * end / levels).astype(int)
+        for low, high in pairwise(edges):
+            hit = histogram[low:high] > 0
+            q[low:high][hit] = histogram[low:high].sum() / max(hit.sum(), 1)
+        p, q = p / p.sum(), q / q.sum()
+        divergence = sum(a * np.log(a / max(b, 1e-9)) for a, b in zip(p, q, strict=True) if a > 0)
+        if divergence < best:
+            best, kept = divergence, end
+    return kept
+
+
+@settings(max_examples=6)
+@given(seed=st.integers(0, 1000), shape=st.floats(0.7, 2.5), signed=st.booleans())
+def test_entropy_cuts_where_the_divergence_computed_bin_by_bin_is_least(seed, shape, signed):
+    values = torch.randn(4000, generator=torch.Generator().manual_seed(seed))
+    seen = histogram(F.relu(values).pow(shape))
+    kept = reference_divergence(seen.counts.numpy(), 256)
+    assert seen.grid("entropy", signed=signed).high == pytest.approx(seen.high * kept / 2048, rel=1e-3)
+
+
+def test_entropy_cuts_both_sides_at_one_magnitude_and_keeps_what_is_within():
+    bulk = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    seen = histogram(torch.cat([bulk, torch.tensor([-60.0, 50.0])]))
+    low, high = seen.limits("entropy")
+    assert low == pytest.approx(-high)
+    assert 3 < high < 20
+    short = histogram(torch.cat([bulk.clamp(-2, 9), torch.tensor([9.0])]))
+    assert short.limits("entropy")[0] == pytest.approx(-2, abs=0.01)
+
+
+@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "entropy"])
+def test_sixteen_bits_take_in_all_that_was_seen_around_zero(ranges):
+    seen = histogram(torch.cat([torch.randn(1000), torch.tensor([30.0])]))
+    grid = seen.grid(ranges, bits=16, signed=True)
+    assert (grid.zero_point, grid.qmin, grid.qmax) == ((0,), -32768, 32767)
+    assert grid.high == pytest.approx(30)

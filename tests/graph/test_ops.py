@@ -1,0 +1,68 @@
+import pytest
+import torch
+from quantizable_networks import Does, build, convolution, model_of, quantized
+from torch.nn import functional as F
+
+from haversack.graph.folded import inference
+from haversack.graph.ops import layers, left_float, points
+from haversack.graph.pairs import lower
+from haversack.model import Model
+
+
+@pytest.mark.parametrize(
+    "clamp", [F.relu, F.relu6, lambda x: x.clamp(0, 2), lambda x: x.clamp_min(0), lambda x: F.hardtanh(x, 0, 1)]
+)
+def test_a_clamp_at_zero_shares_the_grid_with_the_layer_before_it(clamp):
+    model, _ = model_of(lambda x, layer: clamp(layer(x)), convolution())
+    assert len(points(inference(model))) == 2
+
+
+def test_a_clamp_that_does_not_begin_at_zero_has_a_grid_of_its_own_reader():
+    model, _ = model_of(lambda x, first, second: second(F.hardtanh(first(x))), convolution(), convolution(4))
+    assert points(inference(model)) == ("x", "conv2d", "hardtanh", "conv2d_1")
+
+
+def test_a_value_that_two_read_keeps_what_a_clamp_would_cut():
+    model, _ = model_of(lambda x, first: F.relu(y := first(x)) + y, convolution())
+    assert points(inference(model)) == ("x", "conv2d", "relu", "add")
+
+
+def test_what_a_concatenation_reads_and_writes_lies_on_one_grid_that_spans_it_all():
+    model, x = model_of(lambda x, first, second: torch.cat([first(x), 5 * second(x)], 1), convolution(), convolution())
+    grids = quantized(model, x).grids
+    assert grids["conv2d"] == grids["mul"] == grids["cat"]
+    with torch.no_grad():
+        result = model.module(x)
+    assert grids["cat"].high - grids["cat"].low == pytest.approx(float(result.max() - result.min()), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("function", "kept"),
+    [
+        (lambda x, layer: layer(x) + 1.0, "aten.add.Tensor"),
+        (lambda x, layer: torch.add(layer(x), x[:, :1], alpha=2), "aten.add.Tensor"),
+        (lambda x, layer: layer(x) * (x[:, :1] > -9), "aten.mul.Tensor"),
+        (lambda x, layer: F.conv2d(layer(x), x[:2, :1].expand(2, 4, 8, 8)), "aten.conv2d.default"),
+        (
+            lambda x, layer: torch.cat([layer(x), layer.bias.view(1, 4, 1, 1).expand(x.shape[0], 4, 8, 8)], 1),
+            "aten.cat.default",
+        ),
+    ],
+    ids=["number", "factor", "mask", "computed weight", "constant"],
+)
+@torch.no_grad()
+def test_operations_without_an_integer_form_stay_float_and_are_named(function, kept):
+    x = torch.randn(32, 3, 8, 8)
+    model = Model(Does(function, convolution()).eval(), (x[:2],))
+    assert kept in left_float(inference(model))
+    small = quantized(model, x)
+    torch.testing.assert_close(lower(small)(x), model.module(x), atol=0.2, rtol=0.1)
+
+
+def test_attention_stays_float_between_integer_linear_layers():
+    model, x = build("transformer")
+    graph = inference(model)
+    assert any("attention" in name for name in left_float(graph))
+    assert not any("linear" in name for name in left_float(graph))
+    small = quantized(model, x)
+    assert len(list(layers(graph))) == sum(grid.axis == 0 for grid in small.grids.values())

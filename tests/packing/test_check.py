@@ -1,0 +1,126 @@
+"""What a user's network and score must do before any work starts."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from haversack.errors import TaskError, WorkspaceError
+from haversack.packing.check import check_alone, checked_model, checked_score
+from haversack.task import Task
+
+COUNTS = itertools.count(1)
+INPUTS = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+
+
+def task(score=lambda predict: 0.5) -> Task:
+    return Task(train=list, calibrate=lambda: [INPUTS], score=score)
+
+
+class Calls(nn.Module):
+    """A network that does what it is told."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self._forward = forward
+
+    def forward(self, inputs):
+        return self._forward(inputs)
+
+
+def raises(message=""):
+    def forward(inputs):
+        raise ValueError(message)
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    ("forward", "said"),
+    [
+        (lambda x: torch.ones(len(x), 3), "the same output for 8 different inputs"),
+        (lambda x: x * math.nan, "NaN or infinity"),
+        (lambda x: x / 0, "NaN or infinity"),
+        (lambda x: (x, x), "returns tuple"),
+        (lambda x: {"logits": x}, "returns dict"),
+        (lambda x: None, "returns NoneType"),
+        (lambda x: x.mean(), "a single number for a whole batch"),
+        (lambda x: x @ torch.ones(5, 2), "does not take calibrate()'s inputs of shape (8, 4)"),
+        (raises(), "does not take calibrate()'s inputs of shape (8, 4): ValueError (line"),
+        (raises("\n  \nsecond line"), "ValueError: second line"),
+    ],
+)
+def test_a_network_that_gives_no_sensible_outputs_is_refused(forward, said):
+    with pytest.raises(TaskError) as caught:
+        checked_model(Calls(forward), task())
+    assert said in str(caught.value)
+    assert caught.value.where == "network()"
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda x: nn.functional.dropout(x, 0.5),
+        lambda x: x + torch.rand_like(x),
+        lambda x: x[:, : 1 + next(COUNTS) % 2],
+        lambda x: x if next(COUNTS) % 2 else x * math.nan,
+    ],
+)
+def test_a_network_that_gives_other_outputs_at_each_run_is_refused_at_the_door(forward):
+    with pytest.raises(TaskError, match=r"other outputs for the same inputs.*two runs differ by"):
+        checked_model(Calls(forward), task())
+
+
+def test_sums_that_are_taken_in_another_order_are_no_randomness():
+    tiny = itertools.cycle([0.0, 1e-6])
+    assert checked_model(Calls(lambda x: x + next(tiny)), task()).module
+
+
+def test_a_good_network_becomes_a_model_with_one_sample_and_itself_as_teacher():
+    module = nn.Linear(4, 2).train()
+    model = checked_model(module, task())
+    assert model.module is module is model.teacher
+    assert not module.training
+    assert [value.shape for value in model.example] == [(1, 4)]
+    assert not model.grids
+    assert not model.edits
+
+
+def test_the_check_needs_only_a_few_samples():
+    seen = []
+    checked_model(Calls(lambda x: seen.append(len(x)) or x), task())
+    assert set(seen) == {8}
+
+
+def test_one_sample_alone_is_never_called_constant():
+    checked_model(Calls(lambda x: x * 0 + 1), Task(train=list, calibrate=lambda: [INPUTS[:1]], score=lambda _: 0.5))
+
+
+def test_a_score_that_changes_from_run_to_run_is_refused():
+    counter = itertools.count()
+    with pytest.raises(TaskError, match=r"scored 0\.1 and then 1\.1") as caught:
+        checked_score(task(lambda predict: next(counter) + 0.1), nn.Identity())
+    assert "seed" in caught.value.mend
+
+
+@pytest.mark.parametrize("value", [0.0, 0.123456, -3.5])
+def test_a_repeatable_score_passes_as_it_is(value):
+    assert checked_score(task(lambda predict: value), nn.Identity()).value == value
+
+
+def test_one_of_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(WorkspaceError, match="one of 2") as caught:
+        check_alone()
+    assert "torchrun" in caught.value.mend
+
+
+@pytest.mark.parametrize("processes", [None, "", "1", "many"])
+def test_a_single_process_passes_however_it_was_started(monkeypatch, processes):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("WORLD_SIZE", processes)
+    check_alone()

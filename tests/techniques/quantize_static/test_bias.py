@@ -1,0 +1,63 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from haversack.calibration.ranges import observe, value_grids, weight_grids
+from haversack.calibration.rewrite import bits_by_weight
+from haversack.graph.folded import inference, with_tensors
+from haversack.graph.ops import points
+from haversack.graph.pairs import insert
+from haversack.graph.write_back import settleable
+from haversack.model import Model
+from haversack.techniques.quantize_static.bias import corrected_biases
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.second, self.bare = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 6, 1, bias=False)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.first(x)))
+        x = F.relu(self.bare(F.relu(self.second(x)) + x))
+        return self.head(x.mean((2, 3)))
+
+
+def prepared(seed: int, bits: int):
+    torch.manual_seed(seed)
+    x = torch.randn(64, 3, 8, 8)
+    model = Model(Net().eval(), (x[:1],))
+    network = inference(model)
+    batches = [(part,) for part in x.split(16)]
+    values = value_grids(network, observe(network, points(network), batches, counted=False), "min_max", "uint8")
+    grids = {**values, **weight_grids(network, values, bits_by_weight(network, bits, {}))}
+    return x, network, grids, corrected_biases(network, grids, batches, writable=settleable(model, network))
+
+
+@settings(max_examples=6)
+@given(st.integers(0, 99), st.sampled_from([3, 4, 8]))
+@torch.no_grad()
+def test_mean_outputs_become_those_of_the_float_network(seed, bits):
+    x, network, grids, biases = prepared(seed, bits)
+    wanted = network(x).mean(0)
+    before = insert(network, grids)(x).mean(0) - wanted
+    after = insert(with_tensors(network, biases), grids)(x).mean(0) - wanted
+    step = grids["linear"].scale[0]
+    assert after.abs().max() <= max(float(before.abs().max()), step)
+    assert after.abs().max() < step
+
+
+def test_layers_without_a_bias_of_their_own_are_left_out():
+    _, _, _, biases = prepared(0, 4)
+    assert biases.keys() == {"first.bias", "second.bias", "head.bias"}
+
+
+@torch.no_grad()
+def test_layers_that_stay_float_and_names_that_may_not_be_written_are_left_out():
+    x, network, grids, _ = prepared(0, 4)
+    some = {name: grid for name, grid in grids.items() if name != "second.weight"}
+    assert corrected_biases(network, some, [(x,)], writable=["first.bias", "second.bias"]).keys() == {"first.bias"}

@@ -1,0 +1,87 @@
+"""Several processes train what one would, within rounding."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from haversack.training.machine import Processes
+
+PROGRAM = Path(__file__).parent / "trained_together.py"
+
+
+def together(processes: int, folder: Path, *words: str) -> list[dict]:
+    """What each process of `trained_together.py` found; one that was stopped found nothing."""
+    folder.mkdir(exist_ok=True)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    done = subprocess.run(
+        [sys.executable, *(launch if processes > 1 else ()), str(PROGRAM), str(folder), *words],
+        env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0 or "--stop-at" in words, done.stderr[-3000:]
+    return [json.loads(found.read_text()) for found in sorted(folder.glob("*.json"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["plain", "taught", "few", "patience"])
+def test_two_processes_end_with_the_weights_and_losses_of_one(tmp_path, what):
+    (alone,) = together(1, tmp_path / "one", what)
+    first, second = together(2, tmp_path / "two", what)
+    assert first == second
+    assert len(alone["losses"]) == len(first["losses"])
+    for name in ("losses", "weights"):
+        torch.testing.assert_close(torch.tensor(first[name]), torch.tensor(alone[name]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_batch_norm_sees_its_own_process_s_part_and_yet_all_end_with_the_same_statistics(tmp_path):
+    (alone,) = together(1, tmp_path / "one", "norms")
+    first, second = together(2, tmp_path / "two", "norms")
+    assert first == second
+    assert sum(first["losses"]) == pytest.approx(sum(alone["losses"]), rel=0.1)
+
+
+@pytest.mark.slow
+def test_regressors_learn_from_the_maps_of_all_processes(tmp_path):
+    (alone,) = together(1, tmp_path / "one", "hints")
+    first, second = together(2, tmp_path / "two", "hints")
+    assert first == second
+    torch.testing.assert_close(torch.tensor(first["weights"]), torch.tensor(alone["weights"]), rtol=0, atol=0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_killed_go_on_together(tmp_path):
+    whole, _ = together(2, tmp_path / "whole", "plain")
+    assert not together(2, tmp_path / "killed", "plain", "--stop-at", "13")
+    first, second = together(2, tmp_path / "killed", "plain")
+    assert first["weights"] == second["weights"] == whole["weights"]
+    assert first["losses"] == whole["losses"][13:]
+
+
+@given(st.integers(1, 5), st.integers(0, 9))
+def test_the_parts_of_a_batch_are_disjoint_and_make_it_up(count, rows):
+    inputs, target = torch.arange(rows * 2).view(rows, 2), torch.arange(rows)
+    cpu = torch.device("cpu")
+    parts = [Processes(index, count, cpu).part(((inputs, inputs), target)) for index in range(count)]
+    assert sorted(int(each) for _, part in parts for each in part) == list(range(rows))
+    assert all(torch.equal(each[:, 0], 2 * part) for both, part in parts for each in both)
+    assert max(len(part) for _, part in parts) - min(len(part) for _, part in parts) <= 1
+
+
+def test_one_process_leaves_everything_as_it_is():
+    alone, layer = Processes(0, 1, torch.device("cpu")), nn.Linear(2, 2)
+    batch = (torch.ones(3, 2), torch.zeros(3))
+    assert all(ours is theirs for ours, theirs in zip(alone.part(batch), batch, strict=True))
+    assert alone.sum_gradients(list(layer.parameters()), 0.25) == 0.25
+    assert alone.mean(3.0) == 3.0
