@@ -10,7 +10,7 @@ from haversack.recipe import Catalogue, Step
 
 def names() -> tuple[str, ...]:
     """The techniques that are built, without importing any of them."""
-    return tuple(sorted(module.name for module in iter_modules(__path__)))
+    return tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))
 
 
 def catalogue() -> Catalogue:
