@@ -1,4 +1,4 @@
-"""The folder is the catalogue: one file, one technique; its name is the word on the command line."""
+"""The folder is the catalogue: one file or folder, one technique; its name is the word on the command line."""
 
 from __future__ import annotations
 

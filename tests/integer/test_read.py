@@ -23,7 +23,7 @@ from haversack.model import Model
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 
-DATA = Path(__file__).parents[4] / "shared/data/mlperf-tiny"
+DATA = Path(__file__).parents[3] / "shared/data/mlperf-tiny"
 TOP = {8: (1 / 256, 1 / 128), 16: (1 / 32768, 1 / 32768)}
 
 
@@ -448,7 +448,7 @@ def test_any_chain_of_reshapes_and_permutations_moves_numbers_as_torch_does(step
     ],
 )
 def test_mlperf_tinys_networks_need_nothing_but_their_layers(name, shape, expected, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     module = getattr(__import__("mlperf_tiny"), name)(DATA)
     x = torch.randn(2, *shape)
     network = inference(Model(module, (x[:1],)))

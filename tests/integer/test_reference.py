@@ -15,7 +15,7 @@ from haversack.grid import Grid
 from haversack.integer import IntegerGraph, Operation, Value
 from haversack.integer.reference import run
 
-DATA = Path(__file__).parents[4] / "shared/data/mlperf-tiny"
+DATA = Path(__file__).parents[3] / "shared/data/mlperf-tiny"
 FILES = ("ad01_int8", "ic_resnet8_int8", "kws_ref_model_int8", "vww_96_int8")
 
 

@@ -119,7 +119,7 @@ def test_a_fingerprint_is_the_same_in_every_process(seed):
         text=True,
         check=True,
         cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     from test_fingerprint import PAIRS as THERE  # the module, not the copy that runs as a test
     from test_fingerprint import closure as made

@@ -41,7 +41,7 @@ from haversack.task import Task, TaskFile, read_task_file
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.training.resume import checkpoint
 
-TASK = Path(__file__).parent / "tasks" / "digits_small.py"
+TASK = Path(__file__).parents[1] / "tasks" / "digits_small.py"
 FLASH = 9_000
 TWO = ("prune_channels", "quantize_static")
 T = TypeVar("T")

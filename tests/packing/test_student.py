@@ -27,7 +27,7 @@ from haversack.report.text import ranked
 from haversack.task import TaskFile, read_task_file
 from haversack.techniques.adopt_student import AdoptStudent
 
-TASK = Path(__file__).parent / "tasks" / "digits_small.py"
+TASK = Path(__file__).parents[1] / "tasks" / "digits_small.py"
 FLASH = 9_000
 
 

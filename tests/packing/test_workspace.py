@@ -33,7 +33,7 @@ from haversack.progress import shown_by
 from haversack.recipe import Recipe, Stage
 from haversack.task import Task
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BOARD = Device("board", "A board", "onnx")
 CONDITIONS = Conditions("board", "onnx", 1, "here", {"torch": "2"})
 MEASURED = Measurement(Figure(10, "host"), Figure(20, "host"), None, CONDITIONS, score=Figure(0.5, "host"))

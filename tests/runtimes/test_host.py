@@ -155,7 +155,7 @@ def test_measuring_a_file_does_not_import_torch(tmp_path):
     path = tmp_path / "one.onnx"
     path.write_bytes(_identity())
     code = (
-        "import sys, pathlib; from haversack.measure import host;"
+        "import sys, pathlib; from haversack.runtimes import host;"
         f"host.bench(pathlib.Path({str(path)!r}), seconds=0.05); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -179,12 +179,12 @@ def test_another_process_reloads_the_same_network_and_trains_it(name: str, tmp_p
     torch.save(x, tmp_path / "x.pt")
     code = (
         "import sys, torch; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from prunable_networks import build; from haversack.graph.surgery import load\n"
+        "from prunable_networks import build; from haversack.surgery.save import load\n"
         "folder = Path(sys.argv[2]); x = torch.load(folder / 'x.pt')\n"
         "module = load(build(sys.argv[3])[0], folder, (x[:1],)).module\n"
         "print(module(x).detach().flatten().tolist()); module.train()(x).sum().backward()\n"
     )
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1] / "networks")
     done = subprocess.run(
         [sys.executable, "-c", code, here, str(tmp_path), name], capture_output=True, text=True, check=True
     )

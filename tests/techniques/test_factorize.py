@@ -226,7 +226,7 @@ import sys, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_factorize import Net
-from haversack.graph.surgery import load
+from haversack.surgery.save import load
 model = load(Net(), Path(sys.argv[2]), (torch.zeros(1, 2, 8, 8),))
 torch.save(model.module(torch.load(Path(sys.argv[2]) / "inputs.pt")).detach(), Path(sys.argv[2]) / "outputs.pt")
 """

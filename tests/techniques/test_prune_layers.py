@@ -214,7 +214,7 @@ def test_a_block_removed_twice_over_two_steps_is_saved_and_rebuilt_in_another_pr
     x = torch.ones(1, 1, 8, 8)
     code = (
         "import sys, torch; from pathlib import Path; sys.path[:0] = sys.argv[2:]\n"
-        "from haversack.graph.surgery import load; from test_prune_layers import Net\n"
+        "from haversack.surgery.save import load; from test_prune_layers import Net\n"
         "x = torch.ones(1, 1, 8, 8); print(load(Net(), Path(sys.argv[1]), (x,)).module(x).tolist())"
     )
     here = Path(__file__)

@@ -177,7 +177,7 @@ def test_a_sparse_network_is_saved_and_loaded_in_another_process(tmp_path):
     save(sparse, tmp_path)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import torch;"
-        "from test_prune_weights import Net, images, zeros; from haversack.graph.surgery import load;"
+        "from test_prune_weights import Net, images, zeros; from haversack.surgery.save import load;"
         "found = load(Net(), Path(sys.argv[2]), (images(1),));"
         "print(sorted(found.sparse), sum(int(gone.sum()) for gone in zeros(found).values()));"
         "print(float(found.module(images(1)).detach().double().sum()))"

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from test_contract import fresh, task
-from haversack.export import onnx
-from haversack.finetune import Training, finetune
-from haversack.graph.lower import lower
-from haversack.graph.surgery import load
-from haversack.measure import host
+from haversack.runtimes import onnx
+from haversack.training import Training, finetune
+from haversack.graph.pairs import lower
+from haversack.surgery.save import load
+from haversack.runtimes import host
 
 torch.set_num_threads(1)
 found = {}

@@ -184,7 +184,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_checkpoint import digits_task, dropping, epochs_of_21, model, noisy, trained
-from haversack.finetune import checkpoints_in, finetune
+from haversack.training import checkpoints_in, finetune
 start = model(dropping(), trained())
 with checkpoints_in(Path({folder!r}), seconds=0.05):
     finetune(start, digits_task(noisy), epochs_of_21(average=0.9))
