@@ -16,7 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from haversack.errors import ExportError
 from haversack.grid import Grid
+from haversack.integer.kinds import FLOAT, KINDS, Input, Option
+
+__all__ = ["KINDS", "Array", "IntegerGraph", "Operation", "Value", "check"]
 
 Array = np.ndarray[Any, Any]
 
@@ -38,13 +42,9 @@ class Value:
 
 @dataclass(frozen=True)
 class Operation:
-    """One of TFLite's builtin operators, with its options under the names of TFLite's schema in lower case.
+    """One of TFLite's builtin operators. What it reads, and which options it has, says its row of `KINDS`.
 
-    CONV_2D, TRANSPOSE_CONV: stride (h, w), dilation (h, w), padding "VALID" | "SAME". DEPTHWISE_CONV_2D: these and
-    depth_multiplier. MAX_POOL_2D, AVERAGE_POOL_2D: filter (h, w), stride, padding. FULLY_CONNECTED: keep_num_dims.
-    CONCATENATION: axis. MEAN, REDUCE_MAX: keep_dims; axes are the second input. SOFTMAX: beta. LEAKY_RELU: alpha.
-    RESIZE_NEAREST_NEIGHBOR: half_pixel_centers. SPLIT: num_splits; the axis is its first input. All that fuse an
-    activation: activation "NONE" | "RELU" | "RELU6". An input that is left out (a bias) is "".
+    An input that is left out (a bias) is "", or missing at the end.
     """
 
     kind: str
@@ -57,6 +57,31 @@ class Operation:
         """The same operation on values of other names."""
         inputs, outputs = (tuple(names.get(name, name) for name in ends) for ends in (self.inputs, self.outputs))
         return replace(self, inputs=inputs, outputs=outputs)
+
+    def input(self, name: str) -> str:
+        """The value that it reads as its `name`, such as "bias"; "" where that is left out."""
+        place = KINDS[self.kind].place(name)
+        return self.inputs[place] if place < len(self.inputs) else ""
+
+    def option(self, name: str) -> Any:  # noqa: ANN401 - a number, a flag, a word or a pair
+        """What the option is set to, or its default. Raises ExportError where it has neither."""
+        return self._setting(next(row for row in KINDS[self.kind].options if row.name == name))
+
+    def settings(self) -> dict[str, Any]:
+        """All options, defaults among them. Raises ExportError for one that `KINDS` does not allow."""
+        rows = KINDS[self.kind].options
+        unknown = sorted(set(self.options) - {row.name for row in rows})
+        if unknown:
+            raise ExportError(f"{self.kind} has no option {', '.join(unknown)}.", where=self.path)
+        return {row.name: self._setting(row) for row in rows}
+
+    def _setting(self, row: Option) -> Any:  # noqa: ANN401
+        value = self.options.get(row.name, row.default)
+        if value is None:
+            raise ExportError(f"{self.kind} does not say its {row.name}.", where=self.path)
+        if not row.allows(value):
+            raise ExportError(f"{self.kind} cannot have {value!r} as its {row.name}.", where=self.path)
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,3 +102,72 @@ class IntegerGraph:
     def constants(self) -> Iterator[Value]:
         """The values that are stored in a file."""
         return (value for value in self.values.values() if value.data is not None)
+
+
+def check(graph: IntegerGraph) -> None:
+    """Nothing, or an ExportError for the first operation that `KINDS` does not allow, or that reads what is not there.
+
+    A graph that passes has all its values, one maker for each, before whoever reads it; computes in types that there
+    are kernels for, with the constants and options that they need. Shapes are not looked at.
+    """
+    stored = {value.name for value in graph.constants()}
+    ready = stored.union(graph.inputs)
+    for operation in graph.operations:
+        for wrong in _wrong(graph, operation, ready, stored):
+            raise ExportError(wrong, where=operation.path)
+        ready.update(operation.outputs)
+        if operation.kind == "DEQUANTIZE" and stored.issuperset(operation.inputs):
+            stored.update(operation.outputs)
+    if not ready.issuperset(graph.outputs):
+        raise ExportError(f"no operation makes {', '.join(sorted(set(graph.outputs) - ready))}.")
+
+
+def _wrong(graph: IntegerGraph, operation: Operation, ready: set[str], stored: set[str]) -> Iterator[str]:
+    """What is wrong with an operation, when these values are `ready` and some of them are constants."""
+    name, kind = operation.kind, KINDS.get(operation.kind)
+    if kind is None:
+        yield f"the integer graph has no {name}."
+        return
+    wanted, unknown = operation.settings().get("num_splits", 1), set(operation.outputs) - graph.values.keys()
+    if len(operation.outputs) != wanted or unknown:
+        yield f"{name} makes {', '.join(sorted(unknown)) or len(operation.outputs)}, and should make {wanted} values."
+        return
+    if not ready.isdisjoint(operation.outputs) or len(set(operation.outputs)) < wanted:
+        yield f"{name} makes a value that is there already."
+    made = graph.values[operation.outputs[0]]
+    if any(graph.values[output].dtype != made.dtype for output in operation.outputs) or made.dtype not in kind.dtypes:
+        yield f"there is no {name} on {made.dtype}."
+    required = [place for place, each in enumerate(kind.inputs) if not each.optional]
+    if len(operation.inputs) <= max(required):
+        yield f"{name} reads {len(operation.inputs)} values, and needs {len(required)}."
+    for place, read in enumerate(operation.inputs):
+        row = kind.input(place)
+        if row is None:
+            yield f"{name} reads {len(operation.inputs)} values, more than it knows."
+        elif read or not row.optional:
+            yield from _wrong_input(graph, row, read, made.dtype, ready)
+            if row.constant and read not in stored:
+                yield f"{name} computes its {row.name}, which must be a constant."
+    values = (graph.values[each] for each in (*operation.outputs, *operation.inputs) if each in graph.values)
+    yield from (f"{each.name!r} is {each.dtype}, and its grid is not." for each in values if not _has_its_grid(each))
+
+
+def _wrong_input(graph: IntegerGraph, row: Input, read: str, dtype: str, ready: set[str]) -> Iterator[str]:
+    """What is wrong with one of the values that an operation on numbers of type `dtype` reads."""
+    if read not in ready or read not in graph.values:
+        yield f"it reads {read!r} as its {row.name}, which nothing made before."
+        return
+    value = graph.values[read]
+    if value.dtype not in (row.dtypes or (dtype,)):
+        yield f"its {row.name} is {value.dtype}, and should be {' or '.join(row.dtypes or (dtype,))}."
+    if row.name in ("weight", "bias") and (value.dtype == FLOAT) != (dtype == FLOAT):
+        yield f"its {row.name} is {value.dtype}, which does not go with {dtype}."
+    if row.name == "weight" and value.grid is not None and any(value.grid.zero_point):
+        yield "its weight has a zero point."
+
+
+def _has_its_grid(value: Value) -> bool:
+    """Whether a value of 8 or 16 bits has a grid that fits, and a real one none."""
+    bits = 0 if value.grid is None else value.grid.bits
+    wanted = {"int8": range(2, 9), "int16": (16,), "int32": (0, 32), "int64": (0, 32)}
+    return bits in wanted.get(value.dtype, (0,)) and not (bits == 16 and value.grid and any(value.grid.zero_point))

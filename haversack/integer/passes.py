@@ -184,7 +184,7 @@ def with_biases(graph: IntegerGraph) -> IntegerGraph:
 
 def _missing_bias(graph: IntegerGraph, operation: Operation) -> Value | None:
     """Zeros in steps of input step x weight step, as wide as the kernel wants them; None where nothing is missing."""
-    if operation.kind not in _CONVOLUTIONS or any(operation.inputs[2:]):
+    if operation.kind not in _CONVOLUTIONS or operation.input("bias"):
         return None
     x, weight = (graph.values[name].grid for name in operation.inputs[:2])
     if x is None or weight is None:
@@ -201,14 +201,14 @@ def with_pools(graph: IntegerGraph) -> IntegerGraph:
 
 
 def _pooled(graph: IntegerGraph, operation: Operation) -> Operation:
-    if operation.kind != "STRIDED_SLICE" or operation.options.get("shrink_axis_mask"):
+    if operation.kind != "STRIDED_SLICE" or operation.option("shrink_axis_mask"):
         return operation
     data, begin, _, stride = (graph.values[name] for name in operation.inputs)
     output = graph.values[operation.outputs[0]]
     if begin.data is None or stride.data is None or len(data.shape) != 4 or len(output.shape) != 4:
         return operation
     steps = tuple(int(step) for step in stride.data)
-    skipped = [start for axis, start in enumerate(begin.data) if not operation.options.get("begin_mask", 0) >> axis & 1]
+    skipped = [start for axis, start in enumerate(begin.data) if not operation.option("begin_mask") >> axis & 1]
     thinned = tuple(-(-size // step) for size, step in zip(data.shape, steps, strict=True))
     if any(skipped) or min(steps) < 1 or steps[0] != 1 or steps[3] != 1 or thinned != output.shape:
         return operation

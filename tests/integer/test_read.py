@@ -17,6 +17,7 @@ from haversack.graph.folded import inference, tensor_of
 from haversack.graph.ops import fixed_ranges, layers, points, sharing
 from haversack.graph.pairs import insert, lower
 from haversack.grid import Grid, affine, symmetric
+from haversack.integer import check
 from haversack.integer.read import read
 from haversack.integer.reference import run
 from haversack.model import Model
@@ -89,6 +90,7 @@ def one(graph, kind: str):
 
 def outputs(graph, *x: torch.Tensor) -> list[torch.Tensor]:
     """What the NumPy reference computes, in torch's order of dimensions."""
+    check(graph)
     inputs = [each.permute(order).contiguous().numpy() for each, order in zip(x, graph.input_orders, strict=True)]
     results = zip(run(graph, inputs), graph.output_orders, strict=True)
     return [torch.from_numpy(each).permute(*np.argsort(order).tolist()) for each, order in results]
@@ -260,7 +262,7 @@ def test_slices_along_two_dimensions_are_one_operation():
 def test_real_activations_fuse_into_the_operation_before():
     model, _ = model_of(lambda x, c, d: F.relu6(c(x)) + F.relu(d(x)), conv(), conv())
     graph = read(lower(model))
-    assert [each.options["activation"] for each in graph.operations] == ["RELU6", "RELU", "NONE"]
+    assert [each.option("activation") for each in graph.operations] == ["RELU6", "RELU", "NONE"]
 
 
 def test_inputs_and_outputs_lie_channels_last():
@@ -288,7 +290,7 @@ def test_a_narrow_grid_saturates_at_the_top_and_clamps_at_the_bottom():
     lowered = lower(quantized(model, x, relu=narrow(1.0, 4)))
     graph = read(lowered)
     first, second = (operation for operation in graph.operations if operation.kind == "CONV_2D")
-    assert (first.options["activation"], second.options["activation"]) == ("RELU", "NONE")
+    assert (first.option("activation"), second.option("activation")) == ("RELU", "NONE")
     assert_reads_as_it_runs(lowered, graph, x[:3], within=0.02)
 
 

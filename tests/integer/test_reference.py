@@ -126,7 +126,7 @@ def test_a_float_convolution_equals_torch() -> None:
 )
 def test_a_value_without_a_grid_is_computed_in_float32(kind: str, function) -> None:
     x = np.linspace(-9, 9, 24, dtype=np.float32).reshape(4, 6)
-    options = {"alpha": 0.25} if kind == "LEAKY_RELU" else {}
+    options = {"LEAKY_RELU": {"alpha": 0.25}, "SOFTMAX": {"beta": 1.0}}.get(kind, {})
     found = run(float_graph(kind, [(1, 6)], (1, 6), **options), [x])[0]
     assert found.dtype == np.float32
     assert np.allclose(found, function(x), atol=1e-6)

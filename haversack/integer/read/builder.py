@@ -15,12 +15,6 @@ from haversack.grid import Grid
 from haversack.integer import Array, Operation, Value
 from haversack.integer.read.placed import Constant, Order, Placed, Size, Sizes
 
-# Those whose options hold an activation. TFLite's transposed convolution has one too, which not all kernels compute.
-_FUSES = {
-    *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"),
-    "CONCATENATION",
-}
-
 
 @dataclass(frozen=True)
 class Cut:
@@ -73,8 +67,6 @@ class Builder:
         return self._free(f"{name}_") if name in self.values else name
 
     def _append(self, kind: str, inputs: Sequence[str], outputs: tuple[str, ...], options: dict[str, object]) -> None:
-        if kind in _FUSES:
-            options.setdefault("activation", "NONE")
         self.operations.append(Operation(kind, tuple(inputs), outputs, options, self.path))
 
     def constant(self, data: Array, grid: Grid | None = None) -> str:
@@ -114,9 +106,8 @@ class Builder:
             for part in range(3)
         )
         kept = sum(1 << axis for axis in range(len(source.order)) if axis not in axes)
-        masks = {"begin_mask": kept, "end_mask": kept, "ellipsis_mask": 0, "new_axis_mask": 0, "shrink_axis_mask": 0}
         inputs = (source.name, begin, end, step)
-        result = self.emit("STRIDED_SLICE", inputs, replace(placed, sizes=sizes), **masks)
+        result = self.emit("STRIDED_SLICE", inputs, replace(placed, sizes=sizes), begin_mask=kept, end_mask=kept)
         self.cuts[result.name] = Cut(source, axes)
         return result
 

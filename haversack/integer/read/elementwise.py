@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from haversack.grid import Grid
+from haversack.integer import KINDS
 from haversack.integer.read.call import Call, Rule, Table
 from haversack.integer.read.ending import bounds_of, real_activation
 from haversack.integer.read.placed import Constant, Order, Placed
@@ -115,25 +116,18 @@ def leaky_relu(call: Call) -> Placed:
     return unary("LEAKY_RELU", alpha=float(call["negative_slope"]))(call)
 
 
-def fixed(kind: str, low: int, **options: object) -> Callable[[Call], Placed]:
-    """An operation whose results lie between `low` and 1 on the grid that TFLite's specification gives it."""
+def fixed(kind: str) -> Callable[[Call], Placed]:
+    """An operation whose results lie on the grid that TFLite's specification gives it."""
 
     def write(call: Call) -> Placed:
-        return call.settle(_on_fixed(call, kind, call.x, low, **options))
+        return call.settle(_on_fixed(call, kind, call.x))
 
     return write
 
 
-def _on_fixed(call: Call, kind: str, x: Placed, low: int, **options: object) -> Placed:
-    grid = fixed_grid(x.grid.bits, low) if x.grid is not None else None
+def _on_fixed(call: Call, kind: str, x: Placed, **options: object) -> Placed:
+    grid = None if x.grid is None else KINDS[kind].fixed[f"int{x.grid.bits}"]
     return call.builder.emit(kind, (x.name,), replace(x, grid=grid), **options)
-
-
-def fixed_grid(bits: int, low: int) -> Grid:
-    """[0, 1) or [-1, 1) in steps that are powers of two."""
-    if bits == 16:
-        return Grid(16, True, (1 / (1 << 15),), (0,))
-    return Grid(8, True, (1 / 256,), (-128,)) if low == 0 else Grid(8, True, (1 / 128,), (0,))
 
 
 def softmax(call: Call) -> Placed:
@@ -142,13 +136,13 @@ def softmax(call: Call) -> Placed:
     dim = int(call["dim"]) % x.rank
     if [each for each in x.order if each is not None][-1] != dim or x.order[-1] is None:
         x = call.builder.laid(x, (*(each for each in x.order if each is not None and each != dim), dim))
-    return call.settle(_on_fixed(call, "SOFTMAX", x, 0, beta=1.0))
+    return call.settle(_on_fixed(call, "SOFTMAX", x, beta=1.0))
 
 
 def silu(call: Call) -> Placed:
     """The value times its sigmoid."""
     x = call.x
-    gate = _on_fixed(call, "LOGISTIC", x, 0)
+    gate = _on_fixed(call, "LOGISTIC", x)
     return call.finish("MUL", (x.name, gate.name), call.result(x))
 
 
@@ -160,7 +154,7 @@ def hardsigmoid(call: Call) -> Placed:
     # On integers the grid's own ends are 0 and 6.
     activation = "NONE" if call.integer else "RELU6"
     shifted = call.builder.emit("ADD", (x.name, three), replace(x, grid=grid), activation=activation)
-    result = replace(x, grid=fixed_grid(8, 0) if call.integer else None)
+    result = replace(x, grid=KINDS["LOGISTIC"].fixed["int8"] if call.integer else None)
     sixth = call.number(torch.tensor([1 / 6]))
     return call.settle(call.builder.emit("MUL", (shifted.name, sixth), result))
 
@@ -204,8 +198,8 @@ TABLE: Table = {
     aten.div.Tensor: Rule(quotient, _BOTH),
     aten.hardswish.default: Rule(unary("HARD_SWISH"), (8,)),
     aten.leaky_relu.default: Rule(leaky_relu, _BOTH),
-    aten.sigmoid.default: Rule(fixed("LOGISTIC", 0), _BOTH),
-    aten.tanh.default: Rule(fixed("TANH", -1), _BOTH),
+    aten.sigmoid.default: Rule(fixed("LOGISTIC"), _BOTH),
+    aten.tanh.default: Rule(fixed("TANH"), _BOTH),
     aten.softmax.int: Rule(softmax, _BOTH),
     aten.silu.default: Rule(silu, _BOTH),
     aten.hardsigmoid.default: Rule(hardsigmoid, (8,)),

@@ -39,7 +39,7 @@ def _padded_low(call: Call, x: Placed, sides: Sides) -> Placed:
 def _is_clamped(call: Call, x: Placed) -> bool:
     """Whether nothing in the value is below zero."""
     maker = next(each for each in reversed([None, *call.builder.operations]) if each is None or x.name in each.outputs)
-    return maker is not None and maker.options.get("activation", maker.kind) in ("RELU", "RELU6")
+    return maker is not None and not {maker.kind, maker.options.get("activation")}.isdisjoint(("RELU", "RELU6"))
 
 
 def average_pool(call: Call) -> Placed:
@@ -137,8 +137,7 @@ def upsample(call: Call) -> Placed:
     if any(new % old for old, new in zip(x.shape[1:3], result.shape[1:3], strict=True)):
         call.refuse("by a factor that is no whole number")
     inputs = x.name, call.builder.integers(*result.shape[1:3])
-    options = {"align_corners": False, "half_pixel_centers": False}
-    return call.settle(call.builder.emit("RESIZE_NEAREST_NEIGHBOR", inputs, result, **options))
+    return call.settle(call.builder.emit("RESIZE_NEAREST_NEIGHBOR", inputs, result))
 
 
 TABLE: Table = {

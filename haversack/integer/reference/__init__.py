@@ -94,9 +94,11 @@ def _axes_touched(graph: IntegerGraph, operation: Operation) -> tuple[int, ...]:
     elif kind == "TRANSPOSE":
         axes = [axis for axis in (0,) if _numbers(graph, operation, 1)[0] != axis]
     elif kind == "STRIDED_SLICE":
-        axes = [0] if operation.options.get("shrink_axis_mask", 0) & 1 else []
+        axes = [0] if operation.option("shrink_axis_mask") & 1 else []
+    elif kind == "CONCATENATION":
+        axes = [operation.option("axis")]
     else:
-        axes = {"CONCATENATION": [operation.options.get("axis", 1)], "SOFTMAX": [rank - 1]}.get(kind, [])
+        axes = [rank - 1] if kind == "SOFTMAX" else []
     return tuple(axis % rank for axis in axes)
 
 

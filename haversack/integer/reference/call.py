@@ -48,9 +48,9 @@ class Call:
             return self.array(index)
         return self.array(index).astype(np.int64) - value.grid.zero_point[0]
 
-    def option(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - an option is a number, a word or a pair
+    def option(self, name: str) -> Any:  # noqa: ANN401 - an option is a number, a word or a pair
         """The operation's option `name`."""
-        return self.operation.options.get(name, default)
+        return self.operation.option(name)
 
     def scale(self, index: int) -> float:
         """The step of input `index` as a file stores it: rounded to float32."""
@@ -71,14 +71,14 @@ class Call:
         """`result`, counted from zero, with the output's zero point, its fused activation and its type."""
         dtype = np.dtype(self.outputs[0].dtype)
         if not self.integer:
-            low, high = FLOAT_LIMITS[self.option("activation", "NONE")]
+            low, high = FLOAT_LIMITS[self.operation.options.get("activation", "NONE")]
             return np.asarray(np.clip(result, dtype.type(low), dtype.type(high)), dtype)
         return np.asarray(np.clip(result + self.zero_point, *self._limits(dtype)), dtype)
 
     def _limits(self, dtype: np.dtype[Any]) -> tuple[int, int]:
         """The smallest and largest integer that the fused activation lets through."""
         info = np.iinfo(dtype)
-        low, high = FLOAT_LIMITS[self.option("activation", "NONE")]
+        low, high = FLOAT_LIMITS[self.operation.options.get("activation", "NONE")]
         # The division is float32's, as in the kernels.
         bottom = info.min if np.isinf(low) else self.zero_point + quotient(low, self.output_scale)
         top = info.max if np.isinf(high) else self.zero_point + quotient(high, self.output_scale)

@@ -114,7 +114,7 @@ def _between(place: Array, rest: Array, bits: int) -> Array:
 
 def softmax(call: Call) -> Array:
     """SOFTMAX over the last axis: [0, 1) in steps of 1/256 (int8) or 1/32768 (int16)."""
-    x, beta = call.array(0), float(np.float32(call.option("beta", 1.0)))
+    x, beta = call.array(0), float(np.float32(call.option("beta")))
     if not call.integer:
         power = np.exp((x - x.max(axis=-1, keepdims=True)) * np.float32(beta))
         return np.asarray(power / power.sum(axis=-1, keepdims=True), np.float32)

@@ -17,7 +17,7 @@ from haversack.integer.windows import extent, padded, patches, same_padding, tap
 def convolve(call: Call) -> Array:
     """CONV_2D; the depth of the filters says how many groups there are."""
     weights = call.array(1)
-    filter_size, stride, dilation = weights.shape[1:3], call.option("stride"), call.option("dilation", (1, 1))
+    filter_size, stride, dilation = weights.shape[1:3], call.option("stride"), call.option("dilation")
     x, weights = _exact(call, 0, weights)
     x = padded(x, extent(filter_size, dilation), stride, call.option("padding"))
     columns = patches(x, filter_size, stride, dilation)
@@ -35,7 +35,7 @@ def convolve(call: Call) -> Array:
 def convolve_depthwise(call: Call) -> Array:
     """DEPTHWISE_CONV_2D: each channel has `depth_multiplier` filters of its own."""
     weights = call.array(1)
-    filter_size, stride, dilation = weights.shape[1:3], call.option("stride"), call.option("dilation", (1, 1))
+    filter_size, stride, dilation = weights.shape[1:3], call.option("stride"), call.option("dilation")
     x, weights = _exact(call, 0, weights, axis=3)
     x = padded(x, extent(filter_size, dilation), stride, call.option("padding"))
     x = np.repeat(x, weights.shape[3] // x.shape[3], axis=3)
@@ -70,7 +70,7 @@ def connect(call: Call) -> Array:
     """FULLY_CONNECTED: the last dimension, or all but the batch, times a matrix (out, in)."""
     x, weights = _exact(call, 0, call.array(1))
     total = x.reshape(-1, weights.shape[1]) @ weights.T
-    if call.option("keep_num_dims", False):
+    if call.option("keep_num_dims"):
         total = total.reshape(*x.shape[:-1], -1)
     return _rescale(call, total, _product(call, 0), wide=_wide(call))
 

@@ -37,7 +37,7 @@ def pool_max(call: Call) -> Array:
 
 def mean(call: Call) -> Array:
     """MEAN over the axes of the second input, whose count is divided out of the fixed-point factor."""
-    axes, keep = _axes(call), bool(call.option("keep_dims", False))
+    axes, keep = _axes(call), call.option("keep_dims")
     if not call.integer:
         return np.asarray(call.array(0).mean(axis=axes, keepdims=keep, dtype=np.float32))
     count = int(np.prod([call.array(0).shape[axis] for axis in axes]))
@@ -49,7 +49,7 @@ def mean(call: Call) -> Array:
 
 def reduce_max(call: Call) -> Array:
     """REDUCE_MAX over the axes of the second input."""
-    return np.asarray(call.array(0).max(axis=_axes(call), keepdims=bool(call.option("keep_dims", False))))
+    return np.asarray(call.array(0).max(axis=_axes(call), keepdims=call.option("keep_dims")))
 
 
 def _axes(call: Call) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def transpose(call: Call) -> Array:
 def slice_strided(call: Call) -> Array:
     """STRIDED_SLICE: from `begin` to `end` by `strides`; a set bit of a mask means from the start, or to the end."""
     begin, end, strides = (call.array(index).tolist() for index in (1, 2, 3))
-    from_start, to_end, shrink = (int(call.option(f"{mask}_mask", 0)) for mask in ("begin", "end", "shrink_axis"))
+    from_start, to_end, shrink = (call.option(f"{mask}_mask") for mask in ("begin", "end", "shrink_axis"))
     where: list[int | slice] = []
     for axis, (low, high, stride) in enumerate(zip(begin, end, strides, strict=True)):
         bit = 1 << axis
@@ -115,9 +115,9 @@ def resize_nearest(call: Call) -> Array:
 
 def _nearest(length: int, size: int, call: Call) -> Array:
     """Which of `length` places each of `size` places reads; the arithmetic is float32's."""
-    corners = call.option("align_corners", False) and size > 1
+    corners = call.option("align_corners") and size > 1
     scale = np.float32(length - 1) / np.float32(size - 1) if corners else np.float32(length) / np.float32(size)
-    offset = np.float32(0.5 if call.option("half_pixel_centers", False) else 0)
+    offset = np.float32(0.5 if call.option("half_pixel_centers") else 0)
     place = (np.arange(size, dtype=np.float32) + offset) * scale
     place = np.floor(place + np.float32(0.5)) if corners else np.floor(place)
     return np.asarray(np.clip(place, 0, length - 1), np.intp)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
-from haversack.integer import IntegerGraph, Operation
+from haversack.integer import KINDS, IntegerGraph, Operation
 
-_ROLES = {
-    **{(kind, 1): "weight" for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")},
-    **{(kind, 2): "bias" for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")},
-    ("TRANSPOSE_CONV", 3): "bias",
-}
+_ROLES = frozenset({"weight", "bias"})
 # The first release of TensorFlow Lite with each version of an operator, in the order of versions: 1, 2, ...
 # Source: tensorflow/compiler/mlir/lite/tools/versioning/runtime_version.cc.
 _RELEASES = {
@@ -65,7 +61,9 @@ def _wanted(operation: Operation) -> Iterator[tuple[str, str]]:
     """What an operation's values would be called, were there no others."""
     path = operation.path or operation.kind.lower()
     for index, value in enumerate(operation.inputs):
-        yield value, f"{path}.{_ROLES.get((operation.kind, index), f'{operation.kind.lower()}{index}')}"
+        row = KINDS[operation.kind].input(index)
+        role = row.name if row is not None and row.name in _ROLES else f"{operation.kind.lower()}{index}"
+        yield value, f"{path}.{role}"
     for value in operation.outputs:
         yield value, path
 

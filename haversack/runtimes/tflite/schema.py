@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from haversack.errors import ExportError
-from haversack.integer import IntegerGraph, Operation, Value
+from haversack.integer import KINDS, IntegerGraph, Operation, Value
 
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
@@ -43,34 +42,35 @@ WORDS: Mapping[str, int] = MappingProxyType(
 class Field:
     """An option of an operator: the slots of its table that hold it, two for a pair (height, width).
 
-    `default` is the schema's: what a reader takes where nothing stands. An option without one has to be given.
+    `default` is the schema's: what a reader takes where nothing stands. `fixed` is what all our files hold, where the
+    graph has no such option.
     """
 
     option: str
     slots: tuple[int, ...]
     width: str
-    default: Any = None
+    default: float = 0
+    fixed: float | None = None
 
 
 @dataclass(frozen=True)
 class Builtin:
     """One of the builtin operators: its code, its place in the union BuiltinOptions, and the fields of its options.
 
-    `versions` are those of float32, int8 and int16 kernels, as tools/versioning/op_version.cc counts them; what depends
-    on more than the number format is in `versions.py`. 0: there is no such kernel.
+    `versions` are those of float32, int8 and int16 kernels, as tools/versioning/op_version.cc counts them.
     """
 
     code: int
     options: int = 0
     fields: tuple[Field, ...] = ()
-    versions: tuple[int, int, int] = (1, 1, 1)
+    versions: tuple[int, ...] = (1, 1, 1)
 
 
 def _activation(slot: int) -> Field:
-    return Field("activation", (slot,), "Int8", 0)
+    return Field("activation", (slot,), "Int8")
 
 
-def _pair(option: str, height: int, width: int, default: int | None = None) -> Field:
+def _pair(option: str, height: int, width: int, default: int = 0) -> Field:
     return Field(option, (height, width), "Int32", default)
 
 
@@ -79,29 +79,29 @@ _STRIDE = _pair("stride", 2, 1)
 _POOL = (_PADDING, _STRIDE, _pair("filter", 4, 3), _activation(5))
 _DEPTHWISE = (_PADDING, _STRIDE, Field("depth_multiplier", (3,), "Int32"), _activation(4), _pair("dilation", 6, 5, 1))
 _MASKS = tuple(
-    Field(f"{name}_mask", (slot,), "Int32", 0)
+    Field(f"{name}_mask", (slot,), "Int32")
     for slot, name in enumerate(("begin", "end", "ellipsis", "new_axis", "shrink_axis"))
 )
-_RESIZE = (Field("align_corners", (0,), "Bool", False), Field("half_pixel_centers", (1,), "Bool", False))
-_REDUCER = (Field("keep_dims", (0,), "Bool", False),)
+_RESIZE = (Field("align_corners", (0,), "Bool"), Field("half_pixel_centers", (1,), "Bool"))
+_REDUCER = (Field("keep_dims", (0,), "Bool"),)
 _BY_FORMAT = (1, 2, 3)
 # 16-bit sums whose steps are powers of two: an older arithmetic that is the schema's default and that nothing emits.
-_POWER_OF_TWO = Field("pot_scale_int16", (1,), "Bool", True)
+_POWER_OF_TWO = Field("pot_scale_int16", (1,), "Bool", default=True, fixed=False)
 
 BUILTINS: Mapping[str, Builtin] = MappingProxyType(
     {
         "ADD": Builtin(0, 11, (_activation(0), _POWER_OF_TWO), _BY_FORMAT),
         "AVERAGE_POOL_2D": Builtin(1, 5, _POOL, _BY_FORMAT),
-        "CONCATENATION": Builtin(2, 10, (Field("axis", (0,), "Int32", 0), _activation(1)), _BY_FORMAT),
+        "CONCATENATION": Builtin(2, 10, (Field("axis", (0,), "Int32"), _activation(1)), _BY_FORMAT),
         "CONV_2D": Builtin(3, 1, (_PADDING, _STRIDE, _activation(3), _pair("dilation", 5, 4, 1)), (1, 3, 4)),
         "DEPTHWISE_CONV_2D": Builtin(4, 2, _DEPTHWISE, (1, 3, 5)),
         "DEQUANTIZE": Builtin(6, versions=_BY_FORMAT),
-        "FULLY_CONNECTED": Builtin(9, 8, (_activation(0), Field("keep_num_dims", (2,), "Bool", False)), (1, 4, 7)),
+        "FULLY_CONNECTED": Builtin(9, 8, (_activation(0), Field("keep_num_dims", (2,), "Bool")), (1, 4, 7)),
         "LOGISTIC": Builtin(14, versions=_BY_FORMAT),
         "MAX_POOL_2D": Builtin(17, 5, _POOL, _BY_FORMAT),
         "MUL": Builtin(18, 21, (_activation(0),), (1, 2, 4)),
         "RELU": Builtin(19, versions=_BY_FORMAT),
-        "RELU_N1_TO_1": Builtin(20, versions=(1, 1, 0)),
+        "RELU_N1_TO_1": Builtin(20, versions=(1, 1)),
         "RELU6": Builtin(21, versions=_BY_FORMAT),
         "RESHAPE": Builtin(22),
         "SOFTMAX": Builtin(25, 9, (Field("beta", (0,), "Float32"),), _BY_FORMAT),
@@ -120,7 +120,7 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
         "RESIZE_NEAREST_NEIGHBOR": Builtin(97, 74, _RESIZE, (1, 2, 4)),
         "LEAKY_RELU": Builtin(98, 75, (Field("alpha", (0,), "Float32"),), (1, 1, 2)),
         "QUANTIZE": Builtin(114, versions=(1, 1, 2)),
-        "HARD_SWISH": Builtin(117, versions=(1, 1, 0)),
+        "HARD_SWISH": Builtin(117, versions=(1, 1)),
     }
 )
 
@@ -142,15 +142,15 @@ class Typed:
 
 def version(typed: Typed) -> int:
     """The first version of the operation's kernel that computes this. Raises ExportError when none does."""
-    kind = typed.operation.kind
-    data = typed.outputs[0] if kind == "QUANTIZE" else typed.inputs[{"SPLIT": 1, "TRANSPOSE_CONV": 2}.get(kind, 0)]
-    usual = BUILTINS[kind].versions[_FORMATS.get(data.dtype, 0)]
-    if not usual:
+    kind, dtype = typed.operation.kind, typed.outputs[0].dtype
+    if dtype not in KINDS[kind].dtypes:
         raise ExportError(
-            f"no runtime of .tflite files has {kind} on {data.dtype}.",
+            f"no runtime of .tflite files has {kind} on {dtype}.",
             where=typed.operation.path,
             mend="leave this layer float, or use int8 activations.",
         )
+    data = typed.outputs[0] if kind == "QUANTIZE" else typed.inputs[KINDS[kind].data]
+    usual = BUILTINS[kind].versions[_FORMATS.get(data.dtype, 0)]
     return max(usual, _special(typed), _WITH_MANY_DIMENSIONS.get(kind, 1) if len(data.shape) > 4 else 1)
 
 
@@ -175,15 +175,15 @@ def check_micro(graph: IntegerGraph) -> None:
 
 def _special(typed: Typed) -> int:
     """What weights, options or steps ask for, whatever the format of the numbers."""
-    kind, options, inputs = typed.operation.kind, typed.operation.options, typed.inputs
+    kind, option, inputs = typed.operation.kind, typed.operation.option, typed.inputs
     if typed.has_int4_weights:
         return {"FULLY_CONNECTED": 10, "DEQUANTIZE": 6}.get(kind, 7)
     checks = {
         "CONV_2D": ((6, lambda: inputs[1].shape[3] != inputs[0].shape[3]),),
-        "DEPTHWISE_CONV_2D": ((2, lambda: set(options.get("dilation", ())) - {1}),),
-        "FULLY_CONNECTED": ((6, lambda: len(inputs) == 2), (5, lambda: options.get("keep_num_dims"))),
-        "TRANSPOSE_CONV": ((4, lambda: options.get("activation", "NONE") != "NONE"), (3, lambda: len(inputs) == 4)),
-        "RESIZE_NEAREST_NEIGHBOR": ((3, lambda: options.get("half_pixel_centers") or options.get("align_corners")),),
+        "DEPTHWISE_CONV_2D": ((2, lambda: option("dilation") != (1, 1)),),
+        "FULLY_CONNECTED": ((6, lambda: len(inputs) == 2), (5, lambda: option("keep_num_dims"))),
+        "TRANSPOSE_CONV": ((4, lambda: option("activation") != "NONE"), (3, lambda: len(inputs) == 4)),
+        "RESIZE_NEAREST_NEIGHBOR": ((3, lambda: option("half_pixel_centers") or option("align_corners")),),
         "DEQUANTIZE": ((3, lambda: inputs[0].dtype == "float16"), (5, lambda: _has_steps(inputs[0]))),
         "MUL": ((3, lambda: _multiplies_up(typed)),),
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, cast
 
 import flatbuffers
@@ -130,10 +130,6 @@ def _aligned(place: int) -> int:
     return -(-place // BUFFER_ALIGNMENT) * BUFFER_ALIGNMENT
 
 
-# Nothing reads the older 16-bit arithmetic any more; the graph means the one without powers of two.
-_ALWAYS: Mapping[str, Any] = {"pot_scale_int16": False}
-
-
 def builtin_of(operation: Operation) -> Builtin:
     """The operator of the operation's kind. Raises ExportError, naming the layer, when there is none."""
     builtin = BUILTINS.get(operation.kind)
@@ -148,20 +144,14 @@ def builtin_of(operation: Operation) -> Builtin:
 
 def option_slots(operation: Operation) -> tuple[Slot, ...]:
     """The slots of the operation's options. Raises ExportError for an option that is unknown or missing."""
-    fields = builtin_of(operation).fields
-    unknown = sorted(set(operation.options) - {field.option for field in fields})
-    if unknown:
-        raise ExportError(f"{operation.kind} has no option {', '.join(unknown)}.", where=operation.path)
-    return tuple(slot for field in fields for slot in _slots(operation, field))
+    fields, settings = builtin_of(operation).fields, operation.settings()
+    return tuple(slot for field in fields for slot in _slots(field, settings.get(field.option, field.fixed)))
 
 
-def _slots(operation: Operation, field: Field) -> Iterator[Slot]:
-    value = operation.options.get(field.option, _ALWAYS.get(field.option, field.default))
-    if value is None:
-        raise ExportError(f"{operation.kind} does not say its {field.option}.", where=operation.path)
-    values = tuple(value) if isinstance(value, tuple | list) else (value,) * len(field.slots)
+def _slots(field: Field, value: Any) -> Iterator[Slot]:  # noqa: ANN401 - an option's value
+    values = value if isinstance(value, tuple) else (value,) * len(field.slots)
     for slot, number in zip(field.slots, values, strict=True):
-        yield slot, field.width, WORDS[number] if isinstance(number, str) else number, field.default or 0
+        yield slot, field.width, WORDS[number] if isinstance(number, str) else number, field.default
 
 
 _BYTES_BESIDE_WEIGHTS = 1 << 16
@@ -192,6 +182,7 @@ class _File:
 
     def __init__(self, graph: IntegerGraph, int4: frozenset[str], *, described: bool) -> None:
         self._graph, self._int4, self._described = graph, int4, described
+        self._builtins = {operation.kind: builtin_of(operation) for operation in graph.operations}
         names = (*graph.inputs, *(name for each in graph.operations for name in (*each.inputs, *each.outputs)))
         self._order = {name: index for index, name in enumerate(dict.fromkeys((*names, *graph.outputs))) if name}
         self._names = tensor_names(graph) if described else {name: name for name in (*graph.inputs, *graph.outputs)}
@@ -288,7 +279,7 @@ class _File:
         )
 
     def _operator(self, operation: Operation) -> int:
-        builtin, slots = builtin_of(operation), option_slots(operation)
+        builtin, slots = self._builtins[operation.kind], option_slots(operation)
         options = self._tables.table(*slots) if slots else 0
         return self._tables.table(
             (0, "Uint32", self._code(operation, builtin), 0),
