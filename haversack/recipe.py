@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, get_args, get_type_hints, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from haversack.errors import RecipeError, UntrustedError
 from haversack.untrusted import parse_toml
@@ -136,8 +136,6 @@ def recipe_from_toml(text: str, catalogue: Catalogue) -> Recipe:
     return Recipe(tuple(_step(table, catalogue) for table in tables))
 
 
-_LARGEST = 1e30
-"""What float32 holds, and its square roots and sums too."""
 _MEND = 'write a [[step]] with technique = "..." for each step, as `haversack pack` does.'
 
 
@@ -151,28 +149,13 @@ def _step(table: dict[str, Any], catalogue: Catalogue) -> Step:
     if not isinstance(name, str) or name not in catalogue:
         raise RecipeError(f"unknown technique {name!r}.", mend=f"choose from: {', '.join(sorted(catalogue))}.")
     kind = catalogue[name]
-    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
-    unknown = table.keys() - known.keys() - {"technique"}
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    unknown = table.keys() - known - {"technique"}
     if unknown:
         raise RecipeError(
             f"{name} has no setting {', '.join(sorted(unknown))}.", mend=f"it knows: {', '.join(sorted(known))}."
         )
     try:
-        given = {key: value for key, value in table.items() if key != "technique"}
-        return kind(**{key: _setting(known[key], get_type_hints(kind)[key], given[key]) for key in given})
+        return kind(**{key: value for key, value in table.items() if key != "technique"})
     except RecipeError as error:
         raise RecipeError(error.what, mend=error.mend, where=name) from error
-
-
-def _setting(known: Field[Any], hint: object, value: object) -> object:
-    """`value`, which has its default's type; a whole number may stand for a real one, a list for a tuple."""
-    wanted = type(known.default)
-    if isinstance(value, int | float) and abs(value) > (_LARGEST if isinstance(value, float) else 2**63 - 1):
-        raise RecipeError(f"{known.name} is {value}.", mend="write a number of common size.")
-    if wanted is float and type(value) is int:
-        return float(value)
-    if wanted is tuple and isinstance(value, list) and all(type(each) is get_args(hint)[0] for each in value):
-        return tuple(value)
-    if known.default is MISSING or known.default is None or type(value) is wanted:
-        return value
-    raise RecipeError(f"{known.name} is {value!r}.", mend=f"write it like its default, {_toml(known.default)}.")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "haversack"
 FLOORS = (
     "errors",
-    "fingerprint interrupt progress quantity untrusted",
+    "fingerprint interrupt progress quantity settings untrusted",
     "disk",
     "task",
     "coded zoo",

@@ -16,6 +16,7 @@ from haversack.device import Device
 from haversack.errors import RecipeError
 from haversack.model import Model
 from haversack.recipe import Recipe, Stage, describe, recipe_from_toml, technique
+from haversack.settings import checked
 from haversack.task import Task
 from haversack.techniques import catalogue
 
@@ -47,6 +48,9 @@ class Trained:
     limit: float | None = None
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def __post_init__(self):
+        checked(self)
 
     def apply(self, model, task):
         return [*model, self.share]
@@ -198,8 +202,8 @@ GOOD = '[[step]]\ntechnique = "prune_channels"\n'
         (GOOD + "seed = 'lucky'", "seed is 'lucky'"),
         (GOOD + "of = ['macs']", r"of is \['macs'\]"),
         ("[[step]]\ntechnique = 'quantize_static'\n" + GOOD, "comes after"),
-        ("[[step]]\ntechnique = 'quantize_static'\nleave_float = [{}]", r"leave_float is \[\{\}\]"),
-        ("[[step]]\ntechnique = 'quantize_static'\nleave_float = [1]", r"leave_float is \[1\]"),
+        ("[[step]]\ntechnique = 'quantize_static'\nleave_float = [{}]", r"leave_float holds \{\}"),
+        ("[[step]]\ntechnique = 'quantize_static'\nleave_float = [1]", "leave_float holds 1"),
         (GOOD + "learning_rate = 1e308", r"learning_rate is 1e\+308"),
         (GOOD + "epochs = 99999999999999999999", "epochs is 99999999999999999999"),
         (GOOD + f"epochs = {'9' * 5000}", "more than 40 digits"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.model import Edits, Layer, Model, Swap
 from haversack.recipe import Stage
+from haversack.settings import Amount, AtLeast, Count, Positive, Share, checked
 from haversack.task import Task
 from haversack.training import Training, finetune
 from haversack.training.machine import seeded
@@ -45,20 +46,20 @@ class AdoptStudent:
     """
 
     family: str = "mobilenet_v2"
-    width: float = 1.0
-    depth: float = 1.0
-    downsampling: int = 32
-    shrink: int = 1
-    epochs: int = 60
-    learning_rate: float = 0.0
-    distillation: float = 0.67
+    width: Positive = 1.0
+    depth: Positive = 1.0
+    downsampling: Annotated[int, AtLeast(1)] = 32
+    shrink: Annotated[int, AtLeast(1)] = 1
+    epochs: Count = 60
+    learning_rate: Annotated[Amount, "which chooses one by itself"] = 0.0
+    distillation: Annotated[Share, "the teacher's share"] = 0.67
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.DESIGN
 
     def __post_init__(self) -> None:
+        checked(self)
         zoo.family(self.family)
-        self._training()
 
     def apply(self, model: Model, task: Task) -> Model:
         """The student, trained; the teacher stays the network that the user handed in.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError
 from haversack.model import Model
 from haversack.recipe import Stage
+from haversack.settings import Amount, Count, Positive, Share, checked
 from haversack.task import Task
 from haversack.training import Training, finetune
-from haversack.training.settings import Features
+from haversack.training.settings import Features, Pairs
 from haversack.training.teacher import Outputs
 
 
@@ -33,20 +34,20 @@ class Distill:
     Zeros and structure stay as they are. A network that has no teacher is its own, and changes by the labels alone.
     """
 
-    epochs: int = 5
-    learning_rate: float = 0.02
-    distillation: float = 0.7
-    temperature: float = 4.0
+    epochs: Count = 5
+    learning_rate: Annotated[Amount, "0 chooses one by itself"] = 0.02
+    distillation: Annotated[Share, "the teacher's share"] = 0.7
+    temperature: Positive = 4.0
     outputs: Outputs = "dist"
     features: Features = ""
-    feature_weight: float = 1.0
-    pairs: tuple[str, ...] = ()
+    feature_weight: Amount = 1.0
+    pairs: Pairs = ()
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.RECOVER
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pairs", (self.pairs,) if isinstance(self.pairs, str) else tuple(self.pairs))
+        checked(self)
         self._training()
 
     def apply(self, model: Model, task: Task) -> Model:

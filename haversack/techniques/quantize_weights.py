@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, fx
@@ -19,6 +19,7 @@ from haversack.graph.write_back import settle, settleable
 from haversack.grid import Grid, symmetric
 from haversack.model import Model
 from haversack.recipe import Stage
+from haversack.settings import Count, checked
 from haversack.task import Task
 
 _LARGEST_HALF = torch.finfo(torch.float16).max
@@ -33,16 +34,15 @@ class QuantizeWeights:
     the whole channel), each step the one of least squared error. No calibration data is needed.
     """
 
-    bits: int = 8
-    group: int = 0
+    bits: Annotated[Literal[16, 8, 4], "16 are float16"] = 8
+    group: Annotated[Count, "the weights of a step at 8 or 4 bits"] = 0
 
     stage: ClassVar[Stage] = Stage.NUMERICS
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8, 16):
-            raise RecipeError(f"bits is {self.bits}.", mend="write 16 (float16), 8 or 4.")
-        if self.group < 0 or (self.group and self.bits == 16):
-            raise RecipeError(f"group is {self.group}.", mend="write 0, or the weights of a step at 8 or 4 bits.")
+        checked(self)
+        if self.group and self.bits == 16:
+            raise RecipeError(f"group is {self.group} at bits 16.", mend="write 0, or bits 8 or 4.")
 
     def apply(self, model: Model, task: Task) -> Model:  # noqa: ARG002 - a step's signature
         """The model whose weights need fewer bits."""

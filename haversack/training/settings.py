@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
 from haversack.errors import RecipeError, TrainingError
+from haversack.settings import Amount, Count, Like, Portion, Positive, Share, checked
 from haversack.training.teacher import Outputs
 
 Optimizer = Literal["sgd", "adam"]
@@ -19,6 +20,8 @@ Schedule = Literal["cosine", "one_cycle"]
 Features = Literal["", "fitnet", "attention", "similarity"]
 """What is compared inside the networks: nothing, maps (Romero et al. 2015), where maps are strong (Zagoruyko and
 Komodakis 2017) or which samples have similar ones (Tung and Mori 2019)."""
+Pairs = tuple[Annotated[str, Like(r"[^=]*[^=\s][^=]*=[^=]*[^=\s][^=]*", "student.path=teacher.path")], ...]
+"""Where they are compared."""
 
 
 @dataclass(frozen=True)
@@ -46,69 +49,31 @@ class Training:
     steps stay float32.
     """
 
-    epochs: int = 2
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    distillation: float = 0.7
-    temperature: float = 3.0
+    epochs: Count = 2
+    learning_rate: Amount = 0.05
+    momentum: Portion = 0.9
+    weight_decay: Amount = 1e-4
+    distillation: Annotated[Share, "the teacher's share"] = 0.7
+    temperature: Positive = 3.0
     seed: int = 0
     optimizer: Optimizer = "sgd"
     outputs: Outputs = "kd"
     schedule: Schedule = "cosine"
-    label_smoothing: float = 0.0
-    average: float = 0.0
-    patience: int = 0
-    clip: float = 5.0
+    label_smoothing: Portion = 0.0
+    average: Portion = 0.0
+    patience: Count = 0
+    clip: Amount = 5.0
     features: Features = ""
-    feature_weight: float = 1.0
-    pairs: tuple[str, ...] = ()
+    feature_weight: Amount = 1.0
+    pairs: Pairs = ()
     mixed_precision: bool = True
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": Optimizer, "outputs": Outputs, "schedule": Schedule, "features": Features}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in get_args(allowed):
-                mend = f"choose from: {', '.join(each or 'an empty text' for each in get_args(allowed))}."
-                raise RecipeError(f"{name} is {getattr(self, name)!r}.", mend=mend)
-        for name in ("epochs", "patience"):
-            _check_count(name, getattr(self, name))
-        for name in ("learning_rate", "weight_decay", "clip", "feature_weight"):
-            self._check_number(name, lambda value: 0 <= value < math.inf, "a number from 0 up")
-        for name in ("momentum", "label_smoothing", "average"):
-            self._check_number(name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-        self._check_number("distillation", lambda value: 0 <= value <= 1, "the teacher's share, from 0 to 1")
-        self._check_number("temperature", lambda value: 0 < value < math.inf, "a number above 0, such as 3")
-        if not isinstance(self.mixed_precision, bool):
-            raise RecipeError(f"mixed_precision is {self.mixed_precision!r}.", mend="write True or False.")
-        _check_pairs(self.pairs, self.features)
-
-    def _check_number(self, name: str, fits: Callable[[float], bool], wanted: str) -> None:
-        value = getattr(self, name)
-        if not (isinstance(value, int | float) and fits(value)):
-            raise RecipeError(f"{name} is {value!r}.", mend=f"write {wanted}.")
-
-
-def check_settings(epochs: int, learning_rate: float, *, example: float) -> None:
-    """Raises RecipeError, which names the setting, where a step cannot train so; `example` is a rate that can be."""
-    _check_count("epochs", epochs)
-    if not (isinstance(learning_rate, int | float) and 0 < learning_rate < math.inf):
-        raise RecipeError(f"learning_rate is {learning_rate!r}.", mend=f"write a number above 0, such as {example}.")
-
-
-def _check_pairs(pairs: tuple[str, ...], features: Features) -> None:
-    if pairs and not features:
-        raise RecipeError("pairs are given, but no features are compared.", mend="set features, to fitnet for example.")
-    for pair in pairs:
-        if not isinstance(pair, str) or pair.count("=") != 1 or not all(map(str.strip, pair.split("="))):
+        checked(self)
+        if self.pairs and not self.features:
             raise RecipeError(
-                f"a pair is {pair!r}.", mend='write "student.path=teacher.path", such as "layer1=layer1".'
+                "pairs are given, but no features are compared.", mend="set features, to fitnet for example."
             )
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or value < 0:
-        raise RecipeError(f"{name} is {value!r}.", mend="write a whole number from 0 up.")
 
 
 _CYCLE = 0.1

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from torch import Tensor, fx, nn
 from torch.func import functional_call
@@ -18,9 +17,12 @@ from haversack.graph.run import is_finite
 from haversack.graph.write_back import settle, settleable
 from haversack.model import Model
 from haversack.recipe import Stage
+from haversack.settings import Amount, AtLeast, AtMost, Count, Positive, checked
 from haversack.task import Task
 from haversack.techniques.cluster_weights.codebook import Codebook, entropy_constrained, halved, k_means
-from haversack.training import Training, check_settings, finetune
+from haversack.training import Training, finetune
+
+ValueBits = Annotated[int, AtLeast(1), AtMost(8), "files store 1 to 4 as 4, and 5 to 8 as 8"]
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,17 @@ class ClusterWeights:
     this saves flash and no time.
     """
 
-    bits: int = 4
-    epochs: int = 1
-    learning_rate: float = 0.001
-    entropy_weight: float = 0.0
-    layer_bits: tuple[int, ...] = ()
+    bits: ValueBits = 4
+    epochs: Count = 1
+    learning_rate: Positive = 0.001
+    entropy_weight: Annotated[Amount, "or 0.02"] = 0.0
+    layer_bits: tuple[ValueBits, ...] = ()
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.NUMERICS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layer_bits", tuple(self.layer_bits))
-        for bits in (self.bits, *self.layer_bits):
-            if bits not in range(1, 9):
-                raise RecipeError(f"bits is {bits}.", mend="write 1 to 8; files store 1 to 4 as 4, 5 to 8 as 8.")
-        check_settings(self.epochs, self.learning_rate, example=0.001)
-        if not (math.isfinite(self.entropy_weight) and self.entropy_weight >= 0):
-            raise RecipeError(f"entropy_weight is {self.entropy_weight}.", mend="write 0, or a number such as 0.02.")
+        checked(self)
 
     def apply(self, model: Model, task: Task) -> Model:
         """The model with few different weights a tensor."""

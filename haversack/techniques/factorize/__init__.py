@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self
 
 from haversack.calibration.statistics import with_corrected_statistics
 from haversack.device import Device
@@ -13,6 +13,7 @@ from haversack.graph.run import Batches
 from haversack.model import Edits, Layer, Model
 from haversack.progress import say, track
 from haversack.recipe import Stage
+from haversack.settings import AtLeast, Count, Fraction, Positive, checked
 from haversack.task import Task
 from haversack.techniques._exchange import (
     Choice,
@@ -27,7 +28,7 @@ from haversack.techniques._exchange import (
 )
 from haversack.techniques.factorize.method import Method
 from haversack.techniques.factorize.ways import by_rule, factorized, fitting, ladder, loss
-from haversack.training import Training, check_settings, finetune
+from haversack.training import Training, finetune
 
 Way = Literal["auto", "svd", "spatial", "tucker", "cp"]
 Rule = Literal["measured", "energy", "vbmf"]
@@ -48,29 +49,20 @@ class Factorize:
     cheapest way. Grouped convolutions stay as they are.
     """
 
-    keep: float = 0.7
+    keep: Fraction = 0.7
     of: Measure = "latency"
     method: Way = "auto"
     ranks: Rule = "measured"
-    energy: float = 0.95
-    multiple: int = 1
-    epochs: int = 1
-    learning_rate: float = 0.02
+    energy: Fraction = 0.95
+    multiple: Annotated[int, AtLeast(1)] = 1
+    epochs: Count = 1
+    learning_rate: Positive = 0.02
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        for name, example in (("keep", 0.7), ("energy", 0.95)):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 < value < 1):
-                raise RecipeError(f"{name} is {value}.", mend=f"write a fraction between 0 and 1, such as {example}.")
-        for name, allowed in (("of", get_args(Measure)), ("method", get_args(Way)), ("ranks", get_args(Rule))):
-            if getattr(self, name) not in allowed:
-                raise RecipeError(f"{name} is '{getattr(self, name)}'.", mend=f"choose from: {', '.join(allowed)}.")
-        if not isinstance(self.multiple, int) or self.multiple < 1:
-            raise RecipeError(f"multiple is {self.multiple}.", mend="write a whole number from 1 up.")
-        check_settings(self.epochs, self.learning_rate, example=0.02)
+        checked(self)
         if self.ranks != "measured" and self.method == "cp":
             raise RecipeError("cp has no matrix whose energy or noise tells a rank.", mend="write ranks = 'measured'.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -23,22 +23,17 @@ from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import note
 from haversack.recipe import Stage
+from haversack.settings import Above, AtLeast, AtMost, Count, Fraction, Positive, checked
 from haversack.surgery.edit import edit
 from haversack.task import Task, unpack
 from haversack.techniques.prune_channels.importance import Importance, Ranking, bn_scale, fpgm, l1, l2, taylor
 from haversack.techniques.prune_channels.ladder import Ladder, MeasuredCost, Price, measured_cost, rungs
 from haversack.techniques.prune_channels.order import second_order
-from haversack.training import Training, check_settings, finetune
+from haversack.training import Training, finetune
 
 Scope = Literal["global", "layer"]
 Correct = Literal["least_squares", "statistics", "nothing"]
 _SCORES = {"l1": l1, "l2": l2, "fpgm": fpgm, "bn_scale": bn_scale}
-_CHOICES = (
-    ("of", ("macs", "parameters", "latency")),
-    ("importance", ("second_order", "taylor", "l1", "l2", "fpgm", "bn_scale")),
-    ("scope", ("global", "layer")),
-    ("correct", ("least_squares", "statistics", "nothing")),
-)
 # So many training inputs stand in for calibration inputs where the task has none.
 _INPUTS = 512
 
@@ -65,33 +60,23 @@ class PruneChannels:
     training take turns.
     """
 
-    keep: float = 0.7
+    keep: Fraction = 0.7
     of: Measure = "macs"
     importance: Importance = "second_order"
     scope: Scope = "global"
-    multiple: int = 1
-    min_share: float = 0.2
+    multiple: Annotated[int, AtLeast(1)] = 1
+    min_share: Annotated[float, Above(0), AtMost(1)] = 0.2
     correct: Correct = "least_squares"
-    imitate: int = 10
-    rounds: int = 1
-    epochs: int = 2
-    learning_rate: float = 0.02
+    imitate: Count = 10
+    rounds: Annotated[int, AtLeast(1)] = 1
+    epochs: Count = 2
+    learning_rate: Positive = 0.02
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep < 1:
-            raise RecipeError(f"keep is {self.keep}.", mend="write the fraction to keep, such as 0.7.")
-        if not 0 < self.min_share <= 1:
-            raise RecipeError(f"min_share is {self.min_share}.", mend="write a share above 0 and up to 1, such as 0.2.")
-        for name, allowed in _CHOICES:
-            if getattr(self, name) not in allowed:
-                raise RecipeError(f"{name} is '{getattr(self, name)}'.", mend=f"choose from: {', '.join(allowed)}.")
-        for name, least in (("multiple", 1), ("imitate", 0), ("rounds", 1)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise RecipeError(f"{name} is {getattr(self, name)}.", mend=f"write a whole number from {least} up.")
-        check_settings(self.epochs, self.learning_rate, example=0.02)
+        checked(self)
 
     def apply(self, model: Model, task: Task) -> Model:
         """The smaller model, corrected and then trained for `epochs`; edits and teacher follow.

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import nn
 
 from haversack.channels.group import edits_for
 from haversack.device import Device
-from haversack.errors import NothingChangedError, RecipeError, SurgeryError
+from haversack.errors import NothingChangedError, SurgeryError
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import say
 from haversack.recipe import Stage
+from haversack.settings import AtLeast, Portion, Positive, checked
 from haversack.surgery.edit import edit
 from haversack.task import Task
 from haversack.techniques.prune_dead_channels.absorb import absorb, with_new_biases
@@ -38,19 +38,14 @@ class PruneDeadChannels:
     dead channels, and in 0.65x in multiples of 16. No training, no data.
     """
 
-    tolerance: float = 1e-6
-    input_limit: float = 1000.0
-    multiple: int = 1
+    tolerance: Portion = 1e-6
+    input_limit: Annotated[Positive, "the largest magnitude of your inputs"] = 1000.0
+    multiple: Annotated[int, AtLeast(1)] = 1
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < 1:
-            raise RecipeError(f"tolerance is {self.tolerance}.", mend="write a small number, such as 1e-6.")
-        if not (math.isfinite(self.input_limit) and self.input_limit > 0):
-            raise RecipeError(f"input_limit is {self.input_limit}.", mend="write the largest magnitude of your inputs.")
-        if not isinstance(self.multiple, int) or self.multiple < 1:
-            raise RecipeError(f"multiple is {self.multiple}.", mend="write a whole number from 1 up.")
+        checked(self)
 
     def apply(self, model: Model, task: Task) -> Model:  # noqa: ARG002 - needs no data
         """The smaller model with the same outputs; raises NothingChangedError where no channel is dead."""

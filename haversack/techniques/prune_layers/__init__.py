@@ -22,10 +22,11 @@ from haversack.graph.run import Batches, digest, joined
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.recipe import Stage
+from haversack.settings import Count, Fraction, Positive, checked
 from haversack.surgery.edit import edit
 from haversack.task import Kind, Task
 from haversack.techniques.prune_layers.removable import Found, Removable, outermost, removable, removal, without
-from haversack.training import Training, check_settings, finetune
+from haversack.training import Training, finetune
 
 _SAMPLES = 128
 """Inputs that tell how far the outputs move: of ResNet-56, which took 160 trials to lose 12 blocks."""
@@ -48,21 +49,17 @@ class PruneLayers:
     (see calibration/sweep.py); the original is the teacher of the `epochs` that follow.
     """
 
-    keep: float = 0.7
+    keep: Fraction = 0.7
     of: Measure = "latency"
     refit: bool = True
-    epochs: int = 4
-    learning_rate: float = 0.02
+    epochs: Count = 4
+    learning_rate: Positive = 0.02
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep < 1:
-            raise RecipeError(f"keep is {self.keep}.", mend="write the fraction to keep, such as 0.7.")
-        if self.of not in ("macs", "parameters", "latency"):
-            raise RecipeError(f"of is '{self.of}'.", mend="choose from: macs, parameters, latency.")
-        check_settings(self.epochs, self.learning_rate, example=0.02)
+        checked(self)
 
     def apply(self, model: Model, task: Task) -> Model:
         """The shorter model, refitted and trained for `epochs`; edits and teacher follow.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -18,11 +18,12 @@ from haversack.graph.write_back import settle, settleable
 from haversack.model import Edits, Model
 from haversack.progress import note
 from haversack.recipe import Stage
+from haversack.settings import Count, Fraction, Like, Positive, Share, checked
 from haversack.task import Task
 from haversack.techniques.prune_weights.patterns import masked, prunable, reach, read_pattern
 from haversack.techniques.prune_weights.removal import second_order_scores, second_order_weights
 from haversack.techniques.prune_weights.schedule import Moving, Pool, Rising
-from haversack.training import Masks, Training, check_settings, finetune
+from haversack.training import Masks, Training, finetune
 
 Method = Literal["magnitude", "movement", "second_order"]
 Scope = Literal["global", "layer"]
@@ -57,36 +58,26 @@ class PruneWeights:
     are corrected on the calibration inputs.
     """
 
-    sparsity: float = 0.5
+    sparsity: Fraction = 0.5
     method: Method = "magnitude"
     pattern: str = "free"
     scope: Scope = "global"
-    epochs: int = 2
-    ramp: float = 0.5
-    learning_rate: float = 0.02
-    layer_sparsity: tuple[str, ...] = ()
+    epochs: Count = 2
+    ramp: Annotated[Share, "of the training"] = 0.5
+    learning_rate: Positive = 0.02
+    layer_sparsity: tuple[Annotated[str, Like("(?s:.+)=.+", "head=0.5")], ...] = ()
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.SPARSITY
 
     def __post_init__(self) -> None:
-        if not 0 < self.sparsity < 1:
-            raise RecipeError(f"sparsity is {self.sparsity}.", mend="write the share of zeros, such as 0.5.")
-        for name, allowed in (("method", get_args(Method)), ("scope", get_args(Scope))):
-            if getattr(self, name) not in allowed:
-                raise RecipeError(f"{name} is {getattr(self, name)!r}.", mend=f"choose from: {', '.join(allowed)}.")
-        if not 0 <= self.ramp <= 1:
-            raise RecipeError(f"ramp is {self.ramp}.", mend="write a share of the training from 0 to 1, such as 0.5.")
-        check_settings(self.epochs, self.learning_rate, example=0.02)
+        checked(self)
         least = read_pattern(self.pattern).least
         if self.sparsity < least:
             raise RecipeError(
                 f"the pattern {self.pattern} brings {least:.0%} of zeros, sparsity is {self.sparsity}.",
                 mend=f"write sparsity {least:g} or more.",
             )
-        if isinstance(self.layer_sparsity, str):
-            raise RecipeError(f"layer_sparsity is {self.layer_sparsity!r}.", mend='write a list: ["head=0.5"].')
-        object.__setattr__(self, "layer_sparsity", tuple(self.layer_sparsity))
         self._exceptions()
 
     def apply(self, model: Model, task: Task) -> Model:
@@ -199,12 +190,12 @@ class PruneWeights:
         """The sparsity of layers by path."""
         found: dict[str, float] = {}
         for entry in self.layer_sparsity:
-            path, _, share = str(entry).rpartition("=")
+            path, _, share = entry.rpartition("=")
             try:
                 found[path] = float(share)
             except ValueError:
                 found[path] = math.nan
-            if not path or not 0 <= found[path] < 1 or 0 < found[path] < read_pattern(self.pattern).least:
+            if not 0 <= found[path] < 1 or 0 < found[path] < read_pattern(self.pattern).least:
                 raise RecipeError(
                     f"layer_sparsity holds {entry!r}.",
                     mend='write a list such as ["head=0.5", "stem=0"], no share below what the pattern brings.',

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self
 
 from torch import Tensor, fx
 
@@ -21,6 +21,7 @@ from haversack.grid import Grid
 from haversack.model import Model
 from haversack.progress import note
 from haversack.recipe import Stage
+from haversack.settings import AtLeast, AtMost, Bits, Like, checked
 from haversack.task import Task
 from haversack.techniques.quantize_static.bias import corrected_biases
 from haversack.techniques.quantize_static.bits import allocate, sensitivity
@@ -29,10 +30,6 @@ from haversack.techniques.quantize_static.equalize import Equalized, equalize
 
 Rounding = Literal["nearest", "gptq", "learned"]
 _FEWEST_SAMPLES = 32
-_BITS = (2, 8)
-_CHOICES = {"ranges": get_args(Ranges), "activations": get_args(Activations), "rounding": get_args(Rounding)}
-
-_EXAMPLES = {"layer_bits": '["layer1.0.conv1=8"]', "leave_float": '["layer1.0.conv1"]'}
 
 
 @dataclass(frozen=True)
@@ -56,30 +53,21 @@ class QuantizeStatic:
     `weight_bits=7` is for x86 processors without VNNI, whose 16-bit sums of two products saturate at 8.
     """
 
-    weight_bits: int = 8
+    weight_bits: Annotated[Bits, "which of them a runtime takes, its writer says"] = 8
     activations: Activations = "uint8"
     ranges: Ranges = "mse"
     rounding: Rounding = "nearest"
     equalize: bool = False
     correct_bias: bool = True
-    average_bits: float = 0.0
+    average_bits: Annotated[float, AtLeast(0), AtMost(8), "weight_bits everywhere"] = 0.0
     joint_linear: bool = False
-    layer_bits: tuple[str, ...] = ()
-    leave_float: tuple[str, ...] = ()
+    layer_bits: tuple[Annotated[str, Like("(?s:.+)=[2-8]", "layer1.0.conv1=8")], ...] = ()
+    leave_float: tuple[Annotated[str, Like("(?s:.+)", "layer1.0.conv1")], ...] = ()
 
     stage: ClassVar[Stage] = Stage.NUMERICS
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                wanted = f"{', '.join(choices[:-1])} or {choices[-1]}"
-                raise RecipeError(f"{name} is {getattr(self, name)!r}.", mend=f"write {wanted}.")
-        for name in ("layer_bits", "leave_float"):
-            paths = getattr(self, name)
-            if not isinstance(paths, list | tuple) or not all(isinstance(path, str) and path for path in paths):
-                raise RecipeError(f"{name} is {paths!r}.", mend=f"write a list of texts, such as {_EXAMPLES[name]}.")
-            object.__setattr__(self, name, tuple(paths))
-        _check_bits(self.weight_bits, "weight_bits")
+        checked(self)
         if self.average_bits and not self.weight_bits <= self.average_bits <= 8:
             raise RecipeError(
                 f"average_bits is {self.average_bits} at weight_bits {self.weight_bits}.",
@@ -89,7 +77,9 @@ class QuantizeStatic:
             raise RecipeError(f"joint_linear with rounding '{self.rounding}'.", mend="round to 'nearest', or drop it.")
         both = sorted(set(self.leave_float) & self._exceptions().keys())
         if both:
-            raise RecipeError(f"{', '.join(both)} shall stay float and have bits.", mend="drop it from one of them.")
+            raise RecipeError(
+                f"{', '.join(both)} shall stay float and have bits.", mend="drop it from leave_float or layer_bits."
+            )
 
     def apply(self, model: Model, task: Task) -> Model:
         """The model with a grid for every weight and value that has an integer form."""
@@ -130,9 +120,6 @@ class QuantizeStatic:
         found: dict[str, int] = {}
         for entry in self.layer_bits:
             path, _, bits = entry.rpartition("=")
-            if not path or not bits.isdecimal():
-                raise RecipeError(f"layer_bits holds {entry!r}.", mend=f"write {_EXAMPLES['layer_bits']}.")
-            _check_bits(int(bits), f"layer_bits of {path}")
             if path in found:
                 raise RecipeError(f"layer_bits names {path} twice.", mend="name each layer once.")
             found[path] = int(bits)
@@ -215,11 +202,6 @@ def _rounding(name: Rounding) -> Callable[..., Rounded]:
     from haversack.techniques.quantize_static.learned import round_learned
 
     return round_learned
-
-
-def _check_bits(bits: object, what: str) -> None:
-    if isinstance(bits, bool) or not isinstance(bits, int) or not _BITS[0] <= bits <= _BITS[1]:
-        raise RecipeError(f"{what} is {bits}.", mend="write 2 to 8; which of them a runtime takes, its writer says.")
 
 
 def _tell(network: fx.GraphModule, seen: Mapping[str, Observed], asked: Sequence[str]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, fx
 
 from haversack.calibration.ranges import Ranges, limits_for_bias, observe, value_grids, weight_grids
 from haversack.device import Device
-from haversack.errors import NothingChangedError, RecipeError
+from haversack.errors import NothingChangedError
 from haversack.graph.folded import inference
 from haversack.graph.ops import layers, left_float, points, read_by, sharing
 from haversack.graph.write_back import settle, settleable
@@ -20,9 +20,10 @@ from haversack.grid import Grid, affine
 from haversack.model import Model
 from haversack.progress import note
 from haversack.recipe import Stage
+from haversack.settings import Bits, Count, Positive, Share, checked
 from haversack.task import Task
 from haversack.techniques.quantize_training.fake import fake_quantized
-from haversack.training import Training, check_settings, finetune
+from haversack.training import Training, finetune
 
 aten = torch.ops.aten
 
@@ -62,29 +63,20 @@ class QuantizeTraining:
     at 3e-4, 0.975 at 1e-3, 0.951 at 2e-3). With `epochs=0` the ranges are calibrated and nothing is trained.
     """
 
-    weight_bits: int = 8
-    activation_bits: int = 8
-    epochs: int = 2
-    learning_rate: float = 3e-4
-    activations: Literal["uint8", "int8"] = "uint8"
+    weight_bits: Bits = 8
+    activation_bits: Bits = 8
+    epochs: Count = 2
+    learning_rate: Positive = 3e-4
+    activations: Annotated[Literal["uint8", "int8"], "uint8 for x86, int8 for Arm"] = "uint8"
     ranges: Ranges = "mse"
-    ends_bits: int = 8
-    distillation: float = 0.7
+    ends_bits: Bits = 8
+    distillation: Annotated[Share, "the teacher's share"] = 0.7
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.NUMERICS
 
     def __post_init__(self) -> None:
-        for name in ("weight_bits", "activation_bits", "ends_bits"):
-            if getattr(self, name) not in range(2, 9):
-                raise RecipeError(f"{name} is {getattr(self, name)}.", mend="write a whole number from 2 to 8.")
-        check_settings(self.epochs, self.learning_rate, example=3e-4)
-        if self.activations not in ("uint8", "int8"):
-            raise RecipeError(f"activations is '{self.activations}'.", mend="write uint8 (x86) or int8 (Arm).")
-        if self.ranges not in get_args(Ranges):
-            raise RecipeError(f"ranges is '{self.ranges}'.", mend=f"choose from: {', '.join(get_args(Ranges))}.")
-        if not 0 <= self.distillation <= 1:
-            raise RecipeError(f"distillation is {self.distillation}.", mend="write a share from 0 to 1, such as 0.7.")
+        checked(self)
 
     def apply(self, model: Model, task: Task) -> Model:
         """The trained model with a grid for every weight and value that has an integer form."""

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self
 
 from torch import nn
 
 from haversack.calibration.imitate import block_by_block
 from haversack.calibration.statistics import with_corrected_statistics
 from haversack.device import Device
-from haversack.errors import NothingChangedError, RecipeError
+from haversack.errors import NothingChangedError
 from haversack.graph.run import Batches
 from haversack.model import Edits, Model
 from haversack.progress import say, track
 from haversack.recipe import Stage
+from haversack.settings import Count, Fraction, Positive, checked
 from haversack.task import Task
 from haversack.techniques._exchange import Choice, Gain, Measure, Price, Selection, Site, price_of, problem_at, sites
 from haversack.techniques.replace_blocks.blocks import ladder, loss, replacement, suits, with_replacements
 from haversack.techniques.replace_blocks.merged import merged, unmerged
-from haversack.training import Training, check_settings, finetune
+from haversack.training import Training, finetune
 
 Block = Literal["best", "separable", "grouped", "shuffle"]
 
@@ -40,25 +41,18 @@ class ReplaceBlocks:
     from the original.
     """
 
-    keep: float = 0.6
+    keep: Fraction = 0.6
     of: Measure = "latency"
     block: Block = "best"
-    passes: int = 10
-    epochs: int = 4
-    learning_rate: float = 0.03
+    passes: Count = 10
+    epochs: Count = 4
+    learning_rate: Positive = 0.03
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.DESIGN
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.keep, int | float) and 0 < self.keep < 1):
-            raise RecipeError(f"keep is {self.keep!r}.", mend="write a fraction between 0 and 1, such as 0.6.")
-        for name, allowed in (("of", get_args(Measure)), ("block", get_args(Block))):
-            if getattr(self, name) not in allowed:
-                raise RecipeError(f"{name} is '{getattr(self, name)}'.", mend=f"choose from: {', '.join(allowed)}.")
-        if not isinstance(self.passes, int) or self.passes < 0:
-            raise RecipeError(f"passes is {self.passes}.", mend="write a whole number from 0 up.")
-        check_settings(self.epochs, self.learning_rate, example=0.03)
+        checked(self)
 
     def apply(self, model: Model, task: Task) -> Model:
         """The network with blocks, trained for `epochs`; edits and teacher follow.
