@@ -10,7 +10,8 @@ import torch
 from haversack.grid import Grid
 from haversack.integer.read.call import Call, Rule, Table
 from haversack.integer.read.placed import Constant, Placed, channels_last
-from haversack.integer.read.windows import Sides, Window, fitted
+from haversack.integer.read.windows import fitted
+from haversack.integer.windows import Sides, Window
 
 aten = torch.ops.aten
 _BOTH = (8, 16)

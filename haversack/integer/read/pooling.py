@@ -7,7 +7,8 @@ import torch
 
 from haversack.integer.read.call import Call, Rule, Table
 from haversack.integer.read.placed import Placed, channels_last
-from haversack.integer.read.windows import Sides, Window, padded
+from haversack.integer.read.windows import is_same, padded
+from haversack.integer.windows import Sides, Window
 
 aten = torch.ops.aten
 _BOTH = (8, 16)
@@ -21,7 +22,7 @@ def max_pool(call: Call) -> Placed:
         call.refuse("with dilation")
     window, sides = _window(call, x, dims)
     padding = "SAME" if any(map(any, sides)) else "VALID"
-    if padding == "SAME" and not window.is_same(x.shape[1:3], sides):
+    if padding == "SAME" and not is_same(window, x.shape[1:3], sides):
         x, padding = _padded_low(call, x, sides), "VALID"
     return _pool(call, "MAX_POOL_2D", x, window, padding)
 
@@ -55,7 +56,7 @@ def average_pool(call: Call) -> Placed:
     counted = any(call.pair("padding", dims)) and call["count_include_pad"]
     if counted and all(before == behind for before, behind in sides):
         return _pool(call, "AVERAGE_POOL_2D", padded(call.builder, x, ((0, 0), *sides, (0, 0))), window, "VALID")
-    if counted or not window.is_same(x.shape[1:3], sides):
+    if counted or not is_same(window, x.shape[1:3], sides):
         call.refuse("with this padding")
     return _pool(call, "AVERAGE_POOL_2D", x, window, "SAME")
 

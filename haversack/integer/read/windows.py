@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from haversack.integer.read.builder import Builder, Margin
 from haversack.integer.read.placed import Placed
-
-# Before and behind, for height and width.
-Sides = tuple[tuple[int, int], tuple[int, int]]
+from haversack.integer.windows import Sides, Window
 
 
-@dataclass(frozen=True)
-class Window:
-    """Kernel, stride and dilation of height and width."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int] = (1, 1)
-
-    @property
-    def reach(self) -> tuple[int, int]:
-        """How much of height and width one window spans."""
-        height, width = ((k - 1) * rate + 1 for k, rate in zip(self.kernel, self.dilation, strict=True))
-        return height, width
-
-    def is_same(self, sizes: tuple[int, ...], sides: Sides) -> bool:
-        """Whether TensorFlow's SAME pads a map of these sizes like this, the odd one behind, to as many windows."""
-        return all(
-            _same(size, reach, step) == side and -(-size // step) == (size + sum(side) - reach) // step + 1
-            for size, reach, step, side in zip(sizes, self.reach, self.stride, sides, strict=True)
-        )
-
-
-def _same(size: int, reach: int, step: int) -> tuple[int, int]:
-    total = max((-(-size // step) - 1) * step + reach - size, 0)
-    return total // 2, total - total // 2
+def is_same(window: Window, sizes: tuple[int, ...], sides: Sides) -> bool:
+    """Whether TensorFlow's SAME pads a map of these sizes like this, the odd one behind, to as many windows."""
+    return window.same(sizes) == sides and all(
+        -(-size // step) == (size + sum(side) - reach) // step + 1
+        for size, reach, step, side in zip(sizes, window.reach, window.stride, sides, strict=True)
+    )
 
 
 def fitted(builder: Builder, x: Placed, window: Window, sides: Sides) -> tuple[Placed, str]:
@@ -48,7 +27,7 @@ def fitted(builder: Builder, x: Placed, window: Window, sides: Sides) -> tuple[P
     both = (wanted[0], wanted[1])
     if both == ((0, 0), (0, 0)):
         return x, "VALID"
-    if window.is_same(source.shape[1:3], both):
+    if is_same(window, source.shape[1:3], both):
         return source, "SAME"
     if sides == ((0, 0), (0, 0)):
         return x, "VALID"

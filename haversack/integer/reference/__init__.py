@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from haversack.errors import MeasureError
 from haversack.integer import Array, IntegerGraph, Operation
+from haversack.integer.lowering import parameters
+from haversack.integer.parameters import Joined, Parameters, Parts, Reduction, Steps, Turned
 from haversack.integer.reference import curves, elementwise, linear, maps
 from haversack.integer.reference.call import Call, Kernel
 
@@ -17,6 +19,8 @@ TABLE: Mapping[str, Kernel] = {
     **maps.KERNELS,
     **curves.KERNELS,
 }
+
+_Prepared = tuple[Operation, Kernel, Parameters]
 
 # So many inputs at a time stay in the cache and keep memory bounded.
 _ROWS = 32
@@ -29,8 +33,10 @@ def run(graph: IntegerGraph, inputs: Sequence[Array], keep: Collection[str] = ()
     """
     _check(graph, inputs)
     names = [*graph.outputs, *keep]
-    step = _ROWS if _rows_are_independent(graph) else 1
-    parts = [_run_rows(graph, [x[row : row + step] for x in inputs], names) for row in range(0, len(inputs[0]), step)]
+    prepared = list(_prepared(graph))
+    step = _ROWS if _rows_are_independent(graph, prepared) else 1
+    starts = range(0, len(inputs[0]), step)
+    parts = [_run_rows(graph, prepared, [x[row : row + step] for x in inputs], names) for row in starts]
     return [np.concatenate(pieces) if np.ndim(pieces[0]) else np.stack(pieces) for pieces in zip(*parts, strict=True)]
 
 
@@ -48,59 +54,48 @@ def _check(graph: IntegerGraph, inputs: Sequence[Array]) -> None:
             raise MeasureError(f"input {name!r} has {len(array)} rows, the first input {len(inputs[0])}.")
 
 
-def _run_rows(graph: IntegerGraph, inputs: Sequence[Array], names: Sequence[str]) -> list[Array]:
+def _prepared(graph: IntegerGraph) -> Iterator[_Prepared]:
+    for operation in graph.operations:
+        kernel = TABLE.get(operation.kind)
+        if kernel is None:
+            raise MeasureError(f"the integer reference has no {operation.kind}.", where=operation.path)
+        yield operation, kernel, parameters(graph, operation)
+
+
+def _run_rows(
+    graph: IntegerGraph, prepared: Sequence[_Prepared], inputs: Sequence[Array], names: Sequence[str]
+) -> list[Array]:
     """The named values for a few rows of inputs."""
     arrays = {value.name: np.asarray(value.data) for value in graph.constants()}
     arrays.update(zip(graph.inputs, inputs, strict=True))
     last = {name: index for index, operation in enumerate(graph.operations) for name in operation.inputs}
-    for index, operation in enumerate(graph.operations):
-        arrays.update(zip(operation.outputs, _call(graph, operation, arrays), strict=True))
+    for index, (operation, kernel, computed_with) in enumerate(prepared):
+        outputs = tuple(graph.values[name] for name in operation.outputs)
+        result = kernel(Call(operation, outputs, tuple(map(arrays.get, operation.inputs))), computed_with)
+        arrays.update(zip(operation.outputs, result if isinstance(result, tuple) else (result,), strict=True))
         for name in set(operation.inputs) - set(names):
             if last[name] == index:
                 arrays.pop(name, None)
     return [arrays[name] for name in names]
 
 
-def _call(graph: IntegerGraph, operation: Operation, arrays: dict[str, Array]) -> tuple[Array, ...]:
-    kernel = TABLE.get(operation.kind)
-    if kernel is None:
-        raise MeasureError(f"the integer reference has no {operation.kind}.", where=operation.path)
-    call = Call(
-        operation,
-        tuple(graph.values.get(name) for name in operation.inputs),
-        tuple(graph.values[name] for name in operation.outputs),
-        tuple(arrays.get(name) for name in operation.inputs),
-    )
-    result = kernel(call)
-    return result if isinstance(result, tuple) else (result,)
-
-
-def _rows_are_independent(graph: IntegerGraph) -> bool:
+def _rows_are_independent(graph: IntegerGraph, prepared: Sequence[_Prepared]) -> bool:
     """Whether a batch can be run at once: no operation touches the first axis."""
     activations = (value for value in graph.values.values() if value.data is None)
-    return all(value.shape[:1] == (1,) for value in activations) and all(
-        0 not in _axes_touched(graph, operation) for operation in graph.operations
+    return all(value.shape[:1] == (1,) for value in activations) and not any(
+        _touches_the_batch(graph, operation, computed_with) for operation, _, computed_with in prepared
     )
 
 
-def _axes_touched(graph: IntegerGraph, operation: Operation) -> tuple[int, ...]:
-    """The axes along which an operation moves or mixes numbers, as far as they could be the batch."""
-    kind, rank = operation.kind, len(graph.values[operation.outputs[0]].shape)
-    if kind in {"MEAN", "REDUCE_MAX"}:
-        rank = len(graph.values[operation.inputs[0]].shape)
-        axes = _numbers(graph, operation, 1)
-    elif kind == "SPLIT":
-        axes = _numbers(graph, operation, 0)
-    elif kind == "TRANSPOSE":
-        axes = [axis for axis in (0,) if _numbers(graph, operation, 1)[0] != axis]
-    elif kind == "STRIDED_SLICE":
-        axes = [0] if operation.option("shrink_axis_mask") & 1 else []
-    elif kind == "CONCATENATION":
-        axes = [operation.option("axis")]
-    else:
-        axes = [rank - 1] if kind == "SOFTMAX" else []
-    return tuple(axis % rank for axis in axes)
-
-
-def _numbers(graph: IntegerGraph, operation: Operation, index: int) -> list[int]:
-    return [int(number) for number in np.asarray(graph.values[operation.inputs[index]].data).reshape(-1)]
+def _touches_the_batch(graph: IntegerGraph, operation: Operation, computed_with: Parameters) -> bool:
+    """Whether an operation moves or mixes numbers along the first axis."""
+    match computed_with:
+        case Reduction(axes=axes):
+            return 0 in axes
+        case Joined(axis=axis) | Parts(axis=axis):
+            return axis == 0
+        case Turned(order=order):
+            return order[0] != 0
+        case Steps():
+            return bool(operation.option("shrink_axis_mask") & 1)
+    return operation.kind == "SOFTMAX" and len(graph.values[operation.outputs[0]].shape) == 1
