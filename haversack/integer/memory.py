@@ -1,0 +1,99 @@
+"""Memory: where each value that an integer graph computes lies in one static arena, and when.
+
+What is stored in the file takes none. A reshape's result is its input, read differently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from haversack.graph import memory
+from haversack.graph.memory import Buffer
+from haversack.integer import IntegerGraph, Operation, Value
+
+ALIGNMENT = 16
+Scratch = Callable[[IntegerGraph, Operation], int]
+"""The bytes that an operation's code needs beside its values while it runs."""
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The offset of every value that is computed, and of each operation's scratch memory by its place in the graph.
+
+    No arena for this order of operations, with these alignments, can be smaller than `bound_bytes`.
+    """
+
+    offsets: Mapping[str, int]
+    scratch: Mapping[int, int]
+    size_bytes: int
+    bound_bytes: int
+
+
+def arena(graph: IntegerGraph, *, alignment: int = ALIGNMENT, scratch: Scratch | None = None) -> Arena:
+    """An arena in which nothing that is alive together overlaps and everything starts at a multiple of `alignment`.
+
+    Inputs and outputs lie in it as well. The same graph gives the same arena.
+    """
+    owners = sharing(graph)
+    values, beside = lifetimes(graph), _scratch(graph, scratch or scratch_bytes)
+    # Rounded sizes put every offset on a multiple, as each is a sum of sizes.
+    plan = memory.plan([_rounded(buffer, alignment) for buffer in (*values, *beside.values())])
+    offsets = {name: plan.offsets[owner] for name, owner in owners.items() if owner in plan.offsets}
+    places = {index: plan.offsets[buffer.name] for index, buffer in beside.items()}
+    return Arena(offsets, places, plan.peak_bytes, plan.bound_bytes)
+
+
+def sharing(graph: IntegerGraph) -> Mapping[str, str]:
+    """For every value that is computed or an input, the one whose bytes it has: itself, but for reshapes."""
+    owners = {name: name for name in graph.inputs}
+    for operation in graph.operations:
+        source = owners.get(operation.inputs[0]) if operation.kind == "RESHAPE" else None
+        owners.update({name: source or name for name in operation.outputs})
+    return owners
+
+
+def lifetimes(graph: IntegerGraph) -> tuple[Buffer, ...]:
+    """When each value with bytes of its own is alive, in places of operations, and how large it is.
+
+    Inputs are alive from the start, outputs to the end. What nothing reads is alive while it is made.
+    """
+    owners = sharing(graph)
+    first: dict[str, int] = dict.fromkeys(graph.inputs, 0)
+    last = dict(first)
+    for step, operation in enumerate(graph.operations):
+        for name in operation.outputs:
+            first.setdefault(owners[name], step)
+        for name in (*operation.inputs, *operation.outputs):
+            if name in owners:
+                last[owners[name]] = step
+    last.update({owners[name]: len(graph.operations) for name in graph.outputs if name in owners})
+    return tuple(Buffer(name, size_bytes(graph.values[name]), first[name], last[name]) for name in first)
+
+
+def size_bytes(value: Value) -> int:
+    """The bytes of a value while it is computed with, where each number has some of its own."""
+    return math.prod(value.shape) * np.dtype(value.dtype).itemsize
+
+
+def scratch_bytes(graph: IntegerGraph, operation: Operation) -> int:
+    """What plain loops need: a transposed convolution on integers keeps its sums, which have 32 bits or 64."""
+    output = graph.values[operation.outputs[0]]
+    if operation.kind != "TRANSPOSE_CONV" or output.grid is None:
+        return 0
+    return math.prod(output.shape) * (8 if output.dtype == "int16" else 4)
+
+
+def _scratch(graph: IntegerGraph, wanted: Scratch) -> dict[int, Buffer]:
+    """The scratch memory of the operations that need some, under names that no value has."""
+    names = (name for count in range(len(graph.values) + len(graph.operations) + 1) if (name := f"scratch{count}"))
+    free = (name for name in names if name not in graph.values)
+    sizes = {index: wanted(graph, operation) for index, operation in enumerate(graph.operations)}
+    return {index: Buffer(next(free), size, index, index) for index, size in sizes.items() if size}
+
+
+def _rounded(buffer: Buffer, alignment: int) -> Buffer:
+    return Buffer(buffer.name, -(-buffer.size_bytes // alignment) * alignment, buffer.first, buffer.last)
