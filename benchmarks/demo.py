@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rows import Asked, Found, main
 
-from haversack.device import Budget
+from haversack.limits import Budget
 from haversack.packing import Settings, pack
 from haversack.task import read_task_file
 

@@ -22,8 +22,9 @@ from resnet20_task import network, task
 from rows import Asked, show
 
 from haversack.cli.terminal import Bars
-from haversack.device import Budget, find_device
+from haversack.device import find_device
 from haversack.errors import HaversackError
+from haversack.limits import Budget
 from haversack.packing import Packed, Settings, apply, pack
 from haversack.progress import shown_by
 from haversack.recipe import Recipe

@@ -13,7 +13,7 @@ from pathlib import Path
 from cifar10 import images
 from resnet20_task import network, task
 
-from haversack.device import Budget
+from haversack.limits import Budget
 from haversack.packing import Packed, Settings, pack
 from haversack.runtimes import host
 

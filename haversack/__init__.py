@@ -6,16 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from haversack.device import Budget, Device, find_device
+    from haversack.device import Device, find_device
     from haversack.errors import HaversackError
+    from haversack.limits import Budget
     from haversack.packing import Packed, Settings, apply, pack
     from haversack.packing.result import load
     from haversack.task import Task
 
 __version__ = "0.1.0"
 _HOME = {
-    "device": ("Budget", "Device", "find_device"),
+    "device": ("Device", "find_device"),
     "errors": ("HaversackError",),
+    "limits": ("Budget",),
     "packing": ("Packed", "Settings", "apply", "pack"),
     "packing.result": ("load",),
     "task": ("Task",),

@@ -1,15 +1,14 @@
-"""Device and Budget: what the target has, and what the product allows."""
+"""Device: what the target has, each fact with its source."""
 
 from __future__ import annotations
 
-import math
 import os
 import platform
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from haversack.errors import BudgetError, DeviceError, UntrustedError
+from haversack.errors import DeviceError, UntrustedError
 from haversack.untrusted import parse_toml, read_text
 
 _FOLDER = Path(__file__).parent / "devices"
@@ -62,50 +61,6 @@ class Device:
     def signed_activations(self) -> bool:
         """S8 on Arm and microcontrollers; U8 on x86, whose byte multiply takes one unsigned operand."""
         return not self.isa.startswith("x86")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits of the product; None means no limit."""
-
-    flash_bytes: int | None = None
-    ram_bytes: int | None = None
-    latency_ms: float | None = None
-    latency_ratio: float | None = None
-    """Latency as a share of the float original's, measured in alternation on this host."""
-    energy_mj: float | None = None
-    update_bytes: int | None = None
-    """Limit of the coded file, which is what goes over the link."""
-    score_at_least: float | None = None
-    max_drop: float | None = None
-    """How far the score may fall below the original's."""
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            limit = getattr(self, each.name)
-            may_be_zero = each.name in ("max_drop", "score_at_least")
-            if limit is not None and not (math.isfinite(limit) and (limit > 0 or may_be_zero)):
-                raise BudgetError(f"the limit {each.name} is {limit}.", mend="a limit is a finite number above zero.")
-        if self.max_drop is not None and self.max_drop < 0:
-            raise BudgetError(f"max_drop is {self.max_drop}.", mend="write how far the score may fall, such as 0.01.")
-
-    def score_floor(self, baseline: float | None) -> float | None:
-        """The lowest score that is allowed, or None."""
-        floors = [self.score_at_least] if self.score_at_least is not None else []
-        if self.max_drop is not None and baseline is not None:
-            floors.append(baseline - self.max_drop)
-        return max(floors) if floors else None
-
-    def within(self, device: Device) -> Budget:
-        """This budget with the device's own flash and RAM where it sets no tighter limit."""
-
-        def tighter(ours: int | None, theirs: int | None) -> int | None:
-            return min((limit for limit in (ours, theirs) if limit is not None), default=None)
-
-        limits = {each.name: getattr(self, each.name) for each in fields(self)}
-        limits["flash_bytes"] = tighter(self.flash_bytes, device.flash_bytes)
-        limits["ram_bytes"] = tighter(self.ram_bytes, device.ram_bytes)
-        return Budget(**limits)
 
 
 def device_names() -> tuple[str, ...]:

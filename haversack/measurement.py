@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from haversack.device import Budget
-from haversack.quantity import show_bytes, show_ms
+from haversack.limits import Budget, Limit, Miss
 from haversack.recipe import Recipe
 
 _UNKNOWN_CHANCE = 0.002
@@ -90,34 +89,6 @@ class Conditions:
     """When: UTC, as ISO 8601 has it; empty for estimates."""
 
 
-_SHOWN: dict[str, Callable[[float], str]] = {
-    "flash": show_bytes,
-    "ram": show_bytes,
-    "update": show_bytes,
-    "latency": show_ms,
-}
-
-
-@dataclass(frozen=True)
-class Miss:
-    """A limit that is not met."""
-
-    limit: str
-    allowed: float
-    found: float
-
-    @property
-    def share(self) -> float:
-        """How far off it is, as a share of what is allowed; as it is where the limit is a score of zero."""
-        gap = abs(self.found - self.allowed)
-        return gap / abs(self.allowed) if self.allowed else gap
-
-    def __str__(self) -> str:
-        show = _SHOWN.get(self.limit, "{:.4g}".format)
-        by = abs(self.found - self.allowed)
-        return f"{self.limit}: {show(self.found)}, allowed {show(self.allowed)} (misses by {show(by)})"
-
-
 @dataclass(frozen=True)
 class Judgement:
     """A limit beside the figure that it is held against.
@@ -125,29 +96,34 @@ class Judgement:
     It is met, missed, unjudged where no figure is known, and kept in part where the figure leaves something out.
     """
 
-    limit: str
+    limit: Limit
     allowed: float | None
     """None where a drop is limited from a score that nobody took."""
     figure: Figure | None
-    at_least: bool = False
-    """Whether more is better, as of a score."""
 
     @property
     def found(self) -> float | None:
         """What the limit is held against: a score as it was taken, the far end of an estimate."""
         if self.figure is None:
             return None
-        return self.figure.value if self.at_least else self.figure.worst
+        return self.figure.value if self.limit.at_least else self.figure.worst
 
     @property
     def state(self) -> Literal["met", "missed", "in part", "unjudged"]:
         """What is unknown is never met."""
         if self.found is None or self.allowed is None:
             return "unjudged"
-        kept = self.found >= self.allowed - 1e-12 if self.at_least else self.found <= self.allowed
+        kept = self.found >= self.allowed - 1e-12 if self.limit.at_least else self.found <= self.allowed
         if not kept:
             return "missed"
         return "in part" if self.figure is not None and self.figure.part else "met"
+
+    @property
+    def miss(self) -> Miss | None:
+        """By how much it is known to be missed."""
+        if self.state != "missed" or self.allowed is None or self.found is None:
+            return None
+        return Miss(self.limit.name, self.allowed, self.found)
 
 
 @dataclass(frozen=True)
@@ -173,30 +149,19 @@ class Measurement:
     notes: tuple[str, ...] = ()
     """What was said while it was made and written that whoever uses it must know."""
 
+    def figure(self, limit: Limit) -> Figure | None:
+        """What a limit is held against."""
+        figure: Figure | None = getattr(self, limit.figure or limit.field)
+        return figure
+
     def judged(self, budget: Budget, baseline_score: float | None = None) -> tuple[Judgement, ...]:
         """Each limit of the budget with its figure. Estimates count with the far end of their spread."""
-        ceilings = (
-            Judgement("flash", budget.flash_bytes, self.flash_bytes),
-            Judgement("ram", budget.ram_bytes, self.ram_bytes),
-            Judgement("latency", budget.latency_ms, self.latency_ms),
-            Judgement("latency ratio", budget.latency_ratio, self.latency_ratio),
-            Judgement("energy (mJ)", budget.energy_mj, self.energy_mj),
-            Judgement("update", budget.update_bytes, self.update_bytes),
-        )
-        limited = tuple(each for each in ceilings if each.allowed is not None)
-        if budget.score_at_least is None and budget.max_drop is None:
-            return limited
-        unknown = budget.max_drop is not None and baseline_score is None
-        floor = None if unknown else budget.score_floor(baseline_score)
-        return (*limited, Judgement("score", floor, self.score, at_least=True))
+        bounds = budget.bounds(baseline_score).items()
+        return tuple(Judgement(limit, allowed, self.figure(limit)) for limit, allowed in bounds)
 
     def misses(self, budget: Budget, baseline_score: float | None = None) -> tuple[Miss, ...]:
         """The limits that are known to be missed, worst first. What `judged` calls unjudged is not met either."""
-        missed = [
-            Miss(each.limit, each.allowed, each.found)
-            for each in self.judged(budget, baseline_score)
-            if each.state == "missed" and each.allowed is not None and each.found is not None
-        ]
+        missed = [each.miss for each in self.judged(budget, baseline_score) if each.miss]
         return tuple(sorted(missed, key=lambda miss: -miss.share))
 
     def to_json(self) -> dict[str, Any]:

@@ -66,6 +66,21 @@ def show_ms(milliseconds: float) -> str:
     return f"{value:.3g} {unit}" if abs(value) < 999.5 else f"{value:.0f} {unit}"
 
 
+def show_ratio(ratio: float) -> str:
+    """A ratio: 0.45x."""
+    return f"{ratio:.3g}x"
+
+
+def show_score(score: float) -> str:
+    """A score with enough digits to see one sample of ten thousand."""
+    return f"{score:.4f}"
+
+
+def show_mj(millijoules: float) -> str:
+    """An energy with three significant digits."""
+    return f"{millijoules:.3g} mJ"
+
+
 def _scaled(count: float, units: tuple[str, ...], digits: int) -> str:
     """`count` in the first unit in which it stays below 1000 as rounded, so that no 1000.0 kB is shown."""
     shown = f"{count:.0f}"

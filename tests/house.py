@@ -21,6 +21,7 @@ FLOORS = (
     "task",
     "coded zoo",
     "grid device",
+    "limits",
     "model",
     "recipe",
     "measurement proof",

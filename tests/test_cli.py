@@ -20,6 +20,7 @@ from haversack import __version__, cli, interrupt
 from haversack.cli import main, terminal
 from haversack.coded import container
 from haversack.errors import HaversackError, TaskError
+from haversack.limits import LIMITS
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
 Run = Callable[..., tuple[int, str, str]]
@@ -79,6 +80,19 @@ def test_weigh_names_the_limit_that_fails_and_by_how_much(run: Run) -> None:
     code, out, _ = run("weigh", TASK, "--device", "stm32f405", "--flash", "10kB")
     assert code == 0
     assert "int8: flash: 18.2 kB of 10.0 kB, misses by 8.2 kB" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "judged"),
+    [("pack", {"counts", "file", "samples"}), ("advise", {"counts", "samples"}), ("weigh", {"counts"})],
+)
+def test_a_command_asks_for_each_limit_that_it_can_judge(run: Run, command: str, judged: set[str]) -> None:
+    code, out, _ = run(command, "--help")
+    options = {limit.option for limit in LIMITS}
+    assert code == 0
+    assert {each for each in options if f"--{each} " in out} == {
+        limit.option for limit in LIMITS if limit.judged_by in judged
+    }
 
 
 def test_advise_ranks_all_five_families(run: Run) -> None:

@@ -1,6 +1,5 @@
 """The device catalogue, device files of the user's own, and budgets."""
 
-import math
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import haversack.device
-from haversack.device import Budget, Device, device_names, find_device
-from haversack.errors import BudgetError, DeviceError
+from haversack.device import Device, device_names, find_device
+from haversack.errors import DeviceError
 
 SHIPPED = tuple(name for name in device_names() if name != "host")
 FOLDER = Path(haversack.device.__file__).parent / "devices"
@@ -221,36 +220,3 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DeviceError, match="it holds no text"):
         find_device(str(path))
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "limit"), [(None, None, None), (5, None, 5), (None, 7, 7), (5, 7, 5), (7, 5, 5)]
-)
-def test_the_tighter_of_budget_and_device_holds(ours, theirs, limit):
-    device = Device("board", "A board", "c_source", flash_bytes=theirs, ram_bytes=theirs)
-    within = Budget(flash_bytes=ours, ram_bytes=ours, latency_ratio=0.5, max_drop=0.01).within(device)
-    assert within == Budget(flash_bytes=limit, ram_bytes=limit, latency_ratio=0.5, max_drop=0.01)
-
-
-@pytest.mark.parametrize("limit", [0, -1, math.nan, math.inf])
-@pytest.mark.parametrize(
-    "name", ["flash_bytes", "ram_bytes", "latency_ms", "latency_ratio", "energy_mj", "update_bytes"]
-)
-def test_a_limit_that_is_not_above_zero_is_refused(name, limit):
-    with pytest.raises(BudgetError, match=name):
-        Budget(**{name: limit})
-
-
-@pytest.mark.parametrize("drop", [-0.01, math.nan])
-def test_a_drop_below_zero_is_refused(drop):
-    with pytest.raises(BudgetError, match="max_drop"):
-        Budget(max_drop=drop)
-
-
-def test_the_score_floor_is_the_higher_of_the_two_limits():
-    assert Budget().score_floor(0.9) is None
-    assert Budget(score_at_least=0.8).score_floor(None) == 0.8
-    assert Budget(max_drop=0.05).score_floor(None) is None
-    assert Budget(max_drop=0).score_floor(0.9) == 0.9
-    assert Budget(score_at_least=0.8, max_drop=0.05).score_floor(0.9) == pytest.approx(0.85)
-    assert Budget(score_at_least=0.88, max_drop=0.05).score_floor(0.9) == 0.88

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haversack.device import Budget
 from haversack.errors import UntrustedError
-from haversack.measurement import Candidate, Conditions, Figure, Measurement, Miss, Parity, frontier
+from haversack.limits import Budget, Miss
+from haversack.measurement import Candidate, Conditions, Figure, Measurement, Parity, frontier
 from haversack.recipe import Recipe
 from haversack.untrusted import typed
 
@@ -77,7 +77,7 @@ def test_a_drop_is_counted_from_the_baseline_s_score():
 def test_a_limit_without_a_figure_is_neither_met_nor_missed(name, limit, label):
     figure = "score" if name == "score_at_least" else name
     (judged,) = measured(**{figure: None}).judged(Budget(**{name: limit}))
-    assert (judged.limit, judged.state, judged.found) == (label, "unjudged", None)
+    assert (judged.limit.name, judged.state, judged.found) == (label, "unjudged", None)
     assert measured(**{figure: None}).misses(Budget(**{name: limit})) == ()
     assert measured().judged(Budget(**{name: limit}))[0].state == "met"
 

@@ -9,24 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from haversack.cli.options import (
+    NO_WORDS,
     AsJson,
     DeviceName,
-    Energy,
-    Flash,
-    Latency,
-    MaxDrop,
     Out,
-    Ram,
     ResultFolder,
     RuntimeName,
-    Score,
     Seconds,
     StudentEpochs,
     StudentName,
     TaskPath,
     Threads,
-    Update,
+    Words,
     budget_of,
+    limited,
     target_of,
 )
 from haversack.cli.terminal import STOPPED, loaded, print_json, progress
@@ -47,17 +43,12 @@ if TYPE_CHECKING:
     from haversack.coded.tensors import Stored
 
 
+@limited("counts", "file", "samples")
 def pack(  # noqa: PLR0913 - one argument an option
     task: TaskPath,
     device: DeviceName = "host",
     runtime: RuntimeName = None,
-    flash: Flash = None,
-    ram: Ram = None,
-    latency: Latency = None,
-    energy: Energy = None,
-    update: Update = None,
-    max_drop: MaxDrop = None,
-    score: Score = None,
+    limits: Words = NO_WORDS,
     techniques: Annotated[str, typer.Option("--try", help="Only these techniques, separated by commas.")] = "",
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning, where a step trains.", min=1)] = None,
     student: StudentName = "",
@@ -72,7 +63,7 @@ def pack(  # noqa: PLR0913 - one argument an option
     """Compress the network until it meets the limits, and prove it on the exported file."""
     from haversack.packing import pack as run
 
-    target, budget = target_of(device, runtime), budget_of(flash, ram, latency, energy, update, max_drop, score)
+    target, budget = target_of(device, runtime), budget_of(limits)
     names = tuple(word.strip() for word in techniques.split(",") if word.strip())
     training = {"epochs": epochs, "student": student, "student_epochs": student_epochs, "seed": seed}
     with progress(quiet=as_json):
@@ -139,24 +130,22 @@ def _show(result: Packed, out: Path, *, as_json: bool) -> None:
         typer.echo(f"written to {out}")
 
 
-def weigh(  # noqa: PLR0913 - one argument an option
+@limited("counts")
+def weigh(
     task: TaskPath,
     device: DeviceName = "host",
-    flash: Flash = None,
-    ram: Ram = None,
-    latency: Latency = None,
-    energy: Energy = None,
+    limits: Words = NO_WORDS,
     *,
     as_json: AsJson = False,
 ) -> None:
     """Size, MACs, memory and a per-layer table, without training; whether it fits, and which limit fails."""
     target = target_of(device)
-    budget = budget_of(flash, ram, latency, energy).within(target)
+    budget = budget_of(limits).within(target)
     _, found, weighings = _weighed(task, target, "float32", "int8")
     if as_json:
         missed = {name: [asdict(miss) for miss in each.misses(budget)] for name, each in weighings.items()}
         unjudged = {
-            name: [limit.limit for limit in each.judged(budget) if limit.state == "unjudged"]
+            name: [judged.limit.name for judged in each.judged(budget) if judged.state == "unjudged"]
             for name, each in weighings.items()
         }
         figures = {name: each.to_json() for name, each in weighings.items()}
@@ -167,29 +156,24 @@ def weigh(  # noqa: PLR0913 - one argument an option
     typer.echo(weighed(found, list(weighings.items()), target, budget))
 
 
-def advise(  # noqa: PLR0913 - one argument an option
+@limited("counts", "samples")
+def advise(
     task: TaskPath,
     device: DeviceName = "host",
-    flash: Flash = None,
-    ram: Ram = None,
-    latency: Latency = None,
-    energy: Energy = None,
-    max_drop: MaxDrop = None,
-    score: Score = None,
+    limits: Words = NO_WORDS,
     *,
     as_json: AsJson = False,
 ) -> None:
     """Which techniques suit this network on this device, with reasons in numbers; without training."""
     target = target_of(device)
-    budget = budget_of(flash, ram, latency, energy, None, max_drop, score).within(target)
+    budget = budget_of(limits).within(target)
     _, found, weighings = _weighed(task, target, "float32", "int8", "int4")
     from haversack.plan.advise import advise as ranked
     from haversack.report.text import advised
 
     advice = ranked(found, weighings, target, budget)
-    limits = {"flash": flash, "ram": ram, "latency": latency, "energy": energy, "max-drop": max_drop, "score": score}
-    given = [word for name, text in limits.items() if text is not None for word in (f"--{name}", text)]
-    command = ("haversack", "pack", str(task), "--device", device, *given)
+    written = [word for option, text in limits.items() for word in (f"--{option}", text)]
+    command = ("haversack", "pack", str(task), "--device", device, *written)
     if as_json:
         print_json([{**asdict(each), "command": each.command(command)} for each in advice])
     else:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import wraps
+from inspect import Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import typer
 
+from haversack.device import Device, find_device
 from haversack.errors import QuantityError
-from haversack.quantity import parse_bytes, parse_latency, parse_mj, parse_share
-
-if TYPE_CHECKING:
-    from haversack.device import Budget, Device
+from haversack.limits import LIMITS, Budget
 
 TaskPath = Annotated[Path, typer.Argument(help="Python file with network() and task().", metavar="TASK.py")]
 DeviceName = Annotated[str, typer.Option("--device", help="A name from `haversack devices list`, or a TOML file.")]
 RuntimeName = Annotated[str | None, typer.Option("--runtime", help="onnx, litert, tflite-micro or executorch.")]
-Flash = Annotated[str | None, typer.Option(help="Limit of the file, such as 90kB or 256KiB.")]
-Ram = Annotated[str | None, typer.Option(help="Limit of the memory while running.")]
-Latency = Annotated[str | None, typer.Option(help="Limit of one inference: 5ms, or 0.45x of the float original.")]
-Energy = Annotated[str | None, typer.Option(help="Limit of one inference, such as 3mJ.")]
-Update = Annotated[str | None, typer.Option(help="Limit of the coded file that goes over the link, such as 20kB.")]
-MaxDrop = Annotated[str | None, typer.Option(help="How far the score may fall: 1% or 0.01.")]
-Score = Annotated[str | None, typer.Option("--score", help="The lowest score allowed: 90% or 0.9.")]
 StudentName = Annotated[
     str, typer.Option("--student", help="A compact network learns to replace yours: auto, or a family.")
 ]
@@ -37,41 +32,47 @@ ResultFolder = Annotated[
     Path, typer.Argument(help="The result folder of `pack` or `apply`.", metavar="DIR", resolve_path=True)
 ]
 
+Words = Mapping[str, str]
+"""What was written of the limits, by option."""
+NO_WORDS: Words = MappingProxyType({})
+Command = Callable[..., None]
 
-def budget_of(  # noqa: PLR0913 - one argument a limit
-    flash: str | None = None,
-    ram: str | None = None,
-    latency: str | None = None,
-    energy: str | None = None,
-    update: str | None = None,
-    max_drop: str | None = None,
-    score: str | None = None,
-) -> Budget:
+
+def limited(*judged_by: str) -> Callable[[Command], Command]:
+    """For a command whose parameter `limits` stands for the options of limits that are judged by one of these."""
+    rows = {limit.option.replace("-", "_"): limit for limit in LIMITS if limit.judged_by in judged_by}
+
+    def with_options(command: Command) -> Command:
+        own = list(signature(command, eval_str=True).parameters.values())
+        place = [parameter.name for parameter in own].index("limits")
+        kinds = {name: Annotated[str | None, typer.Option(help=limit.help)] for name, limit in rows.items()}
+        options = [own[place].replace(name=name, default=None, annotation=kind) for name, kind in kinds.items()]
+
+        @wraps(command)
+        def run(**values: Any) -> None:  # noqa: ANN401 - of whatever options the command has
+            words = {limit.option: values.pop(name) for name, limit in rows.items()}
+            command(**values, limits={option: text for option, text in words.items() if text is not None})
+
+        # It is this that typer reads.
+        run.__signature__ = Signature([*own[:place], *options, *own[place + 1 :]])  # type: ignore[attr-defined]
+        return run
+
+    return with_options
+
+
+def budget_of(words: Words) -> Budget:
     """The limits in words. Raises QuantityError, naming the option."""
-    from haversack.device import Budget
-
-    def parsed(option: str, parse: Any, text: str | None) -> Any:  # noqa: ANN401 - a number or a pair
-        try:
-            return None if text is None else parse(text)
-        except QuantityError as error:
-            raise QuantityError(error.what, mend=error.mend, where=f"--{option}") from error
-
-    latency_ms, latency_ratio = parsed("latency", parse_latency, latency) or (None, None)
-    return Budget(
-        flash_bytes=parsed("flash", parse_bytes, flash),
-        ram_bytes=parsed("ram", parse_bytes, ram),
-        latency_ms=latency_ms,
-        latency_ratio=latency_ratio,
-        energy_mj=parsed("energy", parse_mj, energy),
-        update_bytes=parsed("update", parse_bytes, update),
-        max_drop=parsed("max-drop", parse_share, max_drop),
-        score_at_least=parsed("score", parse_share, score),
-    )
+    limits: dict[str, Any] = {}
+    for limit in LIMITS:
+        if limit.option in words:
+            try:
+                limits[limit.field] = limit.parse(words[limit.option])
+            except QuantityError as error:
+                raise QuantityError(error.what, mend=error.mend, where=f"--{limit.option}") from error
+    return Budget(**limits)
 
 
 def target_of(name: str, runtime: str | None = None) -> Device:
     """The device called `name`, with another runtime if one is given."""
-    from haversack.device import find_device
-
     device = find_device(name)
     return device if runtime is None else replace(device, runtime=runtime)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from haversack.artifact import Artifact
-from haversack.device import Budget, Device, find_device
+from haversack.device import Device, find_device
 from haversack.errors import (
     HaversackError,
     MeasureError,
@@ -21,7 +21,8 @@ from haversack.errors import (
     WorkspaceError,
 )
 from haversack.interrupt import Stopped, is_pressed
-from haversack.measurement import Candidate, Measurement, Miss
+from haversack.limits import Budget, Miss
+from haversack.measurement import Candidate, Measurement
 from haversack.model import Model
 from haversack.packing.candidates import Files, Offers
 from haversack.packing.check import check_alone, checked_model

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, fx
 
 from haversack.artifact import CODED_FILE, Artifact, Files, Runtime
-from haversack.device import Budget, Device, find_device
+from haversack.device import Device, find_device
 from haversack.errors import ExportError, SameFilesError
 from haversack.graph.cost import cost
 from haversack.graph.pairs import lower, output_step, quantized_layers
 from haversack.graph.trace import trace
+from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Measurement
 from haversack.model import Model
 from haversack.packing.check import checked_score, scored, validated

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from haversack.device import Budget, Device
+from haversack.device import Device
 from haversack.errors import ExportError, HaversackError, InfeasibleError, NothingChangedError, RecipeError
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
-from haversack.measurement import Measurement, Miss
+from haversack.limits import Budget, Miss
+from haversack.measurement import Measurement
 from haversack.model import Model
 from haversack.packing.workspace import Workspace
 from haversack.plan.students import Counts, Member, Scaled, Student, Yardstick, halved, scaled
@@ -30,8 +31,6 @@ _SHARE = 60
 """The first short training is so small a part of the whole one."""
 _TEMPERATURE = 4.0
 """Outputs are compared as softly as in the training."""
-_WEIGHED = ("flash_bytes", "ram_bytes", "latency_ms", "energy_mj")
-_SCORES = {"score_at_least", "max_drop"}
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,8 @@ class Place:
 
     def _check_tight(self) -> None:
         """A student that need not be smaller than the original is none."""
-        limited = {each.name for each in fields(Budget) if getattr(self.budget, each.name) is not None}
-        estimated = {name for name in _WEIGHED if getattr(self._needs, name) is not None}
-        if limited - _SCORES <= estimated and not self._needs.misses(self.budget):
+        judged = [each for each in self._needs.judged(self.budget) if each.limit.judged_by != "samples"]
+        if all(each.state in ("met", "in part") for each in judged):
             raise NothingChangedError(
                 f"by estimate the network itself meets all limits in {self.number_format}, and needs no student.",
                 mend="set a tighter limit, or leave --student out.",
@@ -117,12 +115,8 @@ class Place:
     @cached_property
     def _limits(self) -> Budget:
         """The budget, with what the original needs in place of limits that are looser still."""
-        limits = {}
-        for name in _WEIGHED:
-            limit, needed = getattr(self.budget, name), getattr(self._needs, name)
-            if limit is not None and needed is not None:
-                limits[name] = min(limit, needed.worst)
-        return replace(self.budget, **limits)
+        needs = {limit: self._needs.figure(limit) for limit in self.budget.asked}
+        return self.budget.tightened({limit: needed.worst for limit, needed in needs.items() if needed})
 
     @cached_property
     def _most(self) -> Counts:

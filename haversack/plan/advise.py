@@ -7,15 +7,17 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from haversack.device import Budget, Device
+from haversack.device import Device
 from haversack.graph.cost import Cost
+from haversack.limits import Budget
 from haversack.measurement import Measurement
-from haversack.plan.case import CONVOLUTIONS, LARGE_SIDE, STRONGEST_PRUNING, Case, Effect, channels, pruned, shown
+from haversack.plan.case import CONVOLUTIONS, LARGE_SIDE, STRONGEST_PRUNING, Case, Effect, channels, points, pruned
 from haversack.quantity import show_bytes, show_count
 
 _SEPARABLE = 1 / 8
 """A depthwise and a pointwise convolution for a 3x3 one cost 8 to 9 times less (Howard et al. 2017)."""
 _STUDENT = 0.1
+_MEMORY = ("flash", "ram")
 _SEPARABLE_COSTS, _STUDENT_COSTS = 0.01, 0.05
 """Of the score: ResNet-20 in separable blocks lost 0.008, and a student with a tenth of ResNet-56's work 0.046."""
 
@@ -117,7 +119,7 @@ def _pruning(case: Case) -> _Way:
     keep, wide = _keep(case, Effect()), _prunable(case)
     effect = pruned(keep, wide)
     multiple = case.device.channel_multiple
-    tight = [name for name, *_ in case.misses(effect) if name in ("flash", "RAM")]
+    tight = [need.limit.title for need in case.misses(effect) if need.part in _MEMORY]
     condition = 0.7 if tight or _weights_are_matrices(case) else 1.0
     size = f"{case.cost.parameters:,} parameters and {show_count(case.cost.macs)} MACs"
     parts = [f"{size}; pruning to {keep:.2f}x the MACs is what a network of this size usually stands"]
@@ -130,7 +132,7 @@ def _pruning(case: Case) -> _Way:
 
 
 def _memory_limits(case: Case) -> bool:
-    return any(name in ("flash", "RAM") for name, *_ in case.limits)
+    return any(need.part in _MEMORY for need in case.needs)
 
 
 def _keep(case: Case, other: Effect) -> float:
@@ -208,7 +210,7 @@ def _reach(case: Case) -> str:
     if not case.gaps:
         return "no limit asks for it"
     missed = case.misses(pruned(STRONGEST_PRUNING).then(case.in_4_bits))
-    left = ", ".join(name for name, *_ in missed if name != "score")
+    left = ", ".join(need.limit.title for need in missed if not need.limit.at_least)
     return f"pruning to {STRONGEST_PRUNING}x with 4-bit weights {f'still misses {left}' if left else 'is enough'}"
 
 
@@ -233,7 +235,7 @@ def _combination(case: Case, structures: list[_Way]) -> _Way:
     both = effect.then(numbers)
     enough = case.closes(case.quantized)
     names = (*structure.techniques, "distill", _numbers(case.device))
-    left = ", ".join(f"{name} at {shown(name, found)}" for name, _, found in case.misses(case.quantized))
+    left = ", ".join(f"{need.limit.title} at {need.shown(need.needed)}" for need in case.misses(case.quantized))
     reason = (
         f"{structure.family} to {effect.flash:.2f}x the weights, training to win back the score, then {bits}: "
         f"{both.flash:.2f}x in all; {'int8 alone is enough for the limits' if enough else f'int8 alone leaves {left}'}"
@@ -260,10 +262,10 @@ def _compact_combination(case: Case) -> Iterator[_Way]:
 
 
 def _nothing_needed(case: Case) -> Iterator[Advice]:
-    if case.gaps or not case.limits:
+    if case.gaps or not case.needs:
         return
     held = ", ".join(
-        f"{case.said(name)} {shown(name, found)} of {shown(name, allowed)}" for name, _, allowed, found in case.limits
+        f"{case.said(need)} {need.shown(need.needed)} of {need.shown(need.allowed)}" for need in case.needs
     )
     rest = f"; {' and '.join(case.unknown)}: unknown until measured" if case.unknown else ""
     expect = "measure it before doing more" if case.unknown else "ship it as it is, unless smaller pays"
@@ -290,9 +292,9 @@ def _expected(case: Case, way: _Way) -> str:
         f"flash {show_bytes(flash)} -> {show_bytes(flash * way.effect.flash)}, "
         f"RAM {show_bytes(ram)} -> {show_bytes(ram * way.effect.ram)}, time x{way.effect.time:.2f}"
     )
-    missed = [each for each in case.misses(way.effect) if each[0] != "score"]
-    left = [f"{name} by {shown(name, found - allowed)}" for name, allowed, found in missed]
-    judged = ", ".join(case.said(name) for name, *_ in case.limits)
+    missed = [need for need in case.misses(way.effect) if not need.limit.at_least]
+    left = [f"{need.limit.title} by {need.shown(need.needed - need.allowed)}" for need in missed]
+    judged = ", ".join(map(case.said, case.needs))
     verdict = f"then misses {', '.join(left)}" if left else f"then within the limits of {judged}" if judged else ""
     unknown = f"{' and '.join(case.unknown)} unknown until measured" if case.unknown else ""
     return "; ".join(filter(None, (figures, verdict, _expected_drop(case, way), unknown)))
@@ -303,5 +305,5 @@ def _expected_drop(case: Case, way: _Way) -> str:
     if case.budget.max_drop is None:
         return ""
     lost, may_fall = way.effect.drop, case.budget.max_drop
-    beside = f", more than {shown('score', may_fall)}" if lost > may_fall else ""
-    return f"the score is unknown until measured: our benchmarks lost {shown('score', lost)}{beside}"
+    beside = f", more than {points(may_fall)}" if lost > may_fall else ""
+    return f"the score is unknown until measured: our benchmarks lost {points(lost)}{beside}"

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from haversack.device import Budget, Device
+from haversack.device import Device
 from haversack.graph.cost import Cost, LayerCost
+from haversack.limits import Budget, Limit
 from haversack.measurement import Measurement
-from haversack.quantity import show_bytes, show_ms
+from haversack.quantity import show_ms
 
 _ASSUMED_INT8_TIME = 0.5
 """int8 latency over float32 where no rates are stated but int8 pays: ONNX Runtime took 0.47x for CIFAR ResNet-20."""
@@ -31,6 +32,10 @@ _PRUNING_COSTS = 0.02
 """Of the score, at half the multiply-accumulates: ResNet-56 and ResNet-20 lost 0.011 and 0.022 on CIFAR-10."""
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _PRODUCTS = (*CONVOLUTIONS, "linear", "addmm", "mm")
+
+
+_PARTS = {"flash": "flash", "RAM": "ram", "latency": "time", "energy": "time"}
+"""What is limited, and the part of an effect that changes it; of all else, only a measurement tells."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,26 @@ class Matrix:
     def rank(self) -> int:
         """The rank at which two factors hold that share."""
         return max(1, round(self.kept * self.inner * self.outer / (self.inner + self.outer)))
+
+
+@dataclass(frozen=True)
+class Need:
+    """A limit, and how much a network is expected to need of what it limits."""
+
+    limit: Limit
+    allowed: float
+    needed: float
+
+    @property
+    def part(self) -> str:
+        """The part of an effect that changes it."""
+        return _PARTS.get(self.limit.measure, "drop")
+
+    def shown(self, value: float) -> str:
+        """A value of it with its unit, as rough as an estimate is."""
+        if self.limit.kind == "drop":
+            return points(value)
+        return f"{value:.2f}x" if self.limit.kind == "ratio" else self.limit.show(value)
 
 
 @dataclass(frozen=True)
@@ -105,45 +130,35 @@ class Case:
         return self.integer.latency_ms.worst / self.quantized.time if self.integer.latency_ms else None
 
     @cached_property
-    def limits(self) -> tuple[tuple[str, str, float, float], ...]:
-        """Each limit that can be estimated: (as shown, the effect that it takes, allowed, the float network's)."""
-        ratio = 1.0 if self.budget.latency_ratio is not None else None
-        energy = self.whole.energy_mj.worst if self.whole.energy_mj else None
-        rows = (
-            ("flash", "flash", self.budget.flash_bytes, self.whole.flash_bytes.worst),
-            ("RAM", "ram", self.budget.ram_bytes, self.whole.ram_bytes.worst),
-            ("latency", "time", self.budget.latency_ms, self.latency_ms),
-            ("latency ratio", "time", self.budget.latency_ratio, ratio),
-            ("energy", "time", self.budget.energy_mj, energy),
-        )
-        return tuple(
-            (name, part, float(allowed), found)
-            for name, part, allowed, found in rows
-            if allowed is not None and found is not None
-        )
+    def needs(self) -> tuple[Need, ...]:
+        """What the float network needs of each limit that can be estimated."""
+        found = ((limit, allowed, self._estimated(limit)) for limit, allowed in self.budget.asked.items())
+        return tuple(Need(limit, allowed, needed) for limit, allowed, needed in found if needed is not None)
+
+    def _estimated(self, limit: Limit) -> float | None:
+        if limit.measure == "latency":
+            return 1.0 if limit.kind == "ratio" else self.latency_ms
+        figure = self.whole.figure(limit) if limit.measure in _PARTS else None
+        return figure.worst if figure else None
 
     @cached_property
     def unknown(self) -> tuple[str, ...]:
-        """Limits that no estimate can judge."""
-        known = {name for name, *_ in self.limits}
-        asked = {
-            "latency": self.budget.latency_ms,
-            "energy": self.budget.energy_mj,
-            "score": self.budget.score_at_least,
-        }
-        return tuple(name for name, limit in asked.items() if limit is not None and name not in known)
+        """Limits that no estimate can judge; of a drop it is known what benchmarks lost."""
+        known = {need.limit for need in self.needs}
+        return tuple(limit.title for limit in self.budget.asked if limit not in known and limit.kind != "drop")
 
-    def said(self, limit: str) -> str:
-        """The name of a limit, and that its figure is a part where it is one."""
-        return f"{limit} (activations alone)" if limit == "RAM" and self.whole.ram_bytes.part else limit
+    def said(self, need: Need) -> str:
+        """The title of a limit, and that its figure is a part where it is one."""
+        figure = self.whole.figure(need.limit)
+        return f"{need.limit.title} (activations alone)" if figure and figure.part else need.limit.title
 
     @cached_property
     def gaps(self) -> dict[str, float]:
         """For each part that misses a limit, the share that may be left."""
         gaps: dict[str, float] = {}
-        for _, part, allowed, found in self.limits:
-            if found > allowed:
-                gaps[part] = min(gaps.get(part, 1.0), max(_NOTHING, allowed / found))
+        for need in self.needs:
+            if need.needed > need.allowed:
+                gaps[need.part] = min(gaps.get(need.part, 1.0), max(_NOTHING, need.allowed / need.needed))
         return gaps
 
     def closed(self, effect: Effect) -> float:
@@ -157,14 +172,15 @@ class Case:
         """Whether nothing is left of any gap, and the score is expected to fall no further than it may."""
         return not any(self.misses(effect))
 
-    def misses(self, effect: Effect) -> Iterator[tuple[str, float, float]]:
-        """The limits missed after an effect: (name, allowed, expected)."""
-        for name, part, allowed, found in self.limits:
-            expected = found * getattr(effect, part)
-            if expected > allowed * (1 + 1e-9):
-                yield name, allowed, expected
-        if self.budget.max_drop is not None and effect.drop > self.budget.max_drop:
-            yield "score", self.budget.max_drop, effect.drop
+    def misses(self, effect: Effect) -> Iterator[Need]:
+        """What is needed after an effect of the limits that it misses."""
+        for need in self.needs:
+            expected = need.needed * getattr(effect, need.part)
+            if expected > need.allowed * (1 + 1e-9):
+                yield replace(need, needed=expected)
+        for limit, allowed in self.budget.asked.items():
+            if limit.kind == "drop" and effect.drop > allowed:
+                yield Need(limit, allowed, effect.drop)
 
     def suits(self, effect: Effect, condition: float, effort: float) -> float:
         """How well an effect suits, 0 to 1: above one half where it is expected to be enough, below it where it is not.
@@ -180,7 +196,7 @@ class Case:
     def out_of_reach(self) -> bool:
         """Whether even strong pruning with 4-bit weights on top leaves a gap."""
         strongest = pruned(STRONGEST_PRUNING).then(self.in_4_bits)
-        return any(name != "score" for name, *_ in self.misses(strongest))
+        return any(not need.limit.at_least for need in self.misses(strongest))
 
     @cached_property
     def matrices(self) -> tuple[Matrix, ...]:
@@ -249,10 +265,6 @@ def channels(layer: LayerCost) -> int:
     return layer.output_shape[place] if len(layer.output_shape) > 1 else 1
 
 
-def shown(limit: str, value: float) -> str:
-    """The value of a limit with its unit."""
-    if limit in ("flash", "RAM"):
-        return show_bytes(value)
-    if limit == "score":
-        return f"{100 * value:.2g} points"
-    return show_ms(value) if limit == "latency" else f"{value:.3g} mJ" if limit == "energy" else f"{value:.2f}x"
+def points(drop: float) -> str:
+    """How far a score falls: 1.5 points."""
+    return f"{100 * drop:.2g} points"

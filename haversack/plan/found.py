@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from haversack.device import Budget
 from haversack.errors import InfeasibleError, NothingChangedError
-from haversack.measurement import Candidate, Miss
+from haversack.limits import Budget, Miss
+from haversack.measurement import Candidate
 from haversack.recipe import Recipe
 
 

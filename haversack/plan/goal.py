@@ -6,23 +6,17 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from haversack.device import Budget
-from haversack.measurement import Candidate, Figure, Measurement, Miss, chance
+from haversack.limits import LIMITS, Budget, Limit, Miss
+from haversack.measurement import Candidate, Figure, chance
 from haversack.recipe import Step
 
 _WORTH_IT = 0.02
 """A measure has moved when it fell by this share: less is within what a layout or a rerun changes."""
-_CALLED = {
-    "flash_bytes": "flash",
-    "ram_bytes": "RAM",
-    "latency_ms": "latency",
-    "latency_ratio": "latency",
-    "energy_mj": "energy",
-    "update_bytes": "update",
-}
-
-
-_ALWAYS = ("flash_bytes", "latency_ratio")
+_MEASURES = tuple(limit for limit in LIMITS if not limit.at_least)
+"""What a gain is told in, less being better."""
+_UNLIMITED = tuple(limit for limit in LIMITS if limit.field in ("flash_bytes", "latency_ms"))
+"""What counts where nothing is limited."""
+_ALWAYS = tuple(limit for limit in LIMITS if limit.field in ("flash_bytes", "latency_ratio"))
 """What is told of every candidate, limited or not."""
 
 
@@ -43,7 +37,8 @@ class Goal:
     def unjudged(self, candidate: Candidate) -> tuple[str, ...]:
         """The limits of size and speed for which no figure is known. A score is known as soon as it was taken."""
         judged = candidate.measurement.judged(self.budget, self._score_before)
-        return tuple(each.limit for each in judged if each.state == "unjudged" and each.limit != "score")
+        unjudged = (each.limit for each in judged if each.state == "unjudged")
+        return tuple(limit.name for limit in unjudged if limit.judged_by != "samples")
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether size and speed are known to be within their limits, and the score too where it was taken."""
@@ -80,18 +75,13 @@ class Goal:
 
     def gain(self, before: Candidate, after: Candidate) -> str:
         """What became of the measures that count, and of size and speed beside them: `flash x0.25, latency x0.50`."""
-        old, new = _figures(before.measurement), _figures(after.measurement)
-
-        def told(name: str) -> str:
-            was, now = old[name], new[name]
-            change = f"x{_change(was.value, now.value):.2f}" if was and now else "unknown before" if now else "unknown"
-            return f"{_CALLED[name]} {change}"
-
+        wanted = [_told(limit, before, after) for limit in self._wanted]
         # Where a time was limited, that on another machine says nothing beside it.
-        free = ("flash_bytes",) if any(name.startswith("latency") for name in self._wanted) else _ALWAYS
-        beside = [told(name) for name in free if name not in self._wanted and old[name] and new[name]]
-        wanted = ", ".join(told(name) for name in self._wanted)
-        return f"{wanted}; not limited: {', '.join(beside)}" if beside else wanted
+        limited = {limit.measure for limit in self._wanted}
+        free = [limit for limit in _ALWAYS if limit.measure not in limited]
+        known = [limit for limit in free if _figure(before, limit) and _figure(after, limit)]
+        beside = ", ".join(_told(limit, before, after) for limit in known)
+        return ", ".join(wanted) + (f"; not limited: {beside}" if beside else "")
 
     def no_gain(self, before: Candidate, after: Candidate) -> str:
         """Why a candidate that did not move is no gain, in figures."""
@@ -114,7 +104,7 @@ class Goal:
 
     def kept_its_score(self, candidate: Candidate) -> bool:
         """Whether it lost no more than the noise, or what somebody allowed."""
-        if self._score_before is None or self.budget.score_floor(self._score_before) is not None:
+        if self._score_before is None or self.budget.limits_score:
             return self.met(candidate)
         return self.met(candidate) and _score(candidate) >= self._score_before - noise(self.baseline)
 
@@ -134,24 +124,24 @@ class Goal:
         return sum(math.inf if new is None else _change(old or 1.0, new) for old, new in found)
 
     def _measures(self, candidate: Candidate) -> tuple[float | None, ...]:
-        figures = _figures(candidate.measurement)
-        return tuple(None if (found := figures[name]) is None else found.value for name in self._wanted)
+        figures = (_figure(candidate, limit) for limit in self._wanted)
+        return tuple(None if figure is None else figure.value for figure in figures)
 
     @property
-    def _wanted(self) -> tuple[str, ...]:
-        """The measures that count: those that were limited, or the file's size and the latency where none was."""
-        return self._limited or ("flash_bytes", "latency_ms")
+    def _wanted(self) -> tuple[Limit, ...]:
+        """The limits whose measures count: those that bind, or the file's size and the latency where none does."""
+        return self._limited or _UNLIMITED
 
     @property
-    def _limited(self) -> tuple[str, ...]:
-        """The measures that somebody limited, or of which the original needs more than the device has."""
-        asked, needs = self.asked or self.budget, _figures(self.baseline.measurement)
+    def _limited(self) -> tuple[Limit, ...]:
+        """The limits that somebody set, or of whose measure the original needs more than the device has."""
+        asked, budget = (self.asked or self.budget).asked, self.budget.asked
 
-        def binds(name: str) -> bool:
-            limit, need = getattr(self.budget, name), needs[name]
-            return limit is not None and need is not None and need.value > limit
+        def binds(limit: Limit) -> bool:
+            need = _figure(self.baseline, limit)
+            return limit in budget and need is not None and need.value > budget[limit]
 
-        return tuple(name for name in _CALLED if getattr(asked, name) is not None or binds(name))
+        return tuple(limit for limit in _MEASURES if limit in asked or binds(limit))
 
     @property
     def _score_before(self) -> float | None:
@@ -165,17 +155,18 @@ def noise(candidate: Candidate) -> float:
     return chance(score) if score else 0.0
 
 
-def _figures(found: Measurement) -> dict[str, Figure | None]:
-    """What each limit is about. On this host, where moments differ, a time is told by its ratio to the original's."""
-    timed_here = found.conditions.device == "host"
-    return {
-        "flash_bytes": found.flash_bytes,
-        "ram_bytes": found.ram_bytes,
-        "latency_ms": found.latency_ratio if timed_here else found.latency_ms,
-        "latency_ratio": found.latency_ratio,
-        "energy_mj": found.energy_mj,
-        "update_bytes": found.update_bytes,
-    }
+def _figure(candidate: Candidate, limit: Limit) -> Figure | None:
+    """What a limit is about. On this host, where moments differ, a time is told by its ratio to the original's."""
+    measurement = candidate.measurement
+    timed_here = limit.field == "latency_ms" and measurement.conditions.device == "host"
+    return measurement.latency_ratio if timed_here else measurement.figure(limit)
+
+
+def _told(limit: Limit, before: Candidate, after: Candidate) -> str:
+    """What became of a measure: `flash x0.25`."""
+    was, now = _figure(before, limit), _figure(after, limit)
+    change = f"x{_change(was.value, now.value):.2f}" if was and now else "unknown before" if now else "unknown"
+    return f"{limit.measure} {change}"
 
 
 def _change(old: float | None, new: float | None) -> float:

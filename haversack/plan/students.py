@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from haversack import zoo
-from haversack.measurement import Miss
+from haversack.limits import Miss
 
 _STEPS = 16
 """Widths are sixteenths: channels come in eights, so a finer grid would repeat networks."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from haversack.calibration.rewrite import leaving_float
-from haversack.device import Budget
 from haversack.errors import NothingChangedError
 from haversack.graph.cost import cost
 from haversack.graph.folded import inference, tensor_of, with_tensors
@@ -21,6 +20,7 @@ from haversack.graph.pairs import insert
 from haversack.graph.run import Batches, joined
 from haversack.graph.trace import layer_path, trace
 from haversack.grid import Grid, symmetric
+from haversack.limits import Budget
 from haversack.measurement import Figure, Measurement, chance
 from haversack.model import Model
 from haversack.packing.check import scored
@@ -207,11 +207,10 @@ class _Limits:
 
     def unjudged(self, setting: str) -> tuple[str, ...]:
         """What else is limited that such a remedy may make worse: more bits take no time, float layers do."""
-        names = {"update_bytes": "update"}
-        if setting == "leave_float":
-            names |= {"ram_bytes": "RAM", "latency_ms": "latency", "latency_ratio": "latency", "energy_mj": "energy"}
-        limited = (shown for name, shown in names.items() if getattr(self.limits, name) is not None)
-        return tuple(dict.fromkeys(limited))
+        limited = dict.fromkeys(limit.measure for limit in self.limits.asked if not limit.at_least)
+        sent = [measure for measure in limited if measure == "update"]
+        rest = [measure for measure in limited if measure not in ("flash", "update")]
+        return (*sent, *rest) if setting == "leave_float" else tuple(sent)
 
 
 def _limits(folder: Path) -> _Limits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from io import StringIO
 from typing import Literal
 
@@ -12,15 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from haversack.measurement import Figure, Miss
-from haversack.quantity import show_bytes, show_ms
+from haversack.limits import Show
+from haversack.measurement import Figure
 
 WIDTH, _WORD = 100, 20
 UNKNOWN = "unknown"
 _RULED = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
 """A line under the head and above the foot, in ASCII, so that every terminal and log can show it."""
-
-Show = Callable[[float], str]
 
 
 def table(
@@ -74,35 +72,3 @@ def figure(found: Figure | None, show: Show) -> str:
     low, high = show(found.low), show(found.high)
     unit = high.partition(" ")[2]
     return f"{show(found.value)} ({source}, {low.removesuffix(f' {unit}')} to {high})"
-
-
-def show_ratio(ratio: float) -> str:
-    """A ratio: 0.45x."""
-    return f"{ratio:.3g}x"
-
-
-def show_score(score: float) -> str:
-    """A score with enough digits to see one sample of ten thousand."""
-    return f"{score:.4f}"
-
-
-def show_mj(millijoules: float) -> str:
-    """An energy with three significant digits."""
-    return f"{millijoules:.3g} mJ"
-
-
-SHOWN: dict[str, Show] = {
-    "flash": show_bytes,
-    "ram": show_bytes,
-    "latency": show_ms,
-    "latency ratio": show_ratio,
-    "energy (mJ)": show_mj,
-    "update": show_bytes,
-    "score": show_score,
-}
-"""How each limit of a budget is written, under the name that Miss gives it."""
-
-
-def missed(miss: Miss) -> str:
-    """By how much a limit is missed: `misses by 78.9 kB`."""
-    return f"misses by {SHOWN[miss.limit](abs(miss.found - miss.allowed))}"

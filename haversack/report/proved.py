@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from haversack.proof import Blame, Proof, Remedy, Witness
-from haversack.quantity import show_bytes
-from haversack.report.blocks import document, paragraph, show_score, table
+from haversack.quantity import show_bytes, show_score
+from haversack.report.blocks import document, paragraph, table
 
 
 def proved(proof: Proof) -> str:

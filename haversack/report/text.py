@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from haversack.device import Budget, Device
+from haversack.device import Device
 from haversack.graph.cost import Cost, LayerCost
+from haversack.limits import LIMITS, Budget, Limit
 from haversack.measurement import BenchReport, Conditions, Figure, Measurement
 from haversack.plan.advise import Advice
 from haversack.plan.found import Found, Refusal, Verdict
 from haversack.plan.students import Student
-from haversack.quantity import show_bytes, show_count, show_ms
+from haversack.quantity import show_bytes, show_count, show_ms, show_ratio, show_score
 from haversack.recipe import Recipe, describe
-from haversack.report.blocks import (
-    RUNTIMES,
-    SHOWN,
-    UNKNOWN,
-    document,
-    figure,
-    missed,
-    paragraph,
-    show_mj,
-    show_ratio,
-    show_score,
-    table,
-)
+from haversack.report.blocks import RUNTIMES, UNKNOWN, document, figure, paragraph, table
 
 
 def weighed(cost: Cost, weighings: Sequence[tuple[str, Measurement]], device: Device, budget: Budget) -> str:
@@ -63,17 +52,9 @@ def _share(part: int, whole: int) -> str:
 
 
 def _formats(weighings: Sequence[tuple[str, Measurement]]) -> str:
-    rows = [
-        (
-            name,
-            figure(each.flash_bytes, show_bytes),
-            figure(each.ram_bytes, show_bytes),
-            figure(each.latency_ms, show_ms),
-            figure(each.energy_mj, show_mj),
-        )
-        for name, each in weighings
-    ]
-    return table(("format", "flash", "RAM", "latency", "energy"), rows)
+    limits = [limit for limit in LIMITS if limit.judged_by == "counts"]
+    rows = [(name, *(figure(each.figure(limit), limit.show) for limit in limits)) for name, each in weighings]
+    return table(("format", *(limit.measure for limit in limits)), rows)
 
 
 def _verdicts(found: Measurement, budget: Budget) -> Iterator[str]:
@@ -93,13 +74,12 @@ def _verdicts(found: Measurement, budget: Budget) -> Iterator[str]:
 
 def _limits(found: Measurement, budget: Budget, baseline_score: float | None) -> list[tuple[str, str, str, str]]:
     """Each limit: (name, allowed, found, `met`, by how much it is missed, or `unjudged` where no figure is known)."""
-    missed_by = {miss.limit: missed(miss) for miss in found.misses(budget, baseline_score)}
     rows = []
     for each in found.judged(budget, baseline_score):
-        allowed, value = (
-            UNKNOWN if value is None else SHOWN[each.limit](value) for value in (each.allowed, each.found)
-        )
-        rows.append((each.limit.replace("ram", "RAM"), allowed, value, missed_by.get(each.limit, each.state)))
+        show = each.limit.show
+        allowed, value = (UNKNOWN if value is None else show(value) for value in (each.allowed, each.found))
+        state = f"misses by {show(each.miss.by)}" if each.miss else each.state
+        rows.append((each.limit.name.replace("ram", "RAM"), allowed, value, state))
     return rows
 
 
@@ -173,7 +153,7 @@ def measured_earlier(found: Found, baseline: Measurement, started: str) -> str:
 
 def _unlimited_drop(before: Figure | None, after: Figure | None, budget: Budget) -> str:
     """A word of caution where the score fell and nobody had said how far it may."""
-    if before is None or after is None or after.value >= before.value or budget.score_floor(before.value) is not None:
+    if before is None or after is None or after.value >= before.value or budget.limits_score:
         return ""
     fell = show_score(before.value - after.value)
     return f"The score fell by {fell}, and no limit was set on it: set one with --max-drop or --score."
@@ -189,12 +169,9 @@ def _limit_table(limits: Sequence[tuple[str, str, str, str]]) -> str:
 
 
 def _before_and_after(before: Measurement, after: Measurement) -> str:
+    limits = [limit for limit in LIMITS if limit.kind == "absolute" and not limit.at_least]
     rows = [
-        ("flash", *_pair(before.flash_bytes, after.flash_bytes, "flash")),
-        ("RAM", *_pair(before.ram_bytes, after.ram_bytes, "ram")),
-        ("latency", *_latencies(before, after)),
-        ("energy", *_pair(before.energy_mj, after.energy_mj, "energy (mJ)")),
-        ("update", *_pair(before.update_bytes, after.update_bytes, "update")),
+        *((limit.measure, *_pair(before, after, limit)) for limit in limits),
         ("score", *_scores(before.score, after.score)),
         *([("validated", *_scores(before.validated, after.validated))] if after.validated else []),
         ("fidelity", "", _fidelity(after), ""),
@@ -212,18 +189,13 @@ def _before_and_after(before: Measurement, after: Measurement) -> str:
     return f"{table(('measure', 'before', 'after', 'after / before'), rows)}\n{paragraph(beside)}"
 
 
-def _latencies(before: Measurement, after: Measurement) -> tuple[str, str, str]:
-    """Both latencies, and the ratio of the two in alternation: what was measured at two moments is not divided."""
-    first, second, share = _pair(before.latency_ms, after.latency_ms, "latency")
-    if after.latency_ms is None or after.latency_ms.origin == "estimated":
-        return first, second, share
-    return first, second, UNKNOWN if after.latency_ratio is None else show_ratio(after.latency_ratio.value)
-
-
-def _pair(before: Figure | None, after: Figure | None, limit: str) -> tuple[str, str, str]:
-    show = SHOWN[limit]
-    share = show_ratio(after.value / before.value) if before and after and before.value else UNKNOWN
-    return figure(before, show), figure(after, show), share
+def _pair(before: Measurement, after: Measurement, limit: Limit) -> tuple[str, str, str]:
+    """Both figures, and one over the other: of measured latencies, whose moments differ, that in alternation."""
+    first, second = before.figure(limit), after.figure(limit)
+    share = second.value / first.value if first and second and first.value else None
+    if limit.measure == "latency" and second and second.origin != "estimated":
+        share = after.latency_ratio.value if after.latency_ratio else None
+    return figure(first, limit.show), figure(second, limit.show), UNKNOWN if share is None else show_ratio(share)
 
 
 def _scores(before: Figure | None, after: Figure | None) -> tuple[str, str, str]:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from haversack.device import Budget, Device
+from haversack.device import Device
 from haversack.errors import BudgetError, DeviceError
 from haversack.graph.cost import Cost
+from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Measurement
 from haversack.progress import say
 

@@ -20,12 +20,13 @@ from torch import nn
 
 import haversack
 from haversack import errors, progress
-from haversack.device import Budget, Device, find_device
+from haversack.device import Device, find_device
 from haversack.errors import BudgetError, InfeasibleError, NothingChangedError, RecipeError, WorkspaceError
 from haversack.graph.cost import cost
 from haversack.graph.run import named_tensors
 from haversack.graph.trace import trace
 from haversack.interrupt import interruptible
+from haversack.limits import Budget
 from haversack.measurement import Candidate, share_of
 from haversack.model import Model
 from haversack.packing import Bench, Packed, Settings, apply, gauge, pack

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from haversack.device import Budget, find_device
+from haversack.device import find_device
 from haversack.errors import InfeasibleError, NothingChangedError, RecipeError
-from haversack.measurement import Miss
+from haversack.limits import Budget, Miss
 from haversack.model import Model
 from haversack.packing.candidates import read_recipe
 from haversack.packing.check import checked_model

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from haversack.device import Budget, Device, find_device
+from haversack.device import Device, find_device
 from haversack.graph.cost import Cost, cost
 from haversack.graph.trace import trace
+from haversack.limits import Budget
 from haversack.measurement import Figure
 from haversack.plan.advise import Advice, advise
 from haversack.runtimes.estimate import weigh

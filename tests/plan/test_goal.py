@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haversack.device import Budget
+from haversack.limits import Budget
 from haversack.measurement import Candidate, Conditions, Figure, Measurement, share_of
 from haversack.plan.goal import Goal, noise
 from haversack.recipe import Recipe, Stage

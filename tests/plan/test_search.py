@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from haversack.device import Budget
+from haversack.limits import Budget
 from haversack.measurement import Candidate, Conditions, Figure, Measurement
 from haversack.plan.found import Found, Refusal, Trial, followed
 from haversack.plan.goal import Goal

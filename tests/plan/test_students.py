@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haversack import zoo
-from haversack.measurement import Miss
+from haversack.limits import Miss
 from haversack.plan.students import Counts, Member, Student, Yardstick, halved, scaled, shapes
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from haversack.device import Budget, Device, device_names, find_device
+from haversack.device import Device, device_names, find_device
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
-from haversack.measurement import BenchReport, Candidate, Conditions, Fidelity, Figure, Measurement, Miss, Parity
+from haversack.limits import Budget, Miss
+from haversack.measurement import BenchReport, Candidate, Conditions, Fidelity, Figure, Measurement, Parity
 from haversack.model import Model
 from haversack.plan.advise import advise
 from haversack.plan.found import Found, Refusal, Verdict

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from haversack.device import Budget, Device, device_names, find_device
+from haversack.device import Device, device_names, find_device
 from haversack.errors import BudgetError, DeviceError
 from haversack.graph.cost import Cost, Stored
 from haversack.graph.memory import Buffer, plan
+from haversack.limits import Budget
 from haversack.measurement import Figure
 from haversack.runtimes.estimate import check_judgeable, energy_mj, latency_ms, ram_bytes, weigh
 
