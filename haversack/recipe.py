@@ -30,9 +30,25 @@ class Stage(IntEnum):
 
 @runtime_checkable
 class Step(Protocol):
-    """A technique with its settings: a frozen dataclass in a file of its own, named like the file."""
+    """A technique with its settings: a frozen dataclass in a file of its own, named like the file.
+
+    It inherits from this class, and with it answers to what a planner asks beside.
+    """
 
     stage: ClassVar[Stage]
+    strength: ClassVar[str]
+    """The setting that says how hard it presses: of two options that differ in nothing else the later one does harder.
+    """
+
+    @property
+    def epochs(self) -> int:
+        """How long it trains: a setting of those that do."""
+        return 0
+
+    @property
+    def trains(self) -> bool:
+        """Whether it needs the task's training data."""
+        return self.epochs > 0
 
     def apply(self, model: Model, task: Task) -> Model:
         """A new model; the one given is untouched."""
@@ -40,8 +56,16 @@ class Step(Protocol):
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
-        """Settings worth trying on this device, mildest first."""
+        """Settings worth trying on this device, mildest first; worked out one by one, and nothing is measured."""
         ...
+
+    def untrained(self) -> Self:
+        """The same step without its training."""
+        return replace(self, epochs=0) if self.epochs else self  # type: ignore[type-var]
+
+    def skeleton(self) -> Self:
+        """The same structure with as little work on its weights as size and speed need; training aside."""
+        return self
 
 
 Catalogue = Mapping[str, type[Step]]
@@ -94,17 +118,14 @@ class Recipe:
 
         Steps that are `done` stay as they are.
         """
-        spared = (s if s in done or not getattr(s, "epochs", 0) else replace(s, epochs=0) for s in self.steps)  # type: ignore[type-var]
-        return Recipe(tuple(spared))
+        return Recipe(tuple(step if step in done else step.untrained() for step in self.steps))
 
     def skeleton(self, done: Collection[Step] = ()) -> Recipe:
         """The same structure with no work spent on its weights: all that size and speed need.
 
-        A step whose work is more than training offers it by a method of this name. Steps that are `done` stay as they
-        are.
+        Steps that are `done` stay as they are.
         """
-        bare = (s.skeleton() if hasattr(s, "skeleton") and s not in done else s for s in self.untrained(done).steps)
-        return Recipe(tuple(bare))
+        return Recipe(tuple(step if step in done else step.untrained().skeleton() for step in self.steps))
 
     @property
     def digest(self) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from haversack.device import Device
 from haversack.errors import RecipeError
 from haversack.model import Model
-from haversack.recipe import Recipe, Stage, describe, recipe_from_toml, technique
+from haversack.recipe import Recipe, Stage, Step, describe, recipe_from_toml, technique
 from haversack.settings import checked
 from haversack.task import Task
 from haversack.techniques import catalogue
@@ -37,7 +37,7 @@ def options(name: str, device: Device) -> list:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Step):
     """A step of every type of setting that a technique may have."""
 
     share: float = 0.5
@@ -48,6 +48,7 @@ class Trained:
     limit: float | None = None
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "share"
 
     def __post_init__(self):
         checked(self)
@@ -170,7 +171,7 @@ def test_every_setting_is_in_the_digest():
     assert len(digests | {Recipe((Trained(),)).digest, Recipe().digest}) == len(changed) + 2
 
 
-def test_a_step_is_described_by_its_strength_and_what_differs_from_the_defaults():
+def test_a_step_is_described_by_its_first_setting_and_what_differs_from_the_defaults():
     assert describe(Trained(0.5)) == "test_recipe(share=0.5)"
     assert describe(Trained(0.5, count=4)) == "test_recipe(share=0.5, count=4)"
     assert str(Recipe()) == "the network as it is"

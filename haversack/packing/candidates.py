@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 
 from haversack.device import Device, find_device
@@ -42,7 +43,7 @@ class Offers:
     def to_integers(self, model: Model, device: Device) -> tuple[Step, ...]:
         """The mildest step to 8-bit integers, if one is tried: a student may be as large as leaves room after it."""
         able = [each for each in self._chosen() if technique(each) in _TO_INTEGERS]
-        return tuple([step for each in able for step in each.options(model, device)][:1])
+        return tuple(islice((step for each in able for step in each.options(model, device)), 1))
 
     def _chosen(self) -> list[type[Step]]:
         """The techniques, a new design only by its name; a student comes before all of them."""
@@ -57,8 +58,8 @@ class Offers:
 
     def _adjusted(self, step: Step) -> Step:
         """The step with the run's seed and training length, where it has such settings."""
-        wanted = {"seed": self.seed, "epochs": self.epochs}
-        changes = {name: value for name, value in wanted.items() if value is not None and hasattr(step, name)}
+        wanted, known = {"seed": self.seed, "epochs": self.epochs}, {each.name for each in fields(step)}  # type: ignore[arg-type]
+        changes = {name: value for name, value in wanted.items() if value is not None and name in known}
         adjusted: Step = replace(step, **changes)  # type: ignore[type-var]
         return adjusted
 

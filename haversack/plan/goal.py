@@ -96,7 +96,7 @@ class Goal:
         candidates share it.
         """
         met = [each for each in candidates if self.met(each)]
-        trained = [each for each in met if any(getattr(s, "epochs", 0) for s in each.recipe.steps if s not in done)]
+        trained = [each for each in met if any(step.trains for step in each.recipe.steps if step not in done)]
         free = self._least([each for each in met if each not in trained])
         if free is None:
             return self._least(trained)

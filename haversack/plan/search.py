@@ -1,13 +1,13 @@
 """Search: which recipe to measure next, given what was found.
 
 `greedy` asks by yielding a Trial and is told by being sent the Candidate, or the Refusal of a step. It knows techniques
-only as steps with a stage, settings and, where they train, `epochs`.
+only as steps (see recipe.Step).
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 
 from haversack.interrupt import heard
@@ -235,7 +235,7 @@ class _Run:
         else:
             return []
         ladder = best[second].ladder if second in best else _ladders(rivals[second])[0]
-        start = before.recipe.then(_untrained(half))
+        start = before.recipe.then(half.untrained())
         return (yield from self._fitting(_Fit(start, ladder, 0, (first, second)), before))
 
     def _trained(self, fit: _Fit, before: Candidate) -> Generator[Trial, Answer, bool]:
@@ -314,10 +314,6 @@ def _no_better(rival: Candidate, trained: Candidate) -> str:
     return f"{change}: no better than before training, where chance moves it by {noise(rival):.4f}"
 
 
-def _untrained(step: Step) -> Step:
-    return Recipe((step,)).untrained().steps[0]
-
-
 def _one_each(ranked: Sequence[_Fit]) -> list[_Fit]:
     """The best of each technique and mixture."""
     best: dict[tuple[int, ...], _Fit] = {}
@@ -327,7 +323,7 @@ def _one_each(ranked: Sequence[_Fit]) -> list[_Fit]:
 
 
 def _ladders(steps: Sequence[Step]) -> list[Sequence[Step]]:
-    """Runs of steps that differ in their first setting only, which is their strength."""
+    """Runs of steps that differ in their strength only."""
     ladders: list[list[Step]] = []
     for step in steps:
         if ladders and _same_but_strength(ladders[-1][-1], step):
@@ -338,11 +334,11 @@ def _ladders(steps: Sequence[Step]) -> list[Sequence[Step]]:
 
 
 def _same_but_strength(one: Step, other: Step) -> bool:
-    _, *rest = fields(one)  # type: ignore[arg-type]
-    return all(getattr(one, each.name) == getattr(other, each.name) for each in rest)
+    ours, theirs = ({**asdict(each), each.strength: None} for each in (one, other))  # type: ignore[call-overload]
+    return type(one) is type(other) and ours == theirs
 
 
 def _by_cost(options: Sequence[Sequence[Step]], *, trains: bool) -> list[Sequence[Step]]:
     """The techniques that train (or do not), those that keep the structure first."""
-    chosen = [steps for steps in options if steps and (getattr(steps[0], "epochs", 0) > 0) == trains]
+    chosen = [steps for steps in options if steps and steps[0].trains == trains]
     return sorted(chosen, key=lambda steps: (-steps[0].stage, technique(steps[0])))

@@ -14,7 +14,7 @@ from haversack import zoo
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.model import Edits, Layer, Model, Swap
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import Amount, AtLeast, Count, Positive, Share, checked
 from haversack.task import Task
 from haversack.training import Training, finetune
@@ -34,7 +34,7 @@ class Interface:
 
 
 @dataclass(frozen=True)
-class AdoptStudent:
+class AdoptStudent(Step):
     """A network of the zoo instead of the user's, taught by it from the first step on.
 
     `family` is a file of the zoo; `width`, `depth`, `downsampling` and `shrink` are its sizes (see zoo.Family). The
@@ -56,6 +56,7 @@ class AdoptStudent:
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.DESIGN
+    strength: ClassVar[str] = "width"
 
     def __post_init__(self) -> None:
         checked(self)

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Self
 from haversack.device import Device
 from haversack.errors import NothingChangedError
 from haversack.model import Model
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import Amount, Count, Positive, Share, checked
 from haversack.task import Task
 from haversack.training import Training, finetune
@@ -18,7 +18,7 @@ from haversack.training.teacher import Outputs
 
 
 @dataclass(frozen=True)
-class Distill:
+class Distill(Step):
     """The network after `epochs` of learning from the original's outputs, and from labels where there are any.
 
     `distillation` is the teacher's share of the loss; data without labels are learned from by the teacher's word alone.
@@ -45,6 +45,7 @@ class Distill:
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.RECOVER
+    strength: ClassVar[str] = "epochs"
 
     def __post_init__(self) -> None:
         checked(self)
@@ -65,7 +66,7 @@ class Distill:
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:  # noqa: ARG003 - training helps on any device
         """Short and long trainings."""
-        return () if model.grids else tuple(cls(epochs) for epochs in (2, 5, 10))
+        yield from () if model.grids else (cls(epochs) for epochs in (2, 5, 10))
 
     def _training(self) -> Training:
         return Training(

@@ -18,7 +18,7 @@ from haversack.graph.run import is_finite
 from haversack.graph.write_back import settle, settleable
 from haversack.grid import Grid, symmetric
 from haversack.model import Model
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import Count, checked
 from haversack.task import Task
 
@@ -27,7 +27,7 @@ _SHARES = tuple(share / 100 for share in range(100, 49, -2))
 
 
 @dataclass(frozen=True)
-class QuantizeWeights:
+class QuantizeWeights(Step):
     """Weights in 16 (float16), 8 or 4 bits, computed in float32: flash is saved, and no time.
 
     8 and 4 bits: symmetric grids, one step a group of `group` weights of an output channel (Dettmers 2022; 0 stands for
@@ -38,6 +38,7 @@ class QuantizeWeights:
     group: Annotated[Count, "the weights of a step at 8 or 4 bits"] = 0
 
     stage: ClassVar[Stage] = Stage.NUMERICS
+    strength: ClassVar[str] = "bits"
 
     def __post_init__(self) -> None:
         checked(self)
@@ -70,9 +71,10 @@ class QuantizeWeights:
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """float16 where it pays, then 8 bits, then 4: in groups for ONNX Runtime, whose files alone can say them."""
         if model.grids:
-            return ()
-        half = (cls(16),) if "float16" in device.number_formats and not _is_halved(inference(model)) else ()
-        return (*half, cls(8), cls(4, 32 if device.runtime == "onnx" else 0))
+            return
+        if "float16" in device.number_formats and not _is_halved(inference(model)):
+            yield cls(16)
+        yield from (cls(8), cls(4, 32 if device.runtime == "onnx" else 0))
 
 
 def _halved(model: Model, network: fx.GraphModule) -> Model:

@@ -33,7 +33,7 @@ from haversack.packing import Bench, Packed, Settings, apply, gauge, pack
 from haversack.packing.candidates import read_recipe
 from haversack.plan.found import Refusal, Trial
 from haversack.progress import shown_by
-from haversack.recipe import Recipe, Stage
+from haversack.recipe import Recipe, Stage, Step
 from haversack.runtimes import host
 from haversack.runtimes.estimate import weigh
 from haversack.runtimes.files import Contents
@@ -341,12 +341,13 @@ def test_a_killed_pack_goes_on_where_it_was_and_ends_the_same(tmp_path: Path) ->
 
 
 @dataclass(frozen=True)
-class Interrupted:
+class Interrupted(Step):
     """A step whose training is killed after its first checkpoint, and then finds where it was."""
 
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.RECOVER
+    strength: ClassVar[str] = "seed"
 
     def apply(self, model: Model, task: Task) -> Model:
         written = checkpoint(named_tensors(model.module), self)
@@ -385,12 +386,13 @@ ATTEMPTS: list[str] = []
 
 
 @dataclass(frozen=True)
-class Failing:
+class Failing(Step):
     """A step that fails with the error of that name."""
 
     error: str = ""
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "error"
 
     def apply(self, model: Model, task: Task) -> Model:
         ATTEMPTS.append(self.error)
@@ -581,12 +583,13 @@ def test_a_file_that_is_off_is_blamed_on_whoever_made_it_so(
 
 
 @dataclass(frozen=True)
-class Talkative:
+class Talkative(Step):
     """A step that says something its user must know."""
 
     line: str = "3 layers stay float."
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "line"
 
     def apply(self, model: Model, task: Task) -> Model:
         progress.say("working")
@@ -610,12 +613,13 @@ def test_notes_of_all_steps_are_kept_with_the_candidate_also_for_a_run_that_goes
 
 
 @dataclass(frozen=True)
-class Idle:
+class Idle(Step):
     """A step that changes nothing, and does not say so."""
 
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.RECOVER
+    strength: ClassVar[str] = "seed"
 
     def apply(self, model: Model, task: Task) -> Model:
         return model

@@ -30,7 +30,7 @@ from haversack.packing import workspace as workspace_module
 from haversack.packing.result import write_result
 from haversack.packing.workspace import Workspace, open_workspace
 from haversack.progress import shown_by
-from haversack.recipe import Recipe, Stage
+from haversack.recipe import Recipe, Stage, Step
 from haversack.task import Task
 
 ROOT = Path(__file__).parents[2]
@@ -40,12 +40,13 @@ MEASURED = Measurement(Figure(10, "host"), Figure(20, "host"), None, CONDITIONS,
 
 
 @dataclass(frozen=True)
-class Halve:
+class Halve(Step):
     """A step that does nothing."""
 
     keep: float = 0.5
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "keep"
 
     def apply(self, model, task):
         return model

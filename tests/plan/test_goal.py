@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 from haversack.limits import Budget
 from haversack.measurement import Candidate, Conditions, Figure, Measurement, share_of
 from haversack.plan.goal import Goal, noise
-from haversack.recipe import Recipe, Stage
+from haversack.recipe import Recipe, Stage, Step
 
 
 @dataclass(frozen=True)
-class Numbered:
+class Numbered(Step):
     """A step that tells candidates apart, trained or not."""
 
     number: int = 0
     epochs: int = 0
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "number"
 
     def apply(self, model, task):
         return model

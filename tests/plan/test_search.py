@@ -10,11 +10,11 @@ from haversack.measurement import Candidate, Conditions, Figure, Measurement
 from haversack.plan.found import Found, Refusal, Trial, followed
 from haversack.plan.goal import Goal
 from haversack.plan.search import greedy
-from haversack.recipe import Recipe, Stage
+from haversack.recipe import Recipe, Stage, Step
 
 
 @dataclass(frozen=True)
-class Shrink:
+class Shrink(Step):
     """Trains; leaves `keep` of size and time, and loses score as it likes."""
 
     keep: float = 0.5
@@ -23,6 +23,7 @@ class Shrink:
     epochs: int = 2
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "keep"
 
     def apply(self, model, task):
         return model
@@ -33,7 +34,7 @@ class Shrink:
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(Step):
     """Needs no training; leaves `size` of the flash and `time` of the latency, and loses `lost` of the score."""
 
     name: str = "a"
@@ -42,6 +43,7 @@ class Round:
     lost: float = 0.0
 
     stage: ClassVar[Stage] = Stage.NUMERICS
+    strength: ClassVar[str] = "name"
 
     def apply(self, model, task):
         return model
@@ -66,7 +68,7 @@ class World:
             flash, ratio, score = flash * size, ratio * time, score - step.lost
             if getattr(step, "kind", "") == "cubic":
                 score -= (1 - step.keep) ** 3
-            trained = any(getattr(each, "epochs", 0) for each in trial.recipe.steps if not isinstance(each, Adopt))
+            trained = any(each.trains for each in trial.recipe.steps if not isinstance(each, Adopt))
             if isinstance(step, Shrink) and not trained:
                 score -= 0.3 * (1 - step.keep) + (0.2 if step.kind == "odd" else 0.0)
         noise = self._afresh if trial.afresh else self._noise
@@ -76,7 +78,7 @@ class World:
     @property
     def trained(self) -> list[Recipe]:
         once = [each.recipe for each in self.asked if not each.afresh]
-        return [recipe for recipe in once if any(getattr(step, "epochs", 0) for step in recipe.steps)]
+        return [recipe for recipe in once if any(step.trains for step in recipe.steps)]
 
     def search(self, options, start=None, **limits) -> Found:
         baseline = self.measure(Trial(Recipe()))
@@ -434,7 +436,7 @@ def test_a_score_is_held_against_the_original_and_not_against_the_student():
 
 
 @dataclass(frozen=True)
-class Mend:
+class Mend(Step):
     """Trains; moves no size, and wins back `won` of the score."""
 
     epochs: int = 2
@@ -442,6 +444,7 @@ class Mend:
     keep: float = 1.0
 
     stage: ClassVar[Stage] = Stage.RECOVER
+    strength: ClassVar[str] = "epochs"
 
     @property
     def lost(self):

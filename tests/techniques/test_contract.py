@@ -1,6 +1,9 @@
 """What every technique keeps. A new file in haversack/techniques is tested here without a line being added."""
 
 import functools
+from contextlib import suppress
+from dataclasses import asdict, replace
+from itertools import groupby
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from haversack.device import find_device
 from haversack.errors import NothingChangedError
 from haversack.graph.pairs import lower
 from haversack.model import Edits, Model
-from haversack.recipe import Recipe, Stage, recipe_from_toml, technique
+from haversack.recipe import Recipe, Stage, Step, recipe_from_toml, technique
 from haversack.runtimes import onnx
 from haversack.task import Task
 
@@ -73,8 +76,9 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_step_is_named_like_its_file_and_has_a_stage(name):
+def test_the_step_is_a_step_named_like_its_file_and_has_a_stage(name):
     kind = techniques.catalogue()[name]
+    assert Step in kind.__mro__
     assert technique(kind) == name
     assert kind.stage in Stage
 
@@ -136,11 +140,52 @@ def test_a_teacher_survives(name):
     assert result.teacher is teacher
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(techniques.catalogue()[name], "skeleton")])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_skeleton_is_as_large_as_the_whole(name):
     whole, bare = (Recipe((first_option(name),)).untrained(), Recipe((first_option(name),)).skeleton())
-    sizes = [len(onnx.write(lower(each.apply(fresh(), task())))) for each in (whole, bare)]
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+    steps = (whole, bare) if bare != whole else ()
+    sizes = [len(onnx.write(lower(each.apply(fresh(), task())))) for each in steps]
+    assert not sizes or sizes[1] == pytest.approx(sizes[0], rel=0.01)
+
+
+class Untouched:
+    """A target that nobody may ask."""
+
+    def latencies_ms(self, models):
+        raise AssertionError("options time nothing")
+
+    def flash_bytes(self, model):
+        raise AssertionError("options write no file")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_wait_until_they_are_asked_for_and_measure_nothing(name):
+    kind, device = techniques.catalogue()[name], find_device("host")
+    kind.options(None, device)
+    assert list(kind.options(replace(fresh(), target=Untouched()), device)) == list(kind.options(fresh(), device))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_that_differ_in_strength_alone_get_stronger_one_way(name):
+    steps = list(techniques.catalogue()[name].options(fresh(), find_device("host")))
+    assert steps[0].strength in asdict(steps[0])
+    alike = [
+        [asdict(step)[step.strength] for step in group]
+        for _, group in groupby(steps, key=lambda step: {**asdict(step), step.strength: None})
+    ]
+    assert all(len(set(each)) == len(each) and each in (sorted(each), sorted(each)[::-1]) for each in alike)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_says_whether_it_needs_training_data(name):
+    read, step = [], first_option(name)
+    watched = replace(task(), train=lambda: read.append(1) or task().train())
+    with suppress(NothingChangedError):
+        step.untrained().apply(fresh(), watched)
+    assert not read
+    assert not step.untrained().trains
+    step.apply(fresh(), watched)
+    assert bool(read) is step.trains
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if techniques.catalogue()[name].stage is Stage.NUMERICS])

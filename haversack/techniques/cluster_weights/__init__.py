@@ -16,7 +16,7 @@ from haversack.graph.ops import layers
 from haversack.graph.run import is_finite
 from haversack.graph.write_back import settle, settleable
 from haversack.model import Model
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import Amount, AtLeast, AtMost, Count, Positive, checked
 from haversack.task import Task
 from haversack.techniques.cluster_weights.codebook import Codebook, entropy_constrained, halved, k_means
@@ -26,7 +26,7 @@ ValueBits = Annotated[int, AtLeast(1), AtMost(8), "files store 1 to 4 as 4, and 
 
 
 @dataclass(frozen=True)
-class ClusterWeights:
+class ClusterWeights(Step):
     """Each weight tensor keeps 2^`bits` different values (Han et al. 2016), which `epochs` of training then move.
 
     k-means chooses them tensor by tensor, after batch norm is folded; training sums the gradients of all weights that
@@ -48,6 +48,7 @@ class ClusterWeights:
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.NUMERICS
+    strength: ClassVar[str] = "bits"
 
     def __post_init__(self) -> None:
         checked(self)
@@ -77,12 +78,12 @@ class ClusterWeights:
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """8 and 4 bits where files can hold codebooks, so long as a tensor would change."""
         if model.grids or device.runtime != "onnx":
-            return ()
+            return
         network = inference(model)
         if any(_is_clustered(tensor_of(network, name)) for _, name in layers(network)):
-            return ()
+            return
         weights = _weights(model, network).values()
-        return tuple(cls(bits=bits) for bits in (8, 4) if any(_is_worth_it(weight, bits) for weight in weights))
+        yield from (cls(bits=bits) for bits in (8, 4) if any(_is_worth_it(weight, bits) for weight in weights))
 
     def _bits(self, names: tuple[str, ...]) -> dict[str, int]:
         """The bits of each layer's weight."""

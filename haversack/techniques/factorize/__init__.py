@@ -12,7 +12,7 @@ from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.run import Batches
 from haversack.model import Edits, Layer, Model
 from haversack.progress import say, track
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import AtLeast, Count, Fraction, Positive, checked
 from haversack.task import Task
 from haversack.techniques._exchange import (
@@ -35,7 +35,7 @@ Rule = Literal["measured", "energy", "vbmf"]
 
 
 @dataclass(frozen=True)
-class Factorize:
+class Factorize(Step):
     """The network with some layers written as products of smaller ones, then fine-tuned with the original as teacher.
 
     `keep` is the fraction that is left of the network's latency, multiply-accumulates or parameters (`of`). Ways
@@ -60,6 +60,7 @@ class Factorize:
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:
         checked(self)
@@ -91,9 +92,8 @@ class Factorize:
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """Fractions of the parameters, then of the latency, that are in reach by counting; each mildest first."""
-        if model.grids:
-            return ()
-        return tuple(step for of in ("parameters", "latency") for step in cls._reachable(of, model, device))
+        for of in () if model.grids else ("parameters", "latency"):
+            yield from cls._reachable(of, model, device)
 
     @classmethod
     def _reachable(cls, of: Measure, model: Model, device: Device) -> Iterable[Self]:

@@ -22,7 +22,7 @@ from haversack.graph.run import Batches
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import note
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import Above, AtLeast, AtMost, Count, Fraction, Positive, checked
 from haversack.surgery.edit import edit
 from haversack.task import Task, unpack
@@ -39,7 +39,7 @@ _INPUTS = 512
 
 
 @dataclass(frozen=True)
-class PruneChannels:
+class PruneChannels(Step):
     """The network with its least important channels removed, corrected or fine-tuned with the original as its teacher.
 
     `keep` is the fraction that is left of the multiply-accumulates, the parameters or the latency (`of`); latency is
@@ -74,6 +74,7 @@ class PruneChannels:
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:
         checked(self)
@@ -112,6 +113,11 @@ class PruneChannels:
         return imitating(small, model, edits, batches, passes=self.imitate, seed=self.seed)
 
     @property
+    def trains(self) -> bool:
+        """Whether it needs training data: Taylor's scores do, too."""
+        return self.epochs > 0 or self.importance == "taylor"
+
+    @property
     def _reads_inputs(self) -> bool:
         return self.importance == "second_order" or self.correct != "nothing" or self.imitate > 0
 
@@ -121,19 +127,14 @@ class PruneChannels:
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
-        """Fractions of the parameters, then of the latency, that are in reach here; each mildest first."""
-        if model.grids:
-            return ()
-        try:
-            return tuple(step for of in ("parameters", "latency") for step in cls._reachable(of, model, device))
-        except NothingChangedError:
-            return ()
-
-    @classmethod
-    def _reachable(cls, of: Measure, model: Model, device: Device) -> Iterable[Self]:
-        mildest = cls(of=of, multiple=device.channel_multiple)
-        smallest = mildest._ladder(model).smallest
-        return (replace(mildest, keep=keep / 100) for keep in range(95, 15, -5) if keep / 100 >= smallest)
+        """Fractions of the parameters, then of the latency, that are in reach by counting; each mildest first."""
+        for of in () if model.grids else ("parameters", "latency"):
+            mildest = cls(of=of, multiple=device.channel_multiple)
+            try:
+                smallest = mildest._ladder(replace(model, target=None)).smallest
+            except NothingChangedError:
+                return
+            yield from (replace(mildest, keep=keep / 100) for keep in range(95, 15, -5) if keep / 100 >= smallest)
 
     def _ladder(self, model: Model) -> Ladder:
         read = trace(model.module, model.example)

@@ -15,7 +15,7 @@ from haversack.errors import NothingChangedError, SurgeryError
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import say
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import AtLeast, Portion, Positive, checked
 from haversack.surgery.edit import edit
 from haversack.task import Task
@@ -26,7 +26,7 @@ from haversack.techniques.prune_dead_channels.search import Dead, find_dead
 
 
 @dataclass(frozen=True)
-class PruneDeadChannels:
+class PruneDeadChannels(Step):
     """The network without the channels that no input moves and those that nothing reads, computing the same outputs.
 
     Networks trained with weight decay hold filters that have faded to nothing, and units whose ReLU never opens (Lu et
@@ -43,6 +43,7 @@ class PruneDeadChannels:
     multiple: Annotated[int, AtLeast(1)] = 1
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "tolerance"
 
     def __post_init__(self) -> None:
         checked(self)
@@ -68,9 +69,10 @@ class PruneDeadChannels:
         """This step, where enough channels are dead."""
         step = cls(multiple=device.channel_multiple)
         if model.grids:
-            return ()
+            return
         reads, dead = step._find(model)
-        return (step,) if _any_gone(reads, dead.kept(reads, step.multiple)) else ()
+        if _any_gone(reads, dead.kept(reads, step.multiple)):
+            yield step
 
     def _find(self, model: Model) -> tuple[Reads, Dead]:
         read = trace(model.module, model.example)

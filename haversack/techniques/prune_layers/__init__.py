@@ -21,7 +21,7 @@ from haversack.graph.cost import cost
 from haversack.graph.run import Batches, digest, joined
 from haversack.graph.trace import trace
 from haversack.model import Model
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import Count, Fraction, Positive, checked
 from haversack.surgery.edit import edit
 from haversack.task import Kind, Task
@@ -38,7 +38,7 @@ _PAYS = 0.002
 
 
 @dataclass(frozen=True)
-class PruneLayers:
+class PruneLayers(Step):
     """The network without the blocks and layers that matter least for what they cost, refitted and then fine-tuned.
 
     `keep` is the fraction that is left of the latency, the multiply-accumulates or the parameters (`of`). Latency is
@@ -57,6 +57,7 @@ class PruneLayers:
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:
         checked(self)
@@ -77,19 +78,18 @@ class PruneLayers:
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
-        """Fractions of the latency, then of the parameters, that are in reach here; each mildest first."""
+        """Fractions of the latency, then of the parameters, that are in reach by counting; each mildest first."""
         del device
-        if model.grids:
-            return ()
-        return tuple(step for of in ("latency", "parameters") for step in cls._reachable(of, model))
+        for of in () if model.grids else ("latency", "parameters"):
+            yield from cls._reachable(of, replace(model, target=None))
 
     @classmethod
     def _reachable(cls, of: Measure, model: Model) -> Iterable[Self]:
         try:
             smallest = _Choice.of(model, of).smallest
         except NothingChangedError:
-            return ()
-        return (cls(keep=keep / 100, of=of) for keep in range(95, 15, -5) if keep / 100 >= smallest)
+            return
+        yield from (cls(keep=keep / 100, of=of) for keep in range(95, 15, -5) if keep / 100 >= smallest)
 
     def _shortened(self, model: Model, task: Task) -> Model:
         """The model without the modules that go; its other layers may be refitted whenever some more have gone."""

@@ -17,7 +17,7 @@ from haversack.graph.folded import inference, tensor_of
 from haversack.graph.write_back import settle, settleable
 from haversack.model import Edits, Model
 from haversack.progress import note
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import Count, Fraction, Like, Positive, Share, checked
 from haversack.task import Task
 from haversack.techniques.prune_weights.patterns import masked, prunable, reach, read_pattern
@@ -33,7 +33,7 @@ _LADDER = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class PruneWeights:
+class PruneWeights(Step):
     """The network with a share of its weights at exactly zero, which all later steps keep.
 
     Zeros make no runtime faster that haversack writes for; they make the coded file, and so the update, smaller.
@@ -69,6 +69,7 @@ class PruneWeights:
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.SPARSITY
+    strength: ClassVar[str] = "sparsity"
 
     def __post_init__(self) -> None:
         checked(self)

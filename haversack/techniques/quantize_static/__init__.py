@@ -20,7 +20,7 @@ from haversack.graph.write_back import settle, settleable
 from haversack.grid import Grid
 from haversack.model import Model
 from haversack.progress import note
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import AtLeast, AtMost, Bits, Like, checked
 from haversack.task import Task
 from haversack.techniques.quantize_static.bias import corrected_biases
@@ -33,7 +33,7 @@ _FEWEST_SAMPLES = 32
 
 
 @dataclass(frozen=True)
-class QuantizeStatic:
+class QuantizeStatic(Step):
     """Integer inference by calibration (Jacob et al. 2018; Krishnamoorthi 2018; Nagel et al. 2021).
 
     Batch norm is folded first. Weights: symmetric, one step an output channel. Activations: one grid a value, affine
@@ -65,6 +65,7 @@ class QuantizeStatic:
     leave_float: tuple[Annotated[str, Like("(?s:.+)", "layer1.0.conv1")], ...] = ()
 
     stage: ClassVar[Stage] = Stage.NUMERICS
+    strength: ClassVar[str] = "weight_bits"
 
     def __post_init__(self) -> None:
         checked(self)
@@ -111,9 +112,9 @@ class QuantizeStatic:
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """8 bits, then weights of 4, which save flash and no time; nothing where integers do not pay."""
         if model.grids or "int8" not in device.number_formats:
-            return ()
+            return
         activations: Activations = "int8" if device.signed_activations else "uint8"
-        return cls(8, activations), cls(4, activations, rounding="gptq")
+        yield from (cls(8, activations), cls(4, activations, rounding="gptq"))
 
     def _exceptions(self) -> dict[str, int]:
         """The bits of layers by path."""

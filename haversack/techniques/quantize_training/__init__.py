@@ -19,7 +19,7 @@ from haversack.graph.write_back import settle, settleable
 from haversack.grid import Grid, affine
 from haversack.model import Model
 from haversack.progress import note
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import Bits, Count, Positive, Share, checked
 from haversack.task import Task
 from haversack.techniques.quantize_training.fake import fake_quantized
@@ -46,7 +46,7 @@ _KEEP_SIGN: set[Any] = {
 
 
 @dataclass(frozen=True)
-class QuantizeTraining:
+class QuantizeTraining(Step):
     """Quantization-aware training with learned steps (LSQ, Esser et al. 2020) on the graph that devices compute.
 
     Batch norm is folded first; then the network trains for `epochs` with its weights, values and biases rounded as the
@@ -74,6 +74,7 @@ class QuantizeTraining:
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.NUMERICS
+    strength: ClassVar[str] = "weight_bits"
 
     def __post_init__(self) -> None:
         checked(self)
@@ -105,9 +106,9 @@ class QuantizeTraining:
         Fewer activation bits make no file smaller and no runtime faster, so they are for who asks for them.
         """
         if model.grids or "int8" not in device.number_formats:
-            return ()
+            return
         activations: Literal["uint8", "int8"] = "int8" if device.signed_activations else "uint8"
-        return tuple(cls(bits, activations=activations) for bits in (8, 4))
+        yield from (cls(bits, activations=activations) for bits in (8, 4))
 
     def _training(self) -> Training:
         return Training(

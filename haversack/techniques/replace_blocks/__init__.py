@@ -15,7 +15,7 @@ from haversack.errors import NothingChangedError
 from haversack.graph.run import Batches
 from haversack.model import Edits, Model
 from haversack.progress import say, track
-from haversack.recipe import Stage
+from haversack.recipe import Stage, Step
 from haversack.settings import Count, Fraction, Positive, checked
 from haversack.task import Task
 from haversack.techniques._exchange import Choice, Gain, Measure, Price, Selection, Site, price_of, problem_at, sites
@@ -27,7 +27,7 @@ Block = Literal["best", "separable", "grouped", "shuffle"]
 
 
 @dataclass(frozen=True)
-class ReplaceBlocks:
+class ReplaceBlocks(Step):
     """The network with cheaper blocks in the place of some convolutions, then taught by the original.
 
     `keep` is the fraction that is left of the network's latency, multiply-accumulates or parameters (`of`). A kernel
@@ -50,6 +50,7 @@ class ReplaceBlocks:
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.DESIGN
+    strength: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:
         checked(self)
@@ -79,9 +80,8 @@ class ReplaceBlocks:
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """Fractions of the latency, then of the parameters, that are in reach by counting; each mildest first."""
         del device
-        if model.grids:
-            return ()
-        return tuple(step for of in ("latency", "parameters") for step in cls._reachable(of, model))
+        for of in () if model.grids else ("latency", "parameters"):
+            yield from cls._reachable(of, model)
 
     @classmethod
     def _reachable(cls, of: Measure, model: Model) -> Iterable[Self]:
