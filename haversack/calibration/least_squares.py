@@ -14,7 +14,6 @@ from torch import Tensor, fx, nn
 
 from haversack.calibration.patches import Geometry, Patches
 from haversack.errors import TaskError
-from haversack.model import Layer
 
 # Numbers of all rows' own curvatures that are worked on at once.
 _MOST_NUMBERS = 1 << 24
@@ -201,18 +200,6 @@ _RIDGE = 1e-3
 _MOST_COLUMNS = 8192
 # Numbers of patches that are cut at a time.
 _MOST_PATCHES = 1 << 23
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One layer of those that take another's place, with its numbers."""
-
-    layer: Layer
-    weight: Tensor
-    bias: Tensor | None = None
-
-
-Chain = tuple[Factor, ...]
 
 
 @dataclass(frozen=True)

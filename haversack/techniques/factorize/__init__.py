@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self
 
+from haversack.calibration.least_squares import Problem
+from haversack.calibration.patches import Geometry
 from haversack.calibration.statistics import with_corrected_statistics
+from haversack.channels.cost import Measure
 from haversack.device import Device
-from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.run import Batches
-from haversack.model import Edits, Layer, Model
-from haversack.progress import say, track
+from haversack.errors import RecipeError
+from haversack.model import Edits, Model
 from haversack.recipe import Stage, Step
 from haversack.settings import AtLeast, Count, Fraction, Positive, checked
 from haversack.task import Task
-from haversack.techniques._exchange import (
-    Choice,
-    Measure,
-    Price,
-    Selection,
-    Site,
-    price_of,
-    problem_at,
-    sites,
-    with_chains,
-)
+from haversack.techniques._exchange import Choice, Exchange, Ways
+from haversack.techniques._exchange.sites import Site
 from haversack.techniques.factorize.method import Method
 from haversack.techniques.factorize.ways import by_rule, factorized, fitting, ladder, loss
 from haversack.training import Training, finetune
@@ -73,15 +65,9 @@ class Factorize(Step):
         Raises RecipeError, naming the smallest fraction in reach, when `keep` lies below it, and NothingChangedError
         where no layer pays, or the whole network turns out not to be cheaper.
         """
-        found, batches = self._sites(model), task.calibration() if task.calibrate is not None else []
-        price = price_of(model, self.of)
-        choices = [self._choices(price, site, batches) for site in track(found, "trying factors", len(found))]
-        if all(len(each) == 1 for each in choices):
-            raise NothingChangedError(f"factors lower the {price.said} of no layer.", mend="leave the step out.")
-        selection = Selection(price, found, choices)
-        chosen = selection.within(self.keep) if self.ranks == "measured" else selection.cheapest()
-        _report(found, chosen)
-        small = replace(_with(model, found, chosen, batches), teacher=model.teacher or model.module)
+        batches = task.calibration() if task.calibrate is not None else []
+        exchange = Exchange(model, self.of, self._ways, batches)
+        small, _ = exchange.done(self.keep if self.ranks == "measured" else None)
         if batches:
             # Factors take no channel from any batch norm; what earlier steps took is gone from both networks.
             small = small.with_module(with_corrected_statistics(small.module, model.module, Edits(), batches))
@@ -92,67 +78,29 @@ class Factorize(Step):
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """Fractions of the parameters, then of the latency, that are in reach by counting; each mildest first."""
-        for of in () if model.grids else ("parameters", "latency"):
-            yield from cls._reachable(of, model, device)
+        for of in ("parameters", "latency") if not model.grids else ():
+            mildest = cls(0.85, of, multiple=device.channel_multiple)
+            keeps = Exchange(model, of, mildest._ways).in_reach((0.85, 0.7, 0.55, 0.4))
+            yield from (replace(mildest, keep=keep) for keep in keeps)
 
-    @classmethod
-    def _reachable(cls, of: Measure, model: Model, device: Device) -> Iterable[Self]:
-        mildest = cls(0.85, of, multiple=device.channel_multiple)
-        found, price = sites(model)[0], price_of(replace(model, target=None), of)
-        gains = [price.gains(site, mildest._layers(site)) for site in found]
-        left = 1 - sum(max([0.0, *(gain.saved for gain in each)]) for each in gains)
-        return (replace(mildest, keep=keep) for keep in (0.85, 0.7, 0.55, 0.4) if keep >= left and left < 1)
+    @property
+    def _ways(self) -> Ways:
+        return Ways(
+            one="factorization",
+            many="factors",
+            nothing="there is nothing to factorize",
+            lacking="no linear layer and no convolution without groups",
+            suits=lambda geometry: bool(self._methods(geometry)),
+            tried=self._tried,
+            loss=lambda problem, choice: loss(problem, choice.method, choice.ranks),
+            replacement=lambda problem, choice: factorized(problem, choice.method, choice.ranks),
+        )
 
-    def _sites(self, model: Model) -> list[Site]:
-        found, left = sites(model)
-        for path, reason in left.items():
-            say(f"{path} is left alone: {reason}.")
-        found = [site for site in found if self._ways(site)]
-        if not found:
-            reasons = "; ".join(f"{path}: {reason}" for path, reason in list(left.items())[:3])
-            raise NothingChangedError(
-                f"there is nothing to factorize ({reasons or 'no linear layer and no convolution without groups'}).",
-                mend="leave the step out.",
-            )
-        return found
+    def _methods(self, geometry: Geometry) -> list[Method]:
+        return [way for way in fitting(geometry) if self.method in ("auto", way.name)]
 
-    def _ways(self, site: Site) -> list[Method]:
-        return [way for way in fitting(site.geometry) if self.method in ("auto", way.name)]
-
-    def _layers(self, site: Site) -> list[tuple[Layer, ...]]:
-        return [each.layers for each in ladder(self._ways(site), site.geometry, self.multiple)]
-
-    def _choices(self, price: Price, site: Site, batches: Batches) -> list[Choice]:
-        """The layer as it is, and the ways to write it that are cheaper, with what they lose of its output."""
-        tried = list(self._tried(price.model, site, batches))
-        gains = price.gains(site, [each.layers for each in tried])
-        cheaper = [replace(each, cost=-gain.saved) for each, gain in zip(tried, gains, strict=True) if gain.pays]
-        whole = Choice("", (), (site.whole,))
-        if not cheaper:
-            say(f"{site.path} is left alone: {price.no_gain('factorization', gains)}.")
-            return [whole]
-        problem = problem_at(price.model.module, site, batches)
-        return [whole, *(replace(each, loss=loss(problem, each.method, each.ranks)) for each in cheaper)]
-
-    def _tried(self, model: Model, site: Site, batches: Batches) -> Iterable[Choice]:
+    def _tried(self, site: Site, problem: Callable[[], Problem]) -> Iterable[Choice]:
+        methods = self._methods(site.geometry)
         if self.ranks == "measured":
-            return ladder(self._ways(site), site.geometry, self.multiple)
-        energy = self.energy if self.ranks == "energy" else None
-        return by_rule(self._ways(site), problem_at(model.module, site, batches), self.multiple, energy)
-
-
-def _with(model: Model, found: Sequence[Site], chosen: Sequence[Choice], batches: Batches) -> Model:
-    """The model with the chosen layers in factors."""
-    chains = {
-        site.path: factorized(problem_at(model.module, site, batches), choice.method, choice.ranks)
-        for site, choice in zip(found, chosen, strict=True)
-        if choice.method
-    }
-    return model.with_module(*with_chains(model.module, chains))
-
-
-def _report(found: Sequence[Site], chosen: Sequence[Choice]) -> None:
-    for site, choice in zip(found, chosen, strict=True):
-        if choice.method:
-            ranks = " x ".join(map(str, choice.ranks))
-            say(f"{site.path}: {choice.method} of rank {ranks}, {choice.loss:.1%} of its output is lost.")
+            return ladder(methods, site.geometry, self.multiple)
+        return by_rule(methods, problem(), self.multiple, self.energy if self.ranks == "energy" else None)

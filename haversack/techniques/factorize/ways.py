@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from haversack.calibration.least_squares import Chain, Factor, Problem, spectrum
+from haversack.calibration.least_squares import Problem, spectrum
 from haversack.calibration.patches import Geometry
 from haversack.errors import RecipeError
 from haversack.techniques._exchange import Choice, Ranks
+from haversack.techniques._exchange.sites import Replacement
 from haversack.techniques.factorize import cp, spatial, svd, tucker
 from haversack.techniques.factorize.method import Factors, Method
 
@@ -115,12 +115,14 @@ def loss(problem: Problem, method: str, ranks: Ranks) -> float:
     return problem.error(way.compose(way.decompose(problem, ranks)))
 
 
-def factorized(problem: Problem, method: str, ranks: Ranks) -> Chain:
-    """The layers that take the place of one, in order, with their numbers; the last one has the bias."""
-    way, found = METHODS[method], decomposed(problem, method, ranks)
-    layers, weights = way.layers(problem.geometry, ranks), way.weights(found, problem.geometry)
-    *rest, last = (Factor(layer, weight.float()) for layer, weight in zip(layers, weights, strict=True))
-    return (*rest, replace(last, bias=problem.bias_for(way.compose(found))))
+def factorized(problem: Problem, method: str, ranks: Ranks) -> Replacement:
+    """The layers that take the place of one, with their numbers; the last one has the bias."""
+    way, factors = METHODS[method], decomposed(problem, method, ranks)
+    weights = way.weights(factors, problem.geometry)
+    state = {f"{place}.weight": weight.float() for place, weight in enumerate(weights)}
+    bias = problem.bias_for(way.compose(factors))
+    state |= {} if bias is None else {f"{len(weights) - 1}.bias": bias}
+    return Replacement(way.layers(problem.geometry, ranks), state)
 
 
 def _said(ranks: Ranks) -> str:

@@ -10,16 +10,14 @@ from torch import nn
 
 from haversack.calibration.imitate import block_by_block
 from haversack.calibration.statistics import with_corrected_statistics
+from haversack.channels.cost import Measure
 from haversack.device import Device
-from haversack.errors import NothingChangedError
-from haversack.graph.run import Batches
 from haversack.model import Edits, Model
-from haversack.progress import say, track
 from haversack.recipe import Stage, Step
 from haversack.settings import Count, Fraction, Positive, checked
 from haversack.task import Task
-from haversack.techniques._exchange import Choice, Gain, Measure, Price, Selection, Site, price_of, problem_at, sites
-from haversack.techniques.replace_blocks.blocks import ladder, loss, replacement, suits, with_replacements
+from haversack.techniques._exchange import Exchange, Ways
+from haversack.techniques.replace_blocks.blocks import ladder, loss, replacement, suits
 from haversack.techniques.replace_blocks.merged import merged, unmerged
 from haversack.training import Training, finetune
 
@@ -61,16 +59,9 @@ class ReplaceBlocks(Step):
         Raises TaskError without calibration inputs, RecipeError, naming the smallest fraction in reach, when `keep`
         lies below it, and NothingChangedError where there is no ordinary convolution, or no block pays.
         """
-        found, batches = self._sites(model), task.calibration()
-        chosen = self._chosen(model, found, batches)
-        replacements = {
-            site.path: replacement(problem_at(model.module, site, batches), choice)
-            for site, choice in zip(found, chosen, strict=True)
-            if choice.method
-        }
-        small = model.with_module(*with_replacements(model.module, replacements))
-        small = replace(small, teacher=model.teacher or model.module)
-        return small.with_module(unmerged(small.module, self._taught(small, model.module, task, list(replacements))))
+        exchange = Exchange(model, self.of, self._ways, task.calibration())
+        small, paths = exchange.done(self.keep)
+        return small.with_module(unmerged(small.module, self._taught(small, model.module, task, paths)))
 
     def skeleton(self) -> Self:
         """The same blocks, with the numbers they start from."""
@@ -80,41 +71,23 @@ class ReplaceBlocks(Step):
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """Fractions of the latency, then of the parameters, that are in reach by counting; each mildest first."""
         del device
-        for of in () if model.grids else ("latency", "parameters"):
-            yield from cls._reachable(of, model)
+        for of in ("latency", "parameters") if not model.grids else ():
+            step = cls(of=of)
+            keeps = Exchange(model, of, step._ways).in_reach((0.75, 0.6, 0.5, 0.4))
+            yield from (replace(step, keep=keep) for keep in keeps)
 
-    @classmethod
-    def _reachable(cls, of: Measure, model: Model) -> Iterable[Self]:
-        price, step = price_of(replace(model, target=None), of), cls(of=of)
-        found = [site for site in sites(model)[0] if suits(site.geometry)]
-        gains = step._gains(price, found)
-        left = 1 - sum(max([0.0, *(gain.saved for gain in each)]) for each in gains)
-        return (replace(step, keep=keep) for keep in (0.75, 0.6, 0.5, 0.4) if keep >= left and left < 1)
-
-    def _sites(self, model: Model) -> list[Site]:
-        found, left = sites(model)
-        found = [site for site in found if suits(site.geometry)]
-        if not found:
-            reasons = "; ".join(f"{path}: {reason}" for path, reason in list(left.items())[:3])
-            raise NothingChangedError(
-                f"there is no ordinary convolution to replace ({reasons or 'none has a kernel of its own'}).",
-                mend="leave the step out.",
-            )
-        return found
-
-    def _chosen(self, model: Model, found: list[Site], batches: Batches) -> list[Choice]:
-        """A block or the convolution itself for each site, with which the network costs what it may."""
-        price = price_of(model, self.of)
-        gains = self._gains(price, found)
-        pairs = track(list(zip(found, gains, strict=True)), "fitting blocks", len(found))
-        choices = [self._choices(price, site, each, batches) for site, each in pairs]
-        if all(len(each) == 1 for each in choices):
-            raise NothingChangedError(f"blocks lower the {price.said} of no layer.", mend="leave the step out.")
-        chosen = Selection(price, found, choices).within(self.keep)
-        for site, choice in zip(found, chosen, strict=True):
-            if choice.method:
-                say(f"{site.path}: {choice.method} {' x '.join(map(str, choice.ranks))}, {choice.loss:.1%} is lost.")
-        return chosen
+    @property
+    def _ways(self) -> Ways:
+        return Ways(
+            one="block",
+            many="blocks",
+            nothing="there is no ordinary convolution to replace",
+            lacking="none has a kernel of its own",
+            suits=suits,
+            tried=lambda site, _: (each for each in ladder(site.geometry) if self.block in ("best", each.method)),
+            loss=loss,
+            replacement=replacement,
+        )
 
     def _taught(self, small: Model, original: nn.Module, task: Task, paths: Sequence[str]) -> nn.Module:
         """The network with its blocks merged, after all training."""
@@ -124,26 +97,3 @@ class ReplaceBlocks(Step):
         wide = wide.with_module(with_corrected_statistics(wide.module, original, Edits(), batches))
         training = Training(self.epochs, self.learning_rate, seed=self.seed)
         return finetune(wide, task, training) if self.epochs else wide.module
-
-    def _ladder(self, site: Site) -> list[Choice]:
-        return [each for each in ladder(site.geometry) if self.block in ("best", each.method)]
-
-    def _gains(self, price: Price, found: Sequence[Site]) -> list[list[Gain]]:
-        """What each block brings at each site; layers of one shape are timed once."""
-        known: dict[object, list[Gain]] = {}
-        for site in track(found, "pricing blocks", len(found)):
-            alike = (site.geometry, site.input_shape, site.calls)
-            if alike not in known:
-                known[alike] = price.gains(site, [each.layers for each in self._ladder(site)])
-        return [known[(site.geometry, site.input_shape, site.calls)] for site in found]
-
-    def _choices(self, price: Price, site: Site, gains: list[Gain], batches: Batches) -> list[Choice]:
-        """The convolution as it is, and the blocks that are cheaper, with what they lose of its output."""
-        tried = zip(self._ladder(site), gains, strict=True)
-        cheaper = [replace(each, cost=-gain.saved) for each, gain in tried if gain.pays]
-        whole = Choice("", (), (site.whole,))
-        if not cheaper:
-            say(f"{site.path} is left alone: {price.no_gain('block', gains)}.")
-            return [whole]
-        problem = problem_at(price.model.module, site, batches)
-        return [whole, *(replace(each, loss=loss(problem, each)) for each in cheaper)]

@@ -1,39 +1,15 @@
-"""Blocks: the kinds that may take a convolution's place, what each loses, and a network with them in it."""
+"""Blocks: the kinds that may take a convolution's place, and what each loses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Literal
-
-import torch
-from torch import Tensor, nn
 
 from haversack.calibration.least_squares import Problem
 from haversack.calibration.patches import Geometry
-from haversack.model import Edits, Layer, Swap
-from haversack.surgery.edit import edit
 from haversack.techniques._exchange import Choice
+from haversack.techniques._exchange.sites import Replacement
 from haversack.techniques.replace_blocks import grouped
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """Layers, one after the other, and what they hold, named as in the state of what a Swap makes of them."""
-
-    layers: tuple[Layer, ...]
-    state: Mapping[str, Tensor]
-
-
-def with_replacements(module: nn.Module, replacements: Mapping[str, Replacement]) -> tuple[nn.Module, Edits]:
-    """A copy of `module` with each replacement in the place of the layer at its path, and the edits that did it."""
-    edits = Edits(tuple(Swap(path, each.layers) for path, each in replacements.items()))
-    new = edit(module, edits)
-    with torch.no_grad():
-        for path, each in replacements.items():
-            new.get_submodule(path).load_state_dict(dict(each.state))
-    return new, edits
-
 
 Kind = Literal["separable", "grouped", "shuffle"]
 

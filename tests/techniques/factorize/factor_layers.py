@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from haversack.calibration.least_squares import Chain, Problem, problem_of
+from haversack.calibration.least_squares import Problem, problem_of
 from haversack.calibration.patches import geometry_of
-from haversack.techniques._exchange import with_chains
+from haversack.techniques._exchange.sites import Replacement, with_replacements
 
 
 def correlated(*shape: int) -> Tensor:
@@ -27,15 +27,15 @@ def problem(layer: nn.Module, inputs: Tensor | None = None) -> Problem:
     return problem_of(layer, geometry, [] if inputs is None else [inputs])
 
 
-def run(layer: nn.Module, chain: Chain, inputs: Tensor) -> Tensor:
+def run(layer: nn.Module, factors: Replacement, inputs: Tensor) -> Tensor:
     """The outputs of the layers that took the place of `layer`."""
-    module, _ = with_chains(nn.Sequential(layer), {"0": chain})
+    module, _ = with_replacements(nn.Sequential(layer), {"0": factors})
     with torch.no_grad():
         return module(inputs)
 
 
-def lost(layer: nn.Module, chain: Chain, inputs: Tensor) -> float:
+def lost(layer: nn.Module, factors: Replacement, inputs: Tensor) -> float:
     """The squared output error over the outputs' spread."""
     with torch.no_grad():
         wanted = layer(inputs)
-    return float((run(layer, chain, inputs) - wanted).pow(2).mean() / wanted.pow(2).mean())
+    return float((run(layer, factors, inputs) - wanted).pow(2).mean() / wanted.pow(2).mean())

@@ -11,7 +11,8 @@ from torch import nn
 
 from haversack.calibration.patches import geometry_of
 from haversack.model import Model
-from haversack.techniques._exchange import Choice, allocated, frontier, sites
+from haversack.techniques._exchange import Choice, allocated, frontier
+from haversack.techniques._exchange.sites import sites
 from haversack.techniques.factorize.ways import METHODS, by_rule, ladder
 
 costs = st.tuples(st.floats(0.01, 0.19), st.floats(0.001, 1.0))

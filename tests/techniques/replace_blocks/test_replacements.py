@@ -12,7 +12,8 @@ from haversack.calibration.least_squares import problem_of
 from haversack.calibration.patches import geometry_of, macs
 from haversack.model import Edits, Model, Swap
 from haversack.surgery.edit import edit
-from haversack.techniques.replace_blocks.blocks import Replacement, ladder, with_replacements
+from haversack.techniques._exchange.sites import Replacement, with_replacements
+from haversack.techniques.replace_blocks.blocks import ladder
 from haversack.techniques.replace_blocks.grouped import Shape, fitted
 from haversack.techniques.replace_blocks.merged import merged, unmerged
 
