@@ -28,8 +28,8 @@ from torch import nn
 from haversack.graph.pairs import lower
 from haversack.graph.run import named_tensors
 from haversack.model import Model
-from haversack.runtimes.onnx import RUNTIME as ONNX
-from haversack.runtimes.tflite import RUNTIME as LITERT
+from haversack.runtimes.onnx import ONNX
+from haversack.runtimes.tflite import LITERT
 from haversack.surgery.save import export_pt2, save
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic

@@ -33,7 +33,9 @@ from haversack.integer.read import read
 from haversack.integer.reference import run
 from haversack.model import Model
 from haversack.recipe import Step
-from haversack.runtimes import host, onnx, tflite
+from haversack.runtimes import host
+from haversack.runtimes.onnx import ONNX
+from haversack.runtimes.tflite import LITERT, MICRO
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.techniques.quantize_training import QuantizeTraining
@@ -133,7 +135,7 @@ def cifar(depth: int, step: Step, images_used: int) -> Callable[[str, Data], Fou
     def row(name: str, data: Data) -> Found:
         network, task = pretrained(data.folder, depth), data.cifar_task(images_used)
         lowered, found = quantized(name, network, step, task)
-        for runtime, written in (("onnx", onnx.write(lowered)), ("tflite", tflite.write(read(lowered)))):
+        for runtime, written in (("onnx", ONNX.write(lowered)), ("tflite", LITERT.write(lowered))):
             found[f"{name}.{runtime}_bytes"] = len(written)
             found[f"{name}.{runtime}"] = accuracy(host.load(written), data.test, raw=False)
         return {name: found[f"{name}.onnx"], **found}
@@ -147,7 +149,7 @@ def mlperf_resnet8(step: Step, images_used: int) -> Callable[[str, Data], Found]
     def row(name: str, data: Data) -> Found:
         task = data.cifar_task(images_used, raw=True)
         lowered, found = quantized(name, resnet8(data.folder / "mlperf-tiny"), step, task)
-        written = tflite.write(read(lowered))
+        written = LITERT.write(lowered)
         score = accuracy(host.load(written), data.test, raw=True)
         return {name: score, **found, f"{name}.tflite_bytes": len(written)}
 
@@ -161,7 +163,7 @@ def mlperf_dscnn(step: Step) -> Callable[[str, Data], Found]:
         x, y = data.keywords()
         task = Task(train=list, calibrate=lambda: [x[:100]], score=lambda _: 0.0)
         lowered, found = quantized(name, dscnn(data.folder / "mlperf-tiny"), step, task)
-        written = tflite.write(read(lowered))
+        written = LITERT.write(lowered)
         right = (host.load(written)(x).argmax(1) == y).float()
         scores = {name: float(right.mean()), f"{name}.uncalibrated": float(right[100:].mean())}
         return {**scores, **found, f"{name}.tflite_bytes": len(written)}
@@ -208,7 +210,7 @@ def originals(name: str, data: Data) -> Found:
     found: Found = {}
     for depth in (20, 56):
         example = torch.zeros(1, 3, 32, 32)
-        written = onnx.write(lower(Model(pretrained(data.folder, depth), (example,))))
+        written = ONNX.write(lower(Model(pretrained(data.folder, depth), (example,))))
         found[f"{name}.resnet{depth}"] = accuracy(host.load(written), data.test, raw=False)
         found[f"{name}.resnet{depth}.onnx_bytes"] = len(written)
     x, y = data.keywords()
@@ -229,7 +231,7 @@ def files(_: str, data: Data) -> Found:
         network, inputs = build(data.folder / "mlperf-tiny"), tiny_inputs(name, data)
         task = Task(train=list, calibrate=lambda inputs=inputs: [inputs[:100]], score=lambda _: 0.0)
         lowered, _ = quantized(name, network, QuantizeStatic(8, "int8", joint_linear=name == "autoencoder"), task)
-        written = tflite.write(read(lowered), micro=True)
+        written = MICRO.write(lowered)
         reference = data.folder / "mlperf-tiny" / f"{REFERENCE_FILES[name]}_int8.tflite"
         timed = host.time_files([reference.read_bytes(), written], seconds=1 if data.quick else 6)[1].ratio
         found |= {
@@ -286,7 +288,7 @@ def speed(_: str, data: Data) -> Found:
         example = used.calibration()[0][0][:1]
         model = Model(network, (example,))
         pairs = [lower(model), lower(QuantizeStatic(8, "uint8", ranges="min_max").apply(model, used))]
-        writers = {"onnx": onnx.write, "litert": lambda lowered: tflite.write(read(lowered))}
+        writers = {"onnx": ONNX.write, "litert": LITERT.write}
         for runtime, write in writers.items():
             begin = time.monotonic()
             written = [write(each) for each in pairs]

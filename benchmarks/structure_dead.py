@@ -14,9 +14,10 @@ from haversack.device import find_device
 from haversack.graph.cost import Cost, cost
 from haversack.graph.pairs import lower
 from haversack.graph.trace import trace
-from haversack.integer.read import read
 from haversack.model import Model
-from haversack.runtimes import host, onnx, tflite
+from haversack.runtimes import host
+from haversack.runtimes.onnx import ONNX
+from haversack.runtimes.tflite import MICRO
 from haversack.task import Task
 from haversack.techniques.prune_dead_channels import PruneDeadChannels
 from haversack.techniques.quantize_static import QuantizeStatic
@@ -41,7 +42,7 @@ def run(data: Path, *, quick: bool) -> dict[str, object]:
     noise = torch.rand(COUNT, 3, 96, 96, generator=torch.Generator().manual_seed(1))
     smallest = PruneDeadChannels(multiple=1).apply(whole, task)
     before, after, least = _cost(whole), _cost(small), _cost(smallest)
-    files = [onnx.write(lower(model)) for model in (whole, small, smallest)]
+    files = [ONNX.write(lower(model)) for model in (whole, small, smallest)]
     _, *timed = host.time_files(files, seconds=1 if quick else 6)
     ratio = timed[0].ratio
     return {
@@ -73,7 +74,7 @@ def _integers(whole: Model, small: Model, inputs: Tensor, data: Path) -> dict[st
         wanted = whole.module(inputs[100:])
     for name, model in (("whole", whole), ("small", small)):
         lowered = lower(QuantizeStatic(8, "int8").apply(model, task))
-        files = {"tflite": tflite.write(read(lowered), micro=True), "onnx": onnx.write(lowered)}
+        files = {"tflite": MICRO.write(lowered), "onnx": ONNX.write(lowered)}
         for kind, file in files.items():
             outputs = host.load(file)(inputs[100:])
             found[f"vww.{name}_int8_{kind}_bytes"] = len(file)

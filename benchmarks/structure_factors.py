@@ -26,7 +26,8 @@ from haversack.graph.pairs import lower
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.packing.candidates import files_on
-from haversack.runtimes import host, onnx
+from haversack.runtimes import host
+from haversack.runtimes.onnx import ONNX
 from haversack.task import Task
 from haversack.techniques.factorize import Factorize
 
@@ -158,7 +159,7 @@ def _unlike_training(network: Autoencoder, x: Tensor) -> Tensor:
 
 
 def _compared(model: Model, small: Model) -> Compared:
-    before, after = (onnx.write(lower(each)) for each in (model, small))
+    before, after = (ONNX.write(lower(each)) for each in (model, small))
     ratio = host.time_files([before, after], threads=1, seconds=6.0)[1].ratio
     low, high = (ratio.value if edge is None else edge for edge in (ratio.low, ratio.high))
     return Compared(ratio.value, low, high, len(after) / len(before), before, after)

@@ -107,6 +107,7 @@ LIGHT = [
     "haversack.errors",
     "haversack.quantity",
     "haversack.measurement",
+    "haversack.runtimes",
     "haversack.untrusted",
 ]
 UNWANTED = {"torch", "onnx", "onnxruntime", "numpy", "safetensors"}
@@ -116,16 +117,6 @@ UNWANTED = {"torch", "onnx", "onnxruntime", "numpy", "safetensors"}
 def test_what_is_needed_at_once_imports_nothing_heavy(module):
     loaded = set(python(f"import sys, {module}; print(*sys.modules)").split())
     assert not loaded & UNWANTED
-
-
-@pytest.mark.parametrize("runtime", ["onnx", "tflite"])
-def test_the_measuring_process_holds_neither_torch_nor_onnx_nor_us(runtime):
-    """The peak memory that it reports would hold them too."""
-    if runtime == "tflite":
-        pytest.importorskip("ai_edge_litert", reason="the extra `litert` is not installed")
-    worker = house.ROOT / "haversack" / "runtimes" / runtime / "worker.py"
-    code = f"import runpy, sys; runpy.run_path({str(worker)!r}, run_name='worker'); print(*sys.modules)"
-    assert not set(python(code).split()) & {"torch", "onnx", "haversack", "safetensors", "rich"}
 
 
 def test_every_public_name_is_found_when_it_is_asked_for():
@@ -144,4 +135,4 @@ def test_help_comes_quickly():
         end = resource.getrusage(resource.RUSAGE_CHILDREN)
         return end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
 
-    assert statistics.median(seconds() for _ in range(5)) < 0.4
+    assert statistics.median(seconds() for _ in range(5)) < 0.25

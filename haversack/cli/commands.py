@@ -12,6 +12,7 @@ from haversack.cli.options import (
     NO_WORDS,
     AsJson,
     DeviceName,
+    MeasuredFile,
     Out,
     ResultFolder,
     RuntimeName,
@@ -297,7 +298,7 @@ def _write(place: Path, content: bytes) -> None:
 
 
 def bench(
-    file: Annotated[Path, typer.Argument(help="Any ONNX or .tflite file.")],
+    file: MeasuredFile,
     against: Annotated[
         Path | None, typer.Option(help="Another file for the same runtime, timed in alternation.")
     ] = None,
@@ -306,7 +307,7 @@ def bench(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Size, peak memory and latency of an ONNX or .tflite file on this machine."""
+    """Size, peak memory and latency of a file on this machine."""
     from haversack.report.text import benched
     from haversack.runtimes.host import bench as run
 

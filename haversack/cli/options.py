@@ -15,10 +15,12 @@ import typer
 from haversack.device import Device, find_device
 from haversack.errors import QuantityError
 from haversack.limits import LIMITS, Budget
+from haversack.runtimes import device_names, formats
+from haversack.runtimes.files import one_of
 
 TaskPath = Annotated[Path, typer.Argument(help="Python file with network() and task().", metavar="TASK.py")]
 DeviceName = Annotated[str, typer.Option("--device", help="A name from `haversack devices list`, or a TOML file.")]
-RuntimeName = Annotated[str | None, typer.Option("--runtime", help="onnx, litert, tflite-micro or executorch.")]
+RuntimeName = Annotated[str | None, typer.Option("--runtime", help=f"{one_of(device_names())}.")]
 StudentName = Annotated[
     str, typer.Option("--student", help="A compact network learns to replace yours: auto, or a family.")
 ]
@@ -28,6 +30,9 @@ Threads = Annotated[int, typer.Option(help="Threads of the runtime when it is ti
 Seconds = Annotated[float, typer.Option(help="How long to time each file.", min=0.1)]
 # Resolved at once: the user's file may change the working directory.
 Out = Annotated[Path, typer.Option(help="Folder for the result.", resolve_path=True)]
+MeasuredFile = Annotated[
+    Path, typer.Argument(help=f"Any {one_of([known.kind for known in formats() if not known.opaque])} file.")
+]
 ResultFolder = Annotated[
     Path, typer.Argument(help="The result folder of `pack` or `apply`.", metavar="DIR", resolve_path=True)
 ]

@@ -107,7 +107,7 @@ class Files:
 
     def _written(self, model: Model) -> bytes:
         with noted():  # of a model that is only considered
-            return next(iter(find_runtime(self.device).write(lower(model)).values()))
+            return find_runtime(self.device).write(lower(model))
 
 
 def files_on(device: Device | str, threads: int = 1) -> Target:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, fx
 
-from haversack.artifact import CODED_FILE, Artifact, Files, Runtime
+from haversack.artifact import CODED_FILE, Artifact, Files
 from haversack.device import Device, find_device
 from haversack.errors import ExportError, SameFilesError
 from haversack.graph.cost import cost
@@ -21,13 +21,10 @@ from haversack.packing.check import checked_score, scored, validated
 from haversack.plan.found import Trial
 from haversack.progress import note, noted, say
 from haversack.quantity import now
-from haversack.runtimes import agreement, coded, estimate, find_runtime, host
-from haversack.runtimes.files import is_installed
+from haversack.runtimes import Runtime, agreement, coded, estimate, find_runtime, host
 from haversack.task import Task
 
 Predict = Callable[..., Tensor]
-
-_MEND = " Files for LiteRT (--runtime litert) are computed in integers here too."
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Gauge:
         _check_format(model, runtime)
         with noted() as notes:
             lowered = lower(model)
-            files = {**runtime.write(lowered), CODED_FILE: coded.write(model)}
+            files = {runtime.format.file: runtime.write(lowered), CODED_FILE: coded.write(model)}
             content, before = next(iter(files.values())), self.twin(files, trial)
             weighed = before or self._timed(self._weighed(model, content), lowered, content, baseline)
             measurement = self._compared(weighed, trial, _Run(runtime, model, lowered, content))
@@ -88,7 +85,7 @@ class Gauge:
         if self.task.validate is None:
             return found
         run = _Run(find_runtime(self.device), model, lower(model), next(iter(found.files.values())))
-        figure = replace(validated(self.task, run.predict()), runtime=run.name)
+        figure = replace(validated(self.task, run.predict()), runtime=run.here.name)
         return replace(found, measurement=replace(found.measurement, validated=figure))
 
     def _weighed(self, model: Model, content: bytes) -> Measurement:
@@ -115,8 +112,8 @@ class Gauge:
 
     def _runs_here(self, lowered: fx.GraphModule, content: bytes, ratio: Figure) -> bool:
         """Whether the ratio on this host says something: not of another device's integers, computed in float here."""
-        quantized = quantized_layers(lowered)
-        if not quantized or self.device.runtime == "executorch":  # which does not tell how it runs a file
+        quantized, runtime = quantized_layers(lowered), find_runtime(self.device)
+        if not quantized or runtime.format.opaque:
             return True
         contents = host.contents(content, self.threads)
         for warning in contents.warnings:
@@ -126,7 +123,7 @@ class Gauge:
         note(
             f"this host computes {quantized - contents.integer_layers} of {quantized} quantized layers in float: its "
             f"latency over the original's ({ratio.value:.3g}x) says nothing about {self.device.name}, and no limit is "
-            f"held against it.{_MEND if self.device.runtime == 'onnx' else ''}"
+            f"held against it. {runtime.signed_mend}".rstrip()
         )
         return False
 
@@ -153,7 +150,7 @@ class Gauge:
         if not trial.scored:
             return None
         score = scored(self.task, predict) if trial.recipe.steps else checked_score(self.task, predict)
-        return replace(score, runtime=run.name)
+        return replace(score, runtime=run.here.name)
 
 
 @dataclass(frozen=True)
@@ -166,27 +163,28 @@ class _Run:
     content: bytes
 
     @property
-    def name(self) -> str:
-        """The runtime that runs it here: its own, or LiteRT where tflite-micro is not installed."""
-        micro = self.runtime.name == "tflite-micro" and not is_installed("tflite-micro")
-        return "litert" if micro else self.runtime.name
+    def here(self) -> Runtime:
+        """What runs it on this host: its own runtime, or the first for such files where that is not installed."""
+        return self.runtime if self.runtime.is_installed else self.runtime.first
 
     def predict(self, *, optimized: bool = True) -> Predict:
         """The file as a function, of torch's tensors."""
-        if self.name != self.runtime.name:
-            note(f"{self.runtime.name} is not installed (pip install --pre tflite-micro): LiteRT ran the file instead.")
-        orders = self.runtime.orders(self.lowered) if self.runtime.orders else None
-        return host.load(self.content, runtime=self.name, orders=orders, optimized=optimized)
+        own, here = self.runtime, self.here
+        if here != own:
+            note(f"{own.name} is not installed ({own.install}): {here.title} ran the file instead.")
+        orders = own.orders(self.lowered) if own.orders else None
+        return host.load(self.content, runtime=here.name, orders=orders, optimized=optimized)
 
 
 def tell_of_ratio(budget: Budget, device: Device) -> None:
-    """Says beforehand where a ratio cannot be judged, since ONNX Runtime on x86 runs signed files partly in float."""
+    """Says beforehand where a ratio cannot be judged, since the runtime on x86 runs signed files partly in float."""
     foreign = device.signed_activations and not find_device("host").signed_activations
-    if budget.latency_ratio is not None and device.runtime == "onnx" and foreign:
+    runtime = find_runtime(device)
+    if budget.latency_ratio is not None and runtime.signed_mend and foreign:
         say(
-            f"files for {device.name} have signed activations, which ONNX Runtime computes partly in float on this "
+            f"files for {device.name} have signed activations, which {runtime.title} computes partly in float on this "
             f"host: a quantized one may not be said to meet {budget.latency_ratio:g}x. Limit milliseconds, which "
-            f"are estimated for the device.{_MEND}"
+            f"are estimated for the device. {runtime.signed_mend}"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from haversack.artifact import Artifact
+from haversack.artifact import CODED_FILE, Artifact
 from haversack.disk import (
     LISTING,
     REPLACED,
@@ -28,6 +28,7 @@ from haversack.disk import (
 from haversack.errors import MeasureError, UntrustedError, WorkspaceError
 from haversack.model import Model
 from haversack.progress import say
+from haversack.runtimes import formats
 from haversack.surgery.save import export_pt2, save
 from haversack.surgery.save import load as load_model
 from haversack.task import Task
@@ -37,8 +38,8 @@ NETWORK, WORKSPACE, REPORT = "network", "workspace", "report.txt"
 _COMPLETE = ".complete"
 # What results of versions without a listing consist of.
 _BEFORE_LISTINGS = {
-    *("model.onnx", "model.tflite", "model.pte", "model.hsk"),
-    *("recipe.toml", "measurement.json", "report.txt", NETWORK),
+    *(known.file for known in formats()),
+    *(CODED_FILE, "recipe.toml", "measurement.json", REPORT, NETWORK),
 }
 
 

@@ -16,14 +16,12 @@ from haversack.measurement import Measurement
 from haversack.model import Model
 from haversack.packing.result import NETWORK, WORKSPACE, changed_files
 from haversack.proof import Examined
-from haversack.proving.parties import FILES
-from haversack.runtimes import coded
+from haversack.runtimes import coded, formats, named
 from haversack.surgery.edit import NETWORK_FILE, WEIGHTS_FILE
 from haversack.surgery.save import export_pt2
 from haversack.untrusted import parse_toml, read_json, read_text, typed
 
 MEASURED = "measurement.json"
-_RUN = ("model.onnx", "model.tflite", "model.pte")
 _GONE, _CHANGED = "is gone", "is not what was written: its digest differs"
 _LEFT = "is not of this result, whose listing does not name it: an earlier run left it, or somebody else"
 
@@ -51,7 +49,8 @@ def examined(folder: Path, model: Model, runs: Mapping[str, Runs]) -> tuple[Exam
     """
     known = set(listed(folder)) if (folder / LISTING).exists() else None
     changed = set(changed_files(folder))
-    shipped = {FILES[runtime] for runtime in [made_for(folder)] if runtime in FILES}
+    runtime = named(made_for(folder))
+    shipped = {runtime.format.file} if runtime else set()
     names = sorted({*_files(folder), *(known or ()), *shipped})
     return tuple(_one(folder, name, model, runs, _state(folder, name, known, changed)) for name in names)
 
@@ -72,7 +71,8 @@ def _state(folder: Path, name: str, known: set[str] | None, changed: set[str]) -
     if known is None:
         return ""
     if name not in known:
-        return _LEFT if name in (*_RUN, CODED_FILE) or name.startswith(f"{NETWORK}/") else "foreign"
+        ours = {CODED_FILE, *(each.file for each in formats())}
+        return _LEFT if name in ours or name.startswith(f"{NETWORK}/") else "foreign"
     return _CHANGED if name in changed else ""
 
 

@@ -18,10 +18,9 @@ from haversack.packing.result import read_result
 from haversack.progress import say, track
 from haversack.proof import Agreement, Proof, Witness
 from haversack.proving.examine import Runs, examined, made_for
-from haversack.proving.parties import FILES, OWNERS, Cast, Opened, Party
-from haversack.runtimes import agreement
+from haversack.proving.parties import Cast, Party, Ready
+from haversack.runtimes import agreement, formats, named
 from haversack.runtimes.agreement import Scale
-from haversack.runtimes.files import is_installed
 from haversack.task import Counted, Task
 
 Inputs = tuple[Tensor, ...]
@@ -90,9 +89,9 @@ def _runs(witnesses: Sequence[Witness], failed: dict[Party, HaversackError]) -> 
         if witness.calibration is not None:
             ran.setdefault(witness.file, []).append(witness.name)
     for party, error in failed.items():
-        if is_installed(party.runtime):
+        if party.runtime is None or party.runtime.is_installed:
             refused.setdefault(party.file, {})[party.name] = _cause(error)
-    return {file: Runs(ran.get(file, ()), refused.get(file, {})) for file in set(FILES.values())}
+    return {known.file: Runs(ran.get(known.file, ()), refused.get(known.file, {})) for known in formats()}
 
 
 def _cause(error: HaversackError) -> str:
@@ -154,7 +153,7 @@ def _on_grid(node: fx.Node, values: Tensor) -> Tensor:
 class _Answers:
     """What one party gave for both kinds of inputs, and how long one sample took."""
 
-    opened: Opened
+    opened: Ready
     seen: Tensor
     drawn: Tensor
     seconds: float
@@ -173,7 +172,7 @@ def _asked(
     return found
 
 
-def _answers(opened: Opened, seen: Sequence[Inputs], drawn: Sequence[Inputs]) -> _Answers:
+def _answers(opened: Ready, seen: Sequence[Inputs], drawn: Sequence[Inputs]) -> _Answers:
     begin = time.perf_counter()
     ours, others = (torch.cat([opened.predict(*batch).detach() for batch in batches]) for batches in (seen, drawn))
     return _Answers(opened, ours, others, (time.perf_counter() - begin) / (len(ours) + len(others)))
@@ -223,8 +222,10 @@ class _Judge:
         """Whether that broke a promise: the file was made for that runtime, or the runtime crashed over it."""
         if isinstance(error, CrashError):
             return True
-        owner = self.made_for if FILES.get(self.made_for) == party.file else OWNERS.get(party.file)
-        return party.runtime == owner and is_installed(owner)
+        runtime, meant = party.runtime, named(self.made_for)
+        if runtime is None or not party.file or not runtime.is_installed:
+            return False
+        return runtime == (meant if meant and meant.format == runtime.format else runtime.first)
 
     @property
     def _limit(self) -> float:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from haversack import runtimes
 from haversack.limits import Show
 from haversack.measurement import Figure
 
@@ -52,21 +53,11 @@ def document(*blocks: str) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-RUNTIMES = {
-    "onnx": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "litert": "LiteRT",
-    "tflite-micro": "tflite-micro",
-    "executorch": "ExecuTorch",
-}
-"""What each runtime calls itself."""
-
-
 def figure(found: Figure | None, show: Show) -> str:
     """A figure with its origin, its runtime and its spread: `31.2 ms (host, LiteRT, 30.9 to 31.8 ms)`."""
     if found is None:
         return UNKNOWN
-    source = f"{found.origin}, {RUNTIMES[found.runtime]}" if found.runtime else found.origin
+    source = f"{found.origin}, {runtimes.title(found.runtime)}" if found.runtime else found.origin
     if found.low is None or found.high is None or found.low == found.high:
         return f"{show(found.value)} ({source})"
     low, high = show(found.low), show(found.high)

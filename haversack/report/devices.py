@@ -8,6 +8,7 @@ from typing import Any
 from haversack.device import Device
 from haversack.quantity import show_bytes
 from haversack.report.blocks import document, paragraph, table
+from haversack.runtimes import named
 
 _FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "flash_bytes": ("flash", show_bytes),
@@ -27,7 +28,6 @@ _FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 """The facts of a device: what each is called and how it is written."""
 _NOT_STATED = "not stated"
-_INSTEAD = {"tflite-micro": " (.tflite files; C source, which needs no interpreter, is not written yet)"}
 
 
 def device_card(device: Device) -> str:
@@ -38,10 +38,11 @@ def device_card(device: Device) -> str:
         for name, value in told.items()
         if value
     ]
+    runtime = named(device.runtime)
     missing = ", ".join(_FACTS[name][0] for name, value in told.items() if not value)
     return document(
         f"{device.name}: {device.title}",
-        f"runtime: {device.runtime}{_INSTEAD.get(device.runtime, '')}",
+        f"runtime: {device.runtime}{f' ({runtime.remark})' if runtime and runtime.remark else ''}",
         paragraph(device.why),
         "\n".join(facts),
         paragraph(missing, f"{_NOT_STATED}: ", "  ") if missing else "",

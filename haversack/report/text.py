@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from haversack import runtimes
 from haversack.device import Device
 from haversack.graph.cost import Cost, LayerCost
 from haversack.limits import LIMITS, Budget, Limit
@@ -13,7 +14,7 @@ from haversack.plan.found import Found, Refusal, Verdict
 from haversack.plan.students import Student
 from haversack.quantity import show_bytes, show_count, show_ms, show_ratio, show_score
 from haversack.recipe import Recipe, describe
-from haversack.report.blocks import RUNTIMES, UNKNOWN, document, figure, paragraph, table
+from haversack.report.blocks import UNKNOWN, document, figure, paragraph, table
 
 
 def weighed(cost: Cost, weighings: Sequence[tuple[str, Measurement]], device: Device, budget: Budget) -> str:
@@ -252,7 +253,7 @@ def _refused(refusals: Sequence[Refusal]) -> str:
 def _conditions(conditions: Conditions) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in conditions.versions.items())
     text = (
-        f"device {conditions.device}; a file for {RUNTIMES.get(conditions.runtime, conditions.runtime)}, measured with "
+        f"device {conditions.device}; a file for {runtimes.title(conditions.runtime)}, measured with "
         f"{conditions.threads} {_counted(conditions.threads, 'thread')} on {conditions.machine}; "
         f"{versions or 'versions unknown'}."
     )

@@ -1,31 +1,178 @@
-"""Runtimes: files written for what runs them, run there, compared and timed. The folder is the list of runtimes."""
+"""Runtimes: files written for what runs them, run there, compared and timed. The folder is the list of runtimes.
+
+A folder in here defines `ROWS`, a row each for the runtimes that it knows, first the one that its files are for. No
+list names them: whoever needs a runtime goes through `rows()`. A row imports nothing heavy before it is called.
+"""
 
 from __future__ import annotations
 
-from haversack.artifact import Runtime
-from haversack.device import Device
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, Protocol
+
 from haversack.errors import DeviceError
 
-RUNTIMES = ("onnx", "litert", "tflite-micro", "executorch")
-"""What a device may name as its runtime and be packed for."""
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import fx
+
+    from haversack.device import Device
+
+    Array = np.ndarray[Any, Any]
+
+File = bytes | Path
+Arrays = Sequence["Array"]
+Orders = tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]
+"""For each input and each output of a file: which of torch's dimensions stand along its axes."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file opened in its runtime within this process.
+
+    `prepare` makes of torch's arrays what the file wants, `run` makes real numbers in torch's layout of them.
+    """
+
+    inputs: int
+    batch: int | None
+    """How many samples `run` takes at once; None where that is free."""
+    prepare: Callable[[Arrays], list[Array]]
+    run: Callable[[Arrays], Array]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What stands in a file and what its runtime makes of it: each operator's name and how often."""
+
+    operators: dict[str, int]
+    as_run: dict[str, int]
+    integer: int
+    """Operators as run that compute on integers; conversions are not counted."""
+    integer_layers: int
+    """Those of them that multiply by weights."""
+    disk_bytes: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Around:
+    """Bytes of a file beside its numbers: for a layer in float, for one in integers, for a channel's zero point."""
+
+    float_layer: int
+    integer_layer: int
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """Files of one kind, and how they are measured: in the runtime whose row comes first."""
+
+    file: str
+    """What such a file is called in a result: model.onnx."""
+    kind: str
+    """What people call such files: ONNX, .tflite."""
+    worker: Path
+    """The program that measures them in a process of its own; it imports nothing of ours but `turns`."""
+    empty: Callable[[], bytes]
+    """A file that does next to nothing: what its memory is, is the runtime's."""
+    contents: Callable[[Path, int], Contents]
+    mark: bytes = b""
+    """A pattern for how they begin; empty where that is like nothing: what no other format knows is taken for one."""
+    opaque: bool = False
+    """It is not told how a file is run, nor what memory it takes: `empty` and `contents` raise, saying why."""
+
+
+class Opener(Protocol):
+    """Opens a file here. Without `optimized` it runs as it stands, where the runtime can be told to."""
+
+    def __call__(  # noqa: D102 - said above
+        self, file: File, threads: int | None, orders: Orders | None = None, /, *, optimized: bool = True
+    ) -> Opened: ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs files, on a device or here: a row of facts and functions, not a class tree."""
+
+    name: str
+    """As a device, a figure and --runtime name it."""
+    title: str
+    """What it calls itself."""
+    format: FileFormat
+    number_formats: frozenset[str]
+    write: Callable[[fx.GraphModule], bytes]
+    """The file of a lowered graph, for this runtime."""
+    open: Opener
+    packages: tuple[str, ...] = ()
+    """The modules that running a file takes; each may be missing."""
+    install: str = ""
+    """The command that gets them."""
+    orders: Callable[[fx.GraphModule], Orders] | None = None
+    """How the files' inputs and outputs lie; None where that is torch's layout."""
+    around: Around | None = None
+    """What estimates of a file's size add for all that is no weight; nothing where no files were counted."""
+    host_only: bool = False
+    """No device has it: it is asked here, as a second opinion on files that are for another."""
+    optional: bool = False
+    """Spoken of only where it is installed: it is large, and nobody has to have it."""
+    exact: bool = False
+    """It computes integers as the reference does, to the bit."""
+    credulous: bool = False
+    """It believes every number in a file, and so runs each in a process of its own."""
+    signed_mend: str = ""
+    """What to do where x86 computes a quantized file with signed activations partly in float; empty if it does not."""
+    remark: str = ""
+    """What a device's card says beside the name."""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether files can be run in it here."""
+        return all(importlib.util.find_spec(package) for package in self.packages)
+
+    @property
+    def first(self) -> Runtime:
+        """The runtime that files of its format are for and are measured in where they do not tell: itself, mostly."""
+        return next(row for row in rows() if row.format == self.format)
+
+
+@functools.cache
+def rows() -> tuple[Runtime, ...]:
+    """All runtimes, by folder; those that nobody has to have come last."""
+    folders = (importlib.import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__) if found.ispkg)
+    return tuple(sorted((row for folder in folders for row in folder.ROWS), key=lambda row: row.optional))
+
+
+def formats() -> tuple[FileFormat, ...]:
+    """Each format once."""
+    return tuple(dict.fromkeys(row.format for row in rows()))
+
+
+def device_names() -> tuple[str, ...]:
+    """What a device may name as its runtime and be packed for."""
+    return tuple(row.name for row in rows() if not row.host_only)
+
+
+def named(name: str) -> Runtime | None:
+    """The runtime of that name, if there is one."""
+    return next((row for row in rows() if row.name == name), None)
+
+
+def title(name: str) -> str:
+    """What the runtime calls itself, or its name where only that is known."""
+    row = named(name)
+    return row.title if row else name
 
 
 def find_runtime(device: Device) -> Runtime:
     """The runtime whose files this device runs."""
-    if device.runtime == "onnx":
-        from haversack.runtimes.onnx import RUNTIME as ONNX
-
-        return ONNX
-    if device.runtime in ("litert", "tflite-micro"):
-        from haversack.runtimes.tflite import MICRO
-        from haversack.runtimes.tflite import RUNTIME as LITERT
-
-        return LITERT if device.runtime == "litert" else MICRO
-    if device.runtime == "executorch":
-        from haversack.runtimes.executorch.write import RUNTIME as EXECUTORCH
-
-        return EXECUTORCH
-    raise DeviceError(
-        f"{device.name} runs {device.runtime}, and there is no writer for that yet.",
-        mend=f"`weigh` and `advise` work for it; to pack for it, choose a --runtime: {', '.join(RUNTIMES)}.",
-    )
+    row = named(device.runtime)
+    if row is None or row.host_only:
+        raise DeviceError(
+            f"{device.name} runs {device.runtime}, and there is no writer for that yet.",
+            mend=f"`weigh` and `advise` work for it; to pack for it, choose a --runtime: {', '.join(device_names())}.",
+        )
+    return row

@@ -21,9 +21,9 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from haversack.artifact import Orders
 from haversack.errors import CrashError, MeasureError
-from haversack.runtimes.files import Arrays, File, Opened, checked_path, name_of
+from haversack.runtimes import Arrays, File, Opened, Orders, Runtime
+from haversack.runtimes.files import checked_path, name_of
 from haversack.runtimes.process import TIMEOUT_S, ending, environment, lines
 
 Array = np.ndarray[Any, Any]
@@ -60,14 +60,14 @@ _AT_ONCE = 32
 """Samples that are sent together: what has to come back in time."""
 
 
-def open_file(
-    file: File, runtime: str, threads: int | None, orders: Orders | None = None, *, optimized: bool = True
+def open_apart(
+    file: File, runtime: Runtime, threads: int | None, orders: Orders | None = None, *, optimized: bool = True
 ) -> Opened:
     """The file in that runtime, in a process of its own. Raises CrashError where that ends, now or in a run."""
     process = _Process(name_of(file), threads)
     path = "" if isinstance(file, bytes) else str(checked_path(file).resolve())
     content = [np.frombuffer(file, np.uint8)] if isinstance(file, bytes) else []
-    settings = {"runtime": runtime, "path": path, "threads": threads, "orders": orders, "optimized": optimized}
+    settings = {"runtime": runtime.name, "path": path, "threads": threads, "orders": orders, "optimized": optimized}
     answer, _ = process.ask(settings, content)
 
     def run(arrays: Arrays) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from haversack.device import Device
 from haversack.errors import BudgetError, DeviceError
@@ -12,6 +12,7 @@ from haversack.graph.cost import Cost
 from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Measurement
 from haversack.progress import say
+from haversack.runtimes import named
 
 _BITS = {"float32": 32, "float16": 16, "int16": 16, "int8": 8, "int4": 4}
 _COMPUTED_AS = {"int4": "int8"}
@@ -19,17 +20,6 @@ _COMPUTED_AS = {"int4": "int8"}
 _WEIGHT_BITS = {"int16": 8}
 """Activations in 16 bits go with weights of 8."""
 
-
-@dataclass(frozen=True)
-class _Around:
-    """Bytes of a file beside its numbers: for a layer in float, for one in integers, for a channel's zero point."""
-
-    float_layer: int
-    integer_layer: int
-    zero_point: int
-
-
-_AROUND = {"onnx": _Around(120, 430, 1), "litert": _Around(330, 460, 8), "tflite-micro": _Around(215, 350, 8)}
 
 _MICROCONTROLLER = (0.05, 0.35)
 """Share of the stated peak that a whole network reaches, lowest and highest.
@@ -118,9 +108,10 @@ def _weight_bytes(cost: Cost, number_format: str) -> int:
 
 def _written_around(cost: Cost, device: Device, number_format: str) -> int:
     """Bytes of nodes, names, scales and zero points, as many as our files of nine networks have."""
-    around = _AROUND.get(device.runtime)
-    if around is None:
+    runtime = named(device.runtime)
+    if runtime is None or runtime.around is None:
         return 0
+    around = runtime.around
     layers = [layer for layer in cost.layers if layer.macs and layer.parameters]
     if _bits(number_format) > 8 and number_format not in _WEIGHT_BITS:
         return around.float_layer * len(layers)

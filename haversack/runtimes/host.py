@@ -6,6 +6,7 @@ mixes with theirs.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -17,40 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import haversack
-from haversack.artifact import Orders
 from haversack.disk import scratch_folder
 from haversack.errors import MeasureError
 from haversack.measurement import BenchReport, Figure
-from haversack.runtimes.apart import open_file as separate
-from haversack.runtimes.executorch import run as executorch_file
-from haversack.runtimes.files import (
-    Arrays,
-    Contents,
-    File,
-    Opened,
-    checked_runtime,
-    checked_threads,
-    name_of,
-    runtime_of,
-)
-from haversack.runtimes.onnx import openvino
-from haversack.runtimes.onnx import run as onnx_file
+from haversack.runtimes import Arrays, Contents, File, FileFormat, Opened, Orders, rows
+from haversack.runtimes.apart import open_apart
+from haversack.runtimes.files import checked_runtime, checked_threads, name_of, runtime_of
 from haversack.runtimes.process import TIMEOUT_S, ask
-from haversack.runtimes.tflite import micro
-from haversack.runtimes.tflite import run as litert_file
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 _MEMORY_PROCESSES = 3
-_READERS = {
-    "onnx": onnx_file,
-    "openvino": openvino,
-    "litert": litert_file,
-    "tflite-micro": micro,
-    "executorch": executorch_file,
-}
 
 
 @dataclass(frozen=True)
@@ -83,7 +63,7 @@ def time_files(  # noqa: PLR0913 - all but the files have defaults
     if not 0 < seconds < float("inf"):
         raise MeasureError(f"{seconds} seconds of timing make no sense.", mend="give more than zero seconds.")
     answer = ask("time", files, threads, timeout_s=timeout_s, seconds=seconds, seed=seed, inputs=inputs)
-    return _timings(answer["rounds"], runtime_of(files[0]))
+    return _timings(answer["rounds"], runtime_of(files[0]).name)
 
 
 def peak_ram(file: File, threads: int = 1, *, inputs: Arrays | None = None, timeout_s: float = TIMEOUT_S) -> Figure:
@@ -99,9 +79,9 @@ def peak_ram(file: File, threads: int = 1, *, inputs: Arrays | None = None, time
 
     checked_threads(threads)
     runtime = checked_runtime(file)
-    empty = _empty_session_bytes(runtime, threads)
-    found = sorted(max(0, grown() - empty) for _ in range(_MEMORY_PROCESSES))
-    return Figure(statistics.median(found), "host", found[0], found[-1], runtime=runtime)
+    empty = _empty_session_bytes(runtime.format, threads)
+    grew = sorted(max(0, grown() - empty) for _ in range(_MEMORY_PROCESSES))
+    return Figure(statistics.median(grew), "host", grew[0], grew[-1], runtime=runtime.name)
 
 
 def load(  # noqa: PLR0913 - all but the file have defaults
@@ -115,21 +95,23 @@ def load(  # noqa: PLR0913 - all but the file have defaults
 ) -> Callable[..., Tensor]:
     """A function from batches of inputs to the outputs, run in the file's runtime.
 
-    It takes and gives torch tensors in torch's layout. Inputs are cast to the numbers that an ONNX file wants (never a
-    fraction to an integer) and put on the grid that a .tflite file wants; float16 outputs come back as float32. A file
-    with a fixed batch size is run piece by piece. None threads means as many as the runtime likes. `runtime` runs a
-    .tflite file in "tflite-micro" and an ONNX file in "openvino" instead; `orders` says how a .tflite file's inputs and
-    outputs lie, or is guessed. Without `optimized` ONNX Runtime and LiteRT run what stands in the file, node by node.
+    It takes and gives torch tensors in torch's layout. Inputs are cast to the numbers that the file wants (never a
+    fraction to an integer) or put on its grid; float16 outputs come back as float32. A file with a fixed batch size is
+    run piece by piece. None threads means as many as the runtime likes. `runtime` names another one that runs such
+    files; `orders` says how a file's inputs and outputs lie that has them in its own layout, or is guessed. Without
+    `optimized` the file runs as it stands, node by node, where its runtime can be told to.
 
-    It runs `apart`, in a process of its own, where the file is not known to be sound, and always in tflite-micro, which
-    believes every number in a file: a runtime that crashes is a CrashError then.
+    It runs `apart`, in a process of its own, where the file is not known to be sound, and always in a runtime that
+    believes every number in a file: one that crashes is a CrashError then.
     """
     if threads is not None:
         checked_threads(threads)
     where = name_of(file)
-    name = checked_runtime(file, runtime)
-    opener = separate if apart or name == "tflite-micro" else open_here
-    opened = opener(file, name, threads, orders, optimized=optimized)
+    chosen = checked_runtime(file, runtime)
+    if apart or chosen.credulous:
+        opened = open_apart(file, chosen, threads, orders, optimized=optimized)
+    else:
+        opened = chosen.open(file, threads, orders, optimized=optimized)
 
     def predict(*inputs: Tensor) -> Tensor:
         import numpy as np
@@ -137,19 +119,11 @@ def load(  # noqa: PLR0913 - all but the file have defaults
 
         if len(inputs) != opened.inputs:
             raise MeasureError(f"it takes {opened.inputs} inputs, but {len(inputs)} were given.", where=where)
-        found = outputs(opened, [tensor.detach().cpu().contiguous().numpy() for tensor in inputs], where)
-        output = torch.from_numpy(np.ascontiguousarray(found))
+        real = outputs(opened, [tensor.detach().cpu().contiguous().numpy() for tensor in inputs], where)
+        output = torch.from_numpy(np.ascontiguousarray(real))
         return output.float() if output.dtype == torch.float16 else output
 
     return predict
-
-
-def open_here(
-    file: File, runtime: str, threads: int | None, orders: Orders | None = None, *, optimized: bool = True
-) -> Opened:
-    """The file in that runtime, within this process."""
-    opened: Opened = _READERS[runtime].open_file(file, threads, orders, optimized=optimized)
-    return opened
 
 
 def outputs(opened: Opened, inputs: Arrays, where: str) -> np.ndarray[Any, Any]:
@@ -160,34 +134,33 @@ def outputs(opened: Opened, inputs: Arrays, where: str) -> np.ndarray[Any, Any]:
 
 def contents(file: File, threads: int) -> Contents:
     """What stands in the file, and what its runtime makes of it."""
-    reader = _READERS[checked_runtime(file)]
+    known = checked_runtime(file).format
     with scratch_folder() as folder:
         path = file if isinstance(file, Path) else folder / "model"
         if isinstance(file, bytes):
             path.write_bytes(file)
-        found: Contents = reader.contents(path, threads)
-    return found
+        return known.contents(path, threads)
 
 
 def bench(path: Path, threads: int = 1, seconds: float = 3.0, against: Path | None = None) -> BenchReport:
     """Size, peak memory, latency and operators of the file at `path`, and its latency over `against`'s."""
     files = [path] if against is None else [against, path]
     runtimes = [checked_runtime(file) for file in files]
-    found = contents(path, threads)
+    inside = contents(path, threads)
     timing = time_files(files, threads=threads, seconds=seconds)[-1]
     return BenchReport(
         file=str(path),
-        runtime=runtimes[-1],
+        runtime=runtimes[-1].name,
         against=str(against) if against else None,
         threads=threads,
-        disk_bytes=found.disk_bytes,
+        disk_bytes=inside.disk_bytes,
         ram_bytes=peak_ram(path, threads),
         latency_ms=timing.latency_ms,
         ratio=timing.ratio if against else None,
-        operators=found.operators,
-        operators_as_run=found.as_run,
-        integer_operators=found.integer,
-        warnings=found.warnings,
+        operators=inside.operators,
+        operators_as_run=inside.as_run,
+        integer_operators=inside.integer,
+        warnings=inside.warnings,
         machine=machine(),
         versions=versions(),
     )
@@ -200,13 +173,12 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """The versions of what a figure depends on; read, not imported."""
-    found = {"haversack": haversack.__version__, "python": platform.python_version()}
-    for name in ("torch", "onnx", "onnxruntime", "ai-edge-litert", "tflite-micro", "executorch", "openvino", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    known = {"haversack": haversack.__version__, "python": platform.python_version()}
+    packages = (package.replace("_", "-") for row in rows() for package in row.packages)
+    for name in dict.fromkeys(("torch", *packages, "numpy")):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            known[name] = importlib.metadata.version(name)
+    return known
 
 
 def _timings(rounds: Sequence[Sequence[float]], runtime: str) -> tuple[Timing, ...]:
@@ -227,11 +199,11 @@ def _spread(values: Sequence[float], runtime: str) -> Figure:
 
 
 @functools.lru_cache
-def _empty_session_bytes(runtime: str, threads: int) -> int:
+def _empty_session_bytes(known: FileFormat, threads: int) -> int:
     """What a session adds that does next to nothing: the median of three fresh processes."""
-    file = _READERS[runtime].empty()
-    found = [int(ask("memory", [file], threads)["grown_bytes"]) for _ in range(_MEMORY_PROCESSES)]
-    return int(statistics.median(found))
+    file = known.empty()
+    grown = [int(ask("memory", [file], threads)["grown_bytes"]) for _ in range(_MEMORY_PROCESSES)]
+    return int(statistics.median(grown))
 
 
 def _in_pieces(opened: Opened, arrays: Arrays, where: str) -> np.ndarray[Any, Any]:

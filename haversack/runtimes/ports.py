@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from haversack.errors import MeasureError
-from haversack.runtimes.files import Arrays, Opened
+from haversack.runtimes import Arrays, Opened
 
 if TYPE_CHECKING:
     import numpy as np

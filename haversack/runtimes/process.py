@@ -14,15 +14,10 @@ from typing import Any, BinaryIO
 
 from haversack.disk import scratch_folder
 from haversack.errors import CrashError, MeasureError
-from haversack.runtimes.files import Arrays, File, checked_path, checked_runtime, checked_threads, name_of
+from haversack.runtimes import Arrays, File, Runtime
+from haversack.runtimes.files import checked_path, checked_runtime, checked_threads, name_of
 
 TIMEOUT_S = 300.0
-PROGRAMS = {
-    "onnx": Path(__file__).parent / "onnx" / "worker.py",
-    "litert": Path(__file__).parent / "tflite" / "worker.py",
-    "executorch": Path(__file__).parent / "executorch" / "worker.py",
-}
-"""The program that measures the files of each runtime."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -37,7 +32,7 @@ def ask(  # noqa: PLR0913 - the request's own fields
     **settings: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
     """The answer to one request of the program for these files, from a process of its own."""
-    program = program or PROGRAMS[_one_runtime(files)]
+    program = program or _one_runtime(files).format.worker
     request = {"job": job, "threads": checked_threads(threads), "seed": 0, **settings}
     with scratch_folder() as folder:
         request["files"] = [_on_disk(file, folder / str(index)) for index, file in enumerate(files)]
@@ -48,11 +43,11 @@ def ask(  # noqa: PLR0913 - the request's own fields
     return answer
 
 
-def _one_runtime(files: Sequence[File]) -> str:
+def _one_runtime(files: Sequence[File]) -> Runtime:
     """The runtime of all the files: they take turns in one process."""
     runtimes = [checked_runtime(file) for file in files]
     if len(set(runtimes)) > 1:
-        names = " and ".join(f"{name_of(file)} ({runtime})" for file, runtime in zip(files, runtimes, strict=True))
+        names = " and ".join(f"{name_of(file)} ({runtime.name})" for file, runtime in zip(files, runtimes, strict=True))
         raise MeasureError(
             f"files of different runtimes cannot take turns in one process: {names}.", mend="time each by itself."
         )

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from haversack.errors import MeasureError
-from haversack.runtimes.apart import Array, received, send
-from haversack.runtimes.files import Opened
-from haversack.runtimes.host import open_here, outputs
-
-if not __package__:
+if not __package__:  # before ours is looked for
     sys.path.append(str(Path(__file__).parents[2]))
+
+from haversack.errors import MeasureError
+from haversack.runtimes import Opened, rows
+from haversack.runtimes.apart import Array, received, send
+from haversack.runtimes.host import outputs
 
 
 def main() -> None:
@@ -58,7 +58,8 @@ def _opened(head: dict[str, Any], arrays: list[Array]) -> Opened:
     """The file at the path, or the one whose bytes came along."""
     file = Path(head["path"]) if head["path"] else arrays[0].tobytes()
     orders = head["orders"] and tuple([tuple(order) for order in each] for each in head["orders"])
-    return open_here(file, head["runtime"], head["threads"], orders, optimized=head["optimized"])
+    (runtime,) = (row for row in rows() if row.name == head["runtime"])
+    return runtime.open(file, head["threads"], orders, optimized=head["optimized"])
 
 
 if __name__ == "__main__":

@@ -34,9 +34,8 @@ from haversack.packing.candidates import read_recipe
 from haversack.plan.found import Refusal, Trial
 from haversack.progress import shown_by
 from haversack.recipe import Recipe, Stage, Step
-from haversack.runtimes import host
+from haversack.runtimes import Contents, host
 from haversack.runtimes.estimate import weigh
-from haversack.runtimes.files import Contents
 from haversack.surgery.save import load
 from haversack.task import Task, TaskFile, read_task_file
 from haversack.techniques.quantize_static import QuantizeStatic

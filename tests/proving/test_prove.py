@@ -29,7 +29,7 @@ from haversack.proving.prove import Effort, prove, require
 from haversack.recipe import Recipe
 from haversack.report.proved import proved
 from haversack.runtimes import coded
-from haversack.runtimes.onnx import RUNTIME
+from haversack.runtimes.onnx import ONNX
 from haversack.surgery.save import export_pt2, save
 from haversack.task import Task
 
@@ -173,7 +173,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = quantized(network(), images(64))
     conditions = Conditions("host", "onnx", 1, "a Zen 4")
     measured = Measurement(Figure(10, "host"), Figure(20, "host"), None, conditions)
-    files = {**RUNTIME.write(lower(model)), "model.hsk": coded.write(model)}
+    files = {"model.onnx": ONNX.write(lower(model)), "model.hsk": coded.write(model)}
     texts = {
         "measurement.json": json.dumps({"packed": measured.to_json()}),
         "recipe.toml": '[[step]]\ntechnique = "quantize_static"\n',
@@ -209,7 +209,7 @@ def _of_another_network() -> dict[str, bytes]:
         export_pt2(model, Path(folder) / "network.pt2")
         program = (Path(folder) / "network.pt2").read_bytes()
     return {
-        **RUNTIME.write(lower(model)),
+        "model.onnx": ONNX.write(lower(model)),
         "model.hsk": coded.write(model),
         "network/network.pt2": program,
         "model.tflite": file_of(model),

@@ -8,7 +8,7 @@ from haversack.graph.ops import layers, points
 from haversack.graph.pairs import lower
 from haversack.grid import affine, symmetric
 from haversack.model import Model
-from haversack.runtimes.tflite import RUNTIME
+from haversack.runtimes.tflite import LITERT
 
 
 def network(channels: int = 3, width: int = 4) -> nn.Module:
@@ -44,7 +44,7 @@ def quantized(module: nn.Module, example: torch.Tensor) -> Model:
 
 
 def file_of(model: Model) -> bytes:
-    return RUNTIME.write(lower(model))["model.tflite"]
+    return LITERT.write(lower(model))
 
 
 def damaged() -> bytes:

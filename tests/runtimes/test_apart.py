@@ -18,7 +18,8 @@ from haversack.errors import CrashError, MeasureError
 from haversack.graph.pairs import lower, output_step
 from haversack.model import Model
 from haversack.runtimes import host
-from haversack.runtimes.onnx import worker, write
+from haversack.runtimes.onnx import worker
+from haversack.runtimes.onnx.write import write
 
 
 def _onnx(module: nn.Module, *example: torch.Tensor) -> bytes:

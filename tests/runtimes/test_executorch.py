@@ -13,7 +13,7 @@ from haversack.errors import ExportError, MeasureError
 from haversack.graph.pairs import lower, output_step
 from haversack.model import Model
 from haversack.runtimes import find_runtime, host
-from haversack.runtimes.executorch import write
+from haversack.runtimes.executorch import EXECUTORCH, write
 from haversack.runtimes.files import runtime_of
 
 missing = importlib.util.find_spec("executorch") is None
@@ -36,7 +36,7 @@ def test_without_the_package_the_extra_is_named(without):
 
 
 def test_a_pte_file_is_known_by_its_bytes(tmp_path):
-    assert runtime_of(PTE) == "executorch"
+    assert runtime_of(PTE) == EXECUTORCH
     cut = tmp_path / "model.pte"
     cut.write_bytes(b"ET")
     with pytest.raises(MeasureError, match=r"not a \.pte file"):
@@ -46,7 +46,7 @@ def test_a_pte_file_is_known_by_its_bytes(tmp_path):
 def test_devices_may_name_it():
     from dataclasses import replace
 
-    assert find_runtime(replace(find_device("host"), runtime="executorch")) is write.RUNTIME
+    assert find_runtime(replace(find_device("host"), runtime="executorch")) is EXECUTORCH
 
 
 @pytest.mark.parametrize("name", ["padded residual", "shuffled", "u-net", "vgg", "mobile"])

@@ -20,8 +20,8 @@ from haversack.integer.read import read
 from haversack.integer.reference import run
 from haversack.model import Model
 from haversack.runtimes import host
-from haversack.runtimes.onnx import RUNTIME as ONNX
-from haversack.runtimes.tflite import MICRO, RUNTIME
+from haversack.runtimes.onnx import ONNX
+from haversack.runtimes.tflite import LITERT, MICRO
 from haversack.techniques.quantize_static import QuantizeStatic
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -89,10 +89,8 @@ def on_integers(graph: IntegerGraph) -> bool:
     return all(graph.values[name].grid is not None for each in computing for name in each.outputs)
 
 
-def answer(content: dict[str, bytes], case: Case, runtime: str | None = None) -> Tensor:
-    (file,) = content.values()
-    orders = None if "model.onnx" in content else case.orders
-    return host.load(file, 1, runtime=runtime, orders=orders)(case.x)
+def answer(content: bytes, case: Case, runtime: str | None = None) -> Tensor:
+    return host.load(content, 1, runtime=runtime, orders=case.orders)(case.x)
 
 
 def answer_of_micro(case: Case) -> Tensor | None:
@@ -116,7 +114,7 @@ def assert_few_steps(found: Tensor, case: Case, bits: int) -> None:
 def check_float(model: Model, x: Tensor) -> None:
     case = floating(model, x)
     largest = max(1e-3, float(case.expected.abs().max()))
-    for found in (case.referred(), *(answer(runtime.write(case.lowered), case) for runtime in (RUNTIME, ONNX))):
+    for found in (case.referred(), *(answer(runtime.write(case.lowered), case) for runtime in (LITERT, ONNX))):
         assert found.shape == case.expected.shape
         assert float((found - case.expected).abs().max()) <= 1e-4 * largest
 
@@ -130,7 +128,7 @@ def check_integers(model: Model, x: Tensor, activations: str) -> None:
     if micro is not None:
         assert_few_steps(micro, case, bits)
     assert_few_steps(reference, case, bits)
-    assert_few_steps(answer(RUNTIME.write(case.lowered), case), case, bits)
+    assert_few_steps(answer(LITERT.write(case.lowered), case), case, bits)
     if bits == 8:
         assert_few_steps(answer(ONNX.write(case.lowered), case), case, bits)
 

@@ -16,7 +16,8 @@ from haversack.integer import Operation, Value
 from haversack.integer.passes import with_float_ports, with_integer_ports
 from haversack.integer.read import read
 from haversack.model import Model
-from haversack.runtimes.tflite import MICRO, RUNTIME, schema, write
+from haversack.runtimes.tflite import LITERT, MICRO, schema
+from haversack.runtimes.tflite.write import write
 
 
 def test_an_int8_file_computes_the_same_bytes_in_litert_s_reference_and_tflite_micro():
@@ -45,8 +46,8 @@ def test_a_float_file_computes_what_torch_computes():
     images = torch.rand(3, 3, 16, 16)
     lowered = lower(Model(module, (images[:1],)))
     rows = list(images.permute(0, 2, 3, 1).unsqueeze(1).numpy())
-    for runtime, run in ((RUNTIME, litert), (MICRO, micro)):
-        found = run(runtime.write(lowered)["model.tflite"], rows)[:, 0]
+    for runtime, run in ((LITERT, litert), (MICRO, micro)):
+        found = run(runtime.write(lowered), rows)[:, 0]
         assert np.allclose(found, module(images).detach().numpy(), atol=1e-5)
 
 
@@ -215,7 +216,7 @@ def test_a_file_beyond_2_gb_is_refused():
 def test_the_row_tells_how_inputs_lie():
     lowered = lower(Model(nn.Conv2d(3, 4, 3).eval(), (torch.rand(1, 3, 8, 8),)))
     graph = read(lowered)
-    assert RUNTIME.orders(lowered) == (graph.input_orders, graph.output_orders)
+    assert LITERT.orders(lowered) == (graph.input_orders, graph.output_orders)
     assert schema.LARGEST_FILE_BYTES < 2**31
 
 
@@ -226,7 +227,7 @@ def test_large_weights_stand_once_and_aligned_and_compute_what_torch_computes():
     convolutions = [nn.Conv2d(3, 65, 3), nn.ReLU(), nn.Conv2d(65, 131, 3), nn.ReLU()]
     module = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), once, nn.ReLU(), again).eval()
     images = torch.rand(3, 3, 8, 8)
-    content = RUNTIME.write(lower(Model(module, (images[:1],))))["model.tflite"]
+    content = LITERT.write(lower(Model(module, (images[:1],))))
     stored = sum(each.nbytes for layer in (*convolutions, once) for each in layer.parameters())
     assert stored < len(content) < stored + 4000
     model = tflite.Model.GetRootAs(content)

@@ -11,9 +11,10 @@ from torch import nn
 
 from haversack.graph.pairs import lower
 from haversack.model import Model
-from haversack.runtimes.tflite import MICRO, RUNTIME, write
+from haversack.runtimes.tflite import LITERT
 from haversack.runtimes.tflite.names import oldest_release
 from haversack.runtimes.tflite.schema import BUILTINS
+from haversack.runtimes.tflite.write import write
 
 
 class TwoPaths(nn.Module):
@@ -34,7 +35,7 @@ def two_paths() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 
 
 def file_of(module, example) -> bytes:
-    return RUNTIME.write(lower(Model(module, example)))["model.tflite"]
+    return LITERT.write(lower(Model(module, example)))
 
 
 @torch.no_grad()
@@ -52,7 +53,7 @@ def test_a_signature_takes_inputs_by_the_names_of_forward_and_gives_outputs_by_t
 
 
 def test_an_integer_file_s_signature_keeps_the_name_that_torch_would_not_have():
-    content = RUNTIME.write(lower(quantized(network(), images(8))))["model.tflite"]
+    content = LITERT.write(lower(quantized(network(), images(8))))
     assert Interpreter(model_content=content).get_signature_list() == {
         "serving_default": {"inputs": ["input"], "outputs": ["output"]}
     }
@@ -69,7 +70,7 @@ def test_each_tensor_has_a_name_of_its_own_that_says_its_layer():
 
 
 def test_a_file_says_who_wrote_it_and_the_oldest_runtime_that_loads_it():
-    model = tflite.Model.GetRootAs(RUNTIME.write(lower(quantized(network(), images(8))))["model.tflite"])
+    model = tflite.Model.GetRootAs(LITERT.write(lower(quantized(network(), images(8)))))
     assert model.Description() == b"Written by Haversack."
     metadata = model.Metadata(0)
     assert (model.MetadataLength(), metadata.Name()) == (1, b"min_runtime_version")
@@ -94,4 +95,3 @@ def test_a_microcontroller_s_file_holds_none_of_it():
     _, graph = every_layer()
     model = tflite.Model.GetRootAs(write(graph, micro=True))
     assert (model.MetadataLength(), model.SignatureDefsLength(), model.Description()) == (0, 0, None)
-    assert MICRO.write(lower(Model(network(), (images(1),)))).keys() == {"model.tflite"}

@@ -10,8 +10,9 @@ from tflite_graphs import UNIONS, getters, options_of, read_file
 
 from haversack.grid import Grid
 from haversack.integer import Operation, Value
-from haversack.runtimes.tflite import schema, write
+from haversack.runtimes.tflite import schema
 from haversack.runtimes.tflite.schema import BUILTINS, Typed, version
+from haversack.runtimes.tflite.write import write
 
 
 @pytest.mark.parametrize("kind", sorted(BUILTINS))

@@ -18,7 +18,8 @@ from haversack.graph.pairs import lower
 from haversack.integer.passes import packed
 from haversack.model import Model
 from haversack.progress import shown_by
-from haversack.runtimes.tflite import MICRO, RUNTIME, write
+from haversack.runtimes.tflite import LITERT, MICRO
+from haversack.runtimes.tflite.write import write
 from haversack.techniques.quantize_weights import QuantizeWeights
 
 
@@ -110,8 +111,8 @@ def weights_alone(step: QuantizeWeights | None) -> fx.GraphModule:
 @torch.no_grad()
 def test_weights_alone_take_their_bits_in_litert_and_are_computed_in_float(bits, share):
     lowered, x = weights_alone(QuantizeWeights(bits)), images(3)[..., :6, :6]
-    content = RUNTIME.write(lowered)["model.tflite"]
-    whole = len(RUNTIME.write(weights_alone(None))["model.tflite"])
+    content = LITERT.write(lowered)
+    whole = len(LITERT.write(weights_alone(None)))
     assert len(content) < whole * share + 3000
     rows = list(x.permute(0, 2, 3, 1).unsqueeze(1).numpy())
     assert np.allclose(litert(content, rows)[:, 0], lowered(x), atol=1e-5)
@@ -140,13 +141,13 @@ def test_tflite_micro_is_refused_weights_alone_whose_channels_it_would_give_one_
 def test_float16_weights_are_float32_to_tflite_micro_and_that_is_said():
     lowered, x, listener = weights_alone(QuantizeWeights(16)), images(3)[..., :6, :6], Listener()
     with shown_by(listener):
-        content = MICRO.write(lowered)["model.tflite"]
+        content = MICRO.write(lowered)
     assert listener.lines == ["tflite-micro has no float16, so each weight takes four bytes in the .tflite file."]
     rows = list(x.permute(0, 2, 3, 1).unsqueeze(1).numpy())
     assert np.allclose(micro(content, rows)[:, 0], lowered(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("runtime", [RUNTIME, MICRO])
+@pytest.mark.parametrize("runtime", [LITERT, MICRO])
 @pytest.mark.parametrize(("group", "layer"), [(9, 0), (32, 4)])
 def test_groups_of_weights_are_refused_by_the_layer_that_has_them(group, layer, runtime):
     with pytest.raises(

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from haversack.errors import ExportError
 from haversack.progress import shown_by
-from haversack.runtimes.onnx import write, write_any
+from haversack.runtimes.onnx.write import write, write_any
 
 
 class PaddedShortcut(nn.Module):

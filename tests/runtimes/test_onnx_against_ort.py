@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from haversack.graph.pairs import lower
 from haversack.model import Model
-from haversack.runtimes.onnx import write
+from haversack.runtimes.onnx.write import write
 from haversack.zoo.ds_cnn import DsCnn
 from haversack.zoo.mobilenet_v3 import MobileNetV3
 from haversack.zoo.shufflenet_v2 import ShuffleNetV2

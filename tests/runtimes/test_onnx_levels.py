@@ -9,7 +9,7 @@ from torch import nn
 
 from haversack.graph.pairs import lower
 from haversack.model import Model
-from haversack.runtimes.onnx import write
+from haversack.runtimes.onnx.write import write
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.techniques.quantize_weights import QuantizeWeights
 

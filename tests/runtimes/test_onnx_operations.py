@@ -4,7 +4,7 @@ from onnx_files import IMAGE, ROW, SEQUENCE, SIGNAL, VOLUME, Does, folded, run
 from torch import nn
 from torch.nn import functional as F
 
-from haversack.runtimes.onnx import write
+from haversack.runtimes.onnx.write import write
 
 
 def positive(x):

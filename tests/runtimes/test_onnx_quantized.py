@@ -11,7 +11,7 @@ from haversack.graph.folded import tensor_of
 from haversack.graph.ops import layers, points
 from haversack.graph.pairs import insert
 from haversack.grid import Grid, affine, symmetric
-from haversack.runtimes.onnx import write, write_any
+from haversack.runtimes.onnx.write import write, write_any
 
 
 class Convolutional(nn.Module):

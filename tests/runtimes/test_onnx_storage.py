@@ -9,8 +9,9 @@ from torch import nn
 from haversack.errors import ExportError
 from haversack.graph.pairs import insert
 from haversack.grid import symmetric
-from haversack.runtimes.onnx import file, write
+from haversack.runtimes.onnx import file
 from haversack.runtimes.onnx.graph import OnnxGraph
+from haversack.runtimes.onnx.write import write
 
 
 def written(weight: torch.Tensor) -> tuple[bytes, nn.Linear]:

@@ -10,7 +10,7 @@ from haversack.errors import MeasureError
 from haversack.graph.pairs import lower, output_step
 from haversack.runtimes import host
 from haversack.runtimes.files import checked_runtime
-from haversack.runtimes.onnx import write
+from haversack.runtimes.onnx.write import write
 from haversack.techniques.quantize_weights import QuantizeWeights
 
 missing = importlib.util.find_spec("openvino") is None

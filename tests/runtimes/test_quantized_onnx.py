@@ -10,7 +10,7 @@ from torch import nn
 from haversack.graph.pairs import lower, output_step
 from haversack.model import Model
 from haversack.runtimes.host import time_files
-from haversack.runtimes.onnx import write
+from haversack.runtimes.onnx.write import write
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 

@@ -9,8 +9,9 @@ from haversack.graph.pairs import lower
 from haversack.integer.read import read
 from haversack.integer.reference import run
 from haversack.model import Model
-from haversack.runtimes import onnx, tflite
 from haversack.runtimes.host import load
+from haversack.runtimes.onnx import ONNX
+from haversack.runtimes.tflite import MICRO
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 
@@ -47,12 +48,12 @@ def test_tflite_micro_computes_what_the_reference_does(lowered):
     pytest.importorskip("tflite_micro", reason="tflite-micro is not installed")
     step = graph.graph.output_node().args[0].args[1]
     ours = run(read(graph), [x.permute(0, 2, 3, 1).numpy()])[0]
-    theirs = load(tflite.MICRO.write(graph)["model.tflite"], runtime="tflite-micro")(x).permute(0, 2, 3, 1).numpy()
+    theirs = load(MICRO.write(graph), runtime="tflite-micro")(x).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(np.round(ours / step), np.round(theirs / step))
 
 
 def test_onnx_runtime_is_within_a_step(lowered):
     graph, x = lowered
     step = graph.graph.output_node().args[0].args[1]
-    (outputs,) = run_onnx(onnx.write(graph), x)
+    (outputs,) = run_onnx(ONNX.write(graph), x)
     assert float((outputs - graph(x)).abs().max()) <= step * 1.01

@@ -11,7 +11,7 @@ from haversack.graph.folded import inference, tensor_of
 from haversack.graph.ops import layers
 from haversack.graph.pairs import lower
 from haversack.model import Model
-from haversack.runtimes.onnx import write
+from haversack.runtimes.onnx.write import write
 from haversack.task import Task
 from haversack.techniques.cluster_weights import ClusterWeights
 

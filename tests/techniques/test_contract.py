@@ -16,7 +16,7 @@ from haversack.errors import NothingChangedError
 from haversack.graph.pairs import lower
 from haversack.model import Edits, Model
 from haversack.recipe import Recipe, Stage, Step, recipe_from_toml, technique
-from haversack.runtimes import onnx
+from haversack.runtimes.onnx import ONNX
 from haversack.task import Task
 
 NAMES = techniques.names()
@@ -144,7 +144,7 @@ def test_a_teacher_survives(name):
 def test_a_skeleton_is_as_large_as_the_whole(name):
     whole, bare = (Recipe((first_option(name),)).untrained(), Recipe((first_option(name),)).skeleton())
     steps = (whole, bare) if bare != whole else ()
-    sizes = [len(onnx.write(lower(each.apply(fresh(), task())))) for each in steps]
+    sizes = [len(ONNX.write(lower(each.apply(fresh(), task())))) for each in steps]
     assert not sizes or sizes[1] == pytest.approx(sizes[0], rel=0.01)
 
 

@@ -18,7 +18,8 @@ from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.recipe import Recipe, recipe_from_toml
-from haversack.runtimes import host, onnx
+from haversack.runtimes import host
+from haversack.runtimes.onnx import ONNX
 from haversack.surgery.save import save
 from haversack.task import Task
 from haversack.techniques.factorize import Factorize
@@ -238,7 +239,7 @@ def test_factors_export_and_another_process_rebuilds_them(model, method, tmp_pat
     inputs = torch.randn(5, 2, 8, 8)
     with torch.no_grad():
         wanted = small.module(inputs)
-    predict = host.load(onnx.write(lower(small)))
+    predict = host.load(ONNX.write(lower(small)))
     torch.testing.assert_close(predict(inputs), wanted, rtol=1e-4, atol=1e-4)
     if method == "cp":
         save(small, tmp_path)

@@ -15,7 +15,7 @@ from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.recipe import Recipe, describe, recipe_from_toml
 from haversack.runtimes.host import load
-from haversack.runtimes.onnx import write
+from haversack.runtimes.onnx.write import write
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 

@@ -16,7 +16,7 @@ from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.recipe import Recipe
 from haversack.runtimes.host import load
-from haversack.runtimes.onnx import write
+from haversack.runtimes.onnx.write import write
 from haversack.task import Task
 from haversack.techniques.quantize_training import QuantizeTraining
 from haversack.techniques.quantize_training.fake import fake_quantized

@@ -9,7 +9,7 @@ from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.pairs import lower
 from haversack.model import Model
-from haversack.runtimes.onnx import write
+from haversack.runtimes.onnx.write import write
 from haversack.task import Task
 from haversack.techniques.quantize_weights import QuantizeWeights
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from test_contract import fresh, task
-from haversack.runtimes import onnx
+from haversack.runtimes.onnx import ONNX
 from haversack.training import Training, finetune
 from haversack.graph.pairs import lower
 from haversack.surgery.save import load
@@ -30,7 +30,7 @@ found = {}
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     known, start = load_file(folder / "known.safetensors"), fresh()
     model = load(start.module, folder, start.example)
-    file = host.load(onnx.write(lower(model)))
+    file = host.load(ONNX.write(lower(model)))
     with torch.no_grad():
         plain = model.module(known["x"])
         exported = float((file(known["x"]) - known["exported"]).abs().max())
@@ -39,7 +39,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
         again = model.with_module(finetune(model, task(), Training(epochs=1, learning_rate=0.01)))
         zeros = {n: int((t == 0).sum()) for n, t in model.module.named_parameters() if n in model.sparse}
         kept = {n: int((t == 0).sum()) for n, t in again.module.named_parameters() if n in again.sparse}
-        trained, file = again.module(known["x"]).detach(), host.load(onnx.write(lower(again)))
+        trained, file = again.module(known["x"]).detach(), host.load(ONNX.write(lower(again)))
         found[folder.name] |= {
             "moved": float((trained - plain).abs().max()),
             "trained and exported": float((file(known["x"]) - trained).abs().max()),
@@ -52,14 +52,15 @@ print(json.dumps(found))
 @pytest.mark.slow
 def test_every_result_is_reloaded_trained_on_and_exported_in_another_process(tmp_path):
     from haversack.graph.pairs import lower
-    from haversack.runtimes import host, onnx
+    from haversack.runtimes import host
+    from haversack.runtimes.onnx import ONNX
 
     x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     for name in NAMES:
         model = applied(name)
         save(model, tmp_path / name)
         with torch.no_grad():
-            plain, exported = model.module(x), host.load(onnx.write(lower(model)))(x)
+            plain, exported = model.module(x), host.load(ONNX.write(lower(model)))(x)
         save_file({"x": x, "plain": plain, "exported": exported}, tmp_path / name / "known.safetensors")
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, str(tmp_path)],

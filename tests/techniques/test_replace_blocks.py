@@ -15,7 +15,7 @@ from haversack.graph.pairs import lower
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import shown_by
-from haversack.runtimes import onnx
+from haversack.runtimes.onnx import ONNX
 from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
@@ -160,7 +160,7 @@ def test_a_saved_network_loads_and_its_file_gives_the_same_outputs(model, block,
     small = replace(BARE, block=block).apply(model, TASK)
     save(small, tmp_path)
     again = load(Net(), tmp_path, model.example)
-    session = onnxruntime.InferenceSession(onnx.write(lower(small)))
+    session = onnxruntime.InferenceSession(ONNX.write(lower(small)))
     with torch.no_grad():
         wanted = small.module(*model.example)
         assert torch.equal(again.module(*model.example), wanted)

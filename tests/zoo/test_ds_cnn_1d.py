@@ -11,9 +11,9 @@ from haversack.errors import RecipeError
 from haversack.graph.cost import cost
 from haversack.graph.pairs import lower
 from haversack.graph.trace import trace
-from haversack.integer.read import read
 from haversack.model import Model
-from haversack.runtimes import host, tflite
+from haversack.runtimes import host
+from haversack.runtimes.tflite import LITERT
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.quantize_static import QuantizeStatic
@@ -102,6 +102,6 @@ def test_channels_are_pruned_to_the_share_that_was_asked():
 def test_the_int8_file_agrees_with_the_network():
     network, task = settled(width=0.5, depth=0.5), noise()
     x = task.calibration()[0][0]
-    content = tflite.write(read(lower(QuantizeStatic(activations="int8").apply(Model(network, (x[:1],)), task))))
+    content = LITERT.write(lower(QuantizeStatic(activations="int8").apply(Model(network, (x[:1],)), task)))
     wanted = network(x).detach()
     assert (host.load(content)(x) - wanted).abs().mean() < 0.1 * wanted.std()

@@ -20,9 +20,8 @@ from haversack.integer.read import read
 from haversack.integer.reference import run
 from haversack.model import Model
 from haversack.runtimes import host
-from haversack.runtimes.onnx import RUNTIME as ONNX
-from haversack.runtimes.tflite import MICRO
-from haversack.runtimes.tflite import RUNTIME as LITERT
+from haversack.runtimes.onnx import ONNX
+from haversack.runtimes.tflite import LITERT, MICRO
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.quantize_static import QuantizeStatic
@@ -139,9 +138,8 @@ def test_a_familys_network_loses_three_tenths_and_its_integer_files_agree(name):
     assert torch.equal(micro(x[:4]), torch.from_numpy(run(graph, [given])[0])), "the integer arithmetic is settled"
 
 
-def predictor(content: dict[str, bytes], **settings) -> Callable[..., Tensor]:
-    (file,) = content.values()
-    return host.load(file, 1, **settings)
+def predictor(content: bytes, **settings) -> Callable[..., Tensor]:
+    return host.load(content, 1, **settings)
 
 
 def check_few_steps(predict: Callable[..., Tensor], lowered: fx.GraphModule, x: Tensor) -> None:

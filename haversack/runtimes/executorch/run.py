@@ -11,10 +11,9 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-from haversack.artifact import Orders
 from haversack.errors import MeasureError
-from haversack.runtimes import process
-from haversack.runtimes.files import Arrays, File, Opened, name_of
+from haversack.runtimes import Arrays, File, Opened, Orders, process
+from haversack.runtimes.files import name_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,14 +18,11 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
-from haversack.artifact import Files, Runtime
 from haversack.errors import ExportError
 from haversack.graph.folded import tensor_of
 from haversack.graph.pairs import pairs
 from haversack.graph.trace import layer_path
 from haversack.progress import note
-
-__all__ = ["RUNTIME", "write"]
 
 aten = torch.ops.aten
 
@@ -46,13 +43,6 @@ def write(lowered: fx.GraphModule) -> bytes:
     if find_spec("executorch") is None:
         raise ExportError("writing .pte files needs ExecuTorch.", mend="pip install 'haversack[executorch]'")
     return _program(_for_xnnpack(lowered))
-
-
-def _files(lowered: fx.GraphModule) -> Files:
-    return {"model.pte": write(lowered)}
-
-
-RUNTIME = Runtime("executorch", frozenset({"float32", "int8"}), _files)
 
 
 def _for_xnnpack(lowered: fx.GraphModule) -> fx.GraphModule:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from haversack.artifact import Orders
 from haversack.errors import MeasureError
-from haversack.runtimes.files import Arrays, File, Opened, name_of
+from haversack.runtimes import Arrays, File, Opened, Orders
+from haversack.runtimes.files import name_of
 from haversack.runtimes.onnx.run import cast_to
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haversack.artifact import Orders
 from haversack.disk import scratch_folder
 from haversack.errors import MeasureError
-from haversack.runtimes.files import Arrays, Contents, File, Opened, name_of
+from haversack.runtimes import Arrays, Contents, File, Opened, Orders
+from haversack.runtimes.files import name_of
 from haversack.runtimes.process import ask
 
 if TYPE_CHECKING:

@@ -5,28 +5,65 @@ A new operation is one line in `schema.py`.
 
 from __future__ import annotations
 
-from torch import fx
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from haversack.artifact import Files, Orders, Runtime
-from haversack.integer.read import read
-from haversack.runtimes.tflite.write import write
+from haversack.runtimes import Around, FileFormat, Orders, Runtime
+from haversack.runtimes.tflite import micro, run
 
-__all__ = ["MICRO", "RUNTIME", "write"]
-
-
-def _files(lowered: fx.GraphModule) -> Files:
-    return {"model.tflite": write(read(lowered))}
+if TYPE_CHECKING:
+    from torch import fx
 
 
-def _micro_files(lowered: fx.GraphModule) -> Files:
-    return {"model.tflite": write(read(lowered), micro=True)}
+def _written(lowered: fx.GraphModule) -> bytes:
+    from haversack.integer.read import read
+    from haversack.runtimes.tflite.write import write
+
+    return write(read(lowered))
+
+
+def _written_small(lowered: fx.GraphModule) -> bytes:
+    from haversack.integer.read import read
+    from haversack.runtimes.tflite.write import write
+
+    return write(read(lowered), micro=True)
 
 
 def _orders(lowered: fx.GraphModule) -> Orders:
+    from haversack.integer.read import read
+
     graph = read(lowered)
     return graph.input_orders, graph.output_orders
 
 
-_FORMATS = frozenset({"float32", "int16", "int8", "int4"})
-RUNTIME = Runtime("litert", _FORMATS, _files, _orders)
-MICRO = Runtime("tflite-micro", _FORMATS, _micro_files, _orders)
+LITERT = Runtime(
+    name="litert",
+    title="LiteRT",
+    format=FileFormat(
+        *("model.tflite", ".tflite", Path(__file__).with_name("worker.py")),
+        *(run.empty, run.contents),
+        mark=rb".{4}TFL3",
+    ),
+    number_formats=frozenset({"float32", "int16", "int8", "int4"}),
+    write=_written,
+    open=run.open_file,
+    packages=("ai_edge_litert",),
+    install="pip install 'haversack[litert]'",
+    orders=_orders,
+    around=Around(330, 460, 8),
+)
+MICRO = replace(
+    LITERT,
+    name="tflite-micro",
+    title="tflite-micro",
+    write=_written_small,
+    open=micro.open_file,
+    packages=("tflite_micro",),
+    install="pip install --pre tflite-micro",
+    around=Around(215, 350, 8),
+    exact=True,
+    credulous=True,
+    remark=".tflite files; C source, which needs no interpreter, is not written yet",
+)
+ROWS = (LITERT, MICRO)

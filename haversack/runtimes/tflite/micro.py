@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haversack.artifact import Orders
 from haversack.errors import MeasureError
-from haversack.runtimes import process
-from haversack.runtimes.files import Arrays, File, Opened, name_of
+from haversack.runtimes import Arrays, File, Opened, Orders, process
+from haversack.runtimes.files import name_of
 from haversack.runtimes.ports import Port, opened
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haversack.artifact import Orders
 from haversack.errors import MeasureError
-from haversack.runtimes import process
-from haversack.runtimes.files import Arrays, Contents, File, Opened, name_of
+from haversack.runtimes import Arrays, Contents, File, Opened, Orders, process
+from haversack.runtimes.files import name_of
 from haversack.runtimes.ports import Port, opened
 from haversack.runtimes.process import ask
 
