@@ -100,9 +100,8 @@ def _stay(group: ChannelGroup, gone: int) -> list[int]:
 def refuted(read: Trace, module: nn.Module, edits: Edits, foretold: Foretold) -> set[str]:
     """The sites whose assumptions do not hold, as far as one trial shows; none where all do."""
     small = edit(module, edits)
-    given, _ = read.program.example_inputs or ((), {})
     try:
-        again = trace(small, tuple(value for value in given if isinstance(value, Tensor)))
+        again = trace(small, read.example)
     except TraceError as error:
         return _behind(_failed(read, error, foretold), foretold)
     wanted, found = list(_results(read)), list(_results(again))

@@ -162,7 +162,7 @@ class _Shapes(fx.Interpreter):
     """Runs a graph on meta tensors and keeps each node's result and FLOPs."""
 
     def __init__(self, trace: Trace) -> None:
-        super().__init__(trace.program.graph_module)
+        super().__init__(trace.structure.network)
         self.inputs = [node for node in trace.graph.find_nodes(op="placeholder") if node.name not in trace.weights]
         sizes = [node.meta["val"].shape[0] for node in self.inputs]
         self.batch: int = max((int(size) for size in sizes if is_concrete_int(size)), default=1)
@@ -241,12 +241,11 @@ def _shapes(trace: Trace) -> _Shapes:
 def _first_users(trace: Trace) -> list[tuple[fx.Node | None, int]]:
     """Each distinct parameter's first user (None where nothing uses it) and its element count."""
     order = {node: step for step, node in enumerate(trace.graph.nodes)}
-    names = set(trace.program.graph_signature.parameters)
     users: dict[int, list[fx.Node]] = {}
     counts: dict[int, int] = {}
     for node in trace.graph.find_nodes(op="placeholder"):
         tensor = trace.tensor(node)
-        if tensor is not None and trace.weights[node.name] in names:
+        if tensor is not None and trace.weights[node.name] in trace.structure.parameters:
             users.setdefault(id(tensor), []).extend(node.users)
             counts[id(tensor)] = tensor.numel()
     return [(min(users[key], key=order.__getitem__, default=None), count) for key, count in counts.items()]

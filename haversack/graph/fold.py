@@ -8,15 +8,15 @@ depend on the network alone.
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from haversack.graph.pads import absorb_pads
+from haversack.graph.structure import CHECKS
 from haversack.graph.trace import Trace, layer_path
 from haversack.grid import blocks
 
@@ -64,11 +64,6 @@ _CASTS = {
     aten.to.other,
     aten._to_copy.default,  # noqa: SLF001
 }
-_CHECKS = {
-    aten._assert_scalar.default,  # noqa: SLF001
-    aten._assert_tensor_metadata.default,  # noqa: SLF001
-    aten.sym_constrain_range_for_size.default,
-}
 _RANDOM = {aten.rand.default, aten.randn.default, aten.rand_like.default, aten.randn_like.default}
 # A folded constant may be a little larger than what it was computed from, and small ones always pay.
 _SMALL_CONSTANT = 1 << 16
@@ -82,7 +77,10 @@ def fold(trace: Trace) -> fx.GraphModule:
     norm brings stands beside its weight ("layer1.0.conv1.bias"). Nodes keep `meta["val"]` and `nn_module_stack`; the
     graph's `meta["norms"]` says which batch norm went into which weight.
     """
-    graph, tensors = _unlifted(trace)
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(trace.structure.plain, {}))
+    names = {str(node.target) for node in graph.find_nodes(op="get_attr")}
+    tensors = {name: trace.tensors[name].detach() for name in names}
     norms: dict[str, Norm] = {}
     _remove_checks(graph)
     _remove_identities(graph)
@@ -100,59 +98,8 @@ def fold(trace: Trace) -> fx.GraphModule:
     return folded
 
 
-def _unlifted(trace: Trace) -> tuple[fx.Graph, Tensors]:
-    """A graph of its own with weights as attributes, plain inputs and plain outputs."""
-    program = trace.program
-    graph, tensors = _owned(program)
-    if any(_writes_into_a_view(node) for node in graph.nodes):
-        # torch's functionalization traces the network again: slower, needed by few, and it warns of torch's own ways.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph, tensors = _owned(program.run_decompositions({}))
-    for node in graph.nodes:
-        if _is_in_place(node):
-            node.target = _out_of_place(node.target)
-    return graph, tensors
-
-
-def _owned(program: torch.export.ExportedProgram) -> tuple[fx.Graph, Tensors]:
-    module = program.module(check_guards=False)
-    graph = fx.Graph()
-    leaves = tuple(cast("tuple[fx.Node, ...]", graph.graph_copy(module.graph, {})))
-    graph.output(leaves[0] if program.call_spec.out_spec.is_leaf() else leaves)
-    targets = {str(node.target) for node in graph.find_nodes(op="get_attr")}
-    return graph, {target: _attribute(module, target).detach() for target in targets}
-
-
-def _attribute(module: nn.Module, target: str) -> Tensor:
-    parent, _, name = target.rpartition(".")
-    tensor: Tensor = getattr(module.get_submodule(parent), name)
-    return tensor
-
-
-def _is_in_place(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable  # noqa: SLF001
-
-
-def _writes_into_a_view(node: fx.Node) -> bool:
-    if not _is_in_place(node) or node.target in _CHECKS:
-        return False
-    written = node.args[0]
-    return isinstance(written, fx.Node) and (_is_view(written) or any(_is_view(user) for user in written.users))
-
-
-def _is_view(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.is_view  # noqa: SLF001
-
-
-def _out_of_place(target: Any) -> Callable[..., Any]:  # noqa: ANN401
-    name, overload = target._schema.name.split("::")[1].removesuffix("_"), target._overloadname  # noqa: SLF001
-    operation: Callable[..., Any] = getattr(getattr(aten, name), overload)
-    return operation
-
-
 def _remove_checks(graph: fx.Graph) -> None:
-    for target in _CHECKS:
+    for target in CHECKS:
         for node in graph.find_nodes(op="call_function", target=target):
             graph.erase_node(node)
 

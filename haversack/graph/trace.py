@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from haversack.errors import TraceError
-from haversack.graph.run import on_the_same_tensors
+from haversack.graph.run import named_tensors
+from haversack.graph.structure import Structure, structure_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
-    """An exported network: `program.graph` holds one node an operation, `node.meta["val"]` its shape and type.
+    """A network read as a graph: one node an operation, `node.meta["val"]` its shape and type.
 
-    `weights` names the state-dict entry behind each placeholder node that is not an input.
+    `tensors` are the network's own and the constants of its code, by name; `example` is a batch of two or more.
     """
 
-    program: torch.export.ExportedProgram
-    weights: Mapping[str, str]
+    structure: Structure
+    tensors: Mapping[str, Tensor]
+    example: tuple[Tensor, ...]
 
     @property
     def graph(self) -> fx.Graph:
         """The operations, in order."""
-        graph: fx.Graph = self.program.graph
+        graph: fx.Graph = self.structure.network.graph
         return graph
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """The tensor behind each placeholder node that is not an input: its name, by the node's."""
+        return self.structure.weights
 
     def operations(self) -> Iterator[fx.Node]:
         """The nodes that compute something."""
@@ -40,10 +42,7 @@ class Trace:
     def tensor(self, node: fx.Node) -> Tensor | None:
         """The weight or constant behind a placeholder node, or None where it is an input or a result."""
         name = self.weights.get(node.name)
-        if name is None:
-            return None
-        tensors: Mapping[str, Tensor] = {**self.program.constants, **self.program.state_dict}
-        return tensors[name]
+        return None if name is None else self.tensors[name]
 
 
 def trace(module: nn.Module, example: tuple[Tensor, ...]) -> Trace:
@@ -51,82 +50,20 @@ def trace(module: nn.Module, example: tuple[Tensor, ...]) -> Trace:
 
     `example` is a batch of inputs. Raises TraceError, naming the layer, when torch.export cannot read the network.
     """
-    # The caller's mode stays, and its weights are only looked at. Two samples: torch.export fixes sizes 0 and 1.
-    module = on_the_same_tensors(module).eval()
-    inputs = tuple(torch.cat([value, value]) if value.shape[0] == 1 else value for value in example)
-    shapes = _as_parameters(module, tuple({0: torch.export.Dim.AUTO} for _ in inputs))
-    with _layers_followed(module) as layers, _quiet():
-        try:
-            program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-        except Exception as error:
-            raise _explained(error, layers) from error
-    signature = program.graph_signature
-    weights = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    return Trace(program, weights)
+    inputs = two_or_more(example)
+    structure = structure_of(module, inputs)
+    return Trace(structure, {**structure.constants, **named_tensors(module)}, inputs)
 
 
-def _as_parameters(module: nn.Module, each: tuple[object, ...]) -> tuple[object, ...]:
-    """One entry a parameter of forward(), as torch.export wants it: those of `*inputs` are one entry."""
-    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL not in kinds:
-        return each
-    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-    return (*each[:first], each[first:])
+def two_or_more(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs, a single sample twice: torch.export fixes sizes 0 and 1."""
+    return tuple(torch.cat([value, value]) if value.shape[0] == 1 else value for value in example)
 
 
 def layer_path(node: fx.Node) -> str:
     """The dotted name of the module whose code made this node; '' for the network itself."""
     stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if not path.startswith("_empty")]
     return stack[-1] if stack else ""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps torch's own warnings and log lines away: what matters of them is in the TraceError."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _layers_followed(module: nn.Module) -> Iterator[list[str]]:
-    """Keeps the path of the module that is running, so that a failure can name it."""
-    running: list[str] = []
-    handles = []
-    for path, layer in module.named_modules():
-
-        def enter(_: nn.Module, __: object, path: str = path) -> None:
-            running.append(path)
-
-        def leave(_: nn.Module, __: object, ___: object) -> None:
-            running.pop()
-
-        handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
-    try:
-        yield running
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _explained(error: Exception, layers: list[str]) -> TraceError:
-    layer = next((path for path in reversed(layers) if path), "")
-    first = str(error).strip().splitlines()
-    return TraceError(
-        f"torch.export cannot trace the network: {type(error).__name__}: {first[0] if first else ''}",
-        where=f"layer {layer}" if layer else "network()",
-        mend="replace control flow that depends on data in that layer's forward(), then try again.",
-    )
 
 
 def computes_tensors(node: fx.Node) -> bool:

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from haversack.errors import RecipeError, SurgeryError, UntrustedError, WorkspaceError
-from haversack.graph.run import named_tensors
-from haversack.graph.trace import trace
+from haversack.graph.run import named_tensors, on_the_same_tensors
+from haversack.graph.structure import export
+from haversack.graph.trace import two_or_more
 from haversack.grid import Grid
 from haversack.model import Edits, Model
 from haversack.surgery.described import MOST_CHANGES, Allowance, change_of, described
@@ -119,7 +120,7 @@ def export_pt2(model: Model, path: Path) -> None:
 
     torch keeps example inputs in such a file, pickled. Here they are zeros: the user's data go nowhere.
     """
-    program = trace(model.module, model.example).program
+    program = export(on_the_same_tensors(model.module).eval(), two_or_more(model.example))
     inputs, named = program.example_inputs
     program.example_inputs = (tuple(torch.zeros_like(value) for value in inputs), named)
     with _whole(path) as place, place.open("wb") as stream:

@@ -217,7 +217,7 @@ def test_weighing_leaves_the_network_as_it_was_and_computes_nothing() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     traced = trace(network, (torch.randn(2, 4),))
     with torch.no_grad():
-        for tensor in traced.program.state_dict.values():
+        for tensor in traced.tensors.values():
             tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
     assert cost(traced) == cost(traced)
     assert network.training

@@ -63,5 +63,5 @@ def test_tracing_copies_no_tensor_and_leaves_the_network_in_its_mode():
     traced = trace(network, (torch.randn(2, 3, 8, 8),))
     assert all(layer.training for layer in network.modules())
     own = {each.data_ptr() for each in network.state_dict().values()}
-    assert {each.data_ptr() for each in traced.program.state_dict.values()} <= own
+    assert {each.data_ptr() for each in traced.tensors.values()} <= own
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

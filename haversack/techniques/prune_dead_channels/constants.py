@@ -46,7 +46,7 @@ class _Enclosing(fx.Interpreter):
     """Runs a graph on intervals and keeps what some layers see."""
 
     def __init__(self, trace: Trace, layers: Collection[fx.Node], input_limit: float) -> None:
-        super().__init__(trace.program.graph_module)
+        super().__init__(trace.structure.network)
         self.trace, self.layers, self.input_limit = trace, set(layers), input_limit
         self.seen: dict[fx.Node, Seen] = {}
 

@@ -104,11 +104,10 @@ def values_of(read: Trace, x: Tensor) -> dict[str, Tensor]:
                 values[n.name] = result.clone()
             return result
 
-    weights = {**read.program.state_dict, **read.program.constants}
     nodes = read.graph.find_nodes(op="placeholder")
     with torch.no_grad():
-        given = [weights[read.weights[node.name]].clone() if node.name in read.weights else x for node in nodes]
-        Keeping(read.program.graph_module).run(*given, enable_io_processing=False)
+        given = [read.tensors[read.weights[node.name]].clone() if node.name in read.weights else x for node in nodes]
+        Keeping(read.structure.network).run(*given, enable_io_processing=False)
     return values
 
 
