@@ -38,6 +38,7 @@ from haversack.plan.students import Member, Student
 from haversack.progress import noted, say
 from haversack.quantity import now
 from haversack.recipe import Recipe, Step, technique
+from haversack.report.blocks import document
 from haversack.report.text import measured_earlier, packed, ranked
 from haversack.runtimes import estimate, find_runtime, host
 from haversack.task import Task
@@ -251,15 +252,15 @@ def _result(bench: Bench, found: Found, device: Device, budget: Budget) -> Packe
     artifact = replace(bench.artifact(Trial(recipe)), measurement=found.best.measurement)
     artifact = bench.gauge.validated(artifact, model)
     found = replace(found, best=replace(found.best, measurement=artifact.measurement))
-    report = f"{packed(found, baseline, device, budget)}{measured_earlier(found, baseline, bench.started)}"
-    return Packed(artifact, baseline, model, found, report, budget)
+    report = document(packed(found, baseline, device, budget), measured_earlier(found, baseline, bench.started))
+    return Packed(artifact, baseline, model, found, str(report), budget)
 
 
 def _report(bench: Bench, found: Found, budget: Budget, settings: Settings) -> None:
     """Leaves the report of a search that found nothing to ship."""
     if settings.out is not None:
         baseline = bench.artifact(Trial(Recipe())).measurement
-        place = leave_report(settings.out, packed(found, baseline, bench.device, budget))
+        place = leave_report(settings.out, str(packed(found, baseline, bench.device, budget)))
         say(f"what was tried, and why it is no answer, stands in {place}")
 
 
@@ -297,7 +298,7 @@ def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequen
     fitting = place.students(name)
     audition = Audition(bench.original, bench.task, lambda step: bench.model(Recipe((step,))), whole)
     students = audition.ranked(fitting)
-    say(ranked(students))
+    say(str(ranked(students)))
     return students
 
 

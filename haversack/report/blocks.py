@@ -1,10 +1,11 @@
-"""Plain text at a fixed width: tables, paragraphs, and figures that never lose their origin."""
+"""Blocks of reports: tables and paragraphs as data, which `str` sets at a fixed width; figures with their origin."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from io import StringIO
+from textwrap import fill
 from typing import Literal
 
 from rich.box import Box
@@ -22,35 +23,76 @@ _RULED = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
 """A line under the head and above the foot, in ASCII, so that every terminal and log can show it."""
 
 
-def table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = (), foot: bool = False
-) -> str:
-    """The rows under their heads; columns in `right` are aligned right; with `foot` the last row is a sum.
+@dataclass(frozen=True)
+class Rows:
+    """A table: rows under their heads; columns in `right` are aligned right; with `foot` the last row is a sum."""
 
-    Columns of single words are never broken, so that each can be searched for, unless they are long.
-    """
-    grid = Table(box=_RULED, show_edge=False, pad_edge=False, show_footer=foot)
-    last = rows[-1] if foot else [""] * len(head)
-    for place, (title, end) in enumerate(zip(head, last, strict=True)):
-        whole = all(" " not in row[place] and len(row[place]) <= _WORD for row in rows)
-        side: Literal["left", "right"] = "right" if title in right else "left"
-        grid.add_column(title, Text(end), justify=side, overflow="fold", no_wrap=whole)
-    for row in rows[:-1] if foot else rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    out = StringIO()
-    Console(file=out, width=WIDTH, color_system=None, force_terminal=False, highlight=False).print(grid)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip())
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: Collection[str] = ()
+    foot: bool = False
 
-
-def paragraph(text: str, first: str = "", rest: str | None = None) -> str:
-    """The text wrapped to the width, its first line after `first`, the others after `rest` (blanks as wide)."""
-    later = " " * len(first) if rest is None else rest
-    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
+    def __str__(self) -> str:
+        """Columns of single words are never broken, so that each can be searched for, unless they are long."""
+        grid = Table(box=_RULED, show_edge=False, pad_edge=False, show_footer=self.foot)
+        last = self.rows[-1] if self.foot else [""] * len(self.head)
+        for place, (title, end) in enumerate(zip(self.head, last, strict=True)):
+            whole = all(" " not in row[place] and len(row[place]) <= _WORD for row in self.rows)
+            side: Literal["left", "right"] = "right" if title in self.right else "left"
+            grid.add_column(title, Text(end), justify=side, overflow="fold", no_wrap=whole)
+        for row in self.rows[:-1] if self.foot else self.rows:
+            grid.add_row(*(Text(cell) for cell in row))
+        out = StringIO()
+        Console(file=out, width=WIDTH, color_system=None, force_terminal=False, highlight=False).print(grid)
+        return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip())
 
 
-def document(*blocks: str) -> str:
-    """The blocks that hold something, an empty line between them."""
-    return "\n\n".join(block for block in blocks if block)
+@dataclass(frozen=True)
+class Paragraph:
+    """A text wrapped to the width, its first line after `first`, the others after `rest` (blanks as wide)."""
+
+    text: str
+    first: str = ""
+    rest: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+    def __str__(self) -> str:
+        later = " " * len(self.first) if self.rest is None else self.rest
+        return fill(self.text, WIDTH, initial_indent=self.first, subsequent_indent=later, break_on_hyphens=False)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Blocks right under each other."""
+
+    blocks: Sequence[Block]
+
+    def __bool__(self) -> bool:
+        return bool(self.blocks)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.blocks))
+
+
+@dataclass(frozen=True)
+class Document:
+    """Blocks with an empty line between them."""
+
+    blocks: Sequence[Block]
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.blocks))
+
+
+Block = Rows | Paragraph | Lines | Document | str
+"""A part of a report: data, which `str` sets as text; a string stands as it is."""
+
+
+def document(*blocks: Block) -> Document:
+    """The blocks that hold something."""
+    return Document([block for block in blocks if block])
 
 
 def figure(found: Figure | None, show: Show) -> str:

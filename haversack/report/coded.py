@@ -7,10 +7,10 @@ from typing import Any
 
 from haversack.coded.tensors import Codebook, Integers, Stored
 from haversack.quantity import show_bytes
-from haversack.report.blocks import document, paragraph, table
+from haversack.report.blocks import Document, Paragraph, Rows, document
 
 
-def coded(tensors: Mapping[str, Stored], size_bytes: int, place: str) -> str:
+def coded(tensors: Mapping[str, Stored], size_bytes: int, place: str) -> Document:
     """The tensors of a coded file, one a line, and what the file saves against float32."""
     rows = [
         (each["name"], "x".join(map(str, each["shape"])), each["form"], f"{each['zeros']:.1%}")
@@ -19,7 +19,7 @@ def coded(tensors: Mapping[str, Stored], size_bytes: int, place: str) -> str:
     plain = 4 * sum(tensor.real.size for tensor in tensors.values())
     total = f"{show_bytes(size_bytes)} in all, for {show_bytes(plain)} as float32: {plain / size_bytes:.1f}x smaller."
     head = ("tensor", "shape", "stored as", "zeros")
-    return document(place, table(head, rows, right=("zeros",)), paragraph(total))
+    return document(place, Rows(head, rows, right=("zeros",)), Paragraph(total))
 
 
 def contents(tensors: Mapping[str, Stored]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from haversack.device import Device
 from haversack.quantity import show_bytes
-from haversack.report.blocks import document, paragraph, table
+from haversack.report.blocks import Document, Lines, Paragraph, Rows, document
 from haversack.runtimes import named
 
 _FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -30,11 +30,11 @@ _FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 _NOT_STATED = "not stated"
 
 
-def device_card(device: Device) -> str:
+def device_card(device: Device) -> Document:
     """Every fact of a device with its source, what nobody states, and what pays there."""
     told = {name: _fact(device, name) for name in _FACTS}
     facts = [
-        f"{_FACTS[name][0]}: {value}\n{paragraph(device.sources.get(name, 'no source is given'), '    ')}"
+        Lines((f"{_FACTS[name][0]}: {value}", Paragraph(device.sources.get(name, "no source is given"), "    ")))
         for name, value in told.items()
         if value
     ]
@@ -43,18 +43,18 @@ def device_card(device: Device) -> str:
     return document(
         f"{device.name}: {device.title}",
         f"runtime: {device.runtime}{f' ({runtime.remark})' if runtime and runtime.remark else ''}",
-        paragraph(device.why),
-        "\n".join(facts),
-        paragraph(missing, f"{_NOT_STATED}: ", "  ") if missing else "",
+        Paragraph(device.why),
+        Lines(facts),
+        Paragraph(missing, f"{_NOT_STATED}: ", "  "),
     )
 
 
-def device_table(devices: Sequence[Device]) -> str:
+def device_table(devices: Sequence[Device]) -> Rows:
     """The devices, one a line."""
     names = ("flash_bytes", "ram_bytes", "cores", "clock_hz", "number_formats")
     rows = [(each.name, *(_fact(each, name) or _NOT_STATED for name in names), each.runtime) for each in devices]
     head = ("device", *(_FACTS[name][0] for name in names), "runtime")
-    return table(head, rows, right=("flash", "RAM", "cores", "clock"))
+    return Rows(head, rows, right=("flash", "RAM", "cores", "clock"))
 
 
 def _fact(device: Device, name: str) -> str:

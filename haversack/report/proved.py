@@ -6,15 +6,15 @@ import json
 
 from haversack.proof import Blame, Proof, Remedy, Witness
 from haversack.quantity import show_bytes, show_score
-from haversack.report.blocks import document, paragraph, table
+from haversack.report.blocks import Document, Lines, Paragraph, Rows, document
 
 
-def proved(proof: Proof) -> str:
+def proved(proof: Proof) -> Document:
     """Each runtime beside the reference: equal numbers, largest difference, bytes, score and what it promised."""
     unit = "in steps of the output's grid" if proof.on_integers else "relative to the largest output"
     head = ("runtime", "file", "inputs", "equal", "off by", "bytes", "score", "promise")
     rows = [row for witness in proof.witnesses for row in _rows(witness)]
-    absent = [paragraph(reason, f"Not asked: {name}: ", "  ") for name, reason in proof.absent.items()]
+    absent = [Paragraph(reason, f"Not asked: {name}: ", "  ") for name, reason in proof.absent.items()]
     first = max((each.calibration.samples for each in proof.witnesses if each.calibration), default=0)
     note = (
         f"Outputs for {first} calibration inputs and as many random ones, compared with {proof.reference}'s: the share "
@@ -22,12 +22,12 @@ def proved(proof: Proof) -> str:
         "integers. What is promised to the bit is held on all inputs; what is promised within so much is held to it on "
         "the calibration inputs, and only has to be finite on the random ones."
     )
-    files = table(("file", "looked at"), [(each.file, each.looked_at) for each in proof.files]) if proof.files else ""
+    files = Rows(("file", "looked at"), [(each.file, each.looked_at) for each in proof.files]) if proof.files else ""
     wrong = [(each.name, each.broken) for each in proof.broken]
     wrong += [(each.file, each.broken) for each in proof.files if each.broken]
-    broken = [paragraph(f"{name} {what}.", "BROKEN: ", "  ") for name, what in wrong]
-    verdict = "\n".join(broken) or "Every promise was kept."
-    return document(proof.folder, table(head, rows), paragraph(note), "\n".join(absent), files, verdict)
+    broken = [Paragraph(f"{name} {what}.", "BROKEN: ", "  ") for name, what in wrong]
+    verdict = Lines(broken) or "Every promise was kept."
+    return document(proof.folder, Rows(head, rows), Paragraph(note), Lines(absent), files, verdict)
 
 
 def _rows(witness: Witness) -> list[tuple[str, ...]]:
@@ -45,7 +45,7 @@ def _rows(witness: Witness) -> list[tuple[str, ...]]:
 _SHOWN = 12
 
 
-def blamed(blame: Blame) -> str:
+def blamed(blame: Blame) -> Document:
     """The layers by the noise that each alone brings to the outputs, and the remedy with its cost."""
     head = ("layer", "bits", "signal/noise", "alone", "share of MACs", "score if float")
     rows = [
@@ -66,8 +66,8 @@ def blamed(blame: Blame) -> str:
     )
     worst = blame.suspects[0]
     guilty = f"Most of the noise comes from {worst.path} ({worst.bits} bits)."
-    mended = _mended(blame.remedy) if blame.remedy else paragraph(f"No remedy is proposed: {blame.why_none}.")
-    return document(blame.folder, table(head, rows, right=head[1:]), paragraph(note), guilty, mended)
+    mended = _mended(blame.remedy) if blame.remedy else Paragraph(f"No remedy is proposed: {blame.why_none}.")
+    return document(blame.folder, Rows(head, rows, right=head[1:]), Paragraph(note), guilty, mended)
 
 
 def _mended(remedy: Remedy) -> str:

@@ -14,10 +14,10 @@ from haversack.plan.found import Found, Refusal, Verdict
 from haversack.plan.students import Student
 from haversack.quantity import show_bytes, show_count, show_ms, show_ratio, show_score
 from haversack.recipe import Recipe, describe
-from haversack.report.blocks import UNKNOWN, document, figure, paragraph, table
+from haversack.report.blocks import UNKNOWN, Block, Document, Lines, Paragraph, Rows, document, figure
 
 
-def weighed(cost: Cost, weighings: Sequence[tuple[str, Measurement]], device: Device, budget: Budget) -> str:
+def weighed(cost: Cost, weighings: Sequence[tuple[str, Measurement]], device: Device, budget: Budget) -> Document:
     """What a network needs: layer by layer, then in each number format, and which limits it is over."""
     memory = cost.memory
     totals = (
@@ -25,21 +25,21 @@ def weighed(cost: Cost, weighings: Sequence[tuple[str, Measurement]], device: De
         f"{8 * cost.bytes_per_element} bits: {show_bytes(memory.peak_bytes)} at the peak as planned, and no plan needs "
         f"less than {show_bytes(memory.bound_bytes)}."
     )
-    held = [paragraph(line, f"{name}: ") for name, each in weighings for line in _verdicts(each, budget)]
-    note = paragraph(
+    held = [Paragraph(line, f"{name}: ") for name, each in weighings for line in _verdicts(each, budget)]
+    note = Paragraph(
         "Nothing was run: every figure is an estimate. Flash is the file, without the runtime's code; RAM the planned "
         "activations; limits are held against the slow end of a range."
     )
-    fits = "\n".join(held) or "No limit is set."
-    return document(paragraph(totals), _layers(cost), f"On {device.title}:", _formats(weighings), fits, note)
+    fits = Lines(held) or "No limit is set."
+    return document(Paragraph(totals), _layers(cost), f"On {device.title}:", _formats(weighings), fits, note)
 
 
-def _layers(cost: Cost) -> str:
+def _layers(cost: Cost) -> Rows:
     head = ("layer", "operation", "output", "parameters", "MACs", "share")
     rows = [_layer(each, cost.macs) for each in cost.layers]
     held = sum(each.parameters for each in cost.layers)
     total = ("total", "", "", f"{held:,}", f"{cost.macs:,}", _share(cost.macs, cost.macs))
-    return table(head, [*rows, total], right=("parameters", "MACs", "share"), foot=True)
+    return Rows(head, [*rows, total], right=("parameters", "MACs", "share"), foot=True)
 
 
 def _layer(layer: LayerCost, macs: int) -> tuple[str, ...]:
@@ -52,10 +52,10 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "0 %"
 
 
-def _formats(weighings: Sequence[tuple[str, Measurement]]) -> str:
+def _formats(weighings: Sequence[tuple[str, Measurement]]) -> Rows:
     limits = [limit for limit in LIMITS if limit.judged_by == "counts"]
     rows = [(name, *(figure(each.figure(limit), limit.show) for limit in limits)) for name, each in weighings]
-    return table(("format", *(limit.measure for limit in limits)), rows)
+    return Rows(("format", *(limit.measure for limit in limits)), rows)
 
 
 def _verdicts(found: Measurement, budget: Budget) -> Iterator[str]:
@@ -84,44 +84,43 @@ def _limits(found: Measurement, budget: Budget, baseline_score: float | None) ->
     return rows
 
 
-def advised(advice: Sequence[Advice], device: Device, pack: Sequence[str]) -> str:
+def advised(advice: Sequence[Advice], device: Device, pack: Sequence[str]) -> Document:
     """The ranked advice, each with its reasons, what it may give, and the command that tries it."""
     items = [_advice_item(place, each, each.command(pack)) for place, each in enumerate(advice, start=1)]
-    note = paragraph(
+    note = Paragraph(
         "Estimates and rules of thumb, from counts alone: nothing was trained or run, and flash is without the "
         "runtime's code. `haversack pack` measures what pays."
     )
-    why = paragraph(device.why) if device.why else ""
-    return document(f"Advice for {device.title}, best first.", why, *items, note)
+    return document(f"Advice for {device.title}, best first.", Paragraph(device.why), *items, note)
 
 
-def _advice_item(place: int, advice: Advice, command: str) -> str:
+def _advice_item(place: int, advice: Advice, command: str) -> Lines:
     names = " -> ".join(advice.techniques)
     title = f"{advice.family}: {names}" if names else advice.family
-    lines = [paragraph(title, f"{place:2}. ")]
+    lines: list[Block] = [Paragraph(title, f"{place:2}. ")]
     if names:
-        lines.append(paragraph(f"{advice.suits:.2f} of 1", "    suits: "))
-    lines.append(paragraph(advice.reason, "    why: "))
-    lines.append(paragraph(advice.expect, "    expect: "))
+        lines.append(Paragraph(f"{advice.suits:.2f} of 1", "    suits: "))
+    lines.append(Paragraph(advice.reason, "    why: "))
+    lines.append(Paragraph(advice.expect, "    expect: "))
     if command:
         lines.append(f"    try: {command}")  # in one line, to be copied
-    return "\n".join(lines)
+    return Lines(lines)
 
 
-def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) -> str:
+def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) -> Document:
     """Before and after, the limits, the recipe, and every recipe that was tried with what became of it."""
     best = found.best.measurement
     score = baseline.score.value if baseline.score else None
     limits = _limits(best, budget, score)
     tried = [_tried(each) for each in found.verdicts]
     return document(
-        paragraph(_ending(found, device)),
+        Paragraph(_ending(found, device)),
         _before_and_after(baseline, best),
         _limit_table(limits),
         _unlimited_drop(baseline.score, best.score, budget),
         _recipe(found.best.recipe),
-        "\n".join(paragraph(line, "Note: ", "  ") for line in best.notes),
-        "\n".join(["Tried, in this order:", *tried]) if tried else "",
+        Lines([Paragraph(line, "Note: ", "  ") for line in best.notes]),
+        Lines(["Tried, in this order:", *tried] if tried else []),
         _refused(found.refusals),
         _conditions(best.conditions),
     )
@@ -138,7 +137,7 @@ def _ending(found: Found, device: Device) -> str:
     return f"{early}Nothing that was tried pays on {device.title}."
 
 
-def measured_earlier(found: Found, baseline: Measurement, started: str) -> str:
+def measured_earlier(found: Found, baseline: Measurement, started: str) -> Block:
     """A paragraph on what of this was measured before the run `started`, or nothing."""
     every = [baseline, found.best.measurement, *(each.candidate.measurement for each in found.verdicts)]
     dates = {repr(each): each.conditions.date for each in every if each.conditions.date}
@@ -149,7 +148,7 @@ def measured_earlier(found: Found, baseline: Measurement, started: str) -> str:
         f"{len(earlier)} of {len(dates)} candidates were measured in earlier runs, with the same score, versions and "
         f"settings on this machine; the first on {earlier[0]} UTC."
     )
-    return f"\n\n{paragraph(text, 'Kept: ', '  ')}"
+    return Paragraph(text, "Kept: ", "  ")
 
 
 def _unlimited_drop(before: Figure | None, after: Figure | None, budget: Budget) -> str:
@@ -160,16 +159,16 @@ def _unlimited_drop(before: Figure | None, after: Figure | None, budget: Budget)
     return f"The score fell by {fell}, and no limit was set on it: set one with --max-drop or --score."
 
 
-def _limit_table(limits: Sequence[tuple[str, str, str, str]]) -> str:
+def _limit_table(limits: Sequence[tuple[str, str, str, str]]) -> Block:
     if not limits:
         return "No limit is set."
     note = "An estimate is held against its limit with the far end of its range, a measurement with its median."
     if any(state == "in part" for *_, state in limits):
         note += " In part: the activations alone; the weights and the runtime, which are in RAM too, are not counted."
-    return f"{table(('limit', 'allowed', 'found', 'state'), limits)}\n{paragraph(note)}"
+    return Lines((Rows(("limit", "allowed", "found", "state"), limits), Paragraph(note)))
 
 
-def _before_and_after(before: Measurement, after: Measurement) -> str:
+def _before_and_after(before: Measurement, after: Measurement) -> Lines:
     limits = [limit for limit in LIMITS if limit.kind == "absolute" and not limit.at_least]
     rows = [
         *((limit.measure, *_pair(before, after, limit)) for limit in limits),
@@ -187,7 +186,7 @@ def _before_and_after(before: Measurement, after: Measurement) -> str:
         + " Validated: the score on samples that decided nothing."
         * bool(after.validated)
     )
-    return f"{table(('measure', 'before', 'after', 'after / before'), rows)}\n{paragraph(beside)}"
+    return Lines((Rows(("measure", "before", "after", "after / before"), rows), Paragraph(beside)))
 
 
 def _pair(before: Measurement, after: Measurement, limit: Limit) -> tuple[str, str, str]:
@@ -219,52 +218,46 @@ def _fidelity(found: Measurement) -> str:
     return f"off by {fidelity.mean_difference:.2%} on average, {same}"
 
 
-def _recipe(recipe: Recipe) -> str:
-    steps = [paragraph(describe(step), f"{place:2}. ") for place, step in enumerate(recipe.steps, start=1)]
-    return "\n".join(["Recipe:", *(steps or ["    the network as it is"])])
+def _recipe(recipe: Recipe) -> Lines:
+    steps = [Paragraph(describe(step), f"{place:2}. ") for place, step in enumerate(recipe.steps, start=1)]
+    return Lines(["Recipe:", *(steps or [Paragraph("the network as it is", "    ")])])
 
 
-def _tried(verdict: Verdict) -> str:
+def _tried(verdict: Verdict) -> Lines:
     found = verdict.candidate.measurement
     figures = (
         f"flash {figure(found.flash_bytes, show_bytes)}, latency ratio {figure(found.latency_ratio, show_ratio)}, "
         f"score {figure(found.score, show_score)}"
     )
     word = "kept" if verdict.kept else "dropped" if found.score else "dry run"
-    lines = (
-        paragraph(str(verdict.candidate.recipe), f"  {word:<8}"),
-        paragraph(figures, " " * 10),
-        paragraph(f"because: {verdict.why}", " " * 10),
-    )
-    return "\n".join(lines)
+    recipe = Paragraph(str(verdict.candidate.recipe), f"  {word:<8}")
+    return Lines((recipe, Paragraph(figures, " " * 10), Paragraph(f"because: {verdict.why}", " " * 10)))
 
 
-def _refused(refusals: Sequence[Refusal]) -> str:
+def _refused(refusals: Sequence[Refusal]) -> Lines:
     """What was refused, those of one reason together."""
-    if not refusals:
-        return ""
-    lines = ["Refused:"]
+    lines: list[Block] = ["Refused:"] if refusals else []
     for why in dict.fromkeys(each.why for each in refusals):
-        lines += [paragraph(str(each.recipe), "  ", " " * 4) for each in refusals if each.why == why]
-        lines.append(paragraph(f"because: {why}", " " * 10))
-    return "\n".join(lines)
+        lines += [Paragraph(str(each.recipe), "  ", " " * 4) for each in refusals if each.why == why]
+        lines.append(Paragraph(f"because: {why}", " " * 10))
+    return Lines(lines)
 
 
-def _conditions(conditions: Conditions) -> str:
+def _conditions(conditions: Conditions) -> Paragraph:
     versions = ", ".join(f"{name} {version}" for name, version in conditions.versions.items())
     text = (
         f"device {conditions.device}; a file for {runtimes.title(conditions.runtime)}, measured with "
         f"{conditions.threads} {_counted(conditions.threads, 'thread')} on {conditions.machine}; "
         f"{versions or 'versions unknown'}."
     )
-    return paragraph(text, "Conditions: ", "  ")
+    return Paragraph(text, "Conditions: ", "  ")
 
 
 def _counted(count: int, noun: str) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
-def benched(report: BenchReport) -> str:
+def benched(report: BenchReport) -> Document:
     """What a file needs on this machine, the operators that ran, and what is odd about them."""
     rows = [
         ("bytes on disk", f"{show_bytes(report.disk_bytes)} (host)"),
@@ -273,14 +266,14 @@ def benched(report: BenchReport) -> str:
     ]
     if report.against is not None:
         rows.append((f"latency over {report.against}", figure(report.ratio, show_ratio)))
-    warnings = [paragraph(each, "Note: ") for each in report.warnings]
+    warnings = [Paragraph(each, "Note: ") for each in report.warnings]
     return document(
         report.file,
-        table(("measure", "found"), rows),
-        paragraph(_operators(report.operators), "Operators in the file: ", "  "),
-        paragraph(_operators(report.operators_as_run), "Operators as run: ", "  "),
+        Rows(("measure", "found"), rows),
+        Paragraph(_operators(report.operators), "Operators in the file: ", "  "),
+        Paragraph(_operators(report.operators_as_run), "Operators as run: ", "  "),
         f"Operators that compute on integers: {report.integer_operators}",
-        "\n".join(warnings),
+        Lines(warnings),
         _conditions(Conditions("host", report.runtime, report.threads, report.machine, dict(report.versions))),
     )
 
@@ -292,7 +285,7 @@ def _operators(counts: Mapping[str, int]) -> str:
 _HEAD = ("family", "width", "depth", "downsampling", "shrink", "parameters", "MACs", "distance", "epochs")
 
 
-def ranked(students: Sequence[Student]) -> str:
+def ranked(students: Sequence[Student]) -> Block:
     """The students, best first, with their sizes and how far from the original they were after so many epochs."""
     if not students:
         return ""
@@ -300,9 +293,8 @@ def ranked(students: Sequence[Student]) -> str:
         "Each is as wide as its family may be to fit. Distance: the divergence of its outputs from the original's on "
         "the calibration inputs, after a short training. The better half of each round learned anew for twice as long."
     )
-    return document(
-        f"Students, best first:\n{table(_HEAD, [_row(each) for each in students], right=_HEAD[1:])}", paragraph(note)
-    )
+    table = Rows(_HEAD, [_row(each) for each in students], right=_HEAD[1:])
+    return document(Lines(("Students, best first:", table)), Paragraph(note))
 
 
 def _row(student: Student) -> tuple[str, ...]:

@@ -126,7 +126,7 @@ def test_students_are_ranked_by_how_far_their_outputs_are_and_one_that_fails_com
     students = [Student(Member(name), Counts(1, 1)) for name in ("ds_cnn", *noise)]
     found = Audition(original, file.task, learned, AdoptStudent()).ranked(students)
     assert [each.member.family for each in found] == ["mobilenet_v2", "squeezenet", "mobilenet_v1", "ds_cnn"]
-    table = ranked(found).splitlines()
+    table = str(ranked(found)).splitlines()
     assert [row.split()[0] for row in table[3:7]] == [each.member.family for each in found]
 
 

@@ -17,12 +17,20 @@ from haversack.model import Model
 from haversack.plan.advise import advise
 from haversack.plan.found import Found, Refusal, Verdict
 from haversack.recipe import Recipe, Stage
-from haversack.report.blocks import figure, paragraph, table
-from haversack.report.devices import device_card, device_table
-from haversack.report.text import advised, benched, measured_earlier, packed, weighed
+from haversack.report import devices
+from haversack.report import text as reports
+from haversack.report.blocks import Lines, Paragraph, Rows, document, figure
 from haversack.runtimes.estimate import weigh
 from haversack.task import Task
 
+
+def as_text(report: Callable[..., object]) -> Callable[..., str]:
+    return lambda *facts: str(report(*facts))
+
+
+advised, benched, measured_earlier = map(as_text, (reports.advised, reports.benched, reports.measured_earlier))
+packed, weighed = as_text(reports.packed), as_text(reports.weighed)
+device_card, device_table = as_text(devices.device_card), as_text(devices.device_table)
 PI = find_device("raspberry-pi-zero-2w")
 HERE = Conditions("raspberry-pi-zero-2w", "onnx", 1, "a Zen 4, 2 cores", {"torch": "2.13.0", "onnxruntime": "1.27"})
 BEFORE = Measurement(
@@ -334,7 +342,7 @@ def test_no_report_is_wider_than_100_columns_or_holds_colour_codes(which: str) -
 
 
 def test_square_brackets_in_a_name_are_shown_as_they_are() -> None:
-    assert "layers[0] [bold]" in table(("layer",), [("layers[0] [bold]",)])
+    assert "layers[0] [bold]" in str(Rows(("layer",), [("layers[0] [bold]",)]))
 
 
 def test_a_figure_without_a_spread_shows_its_origin_alone() -> None:
@@ -354,7 +362,20 @@ def test_a_range_that_crosses_units_names_both() -> None:
 
 
 def test_later_lines_of_a_paragraph_stand_under_the_first() -> None:
-    assert all(line.startswith(("why: ", "     ")) for line in paragraph("word " * 40, "why: ").splitlines())
+    assert all(line.startswith(("why: ", "     ")) for line in str(Paragraph("word " * 40, "why: ")).splitlines())
+
+
+def test_blocks_stand_apart_in_a_document_and_under_each_other_in_lines_and_empty_ones_are_left_out() -> None:
+    inner = document(Lines(("one", Paragraph("two", "  "))), "")
+    assert str(document(inner, Lines(()), Paragraph(""), "three")) == "one\n  two\n\nthree"
+
+
+def test_a_report_is_data_before_it_is_text() -> None:
+    report = reports.packed(found(), BEFORE, PI, Budget())
+    tables = [each for block in report.blocks if isinstance(block, Lines) for each in block.blocks]
+    measures = next(each for each in tables if isinstance(each, Rows))
+    assert measures.head == ("measure", "before", "after", "after / before")
+    assert ("flash", "1.1 MB (host)", "190.0 kB (host)", "0.173x") in measures.rows
 
 
 def test_a_score_that_fell_without_a_limit_is_pointed_out() -> None:
