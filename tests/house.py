@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "haversack"
 FLOORS = (
-    "errors",
+    "allocate errors",
     "fingerprint interrupt progress quantity settings untrusted",
     "disk",
     "task",

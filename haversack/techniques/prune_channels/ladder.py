@@ -70,6 +70,8 @@ class Ladder:
         """The rung of each group at which the cost is just below `keep`.
 
         Always takes the step of the lowest price; then takes those back that turn out not to be needed, dearest first.
+        What a step saves depends on how many channels the other groups keep, and prices need not be losses: this is no
+        knapsack (see allocate.py).
         """
         steps = [0] * len(self.rungs)
         target = keep * self.cost.of(self.counts(steps))

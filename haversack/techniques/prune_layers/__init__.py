@@ -136,7 +136,8 @@ class _Choice:
     def cheapest(self, share: float, loss: Loss, gone: Sequence[Removable] = ()) -> list[Removable]:
         """The modules to remove beside those `gone`, in order, so that `share` of the cost is saved by all.
 
-        Always the one that moves the outputs least for what it saves of what is still asked for. Prices are looked up
+        Always the one that moves the outputs least for what it saves of what is still asked for: how far several move
+        them is not the sum of what each does, so that this is no knapsack (see allocate.py). Prices are looked up
         again only for the module that seems cheapest (Minoux 1978): what others have left behind makes a removal
         dearer, hardly ever cheaper.
         """

@@ -24,7 +24,7 @@ from haversack.recipe import Stage, Step
 from haversack.settings import AtLeast, AtMost, Bits, Like, checked
 from haversack.task import Task
 from haversack.techniques.quantize_static.bias import corrected_biases
-from haversack.techniques.quantize_static.bits import allocate, sensitivity
+from haversack.techniques.quantize_static.bits import sensitivity, spent
 from haversack.techniques.quantize_static.data_free import ranges_from_norms
 from haversack.techniques.quantize_static.equalize import Equalized, equalize
 
@@ -189,9 +189,8 @@ class QuantizeStatic(Step):
         free = bits_by_weight(scope, 0, self._exceptions())
         losses = sensitivity(scope, sorted({self.weight_bits, 8}), batches)
         losses = {name: each for name, each in losses.items() if not free[name]}
-        costs = {name: {few: few * counts[name] for few in each} for name, each in losses.items()}
         taken = sum(counts[name] * bits[name] for name in bits.keys() - losses.keys())
-        return bits | allocate(losses, costs, self.average_bits * sum(counts.values()) - taken)
+        return bits | spent(losses, counts, self.average_bits * sum(counts.values()) - taken)
 
 
 def _rounding(name: Rounding) -> Callable[..., Rounded]:

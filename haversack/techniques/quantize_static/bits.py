@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import fx
 
+from haversack.allocate import allocate
 from haversack.graph.folded import tensor_of
 from haversack.graph.ops import layers
 from haversack.graph.pairs import insert
@@ -16,7 +17,6 @@ from haversack.grid import symmetric
 from haversack.progress import track
 
 _SAMPLES = 256
-_BUCKETS = 4096
 # A number, however small, keeps two layers of no measured loss from being a draw.
 _TINY = 1e-12
 
@@ -42,44 +42,19 @@ def sensitivity(network: fx.GraphModule, bits: Sequence[int], batches: Batches) 
     return found
 
 
-def allocate(losses: Losses, costs: Mapping[str, Mapping[int, float]], limit: float) -> dict[str, int]:
-    """Bits for each weight, of the least sum of losses whose sum of costs is at most `limit`.
+@dataclass(frozen=True)
+class Spending:
+    """So many bits for a weight: what they cost in all, and what is lost by them."""
 
-    A multiple-choice knapsack, solved by dynamic programming over 4096 steps of cost, each rounded up: the limit holds
-    strictly, and the loss is the least to within that rounding. Where even the cheapest choices cost more than
-    `limit`, these are the answer.
-    """
-    names = list(losses)
-    cheapest = {name: min(costs[name].values()) for name in names}
-    finest = {name: min(losses[name], key=losses[name].__getitem__) for name in names}
-    if sum(costs[name][few] for name, few in finest.items()) <= limit:
-        return finest
-    room = limit - sum(cheapest.values())
-    if room <= 0:
-        return {name: min(costs[name], key=costs[name].__getitem__) for name in names}
-    least, chosen = np.zeros(_BUCKETS + 1), []
-    for name in names:
-        options = list(losses[name])
-        steps = [int(np.ceil((costs[name][each] - cheapest[name]) / room * _BUCKETS - 1e-9)) for each in options]
-        totals = np.stack(
-            [_shifted(least, step) + losses[name][each] for each, step in zip(options, steps, strict=True)]
-        )
-        choice = totals.argmin(0)
-        least = totals.min(0)
-        chosen.append([(options[index], steps[index]) for index in choice])
-    return _walked_back(names, chosen)
+    name: str
+    bits: int
+    cost: float
+    loss: float
 
 
-def _shifted(least: np.ndarray, step: int) -> np.ndarray:
-    """The least losses when `step` of the room is spent on one more layer."""
-    if step > _BUCKETS:
-        return np.full_like(least, np.inf)
-    return np.concatenate([np.full(step, np.inf), least[: len(least) - step]])
-
-
-def _walked_back(names: Sequence[str], chosen: Sequence[Sequence[tuple[int, int]]]) -> dict[str, int]:
-    left, bits = _BUCKETS, {}
-    for name, choices in zip(reversed(names), reversed(chosen), strict=True):
-        bits[name], step = choices[left]
-        left -= step
-    return {name: bits[name] for name in names}
+def spent(losses: Losses, counts: Mapping[str, int], limit: float) -> dict[str, int]:
+    """The bits of each weight that lose least with at most `limit` in all, or the fewest; `counts` are elements."""
+    options = (
+        [Spending(name, few, few * counts[name], loss) for few, loss in each.items()] for name, each in losses.items()
+    )
+    return {each.name: each.bits for each in allocate(list(options), limit)}

@@ -1,55 +1,13 @@
-"""Ranks are shared out among layers as well as trying everything would; some layers are left alone."""
+"""Ranks that are worth trying, and layers that are left alone."""
 
-import itertools
-
-import pytest
 import torch
 from factor_layers import problem
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from haversack.calibration.patches import geometry_of
 from haversack.model import Model
-from haversack.techniques._exchange import Choice, allocated, frontier
 from haversack.techniques._exchange.sites import sites
 from haversack.techniques.factorize.ways import METHODS, by_rule, ladder
-
-costs = st.tuples(st.floats(0.01, 0.19), st.floats(0.001, 1.0))
-layer_costs = st.lists(costs, min_size=0, max_size=3)
-
-
-def choices(pairs: list[tuple[float, float]]) -> list[Choice]:
-    return [Choice("", (), ()), *(Choice("svd", (1,), (), -saved, loss) for saved, loss in pairs)]
-
-
-def total(chosen, field: str) -> float:
-    return sum(getattr(each, field) for each in chosen)
-
-
-@settings(max_examples=100)
-@given(st.lists(layer_costs, min_size=1, max_size=3), st.floats(0.3, 0.95))
-def test_the_goal_is_reached_where_it_can_be_and_no_step_too_many_is_taken(layers, goal):
-    lists = [choices(pairs) for pairs in layers]
-    chosen = allocated(lists, goal)
-    cheapest = 1 + sum(min(each.cost for each in one) for one in lists)
-    cost = 1 + total(chosen, "cost")
-    assert cost <= goal + 1e-6 or cost == pytest.approx(cheapest)
-    if cheapest <= goal:
-        best = min(total(each, "loss") for each in itertools.product(*lists) if 1 + total(each, "cost") <= goal + 1e-9)
-        # A step of the hull is all that greed can lose.
-        steps = [b.loss - a.loss for one in lists for a, b in itertools.pairwise(frontier(one))]
-        assert total(chosen, "loss") <= best + max(steps, default=0) + 1e-9
-
-
-@given(st.lists(costs, max_size=6))
-def test_the_frontier_is_convex_and_nothing_lies_below_it(pairs):
-    every = choices(pairs)
-    hull = frontier(every)
-    slopes = [(b.loss - a.loss) / (a.cost - b.cost) for a, b in itertools.pairwise(hull)]
-    assert slopes == sorted(slopes)
-    assert hull[0].loss == 0
-    assert min(each.cost for each in every) == hull[-1].cost
 
 
 def test_ladders_hold_multiples_and_fall():
