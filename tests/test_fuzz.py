@@ -17,6 +17,7 @@ CASES = {
     "recipe": 60,
     "network": 40,
     "coded": 150,
+    "graph": 150,
     "line": 80,
     "applied": 8,
     "result": 4,

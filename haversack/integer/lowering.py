@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import numpy as np
 
@@ -46,6 +47,8 @@ from haversack.integer.windows import Window
 
 _LIMITS = {"NONE": (-math.inf, math.inf), "RELU": (0.0, math.inf), "RELU_N1_TO_1": (-1.0, 1.0), "RELU6": (0.0, 6.0)}
 _SOFTMAX16_RANGE = 10.0
+_MOST_SHIFT, _MOST_WIDE_SHIFT = 30, 14
+"""Bits to the left that a product of 32 bits, and one of 64, can be shifted by."""
 
 
 def parameters(graph: IntegerGraph, operation: Operation) -> Parameters:
@@ -72,13 +75,20 @@ class _Values:
         """Whether it is computed on integers."""
         return self.result.grid is not None
 
+    def refuse(self, why: str) -> NoReturn:
+        """Raises the error of an operation that no integer arithmetic of TFLite computes."""
+        raise ExportError(f"{self.operation.kind}: {why}.", where=self.operation.path)
+
     def numbers(self, name: str) -> tuple[int, ...]:
         """The plain integers that a constant holds."""
         return tuple(int(number) for number in np.asarray(self[name].data).reshape(-1))
 
     def factor(self, step: float | Array) -> Multiplier | None:
         """What a count of such steps is multiplied by to count the result's; None for real numbers."""
-        return quantize_multiplier(step / _step(self.result)) if self.integer else None
+        by = quantize_multiplier(step / _step(self.result)) if self.integer else None
+        if by is not None and np.any(by.shift > _MOST_SHIFT):
+            self.refuse("its result's step is too small beside what it reads")
+        return by
 
     def axis(self, number: int, value: Value) -> int:
         """An axis counted from the front."""
@@ -116,8 +126,10 @@ def _zero(value: Value) -> int:
 
 
 def _products(row: _Values) -> Products:
-    by = row.factor(_step(row.data) * _steps(row["weight"]))
-    return Products(_zero(row.data), by, _is_wide(row), row.output())
+    by, wide = row.factor(_step(row.data) * _steps(row["weight"])), _is_wide(row)
+    if by is not None and wide and np.any(by.shift > _MOST_WIDE_SHIFT):
+        row.refuse("its result's step is too small beside what it reads")
+    return Products(_zero(row.data), by, wide, row.output())
 
 
 def _is_wide(row: _Values) -> bool:
@@ -204,6 +216,8 @@ def _tanh(row: _Values) -> Parameters:
 def _hard_swish(row: _Values) -> Parameters:
     if not row.integer:
         return Same()
+    if _step(row.data) >= 128 * _step(row.result):
+        row.refuse("its result's step is too small beside what it reads")
     return Lookup(hard_swish_table((_step(row.data), _zero(row.data)), (_step(row.result), _zero(row.result))))
 
 
@@ -211,6 +225,8 @@ def _softmax(row: _Values) -> Parameters:
     beta = float(np.float32(row.operation.option("beta")))
     if not row.integer:
         return RealSoftmax(beta)
+    if beta * _step(row.data) <= 2.0**-26:
+        row.refuse("the step of what it reads is too small")
     if row.data.dtype == "int8":
         return Softmax8(softmax_table(beta * _step(row.data)))
     by = quantize_multiplier(_step(row.data) * beta / (_SOFTMAX16_RANGE / 65535.0))

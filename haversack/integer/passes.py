@@ -13,15 +13,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from haversack.grid import Grid
-from haversack.integer import IntegerGraph, Operation, Value
+from haversack.integer import Array, IntegerGraph, Operation, Value
 from haversack.progress import note
-
-Array = np.ndarray[Any, Any]
 
 _READ_4_BITS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 _LEAST_HALVED = 128
@@ -34,6 +31,12 @@ def packed(integers: Array) -> Array:
     halves = np.zeros(integers.size + integers.size % 2, np.uint8)
     halves[: integers.size] = integers.reshape(-1) & 0xF
     return np.asarray(halves[0::2] | halves[1::2] << 4)
+
+
+def unpacked(data: Array, count: int) -> Array:
+    """So many integers -8..7 out of bytes that hold two each."""
+    halves = np.stack([data.astype(np.int8) << 4 >> 4, data.view(np.int8) >> 4], axis=1)
+    return np.asarray(halves.reshape(-1)[:count])
 
 
 def stored_in_4_bits(graph: IntegerGraph, *, micro: bool) -> frozenset[str]:

@@ -103,7 +103,7 @@ class Runner:
         self.watch.seen, self.watch.on = [], True
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                ended, trace = _ended(case.words)
+                ended, trace = _ended(case)
         finally:
             self.watch.on = False
         gc.unfreeze()
@@ -128,10 +128,10 @@ class Runner:
         }
 
 
-def _ended(words: list[str]) -> tuple[str, str]:
+def _ended(case: Case) -> tuple[str, str]:
     """The exit code, and no trace; or the exception with its place in haversack, and the trace."""
     try:
-        main(words)
+        (case.run or main)(case.words)
     except SystemExit as end:
         return (str(end.code or 0), "") if end.code in (None, 0, 2) else (f"exit code {end.code}", f"exit {end.code}")
     except BaseException as error:  # noqa: BLE001 - that is what is looked for

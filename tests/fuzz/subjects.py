@@ -29,10 +29,11 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Case:
-    """A command line, and what it may write in the folder that it is run in."""
+    """A command line, and what it may write in the folder that it is run in; or words for something else to `run`."""
 
     words: list[str]
     writes: tuple[str, ...] = ()
+    run: Callable[[list[str]], None] | None = None
 
 
 Make = Callable[[random.Random, Path, Path], Case]
@@ -120,6 +121,24 @@ def runtime_file(name: str, result: str) -> Make:
         return Case(["bench", f"out/{name}", "--seconds", "0.1"])
 
     return make
+
+
+def graph(rng: random.Random, folder: Path, seeds: Path) -> Case:
+    """Anybody's .tflite file, read as a graph; no command reads one yet."""
+    content = (seeds / "litert" / "out" / "model.tflite").read_bytes()
+    (folder / "model.tflite").write_bytes(damaged(content, rng))
+    return Case(["model.tflite"], run=_read_graph)
+
+
+def _read_graph(words: list[str]) -> None:
+    """Ends as a command does."""
+    from haversack.runtimes.tflite.read import read
+
+    try:
+        read(Path(words[0]).read_bytes())
+    except HaversackError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def workspace(rng: random.Random, folder: Path, seeds: Path) -> Case:
@@ -240,6 +259,7 @@ SUBJECTS: dict[str, Make] = {
     "result": result,
     "onnx": runtime_file("model.onnx", "onnx"),
     "tflite": runtime_file("model.tflite", "litert"),
+    "graph": graph,
     "workspace": workspace,
     "coded": coded,
     "line": line,

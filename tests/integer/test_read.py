@@ -17,9 +17,9 @@ from haversack.graph.folded import inference, tensor_of
 from haversack.graph.ops import fixed_ranges, layers, points, sharing
 from haversack.graph.pairs import insert, lower
 from haversack.grid import Grid, affine, symmetric
-from haversack.integer import check
 from haversack.integer.read import read
 from haversack.integer.reference import run
+from haversack.integer.shapes import check_shapes
 from haversack.model import Model
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
@@ -90,7 +90,7 @@ def one(graph, kind: str):
 
 def outputs(graph, *x: torch.Tensor) -> list[torch.Tensor]:
     """What the NumPy reference computes, in torch's order of dimensions."""
-    check(graph)
+    check_shapes(graph)
     inputs = [each.permute(order).contiguous().numpy() for each, order in zip(x, graph.input_orders, strict=True)]
     results = zip(run(graph, inputs), graph.output_orders, strict=True)
     return [torch.from_numpy(each).permute(*np.argsort(order).tolist()) for each, order in results]

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from single_operations import Draft, graph_of, rows_for
-from tflite_files import Micro, mismatching, read_tflite
+from tflite_files import Micro, mismatching, tensor_numbers
 
 from haversack.errors import MeasureError
 from haversack.grid import Grid
 from haversack.integer import IntegerGraph, Operation, Value
 from haversack.integer.reference import run
+from haversack.runtimes.tflite.read import read
 
 DATA = Path(__file__).parents[3] / "shared/data/mlperf-tiny"
 FILES = ("ad01_int8", "ic_resnet8_int8", "kws_ref_model_int8", "vww_96_int8")
@@ -34,14 +35,13 @@ def test_every_inner_value_of_the_mlperf_tiny_files_equals_tflite_micro(name: st
     if not path.exists():
         pytest.skip(f"{path.name} is not in ../shared/data")
     data = path.read_bytes()
-    graph, micro = read_tflite(data), Micro(data)
+    graph, micro, numbers = read(data), Micro(data), tensor_numbers(data)
     x = smooth_rows(graph, rows)
     inner = [operation.outputs[0] for operation in graph.operations]
     found = run(graph, [x], inner)[len(graph.outputs) :]
-    numbers = [int(each.split(":")[0]) for each in inner]
     bad = 0
     for row in range(rows):
-        wanted = micro.run([x[row : row + 1]], numbers)
+        wanted = micro.run([x[row : row + 1]], [numbers[each] for each in inner])
         bad += sum(mismatching(a[row], b) for a, b in zip(found, wanted, strict=True))
     assert bad == 0
 

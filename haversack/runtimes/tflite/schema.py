@@ -76,11 +76,13 @@ def _pair(option: str, height: int, width: int, default: int = 0) -> Field:
 
 _PADDING = Field("padding", (0,), "Int8")
 _STRIDE = _pair("stride", 2, 1)
+_PLAIN = Field("weights_format", (1,), "Int8", fixed=0)
 _POOL = (_PADDING, _STRIDE, _pair("filter", 4, 3), _activation(5))
 _DEPTHWISE = (_PADDING, _STRIDE, Field("depth_multiplier", (3,), "Int32"), _activation(4), _pair("dilation", 6, 5, 1))
-_MASKS = tuple(
-    Field(f"{name}_mask", (slot,), "Int32")
-    for slot, name in enumerate(("begin", "end", "ellipsis", "new_axis", "shrink_axis"))
+_MASKS = ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+_SLICE = (
+    *(Field(f"{name}_mask", (slot,), "Int32") for slot, name in enumerate(_MASKS)),
+    Field("offset", (5,), "Bool", fixed=False),
 )
 _RESIZE = (Field("align_corners", (0,), "Bool"), Field("half_pixel_centers", (1,), "Bool"))
 _REDUCER = (Field("keep_dims", (0,), "Bool"),)
@@ -96,7 +98,7 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
         "CONV_2D": Builtin(3, 1, (_PADDING, _STRIDE, _activation(3), _pair("dilation", 5, 4, 1)), (1, 3, 4)),
         "DEPTHWISE_CONV_2D": Builtin(4, 2, _DEPTHWISE, (1, 3, 5)),
         "DEQUANTIZE": Builtin(6, versions=_BY_FORMAT),
-        "FULLY_CONNECTED": Builtin(9, 8, (_activation(0), Field("keep_num_dims", (2,), "Bool")), (1, 4, 7)),
+        "FULLY_CONNECTED": Builtin(9, 8, (_activation(0), _PLAIN, Field("keep_num_dims", (2,), "Bool")), (1, 4, 7)),
         "LOGISTIC": Builtin(14, versions=_BY_FORMAT),
         "MAX_POOL_2D": Builtin(17, 5, _POOL, _BY_FORMAT),
         "MUL": Builtin(18, 21, (_activation(0),), (1, 2, 4)),
@@ -110,7 +112,7 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
         "TRANSPOSE": Builtin(39, versions=(1, 2, 5)),
         "MEAN": Builtin(40, 27, _REDUCER, _BY_FORMAT),
         "SUB": Builtin(41, 28, (_activation(0), _POWER_OF_TWO), (1, 2, 5)),
-        "STRIDED_SLICE": Builtin(45, 32, _MASKS, (1, 2, 2)),
+        "STRIDED_SLICE": Builtin(45, 32, _SLICE, (1, 2, 2)),
         "SPLIT": Builtin(49, 35, (Field("num_splits", (0,), "Int32"),), (1, 2, 4)),
         "MAXIMUM": Builtin(55, versions=(1, 2, 4)),
         "MINIMUM": Builtin(57, versions=(1, 2, 4)),
