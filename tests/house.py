@@ -5,6 +5,7 @@ Imports are read off the source, so that one under TYPE_CHECKING or in a functio
 
 from __future__ import annotations
 
+import argparse
 import ast
 import sys
 from collections import Counter, defaultdict
@@ -208,6 +209,7 @@ def _show(title: str, list_of: Callable[[], list[str]]) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser("python -m tests.house", description=__doc__).parse_args()
     for room, count, lines in rooms():
         print(f"{room:<14}{count:>5} files {lines:>7,} lines")
     print(f"{'the house':<14}{len(files()):>5} files {sum(map(_lines, files())):>7,} lines")
