@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,9 @@ from haversack.integer import IntegerGraph, Operation, Value
 from haversack.integer.memory import Arena, arena, lifetimes, sharing, size_bytes
 from haversack.integer.read import read
 from haversack.model import Model
+from haversack.runtimes.tflite.read import read as read_file
 
+DATA = Path(__file__).parents[3] / "shared/data/mlperf-tiny"
 GRID = Grid(8, True, (1.0,), (0,))
 ALIGNMENTS = st.sampled_from([1, 4, 16, 64])
 
@@ -133,3 +137,13 @@ def test_a_network_s_arena_is_the_smallest_that_there_can_be_to_one_in_a_hundred
     network = family(channels=3, outputs=10, width=0.25, depth=0.2, downsampling=4).eval()
     found = arena(read(lower(Model(network, (x,)))))
     assert found.bound_bytes <= found.size_bytes <= 1.01 * found.bound_bytes
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data/mlperf-tiny")
+@pytest.mark.parametrize(
+    ("name", "board"),
+    [("ic_resnet8", 49_152), ("kws_ref_model", 16_000), ("vww_96", 55_296), ("ad01", 768)],
+)
+def test_mlperf_tiny_s_files_need_the_memory_that_their_networks_have_on_the_board(name, board):
+    found = arena(read_file((DATA / f"{name}_int8.tflite").read_bytes()))
+    assert found.size_bytes == found.bound_bytes == board

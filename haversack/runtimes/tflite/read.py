@@ -37,7 +37,7 @@ _FORMATS = {"Int8": "<b", "Int32": "<i", "Bool": "<?", "Float32": "<f"}
 _STEPS = (2.0**-60, 2.0**30)
 """No network's steps are smaller or larger, and arithmetic on steps between these does not overflow."""
 
-_MOST_OPERATORS = 1 << 13
+_MOST_OPERATORS = 1 << 12
 _TIMES_READ = 4
 """How often each byte of a file may belong to some weights: more than once only in files of ill will."""
 
