@@ -19,6 +19,7 @@ from haversack.integer.passes import packed
 from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.runtimes.tflite import LITERT, MICRO
+from haversack.runtimes.tflite.read import read
 from haversack.runtimes.tflite.write import write
 from haversack.techniques.quantize_weights import QuantizeWeights
 
@@ -162,11 +163,8 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "mlperf-tiny"
 @pytest.mark.skipif(not DATA.is_dir(), reason="the MLPerf Tiny files are not there")
 @pytest.mark.parametrize("name", ["ic_resnet8_int8", "kws_ref_model_int8", "vww_96_int8", "ad01_int8"])
 def test_a_reference_file_s_graph_is_written_in_fewer_bytes_and_computes_the_same(name):
-    """The reference file read with the schema package, so that weights, steps and operations are the same."""
-    from tflite_graphs import read_file
-
     content = (DATA / f"{name}.tflite").read_bytes()
-    graph = read_file(content)
+    graph = read(content)
     ours = write(graph)
     assert len(ours) < len(content)
     shape = graph.values[graph.inputs[0]].shape
