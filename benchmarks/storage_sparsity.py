@@ -17,10 +17,10 @@ from haversack.model import Model
 from haversack.techniques.prune_weights import PruneWeights
 
 CASES = {
-    **{f"{method}_{share:.0%}".rstrip("%"): (method, share, "free")
-       for method in ("magnitude", "second_order") for share in (0.5, 0.7, 0.8)},
-    **{f"{method}_2of4": (method, 0.5, "2:4") for method in ("magnitude", "second_order")},
-}  # fmt: skip
+    f"{method}_{share * 100:.0f}": (method, share)
+    for method in ("magnitude", "second_order")
+    for share in (0.5, 0.7, 0.8)
+}
 QUICK = ("magnitude_70", "second_order_70")
 
 
@@ -30,9 +30,9 @@ def run(data: Path, *, quick: bool) -> dict[str, object]:
     model = Model(network(data), (torch.zeros(1, 3, 32, 32),))
     found: dict[str, object] = {"sparsity.resnet20_dense": test.accuracy(_predict(model.module))}
     for case in QUICK if quick else CASES:
-        method, share, pattern = CASES[case]
+        method, share = CASES[case]
         started = time.monotonic()
-        sparse = PruneWeights(share, method, pattern, epochs=0).apply(model, task(data))
+        sparse = PruneWeights(share, method, epochs=0).apply(model, task(data))
         found[f"sparsity.resnet20_{case}.seconds"] = round(time.monotonic() - started, 1)
         found[f"sparsity.resnet20_{case}"] = test.accuracy(_predict(sparse.module))
         found[f"sparsity.resnet20_{case}.zeros"] = zeros(sparse)

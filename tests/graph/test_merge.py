@@ -21,7 +21,7 @@ from haversack.graph.folded import inference, tensor_of
 from haversack.graph.trace import trace
 from haversack.graph.write_back import settle, settleable
 from haversack.model import Model
-from haversack.techniques.prune_weights.patterns import prunable
+from haversack.techniques.prune_weights.masks import prunable
 from haversack.techniques.quantize_static.data_free import ranges_from_norms
 
 aten = torch.ops.aten

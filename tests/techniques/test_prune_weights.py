@@ -17,7 +17,6 @@ from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.folded import inference, tensor_of
 from haversack.grid import affine
 from haversack.model import Model
-from haversack.progress import shown_by
 from haversack.recipe import Recipe, recipe_from_toml
 from haversack.surgery.save import save
 from haversack.task import Task
@@ -46,6 +45,7 @@ class Net(nn.Module):
 
 
 WEIGHTS = {"stem.weight", "depth.weight", "point.weight", "inner.weight", "outer.weight", "head.weight"}
+ALL_LEFT_ALONE = tuple(f"{name.removesuffix('.weight')}=0" for name in sorted(WEIGHTS))
 
 
 def images(count: int = 256) -> torch.Tensor:
@@ -109,25 +109,13 @@ def error(sparse: Model, original: Model) -> float:
         return float((sparse.module(images()) - original.module(images())).square().mean())
 
 
-@pytest.mark.parametrize(("pattern", "sparsity"), [("free", 0.7), ("2:4", 0.5), ("1x4", 0.6)])
-def test_second_order_stays_far_closer_to_the_network_than_magnitude(pattern, sparsity):
+def test_second_order_stays_far_closer_to_the_network_than_magnitude():
     original = model()
     ours, theirs = (
-        PruneWeights(sparsity, method, pattern, epochs=0).apply(original, task())
-        for method in ("second_order", "magnitude")
+        PruneWeights(0.7, method, epochs=0).apply(original, task()) for method in ("second_order", "magnitude")
     )
     assert ours.sparse == theirs.sparse
     assert error(ours, original) < 0.1 * error(theirs, original)
-
-
-def test_a_pattern_leaves_what_it_does_not_divide_and_says_so():
-    listener = Lines()
-    with shown_by(listener):
-        sparse = PruneWeights(0.5, pattern="2:4", epochs=0).apply(model(), task())
-    assert sparse.sparse == WEIGHTS - {"stem.weight", "depth.weight"}
-    assert any("stem.weight (8, 1, 3, 3), depth.weight" in line for line in listener.lines)
-    groups = sparse.module.inner.weight.view(16, 4, 4, 9)
-    assert int((groups != 0).sum(2).max()) == 2
 
 
 class Lines:
@@ -209,15 +197,12 @@ def test_options_offer_only_what_goes_further():
         {"sparsity": math.nan},
         {"method": "luck"},
         {"scope": "row"},
-        {"pattern": "4:2"},
-        {"pattern": "1:4"},
         {"epochs": -1},
         {"ramp": 1.5},
         {"learning_rate": 0.0},
         {"layer_sparsity": ("head",)},
         {"layer_sparsity": ("head=1",)},
         {"layer_sparsity": "head=0.5"},
-        {"pattern": "2:4", "layer_sparsity": ("head=0.3",)},
     ],
     ids=str,
 )
@@ -232,9 +217,9 @@ def test_settings_that_make_no_sense_are_refused(wrong):
     [
         (PruneWeights(0.999, epochs=0), RecipeError, r"0\.9988.* out of reach|out of reach.*0\.9988"),
         (PruneWeights(0.5, layer_sparsity=("tail=0.5",)), RecipeError, "no weights lie at 'tail'"),
-        (PruneWeights(0.5, pattern="5x7"), NothingChangedError, "pattern 5x7"),
+        (PruneWeights(0.5, layer_sparsity=ALL_LEFT_ALONE), NothingChangedError, "no layer's weights"),
     ],
-    ids=["too much", "no such layer", "no layer fits"],
+    ids=["too much", "no such layer", "no layer left"],
 )
 def test_what_a_network_cannot_do_is_refused_in_its_own_terms(step, kind, said):
     with pytest.raises(kind, match=said) as caught:

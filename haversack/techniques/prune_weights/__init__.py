@@ -20,7 +20,7 @@ from haversack.progress import note
 from haversack.recipe import Stage, Step
 from haversack.settings import Count, Fraction, Like, Positive, Share, checked
 from haversack.task import Task
-from haversack.techniques.prune_weights.patterns import masked, prunable, reach, read_pattern
+from haversack.techniques.prune_weights.masks import masked, prunable, reach
 from haversack.techniques.prune_weights.removal import second_order_scores, second_order_weights
 from haversack.techniques.prune_weights.schedule import Moving, Pool, Rising
 from haversack.training import Masks, Training, finetune
@@ -44,10 +44,8 @@ class PruneWeights(Step):
     costs the outputs least while all others make up for it (`second_order`, Frantar and Alistarh 2022, see
     removal.py), for which calibration inputs are enough.
 
-    `pattern` is `free`, N:M (`2:4`: 2 of 4 input channels stay, Mishra et al. 2021) or a block of outputs x inputs
-    (`1x4`) that goes as a whole; a layer that it does not divide is left, and that is said, and so is every transposed
-    one. With `scope` `global` all layers are judged together, with `layer` each loses the same share; each keeps its
-    best weight.
+    With `scope` `global` all layers are judged together, with `layer` each loses the same share; each keeps its best
+    weight. There are no patterns (N:M, blocks): no runtime that files are written for reads them faster.
 
     ResNet-20 on CIFAR-10 without training, 70 % of its weights at zero, 500 training images to calibrate: 87.4 % of the
     10,000 test images by `magnitude`, 91.2 % by `second_order`, 91.7 % with all weights.
@@ -60,7 +58,6 @@ class PruneWeights(Step):
 
     sparsity: Fraction = 0.5
     method: Method = "magnitude"
-    pattern: str = "free"
     scope: Scope = "global"
     epochs: Count = 2
     ramp: Annotated[Share, "of the training"] = 0.5
@@ -73,12 +70,6 @@ class PruneWeights(Step):
 
     def __post_init__(self) -> None:
         checked(self)
-        least = read_pattern(self.pattern).least
-        if self.sparsity < least:
-            raise RecipeError(
-                f"the pattern {self.pattern} brings {least:.0%} of zeros, sparsity is {self.sparsity}.",
-                mend=f"write sparsity {least:g} or more.",
-            )
         self._exceptions()
 
     def apply(self, model: Model, task: Task) -> Model:
@@ -86,10 +77,7 @@ class PruneWeights(Step):
         if model.grids:
             raise NothingChangedError("the weights lie on grids already.", mend="prune before numbers are chosen.")
         weights = self._weights(model)
-        pools, left = self._pools(weights)
-        if left:
-            shown = ", ".join(f"{name} {tuple(weights[name].shape)}" for name in left)
-            note(f"left dense, because the pattern {self.pattern} does not divide them: {shown}.")
+        pools = self._pools(weights)
         if not _falls_short(pools, weights, model.sparse):
             raise NothingChangedError("the weights are that sparse already.", mend="write a larger sparsity.")
         if self.method == "second_order":
@@ -115,13 +103,13 @@ class PruneWeights(Step):
 
     def _pays(self, weights: Tensors, sparse: frozenset[str]) -> bool:
         try:
-            return _falls_short(self._pools(weights)[0], weights, sparse)
+            return _falls_short(self._pools(weights), weights, sparse)
         except (NothingChangedError, RecipeError):
             return False
 
     def _weights(self, model: Model) -> Tensors:
         """The weights that the method can choose from; others are told of."""
-        weights = prunable(model, transposed=self.pattern == "free")
+        weights = prunable(model)
         if self.method != "second_order":
             return weights
         network = inference(model)
@@ -136,7 +124,7 @@ class PruneWeights(Step):
         network, batches = inference(model), task.calibration()
         names = [name for pool in pools for name in pool.names]
         chosen = swept_layers(network, names, settleable(model, network))
-        scores = second_order_scores(network, batches, chosen, read_pattern(self.pattern), self.seed)
+        scores = second_order_scores(network, batches, chosen, self.seed)
         masks = {name: mask for pool in pools for name, mask in pool.kept(scores).items()}
         masks = {name: mask & (tensor_of(network, name) != 0) for name, mask in masks.items()}
         pruned = settle(model, second_order_weights(network, batches, chosen, masks), exact=False)
@@ -153,23 +141,19 @@ class PruneWeights(Step):
             masks = Moving(pools, self.ramp, own, model.sparse)
         return student.with_module(finetune(student, task, training, masks))
 
-    def _pools(self, weights: Tensors) -> tuple[list[Pool], list[str]]:
-        """The weights that are judged together, and those that the pattern leaves alone."""
-        pattern, shares = read_pattern(self.pattern), self._shares(weights)
-        left = [name for name in weights if shares[name] and not pattern.fits(weights[name])]
-        free = [name for name in weights if shares[name] and name not in left]
-        if not free:
-            raise NothingChangedError(
-                f"no layer's weights can be pruned in the pattern {self.pattern}.", mend="write pattern free."
-            )
+    def _pools(self, weights: Tensors) -> list[Pool]:
+        """The weights that are judged together."""
+        shares = self._shares(weights)
         together: dict[object, list[str]] = {}
-        for name in free:
+        for name in (name for name in weights if shares[name]):
             alone = self.scope == "layer" or shares[name] != self.sparsity
             together.setdefault(name if alone else "all", []).append(name)
-        pools = [Pool(tuple(names), shares[names[0]], pattern) for names in together.values()]
+        if not together:
+            raise NothingChangedError("no layer's weights can be pruned.", mend="see `haversack weigh` for its layers.")
+        pools = [Pool(tuple(names), shares[names[0]]) for names in together.values()]
         for pool in pools:
             _check_reach(pool, weights)
-        return pools, left
+        return pools
 
     def _shares(self, weights: Tensors) -> dict[str, float]:
         """The sparsity that each weight shall have; of exceptions the longest path counts."""
@@ -196,10 +180,10 @@ class PruneWeights(Step):
                 found[path] = float(share)
             except ValueError:
                 found[path] = math.nan
-            if not 0 <= found[path] < 1 or 0 < found[path] < read_pattern(self.pattern).least:
+            if not 0 <= found[path] < 1:
                 raise RecipeError(
                     f"layer_sparsity holds {entry!r}.",
-                    mend='write a list such as ["head=0.5", "stem=0"], no share below what the pattern brings.',
+                    mend='write a list such as ["head=0.5", "stem=0"], shares from 0 to below 1.',
                 )
         return found
 
@@ -217,10 +201,10 @@ def _falls_short(pools: Sequence[Pool], weights: Tensors, sparse: frozenset[str]
 
 
 def _check_reach(pool: Pool, weights: Tensors) -> None:
-    most = reach({name: weights[name] for name in pool.names}, pool.pattern)
+    most = reach({name: weights[name] for name in pool.names})
     if pool.sparsity > most and len(pool.names) > 1:
         raise RecipeError(
-            f"a sparsity of {pool.sparsity} is out of reach: each of {len(pool.names)} layers keeps a block, "
+            f"a sparsity of {pool.sparsity} is out of reach: each of {len(pool.names)} layers keeps a weight, "
             f"which leaves {most:.4f}.",
             mend="write a smaller sparsity.",
         )

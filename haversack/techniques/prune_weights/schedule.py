@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from haversack.techniques.prune_weights.patterns import Pattern, kept
+from haversack.techniques.prune_weights.masks import kept
 
 Tensors = Mapping[str, Tensor]
 
@@ -24,12 +24,11 @@ class Pool:
 
     names: tuple[str, ...]
     sparsity: float
-    pattern: Pattern
 
     def kept(self, scores: Tensors, sparsity: float | None = None) -> dict[str, Tensor]:
         """True for the weights that stay, those of the lowest scores being gone."""
         wanted = self.sparsity if sparsity is None else sparsity
-        return kept({name: scores[name] for name in self.names}, self.pattern, wanted)
+        return kept({name: scores[name] for name in self.names}, wanted)
 
     def zeros(self, weights: Tensors) -> float:
         """The share of zeros now."""

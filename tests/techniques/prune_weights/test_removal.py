@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from haversack.calibration import least_squares
 from haversack.calibration.least_squares import Fit, refitted
 from haversack.techniques.prune_weights import removal
-from haversack.techniques.prune_weights.patterns import Pattern, as_matrix, kept, read_pattern
+from haversack.techniques.prune_weights.masks import kept
 from haversack.techniques.prune_weights.removal import removal_costs
 
 
@@ -46,7 +47,7 @@ def brute_force(weight: np.ndarray, curvature: np.ndarray) -> np.ndarray:
 @settings(max_examples=15)
 def test_costs_are_those_of_the_surgeon_s_formula(seed, groups, rows, columns):
     layer = fit(groups, rows, columns, seed)
-    costs = removal_costs(layer, Pattern(), none(layer))
+    costs = removal_costs(layer, none(layer))
     wanted = [
         [brute_force(row.numpy(), curvature.numpy()) for row in weight]
         for weight, curvature in zip(layer.best, layer.curvature, strict=True)
@@ -59,7 +60,7 @@ def test_many_at_a_time_cost_next_to_nothing_more_than_one_by_one(monkeypatch):
     costs = {}
     for share in (0.0, removal._SHARE):
         monkeypatch.setattr(removal, "_SHARE", share)
-        mask = kept({"w": removal_costs(layer, Pattern(), none(layer))[0]}, Pattern(), 0.6)["w"]
+        mask = kept({"w": removal_costs(layer, none(layer))[0]}, 0.6)["w"]
         costs[share] = float(layer.cost(refitted(layer, mask[None])).sum())
     assert costs[removal._SHARE] < 1.1 * costs[0.0]
 
@@ -83,44 +84,33 @@ def test_what_stays_is_the_least_squares_solution(seed, sparsity):
 @pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.7, 0.9])
 def test_the_error_is_well_below_that_of_the_smallest_weights_even_when_those_are_refitted(sparsity):
     layer = fit(1, 16, 72)
-    costs = removal_costs(layer, Pattern(), none(layer))
-    ours, theirs = (kept({"w": each[0]}, Pattern(), sparsity)["w"][None] for each in (costs, layer.best.abs()))
+    costs = removal_costs(layer, none(layer))
+    ours, theirs = (kept({"w": each[0]}, sparsity)["w"][None] for each in (costs, layer.best.abs()))
     error = float(layer.cost(refitted(layer, ours)).sum())
     assert error < 0.8 * float(layer.cost(refitted(layer, theirs)).sum())
     assert error < 0.6 * float(layer.cost(layer.best * theirs).sum())
 
 
-@pytest.mark.parametrize("name", ["2:4", "1x4", "4x1", "2x2", "1:2"])
-def test_patterns_are_kept_and_beat_the_smallest_weights(name):
-    layer, pattern = fit(1, 8, 32), read_pattern(name)
-    costs = removal_costs(layer, pattern, none(layer))
-    masks = [kept({"w": each[0]}, pattern, 0.5)["w"][None] for each in (costs, layer.best.square())]
-    ours, theirs = (float(layer.cost(refitted(layer, mask)).sum()) for mask in masks)
-    assert ours < 0.9 * theirs
-    if pattern.of:
-        assert int(as_matrix(masks[0][0]).view(-1, pattern.of).sum(1).max()) <= pattern.kept
-
-
 def test_what_is_gone_already_costs_nothing_and_goes_first():
     layer = fit(1, 4, 16)
     gone = torch.rand(1, 4, 16, generator=torch.Generator().manual_seed(0)) < 0.4
-    costs = removal_costs(layer, Pattern(), gone)
+    costs = removal_costs(layer, gone)
     assert costs[gone].max() <= 0 < costs[~gone].min()
 
 
 def test_rows_are_worked_on_in_parts_with_the_same_result(monkeypatch):
     layer = fit(2, 8, 12)
-    whole = removal_costs(layer, Pattern(2, 1), none(layer))
+    whole = removal_costs(layer, none(layer))
     monkeypatch.setattr(removal, "_MOST_NUMBERS", 1)
-    torch.testing.assert_close(removal_costs(layer, Pattern(2, 1), none(layer)), whole)
+    torch.testing.assert_close(removal_costs(layer, none(layer)), whole)
 
 
-@pytest.mark.parametrize("name", ["free", "2:4", "1x4", "2x2"])
-def test_a_layer_too_large_for_it_is_still_far_better_off_than_by_the_smallest_weights(name, monkeypatch):
-    layer, pattern = fit(1, 8, 64), read_pattern(name)
-    monkeypatch.setattr(removal, "_MOST_WORK", 0)
-    costs = removal_costs(layer, pattern, none(layer))
-    ours, theirs = (kept({"w": each[0]}, pattern, 0.5)["w"][None] for each in (costs, layer.best.abs()))
+def test_a_layer_too_large_for_it_is_still_far_better_off_than_by_the_smallest_weights(monkeypatch):
+    layer = fit(1, 8, 64)
+    for module in (removal, least_squares):
+        monkeypatch.setattr(module, "MOST_WORK", 0)
+    costs = removal_costs(layer, none(layer))
+    ours, theirs = (kept({"w": each[0]}, 0.5)["w"][None] for each in (costs, layer.best.abs()))
     found = refitted(layer, ours)
     assert not found[~ours].any()
     assert float(layer.cost(found).sum()) < 0.7 * float(layer.cost(layer.best * theirs).sum())
@@ -131,11 +121,11 @@ def test_a_layer_too_large_for_it_is_still_far_better_off_than_by_the_smallest_w
 def test_in_stages_the_error_is_not_far_above_that_of_one_by_one(monkeypatch):
     layer = fit(1, 8, 72)
     errors, gone = {}, torch.zeros(1, 8, 72, dtype=torch.bool).index_fill(2, torch.arange(5), value=True)
-    for most in (removal._MOST_WORK, 0):
-        monkeypatch.setattr(removal, "_MOST_WORK", most)
-        costs = removal_costs(layer, Pattern(), gone)
+    for most in (removal.MOST_WORK, 0):
+        monkeypatch.setattr(removal, "MOST_WORK", most)
+        costs = removal_costs(layer, gone)
         assert costs[gone].max() <= 0 < costs[~gone].min()
         monkeypatch.undo()
-        mask = kept({"w": costs[0]}, Pattern(), 0.6)["w"][None]
+        mask = kept({"w": costs[0]}, 0.6)["w"][None]
         errors[most] = float(layer.cost(refitted(layer, mask)).sum())
-    assert errors[0] < 1.5 * errors[removal._MOST_WORK]
+    assert errors[0] < 1.5 * errors[removal.MOST_WORK]

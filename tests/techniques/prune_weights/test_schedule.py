@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haversack.techniques.prune_weights.patterns import Pattern
 from haversack.techniques.prune_weights.schedule import Moving, Pool, Rising, cubic
 
 SHARES = st.floats(0, 1)
@@ -35,7 +34,7 @@ def zeros(masks) -> float:
     return 1 - sum(float(mask.float().mean()) for mask in masks.values()) / len(masks)
 
 
-POOLS = [Pool(("a", "b"), 0.8, Pattern())]
+POOLS = [Pool(("a", "b"), 0.8)]
 
 
 @torch.no_grad()
@@ -93,7 +92,7 @@ def test_movement_drops_what_training_moves_towards_zero_however_large():
 def test_movement_brings_back_what_training_wants_with_the_value_it_had():
     found = {"a": torch.nn.Parameter(torch.arange(1.0, 11).view(2, 5))}
     first = found["a"].clone()
-    masks = Moving([Pool(("a",), 0.5, Pattern())], 0.2, found, frozenset())
+    masks = Moving([Pool(("a",), 0.5)], 0.2, found, frozenset())
     towards = torch.tensor([[1.0] * 5, [-1.0] * 5])
     for step in range(1, 51):
         found["a"].grad = towards if step <= 12 else -30 * towards

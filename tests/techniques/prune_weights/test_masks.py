@@ -1,4 +1,4 @@
-"""Which weights go: as many as asked, in the pattern asked, the least first, and never a whole layer."""
+"""Which weights go: as many as asked, the least first, and never a whole layer."""
 
 import pytest
 import torch
@@ -8,16 +8,7 @@ from torch import nn
 
 from haversack.errors import RecipeError
 from haversack.model import Model
-from haversack.techniques.prune_weights.patterns import (
-    Pattern,
-    as_matrix,
-    as_weight,
-    kept,
-    masked,
-    prunable,
-    reach,
-    read_pattern,
-)
+from haversack.techniques.prune_weights.masks import kept, masked, prunable, reach
 
 SHAPES = [(8, 8, 3, 3), (16, 8), (4, 24), (8, 16, 1), (12, 8, 1, 3)]
 
@@ -36,7 +27,7 @@ def share_of_zeros(masks) -> float:
 @settings(max_examples=30)
 def test_as_many_go_as_asked_the_lowest_first_and_each_layer_keeps_its_best(seed, sparsity):
     given_scores = scores(seed)
-    masks = kept(given_scores, Pattern(), sparsity)
+    masks = kept(given_scores, sparsity)
     total = sum(mask.numel() for mask in masks.values())
     wanted = min(int(sparsity * total + 1e-6), total - len(masks))
     assert round(share_of_zeros(masks) * total) == wanted
@@ -49,61 +40,12 @@ def test_as_many_go_as_asked_the_lowest_first_and_each_layer_keeps_its_best(seed
         assert all(int((each < gone.max()).sum()) <= 1 for each in stayed)
 
 
-@given(st.integers(0, 1000), st.sampled_from(["1:2", "2:4", "4:8", "3:4", "1:8"]), st.floats(0, 0.95))
-@settings(max_examples=30)
-def test_of_every_m_input_channels_at_most_n_stay(seed, name, more):
-    pattern, given_scores = read_pattern(name), scores(seed)
-    sparsity = pattern.least + (1 - pattern.least) * more
-    masks = kept(given_scores, pattern, sparsity)
-    assert share_of_zeros(masks) == pytest.approx(min(sparsity, reach(masks, pattern)), abs=2e-3)
-    for mask in masks.values():
-        groups = as_matrix(mask).reshape(-1, pattern.of)
-        assert int(groups.sum(1).max()) <= pattern.kept
-        assert mask.any()
-
-
-@given(st.integers(0, 1000), st.sampled_from([(1, 4), (4, 1), (2, 2), (4, 8)]), st.floats(0.01, 0.95))
-@settings(max_examples=30)
-def test_blocks_go_or_stay_as_a_whole(seed, block, sparsity):
-    rows, columns = block
-    for mask in kept(scores(seed), Pattern(rows, columns), sparsity).values():
-        matrix = as_matrix(mask)
-        blocks = matrix.view(len(matrix) // rows, rows, -1, columns).float().mean((1, 3))
-        assert set(blocks.unique().tolist()) <= {0.0, 1.0}
-
-
-def test_the_best_of_each_group_stay_at_the_pattern_s_own_share():
-    weight = {"w": torch.tensor([[4.0, 1, 3, 2], [1, 2, 3, 4]])}
-    mask = kept(weight, read_pattern("2:4"), 0.5)["w"]
-    assert mask.tolist() == [[True, False, True, False], [False, False, True, True]]
-
-
-def test_half_way_to_the_pattern_only_what_it_forbids_is_gone():
-    weight = {"w": torch.tensor([[40.0, 10, 30, 20], [1, 2, 3, 4]])}
-    mask = kept(weight, read_pattern("2:4"), 0.25)["w"]
-    assert mask.tolist() == [[True, True, True, True], [False, False, True, True]]
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_weight_survives_being_a_matrix(shape):
-    weight = torch.randn(shape)
-    assert torch.equal(as_weight(as_matrix(weight), weight), weight)
-    if len(shape) == 4:
-        innermost = weight.contiguous(memory_format=torch.channels_last)
-        assert as_weight(as_matrix(innermost), innermost).stride() == innermost.stride()
-        assert torch.equal(as_matrix(weight)[:, : shape[1]], weight[:, :, 0, 0])
-
-
-@pytest.mark.parametrize("text", ["", "4:2", "2:2", "0:4", "0x4", "2-4", "block", "1x", "1.5:4"])
-def test_other_patterns_are_refused(text):
-    with pytest.raises(RecipeError, match="pattern is") as caught:
-        read_pattern(text)
-    assert caught.value.mend
-
-
-@pytest.mark.parametrize("text", ["free", "2:4", "7:9", "1x4", "16x1"])
-def test_a_pattern_s_name_reads_as_itself(text):
-    assert read_pattern(text).name == text
+def test_masks_lie_in_memory_as_their_scores_and_what_is_in_reach_is_reached():
+    innermost = torch.randn(8, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    weights = {"w": innermost, "v": torch.randn(3, 5)}
+    masks = kept(weights, reach(weights))
+    assert masks["w"].stride() == innermost.stride()
+    assert [int(mask.sum()) for mask in masks.values()] == [1, 1]
 
 
 def small() -> Model:
@@ -140,7 +82,6 @@ def test_weights_that_layers_read_can_be_pruned_and_nothing_else():
     assert prunable(small()).keys() == {"0.weight", "2.weight"}
     both = Model(nn.Sequential(nn.Conv1d(4, 8, 3), nn.ConvTranspose1d(8, 4, 3)).eval(), (torch.randn(1, 4, 8),))
     assert prunable(both).keys() == {"0.weight", "1.weight"}
-    assert prunable(both, transposed=False).keys() == {"0.weight"}
     broken = small()
     with torch.no_grad():
         broken.module[0].weight[0] = torch.nan
