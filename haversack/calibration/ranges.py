@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -17,14 +16,13 @@ from haversack.graph.ops import fixed_ranges, layers, read_by, sharing, transpos
 from haversack.graph.run import Batches, is_finite, watch
 from haversack.grid import Grid, affine, blocks, round_, steps_of, symmetric
 
-Ranges = Literal["min_max", "percentile", "mse", "entropy"]
+Ranges = Literal["min_max", "percentile", "mse"]
 _BINS = 2048
 _TAIL = 1e-5
 # Shorter than a tenth, and a step of 8 bits would be finer than a bin of the histogram.
 _CUTS = tuple(share / 100 for share in range(100, 9, -1))
 # Steps of more bits than this are finer than the bins, and reach far enough to need no cut.
 _MOST_BITS_TO_CUT = 10
-_ENTROPY_STRIDE = 8
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,13 @@ class Observed:
     def limits(self, ranges: Ranges, *, bits: int = 8) -> tuple[float, float]:
         """The numbers between which a grid of so many bits should lie.
 
-        All that was seen (`min_max`), all but one in 100,000 at either end (`percentile`), as much as makes the mean
-        squared rounding error least (`mse`), or as much as makes the Kullback-Leibler divergence of the rounded from
-        the true distribution least (`entropy`: Migacz, 8-bit Inference with TensorRT, 2017); never more than was seen.
-        Grids of more than 10 bits get it all.
+        All that was seen (`min_max`), all but one in 100,000 at either end (`percentile`), or as much as makes the mean
+        squared rounding error least (`mse`). Grids of more than 10 bits get it all.
         """
         if self.is_constant or self.counts is None or bits > _MOST_BITS_TO_CUT or not self.counts.sum():
             return self.low, self.high
         if ranges == "percentile":
             return self._percentile(self.counts)
-        if ranges == "entropy":
-            return self._least_divergence(self.counts, bits)
         return self._least_error(bits) if ranges == "mse" else (self.low, self.high)
 
     def grid(self, ranges: Ranges, *, bits: int = 8, signed: bool = False) -> Grid:
@@ -94,13 +88,6 @@ class Observed:
         high = self._best([(self.low, each) for each in highs], bits)[1]
         lows = [self.low * share for share in _CUTS] if self.low < 0 else [self.low]
         return self._best([(each, high) for each in lows], bits)
-
-    def _least_divergence(self, counts: Tensor, bits: int) -> tuple[float, float]:
-        """The limits that cut magnitudes where the divergence is least: one threshold for both sides."""
-        one_sided = self.low >= 0 or self.high <= 0
-        sizes, top = _magnitudes(self, counts)
-        threshold = top * _least_divergent_bin(sizes, 1 << (bits if one_sided else bits - 1)) / _BINS
-        return max(self.low, -threshold), min(self.high, threshold)
 
     def _best(self, ends: list[tuple[float, float]], bits: int) -> tuple[float, float]:
         errors = self.squared_error([affine(low, high, bits=bits) for low, high in ends])
@@ -152,37 +139,6 @@ def _counted(value: Tensor, low: float, high: float) -> Tensor:
     ends = torch.tensor([low, high], dtype=value.dtype)
     places = (value - low).mul_(_BINS).div_(ends[1] - ends[0]).to(torch.int32).clamp_(0, _BINS - 1)
     return torch.bincount(places.flatten(), minlength=_BINS).double()
-
-
-def _magnitudes(seen: Observed, counts: Tensor) -> tuple[np.ndarray[Any, Any], float]:
-    """The histogram of absolute values from 0 to the largest, and the largest."""
-    top = max(abs(seen.low), abs(seen.high))
-    width = (seen.high - seen.low) / _BINS
-    centres = np.abs(seen.low + width * (np.arange(_BINS) + 0.5))
-    places = np.minimum((centres / top * _BINS).astype(np.int64), _BINS - 1)
-    return np.bincount(places, counts.numpy(), _BINS), top
-
-
-def _least_divergent_bin(counts: np.ndarray[Any, Any], levels: int) -> int:
-    """How many of the first bins a grid of `levels` steps should cover."""
-    # Zeros from a ReLU are exact on every grid; as one huge bin they would drown all other differences.
-    counts = counts.copy()
-    counts[0] = counts[1]
-    ends = range(min(levels, _BINS), _BINS + 1, _ENTROPY_STRIDE)
-    return min(ends, key=lambda end: _divergence(counts, end, levels))
-
-
-def _divergence(counts: np.ndarray[Any, Any], end: int, levels: int) -> float:
-    """How far the distribution is from itself, clipped after `end` bins and averaged within `levels` steps."""
-    true, inside = counts[:end].copy(), counts[:end]
-    true[-1] += counts[end:].sum()
-    step = np.arange(end) * levels // end
-    hit = inside > 0
-    sums, hits = np.bincount(step, inside, levels), np.bincount(step, hit, levels)
-    rounded = np.where(hit, (sums / np.maximum(hits, 1))[step], 0.0)
-    p, q = true / true.sum(), rounded / max(rounded.sum(), 1e-30)
-    # A little mass everywhere: cutting off what was seen must cost much, but not infinitely.
-    return float((p[p > 0] * np.log(p[p > 0] / np.maximum(q[p > 0], 1e-9))).sum())
 
 
 def _check_inputs(batches: Batches) -> None:

@@ -1,5 +1,3 @@
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -118,7 +116,7 @@ def test_mse_never_rounds_worse_than_min_max_and_no_grid_reaches_beyond_what_was
         assert grid.low >= min(seen.low, 0) - grid.scale[0]
 
 
-@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse"])
 def test_relu6_stays_within_six_and_begins_at_the_lowest_integer(ranges):
     seen = histogram(F.relu6(torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * 5))
     unsigned, signed = seen.grid(ranges), seen.grid(ranges, signed=True)
@@ -127,7 +125,7 @@ def test_relu6_stays_within_six_and_begins_at_the_lowest_integer(ranges):
     assert signed.zero_point == (-128,)
 
 
-@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse"])
 @pytest.mark.parametrize("number", [0.0, 3.7, -2.0])
 def test_a_constant_gets_a_grid_that_holds_it(ranges, number):
     grid = Observed(number, number, torch.zeros(2048, dtype=torch.float64)).grid(ranges)
@@ -152,46 +150,7 @@ def test_a_value_that_is_not_a_number_is_refused_by_name_even_in_a_later_batch(x
         observe(graph, ("sqrt",), [(x.abs(),), (x,), (x.abs(),)])
 
 
-def reference_divergence(histogram: np.ndarray, levels: int) -> int:
-    """TensorRT's search written out bin by bin (Migacz 2017, slide 'Pseudocode'): how many bins are kept."""
-    best, kept = np.inf, 0
-    histogram = histogram.copy()
-    histogram[0] = histogram[1]
-    for end in range(levels, len(histogram) + 1, 8):
-        p = histogram[:end].copy()
-        p[-1] += histogram[end:].sum()
-        q = np.zeros(end)
-        edges = np.ceil(np.arange(levels + 1) * end / levels).astype(int)
-        for low, high in pairwise(edges):
-            hit = histogram[low:high] > 0
-            q[low:high][hit] = histogram[low:high].sum() / max(hit.sum(), 1)
-        p, q = p / p.sum(), q / q.sum()
-        divergence = sum(a * np.log(a / max(b, 1e-9)) for a, b in zip(p, q, strict=True) if a > 0)
-        if divergence < best:
-            best, kept = divergence, end
-    return kept
-
-
-@settings(max_examples=6)
-@given(seed=st.integers(0, 1000), shape=st.floats(0.7, 2.5), signed=st.booleans())
-def test_entropy_cuts_where_the_divergence_computed_bin_by_bin_is_least(seed, shape, signed):
-    values = torch.randn(4000, generator=torch.Generator().manual_seed(seed))
-    seen = histogram(F.relu(values).pow(shape))
-    kept = reference_divergence(seen.counts.numpy(), 256)
-    assert seen.grid("entropy", signed=signed).high == pytest.approx(seen.high * kept / 2048, rel=1e-3)
-
-
-def test_entropy_cuts_both_sides_at_one_magnitude_and_keeps_what_is_within():
-    bulk = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
-    seen = histogram(torch.cat([bulk, torch.tensor([-60.0, 50.0])]))
-    low, high = seen.limits("entropy")
-    assert low == pytest.approx(-high)
-    assert 3 < high < 20
-    short = histogram(torch.cat([bulk.clamp(-2, 9), torch.tensor([9.0])]))
-    assert short.limits("entropy")[0] == pytest.approx(-2, abs=0.01)
-
-
-@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse"])
 def test_sixteen_bits_take_in_all_that_was_seen_around_zero(ranges):
     seen = histogram(torch.cat([torch.randn(1000), torch.tensor([30.0])]))
     grid = seen.grid(ranges, bits=16, signed=True)

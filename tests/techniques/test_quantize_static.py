@@ -55,7 +55,7 @@ def test_weights_use_all_of_their_bits_and_no_more(bits):
     assert all(bool((weight.flatten(1).abs().amax(1) == 2 ** (bits - 1) - 1).all()) for weight in weights)
 
 
-@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse"])
 @pytest.mark.parametrize(("activations", "lowest"), [("uint8", 0), ("int8", -128)])
 def test_relu6_begins_at_the_lowest_integer_and_ends_at_six(ranges, activations, lowest):
     model, x = convolutional()

@@ -19,11 +19,11 @@ from haversack.task import Task
 from haversack.techniques._exchange import Choice, Exchange, Ways
 from haversack.techniques._exchange.sites import Site
 from haversack.techniques.factorize.method import Method
-from haversack.techniques.factorize.ways import by_rule, factorized, fitting, ladder, loss
+from haversack.techniques.factorize.ways import by_energy, factorized, fitting, ladder, loss
 from haversack.training import Training, finetune
 
 Way = Literal["auto", "svd", "spatial", "tucker", "cp"]
-Rule = Literal["measured", "energy", "vbmf"]
+Rule = Literal["measured", "energy"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,8 @@ class Factorize(Step):
     (`cp`, Lebedev et al. 2015); `auto` tries them all. Factors keep the layer's output on the calibration inputs, not
     its weight. With `ranks` `measured`, ladders of ranks, multiples of `multiple`, are timed on the model's target
     (without one, multiply-accumulates count for latency), and those are taken that lose least of the outputs; a layer
-    that no rank makes faster stays. The ranks may also be those that hold the share `energy` of the outputs, or stand
-    out of the weights' noise (`vbmf`, Nakajima et al. 2013): then `keep` is not looked at, and each layer takes the
-    cheapest way. Grouped convolutions stay as they are.
+    that no rank makes faster stays. With `energy` the ranks are those that hold this share of the outputs: `keep` is
+    not looked at, and each layer takes the cheapest way. Grouped convolutions stay as they are.
     """
 
     keep: Fraction = 0.7
@@ -57,7 +56,7 @@ class Factorize(Step):
     def __post_init__(self) -> None:
         checked(self)
         if self.ranks != "measured" and self.method == "cp":
-            raise RecipeError("cp has no matrix whose energy or noise tells a rank.", mend="write ranks = 'measured'.")
+            raise RecipeError("cp has no matrix whose energy tells a rank.", mend="write ranks = 'measured'.")
 
     def apply(self, model: Model, task: Task) -> Model:
         """The network with factors, trained for `epochs`; edits and teacher follow.
@@ -103,4 +102,4 @@ class Factorize(Step):
         methods = self._methods(site.geometry)
         if self.ranks == "measured":
             return ladder(methods, site.geometry, self.multiple)
-        return by_rule(methods, problem(), self.multiple, self.energy if self.ranks == "energy" else None)
+        return by_energy(methods, problem(), self.multiple, self.energy)

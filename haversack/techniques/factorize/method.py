@@ -16,14 +16,6 @@ Factors = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class Side:
-    """A matrix by its product with itself (rows, rows), whose eigenvalues are the squared singular values."""
-
-    product: Tensor
-    columns: int
-
-
-@dataclass(frozen=True)
 class Method:
     """What a way of factorizing can do; `ranks` has one number, or one a side where both sides shrink."""
 
@@ -39,7 +31,7 @@ class Method:
     layers: Callable[[Geometry, Ranks], tuple[Layer, ...]]
     weights: Callable[[Factors, Geometry], tuple[Tensor, ...]]
     """The factors in the shapes of the layers' weights."""
-    sides: Callable[[Problem], tuple[Side, ...]] | None = None
-    """One a rank: what tells how much each rank keeps; None where no matrix does."""
+    sides: Callable[[Problem], tuple[Tensor, ...]] | None = None
+    """One a rank: a matrix times itself, whose eigenvalues tell how much each rank keeps; None where no matrix does."""
     plain_may_win: bool = True
     """Whether a fit to the inputs may turn out worse than none, and both are tried."""

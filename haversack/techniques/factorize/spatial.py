@@ -9,7 +9,7 @@ from haversack.calibration.least_squares import Problem, leading
 from haversack.calibration.patches import Geometry
 from haversack.model import Layer
 from haversack.techniques._exchange import Ranks
-from haversack.techniques.factorize.method import Factors, Method, Side
+from haversack.techniques.factorize.method import Factors, Method
 
 
 def decompose(problem: Problem, ranks: Ranks) -> Factors:
@@ -74,9 +74,9 @@ def _weights(factors: Factors, _: Geometry) -> tuple[Tensor, ...]:
     return columns.unsqueeze(3), rows.unsqueeze(2)
 
 
-def _sides(problem: Problem) -> tuple[Side, ...]:
+def _sides(problem: Problem) -> tuple[Tensor, ...]:
     matrix = _unfolded(problem)
-    return (Side(matrix @ _column_moment(problem) @ matrix.mT, matrix.shape[1]),)
+    return (matrix @ _column_moment(problem) @ matrix.mT,)
 
 
 METHOD = Method(

@@ -9,7 +9,7 @@ from haversack.calibration.least_squares import Problem, leading
 from haversack.calibration.patches import Geometry
 from haversack.model import Layer
 from haversack.techniques._exchange import Ranks
-from haversack.techniques.factorize.method import Factors, Method, Side
+from haversack.techniques.factorize.method import Factors, Method
 
 
 def decompose(problem: Problem, ranks: Ranks) -> Factors:
@@ -53,8 +53,8 @@ def _weights(factors: Factors, geometry: Geometry) -> tuple[Tensor, ...]:
     return filters.reshape(rank, geometry.inputs, *geometry.kernel), mixture.reshape(geometry.outputs, rank, *ones)
 
 
-def _sides(problem: Problem) -> tuple[Side, ...]:
-    return (Side(problem.read(problem.flat) @ problem.flat.mT, problem.flat.shape[1]),)
+def _sides(problem: Problem) -> tuple[Tensor, ...]:
+    return (problem.read(problem.flat) @ problem.flat.mT,)
 
 
 METHOD = Method(

@@ -11,7 +11,7 @@ from haversack.calibration.least_squares import Problem, leading, least_squares,
 from haversack.calibration.patches import Geometry
 from haversack.model import Layer
 from haversack.techniques._exchange import Ranks
-from haversack.techniques.factorize.method import Factors, Method, Side
+from haversack.techniques.factorize.method import Factors, Method
 
 _SWEEPS = 2
 
@@ -90,10 +90,9 @@ def _weights(factors: Factors, geometry: Geometry) -> tuple[Tensor, ...]:
     )
 
 
-def _sides(problem: Problem) -> tuple[Side, ...]:
+def _sides(problem: Problem) -> tuple[Tensor, ...]:
     white = torch.einsum("ij,ojp->iop", root(problem.channel_moment())[0], problem.weight).flatten(1)
-    outputs = problem.read(problem.flat) @ problem.flat.mT
-    return Side(white @ white.mT, white.shape[1]), Side(outputs, problem.flat.shape[1])
+    return white @ white.mT, problem.read(problem.flat) @ problem.flat.mT
 
 
 METHOD = Method(

@@ -38,13 +38,13 @@ class QuantizeStatic(Step):
 
     Batch norm is folded first. Weights: symmetric, one step an output channel. Activations: one grid a value, affine
     `uint8` for x86 and `int8` for Arm, or symmetric `int16` (TFLite's 16x8); `ranges` sets how outliers are treated:
-    `min_max`, `percentile` (99.999 %), `entropy`, or `mse`.
+    `min_max`, `percentile` (99.999 %), or `mse`.
 
     `rounding` decides to which integers weights go: the `nearest`, those that repair each other's errors on the
     calibration inputs (`gptq`, seconds), or learned ones (`learned`, minutes); the fewer bits, the more it matters.
     `equalize` evens out channels between layers, `correct_bias` takes out mean errors (with `nearest`; the others do).
     On 2,000 to 8,000 training images that calibrated nothing, the logits of ResNet-20 | ResNet-8 stay this close to
-    float (dB): min_max 30.0 | 32.2, percentile 30.5 | 32.7, entropy 25.8 | 29.9, mse 30.4 | 32.6; mse with biases
+    float (dB): min_max 30.0 | 32.2, percentile 30.5 | 32.7, mse 30.4 | 32.6; mse with biases
     corrected 30.9 | 34.7, and equalized as well 30.8 | 34.5.
     `average_bits` makes it mixed precision: each layer gets `weight_bits` or 8, whichever loses least on the
     calibration inputs while the weights take no more than so many bits on average. `joint_linear` gives all channels of

@@ -7,7 +7,7 @@ from torch import nn
 from haversack.calibration.patches import geometry_of
 from haversack.model import Model
 from haversack.techniques._exchange.sites import sites
-from haversack.techniques.factorize.ways import METHODS, by_rule, ladder
+from haversack.techniques.factorize.ways import METHODS, by_energy, ladder
 
 
 def test_ladders_hold_multiples_and_fall():
@@ -24,9 +24,8 @@ def test_rules_find_the_rank_that_is_there():
     layer = nn.Linear(40, 30, bias=False)
     layer.weight.data = torch.randn(30, 3) @ torch.randn(3, 40) + 0.01 * torch.randn(30, 40)
     ways = [METHODS["svd"]]
-    assert [each.ranks for each in by_rule(ways, problem(layer), 1, None)] == [(3,)]
-    assert [each.ranks for each in by_rule(ways, problem(layer), 1, 0.999)] == [(3,)]
-    assert [each.ranks for each in by_rule(ways, problem(layer), 4, 0.999)] == [(4,)]
+    assert [each.ranks for each in by_energy(ways, problem(layer), 1, 0.999)] == [(3,)]
+    assert [each.ranks for each in by_energy(ways, problem(layer), 4, 0.999)] == [(4,)]
 
 
 class Curious(nn.Module):
