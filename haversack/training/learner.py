@@ -19,9 +19,8 @@ from haversack.errors import TrainingError
 from haversack.graph.run import Tensors, named_tensors
 from haversack.model import Model
 from haversack.task import Batch, Task, brief, has_target, unpack
-from haversack.training.best import Average, Best
 from haversack.training.features import FeatureLesson, feature_lesson
-from haversack.training.machine import Processes, mixed_precision, seeded, unheard
+from haversack.training.machine import Processes, mixed_precision, seeded
 from haversack.training.pairs import results_of
 from haversack.training.settings import Training, optimizer, set_rate
 from haversack.training.teacher import Memory, Remembered, check_outputs, distance, memory_of
@@ -112,7 +111,7 @@ class Zeros:
 
 
 class Learner:
-    """A copy of a model's network, with all that a training changes: weights, the optimizer's memory, averages."""
+    """A copy of a model's network, with all that a training changes: weights and the optimizer's memory."""
 
     def __init__(self, model: Model, task: Task, training: Training, masks: Masks | None, processes: Processes) -> None:
         self.task, self.training, self.processes = task, training, processes
@@ -135,8 +134,8 @@ class Learner:
         self._trained = [*self.student.parameters(), *self._regressors.parameters()]
         self._optimizer = optimizer(self.student, training, self._regressors)
         self._zeros = Zeros(self.student, model.sparse, masks)
-        self._average = Average(training.average, named_tensors(self.student)) if training.average else None
-        self.best = Best(named_tensors(self.student))
+        self._last = {name: tensor.detach().clone() for name, tensor in named_tensors(self.student).items()}
+        self._epochs = torch.zeros((), dtype=torch.int64)
 
     def step(self, batch: Batch, step: int, steps: int) -> str:
         """Learns from a batch, at `step` of `steps`. What makes that impossible is returned, and nothing changes."""
@@ -150,8 +149,6 @@ class Learner:
             return f"the length of the gradient is {length}"
         self._optimizer.step()
         self._zeros.after_step()
-        if self._average is not None:
-            self._average.step(named_tensors(self.student))
         return ""
 
     def _gradients(self, batch: Batch, step: int) -> float:
@@ -184,46 +181,31 @@ class Learner:
         return seeded(hash((self.training.seed, step, self.processes.index)) % 2**63)
 
     def end_epoch(self) -> None:
-        """Scores the weights where `patience` asks for it, and keeps them if they are to be kept."""
+        """Keeps the weights as they are now, in case that the next epoch goes wrong."""
         if self._taught is not None:
             self._taught.end_epoch()
-        weights = self._weights()
-        self.best.take(weights, self._score(weights) if self.training.patience else None)
+        self._merge()
+        self._epochs += 1
+        for name, tensor in named_tensors(self.student).items():
+            self._last[name].copy_(tensor.detach())
 
     @property
-    def has_given_up(self) -> bool:
-        """Whether the score has not risen for as many epochs as `patience` says."""
-        return 0 < self.training.patience <= self.best.epochs_since
+    def epochs(self) -> int:
+        """How many epochs went well."""
+        return int(self._epochs)
 
-    def _weights(self) -> Tensors:
-        """The weights that would come out now, the same in all processes."""
-        weights = named_tensors(self.student) if self._average is None else self._average.values
-        self.processes.merge({name: weights[name] for name, _ in self.student.named_buffers()})
-        return weights
-
-    def _score(self, weights: Tensors) -> float:
-        own = {name: tensor.detach().clone() for name, tensor in named_tensors(self.student).items()}
-        _fill(self.student.eval(), weights)
-        with unheard():
-            score = self.processes.mean(self.task.scored(self._predict))
-        _fill(self.student.train(), own)
-        return score
-
-    @torch.no_grad()
-    def _predict(self, *inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.student(*_on(self.processes.device, inputs))
-        return outputs.cpu()
+    def _merge(self) -> None:
+        """Makes the statistics of all processes one; weights are the same in all of them."""
+        self.processes.merge(dict(self.student.named_buffers()))
 
     def finished(self) -> nn.Module:
-        """The network with the best weights, as it was before in all else, in evaluation mode."""
-        if self.best.epoch:
-            _fill(self.student, self.best.weights)
-            self._zeros.after_step()  # an average remembers what was not zero yet
+        """The network with the weights of the last whole epoch, as it was before in all else, in evaluation mode."""
+        _fill(self.student, self._last)
         return _laid_out(self.student, torch.contiguous_format).to(self._home).eval()
 
     def state(self) -> dict[str, Tensor]:
         """All that the steps changed, by name: the training goes on from it to the bit."""
-        self._weights()
+        self._merge()
         found = {f"optimizer/{name}": tensor for name, tensor in self._memory().items()}
         if self._taught is not None:
             found |= {f"taught/{name}": tensor for name, tensor in self._taught.state.items()}
@@ -248,10 +230,8 @@ class Learner:
 
     def _in_place(self) -> dict[str, Tensor]:
         """What is there from the first step on."""
-        parts = {"student": named_tensors(self.student), "best": self.best.state}
+        parts = {"student": named_tensors(self.student), "last": {**self._last, "/epochs": self._epochs}}
         parts["regressors"] = named_tensors(self._regressors)
-        if self._average is not None:
-            parts["average"] = self._average.state
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def _memory(self) -> dict[str, Tensor]:

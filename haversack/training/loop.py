@@ -8,7 +8,7 @@ from torch import nn
 
 from haversack.errors import RecipeError, TrainingError
 from haversack.model import Model
-from haversack.progress import note, say, track
+from haversack.progress import note, track
 from haversack.task import Batch, Task
 from haversack.training.learner import Learner, Masks, samples
 from haversack.training.machine import seeded, these_processes
@@ -21,23 +21,21 @@ def finetune(model: Model, task: Task, training: Training, masks: Masks | None =
 
     The teacher is `model.teacher`, the network as the user handed it in; without one the data's labels teach alone.
     Zeros of the weights in `model.sparse` stay zero; `masks` may decide otherwise while the network trains.
-    Under `torchrun` all processes train together (see processes.py). Within `checkpoints_in` a training that was
+    Under `torchrun` all processes train together (see machine.py). Within `checkpoints_in` a training that was
     killed goes on from its last checkpoint; one with `masks`, whose memory nobody can write down, starts anew.
 
     A loss or gradient that is not finite stops the training: the weights of the last epoch that went well come out, and
     that is said. Raises TrainingError where there is no such epoch (or with `masks`, whose work is half done then), no
-    data, or nothing to train; RecipeError for settings that do not fit the task, the masks or the teacher.
+    data, or nothing to train; RecipeError for settings that do not fit the task or the teacher.
     """
-    _check(task, training, masks)
+    _check(task, training)
     with seeded(training.seed):
         learner = Learner(model, task, training, masks, these_processes())
         _train(learner)
         return learner.finished()
 
 
-def _check(task: Task, training: Training, masks: Masks | None) -> None:
-    if masks is not None and training.patience:
-        raise RecipeError("patience would end a training before its masks are complete.", mend="set patience to 0.")
+def _check(task: Task, training: Training) -> None:
     if training.label_smoothing and (task.kind != "classification" or task.loss is not None):
         whose = "a loss of its own" if task.loss is not None else "no classes"
         raise RecipeError(f"labels cannot be smoothed: the task has {whose}.", mend="set label_smoothing to 0.")
@@ -60,24 +58,21 @@ def _train(learner: Learner) -> None:
 
 
 def _batches(learner: Learner, place: Place) -> Iterator[Batch]:
-    """The batches of all epochs that are left, until the score has not risen for long enough."""
-    while place.epoch < learner.training.epochs and not learner.has_given_up:
+    """The batches of all epochs that are left."""
+    while place.epoch < learner.training.epochs:
         for batch in place.batches(learner.task):
             if not samples(batch):
                 raise TrainingError("a batch is empty.", where="train()", mend="yield batches that hold samples.")
             yield batch
         learner.end_epoch()
-    if learner.has_given_up:
-        best = learner.best
-        say(f"the score has not risen for {best.epochs_since} epochs: epoch {best.epoch} ({best.score:.4g}) is kept.")
 
 
 def _stop(learner: Learner, trouble: str) -> None:
     """Says with which weights the training ends. Raises TrainingError where there are no good ones."""
     mend = "lower learning_rate, or check the data for NaN."
-    if learner.is_masked or not learner.best.epoch:
+    if learner.is_masked or not learner.epochs:
         raise TrainingError(f"{trouble}.", mend=mend)
-    note(f"{trouble}: the training ends with the weights of epoch {learner.best.epoch}. How to mend it: {mend}")
+    note(f"{trouble}: the training ends with the weights of epoch {learner.epochs}. How to mend it: {mend}")
 
 
 def _counted(learner: Learner) -> int:

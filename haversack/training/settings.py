@@ -16,7 +16,6 @@ from haversack.settings import Amount, Count, Like, Portion, Positive, Share, ch
 from haversack.training.teacher import Outputs
 
 Optimizer = Literal["sgd", "adam"]
-Schedule = Literal["cosine", "one_cycle"]
 Features = Literal["", "fitnet", "attention", "similarity"]
 """What is compared inside the networks: nothing, maps (Romero et al. 2015), where maps are strong (Zagoruyko and
 Komodakis 2017) or which samples have similar ones (Tung and Mori 2019)."""
@@ -29,23 +28,18 @@ class Training:
     """How long and how hard to train.
 
     SGD with Nesterov momentum, or Adam (Kingma 2015, decay as in AdamW, Loshchilov 2019) where parameters differ in
-    scale, as folded weights and steps do. `schedule` is the learning rate's course: it rises over the first tenth and
-    falls to zero as a `cosine` (Loshchilov 2017), or goes through `one_cycle` while the momentum goes the other way
-    (Smith 2018). A `learning_rate` of 0 is chosen by itself (see optimizer.py). A step's gradient is at most `clip`
-    long, and as long as it is where `clip` is 0.
+    scale, as folded weights and steps do. The learning rate rises over the first tenth and falls to zero as a cosine
+    (Loshchilov 2017); a `learning_rate` of 0 is chosen by itself (see `untuned_rate`). A step's gradient is at most
+    `clip` long, and as long as it is where `clip` is 0.
 
     `distillation` is the share of the loss that comes from the teacher's outputs, compared as `outputs` says (see
-    outputs.py). `label_smoothing` is the share of a label that all classes have alike (Szegedy 2016).
+    teacher.py). `label_smoothing` is the share of a label that all classes have alike (Szegedy 2016).
 
     With `features` the maps within both networks are compared too (see features.py), and `feature_weight` times their
     distance is added to the loss. `pairs` says where, each as "student.path=teacher.path"; without any, the ends of the
     networks' stages are paired (see pairs.py).
 
-    With an `average` of, say, 0.99 the weights that come out are an exponential moving average over the steps (Polyak
-    and Juditsky 1992), batch norm's statistics too. With a `patience` of n, `Task.score` judges the weights after each
-    epoch: training stops after n epochs without a better score, and the best weights come out.
-
-    With `mixed_precision` it computes in bfloat16 where the processor multiplies that (see precision.py); weights and
+    With `mixed_precision` it computes in bfloat16 where the processor multiplies that (see machine.py); weights and
     steps stay float32.
     """
 
@@ -58,10 +52,7 @@ class Training:
     seed: int = 0
     optimizer: Optimizer = "sgd"
     outputs: Outputs = "kd"
-    schedule: Schedule = "cosine"
     label_smoothing: Portion = 0.0
-    average: Portion = 0.0
-    patience: Count = 0
     clip: Amount = 5.0
     features: Features = ""
     feature_weight: Amount = 1.0
@@ -74,10 +65,6 @@ class Training:
             raise RecipeError(
                 "pairs are given, but no features are compared.", mend="set features, to fitnet for example."
             )
-
-
-_CYCLE = 0.1
-"""How far the momentum goes down while the learning rate goes up in one cycle, as Smith (2018) has it: 0.95 to 0.85."""
 
 
 def optimizer(network: nn.Module, training: Training, beside: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -100,22 +87,15 @@ def optimizer(network: nn.Module, training: Training, beside: nn.Module | None =
 
 
 def set_rate(optimizer: torch.optim.Optimizer, training: Training, share_done: float, samples: int) -> None:
-    """Sets the learning rate and the momentum of a step on `samples`, after `share_done` of the training.
+    """Sets the learning rate of a step on `samples`, after `share_done` of the training.
 
     A rate that was not set grows with the root of the batch (Malladi 2022), from batches of 128 up to one of 512.
     """
-    cosine = training.schedule == "cosine"
-    share, momentum = _cosine(share_done) if cosine else _one_cycle(share_done), training.momentum
-    if not cosine:
-        momentum = max(0.0, momentum - _CYCLE * share)
+    share = _cosine(share_done)
     if not training.learning_rate:
         share *= math.sqrt(min(samples, 512) / 128)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * share
-        if "momentum" in group:
-            group["momentum"] = momentum
-        else:
-            group["betas"] = (momentum, group["betas"][1])
 
 
 def untuned_rate(network: nn.Module, kind: str) -> float:
@@ -143,14 +123,6 @@ def _cosine(share_done: float) -> float:
     if share_done < warm_up:
         return (share_done + 0.01) / (warm_up + 0.01)
     return 0.5 * (1 + math.cos(math.pi * (share_done - warm_up) / (1 - warm_up)))
-
-
-def _one_cycle(share_done: float) -> float:
-    """From a 25th up to the highest over the first 30 %, and down to nothing, along half waves (Smith 2018)."""
-    lowest, up = 1 / 25, 0.3
-    if share_done < up:
-        return lowest + (1 - lowest) * 0.5 * (1 - math.cos(math.pi * share_done / up))
-    return 0.5 * (1 + math.cos(math.pi * (share_done - up) / (1 - up)))
 
 
 def _weight_groups(parameters: Iterable[nn.Parameter], decay: float) -> list[dict[str, object]]:

@@ -73,9 +73,9 @@ def epochs_of_21(**settings) -> Training:
     "settings",
     [
         {"learning_rate": 0.05},
-        {"optimizer": "adam", "learning_rate": 0.01, "average": 0.9, "schedule": "one_cycle"},
+        {"optimizer": "adam", "learning_rate": 0.01},
     ],
-    ids=["sgd", "adam averaged"],
+    ids=["sgd", "adam"],
 )
 def test_a_training_goes_on_from_the_batch_where_it_was_killed_and_ends_the_same(tmp_path, step, settings):
     start, task, training = model(dropping(), trained()), digits_task(noisy), epochs_of_21(**settings)
@@ -85,21 +85,6 @@ def test_a_training_goes_on_from_the_batch_where_it_was_killed_and_ends_the_same
     assert same(whole, after)
     assert steps == 63 - step
     assert not (tmp_path / "states").exists()
-
-
-def test_the_best_epoch_and_the_patience_are_remembered(tmp_path):
-    def task() -> Task:
-        scores = iter(scored)
-        return replace(digits_task(noisy), score=lambda predict: next(scores))
-
-    start, training = model(dropping()), Training(epochs=9, patience=2)
-    scored = [0.1, 0.6, 0.5, 0.4, 0.9]
-    whole = finetune(start, task(), training)
-    killed_at(50, start, task(), training, tmp_path)
-    scored = [0.5, 0.4, 0.9]
-    after, steps = resumed(start, task(), training, tmp_path)
-    assert same(whole, after)
-    assert steps == 4 * 21 - 50
 
 
 def test_a_training_that_is_killed_twice_ends_the_same(tmp_path):
@@ -187,7 +172,7 @@ from test_checkpoint import digits_task, dropping, epochs_of_21, model, noisy, t
 from haversack.training import checkpoints_in, finetune
 start = model(dropping(), trained())
 with checkpoints_in(Path({folder!r}), seconds=0.05):
-    finetune(start, digits_task(noisy), epochs_of_21(average=0.9))
+    finetune(start, digits_task(noisy), epochs_of_21())
 """
 
 
@@ -200,7 +185,7 @@ def test_a_process_that_is_killed_leaves_what_another_goes_on_from(tmp_path):
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    start, task, training = model(dropping(), trained()), digits_task(noisy), epochs_of_21(average=0.9)
+    start, task, training = model(dropping(), trained()), digits_task(noisy), epochs_of_21()
     after, steps = resumed(start, task, training, folder)
     assert steps < 63
     assert same(after, finetune(start, task, training))

@@ -78,7 +78,7 @@ def main() -> None:
     data = Data(1 if given.what == "few" else 9, dtype)
     start = network(dtype, norm=given.what == "norms")
     torch.manual_seed(7)
-    training = Training(epochs=5, learning_rate=0.1, patience=2 * (given.what == "patience"))
+    training = Training(epochs=5, learning_rate=0.1)
     teacher = None
     if given.what == "taught":
         teacher = nn.Sequential(nn.Flatten(), nn.Linear(72, 3)).to(dtype)
