@@ -282,13 +282,13 @@ def _steps_taken(row: _Values) -> Steps:
     for axis, (begin, end, stride) in enumerate(zip(begins, ends, strides, strict=True)):
         bit, size = 1 << axis, row.data.shape[axis]
         if single & bit:
-            taken.append((begin % size, 1, 1))
+            taken.append((begin % size, 1, 1, size == 1))
             continue
         cut = slice(None if from_start & bit else begin, None if to_end & bit else end, stride)
         along = range(*cut.indices(size))
-        taken.append((along.start, len(along), stride))
-    first, count, apart = zip(*taken, strict=True)
-    return Steps(first, count, apart)
+        taken.append((along.start, len(along), stride, along == range(size)))
+    begins, counts, strides, whole = zip(*taken, strict=True)
+    return Steps(begins, counts, strides, whole)
 
 
 def _nearest(row: _Values) -> Nearest:

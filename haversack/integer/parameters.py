@@ -211,11 +211,12 @@ class Turned:
 
 @dataclass(frozen=True)
 class Steps:
-    """Along each axis, where to begin, how many to take, and how far apart."""
+    """Along each axis, where to begin, how many to take, how far apart, and whether that is the whole axis."""
 
     begins: tuple[int, ...]
     counts: tuple[int, ...]
     strides: tuple[int, ...]
+    whole: tuple[bool, ...]
 
 
 @dataclass(frozen=True, eq=False)

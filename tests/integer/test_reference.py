@@ -14,6 +14,7 @@ from haversack.errors import MeasureError
 from haversack.grid import Grid
 from haversack.integer import IntegerGraph, Operation, Value
 from haversack.integer.reference import run
+from haversack.integer.shapes import check_shapes
 from haversack.runtimes.tflite.read import read
 
 DATA = Path(__file__).parents[3] / "shared/data/mlperf-tiny"
@@ -72,6 +73,32 @@ def test_constants_serve_every_row_of_a_batch() -> None:
     graph = draft.finish("CONCATENATION", names, (1, 3), grid, axis=1)
     x = np.arange(6, dtype=np.int8).reshape(3, 2)
     assert run(graph, [x])[0].tolist() == [[0, 1, 7], [2, 3, 7], [4, 5, 7]]
+
+
+def joined_and_cut(begin: int) -> IntegerGraph:
+    """An input of four numbers becomes four rows of one, below which stands a fifth; one of them is taken."""
+    grid = Grid(8, True, (0.1,), (0,))
+    draft = Draft(0, "int8")
+    x = draft.input((1, 4), grid)
+    last = draft.constant([[7]], "int8", grid)
+    numbers = [draft.constant(each) for each in ([4, 1], [begin, 0], [begin + 1, 1], [1, 1])]
+    shapes = {"column": (4, 1), "joined": (5, 1), "taken": (1, 1)}
+    draft.values.update({name: Value(name, shape, "int8", grid) for name, shape in shapes.items()})
+    operations = (
+        Operation("RESHAPE", (x, numbers[0]), ("column",)),
+        Operation("CONCATENATION", ("column", last), ("joined",), {"axis": 0}),
+        Operation("STRIDED_SLICE", ("joined", *numbers[1:]), ("taken",)),
+    )
+    return IntegerGraph(draft.values, operations, (x,), ("taken",), ((0, 1),), ((0, 1),))
+
+
+@pytest.mark.parametrize("begin", range(5))
+def test_rows_within_a_sample_are_joined_and_cut_sample_by_sample(begin: int) -> None:
+    graph = joined_and_cut(begin)
+    check_shapes(graph)
+    x = np.arange(12, dtype=np.int8).reshape(3, 4)
+    wanted = x[:, begin] if begin < 4 else np.full(3, 7)
+    assert run(graph, [x])[0].reshape(-1).tolist() == wanted.tolist()
 
 
 def test_kept_values_follow_the_outputs_in_the_order_asked_for() -> None:

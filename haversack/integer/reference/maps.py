@@ -50,8 +50,9 @@ def concatenate(call: Call, by: Joined) -> Array:
     """CONCATENATION."""
     rows = max(len(call.array(index)) for index in range(len(call.arrays)))
     parts = [call.array(index) for index in range(len(call.arrays))]
-    # A constant holds one row and serves every row of a batch.
-    parts = [np.broadcast_to(part, (rows, *part.shape[1:])) if len(part) == 1 else part for part in parts]
+    if by.axis:
+        # A constant holds one row and serves every row of a batch.
+        parts = [np.broadcast_to(part, (rows, *part.shape[1:])) if len(part) == 1 else part for part in parts]
     joined = np.concatenate(parts, axis=by.axis)
     return joined if call.integer else finish(joined, by.output)
 
@@ -77,10 +78,10 @@ def transpose(call: Call, by: Turned) -> Array:
 
 
 def slice_strided(call: Call, by: Steps) -> Array:
-    """STRIDED_SLICE; where the first axis is the batch, all of it."""
+    """STRIDED_SLICE; an axis that it takes whole may be the batch, and longer here."""
     x = call.array(0)
     for axis, (begin, count, stride) in enumerate(zip(by.begins, by.counts, by.strides, strict=True)):
-        if axis or call.outputs[0].shape[:1] != (1,):
+        if not by.whole[axis]:
             x = x.take(begin + stride * np.arange(count), axis=axis)
     return _shaped(x, call)
 

@@ -83,7 +83,11 @@ class _ReadFile:
         _refuse_unless(all(inputs) and all(outputs) and inputs and outputs, "it has no inputs or no outputs")
         _refuse_unless(len(set(inputs)) == len(inputs), "an input is there twice")
         _refuse_unless(all(self.values[name].data is None for name in inputs), "an input is a constant")
-        _refuse_unless(all(self.values[name].shape for name in inputs), "an input is a single number")
+        for name in inputs:
+            shape = self.values[name].shape
+            _refuse_unless(
+                shape[:1] == (1,), f"its input {name!r} has the shape {shape}, and is not for a batch of one"
+            )
         operators = self._graph.tables(3)
         _refuse_unless(len(operators) <= _MOST_OPERATORS, f"it has {len(operators):,} operators")
         operations = tuple(each for operator in operators for each in self._operations(operator))
