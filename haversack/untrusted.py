@@ -65,12 +65,24 @@ def read_file(path: Path, most_bytes: int) -> bytes:
 
 def read_text(path: Path, bounds: Bounds = SMALL) -> str:
     """The UTF-8 text in a file; raises UntrustedError, as `read_file` does."""
-    return _decoded(read_file(path, bounds.size_bytes), str(path))
+    return decoded(read_file(path, bounds.size_bytes), str(path))
+
+
+def decoded(content: bytes, where: str) -> str:
+    """The text that these bytes are in UTF-8; raises UntrustedError where they are none."""
+    try:
+        return content.decode("utf-8-sig")  # some editors begin with a mark
+    except UnicodeDecodeError as error:
+        raise UntrustedError("it holds no text.", where=where) from error
 
 
 def read_json(path: Path, bounds: Bounds = SMALL) -> Any:  # noqa: ANN401 - whatever JSON holds
     """What the JSON document in a file says; raises UntrustedError for one that is damaged or over its bounds."""
-    where, text = str(path), read_text(path, bounds)
+    return parse_json(read_text(path, bounds), str(path), bounds)
+
+
+def parse_json(text: str, where: str, bounds: Bounds = SMALL) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """What a JSON document of a size within its bounds says; raises UntrustedError, as `read_json` does."""
     _check(text, _JSON_TEXT, bounds, where)
     try:
         found = json.loads(text)
@@ -153,13 +165,6 @@ def _check(text: str, texts: re.Pattern[str], bounds: Bounds, where: str) -> str
     if max(nested, default=0) > bounds.depth:
         raise UntrustedError(f"it is nested more than {bounds.depth} levels deep.", where=where)
     return bare
-
-
-def _decoded(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8-sig")  # some editors begin with a mark
-    except UnicodeDecodeError as error:
-        raise UntrustedError("it holds no text.", where=where) from error
 
 
 def _mistyped(where: str, value: object) -> UntrustedError:

@@ -27,6 +27,7 @@ FLOORS = (
     "recipe",
     "measurement proof",
     "artifact",
+    "result",
     "graph",
     "surgery",
     "channels",

@@ -21,6 +21,7 @@ CASES = {
     "line": 80,
     "applied": 8,
     "result": 4,
+    "reading": 60,
     "onnx": 4,
     "tflite": 4,
     "workspace": 3,

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests import house
+from tests.results import written_result
 
 HEAVY = {
     "onnxruntime": {"runtimes.onnx.worker"},
@@ -123,6 +124,23 @@ UNWANTED = {"torch", "onnx", "onnxruntime", "numpy", "safetensors"}
 def test_what_is_needed_at_once_imports_nothing_heavy(module):
     loaded = set(python(f"import sys, {module}; print(*sys.modules)").split())
     assert not loaded & UNWANTED
+
+
+READ = """
+import sys
+from pathlib import Path
+from haversack.result import Result
+
+result = Result(Path(sys.argv[1]))
+assert result.techniques and result.recipe and result.report and result.measured and result.weights.tensors
+print(*(each.name for each in result.files), file=sys.stderr)
+print(*sys.modules)
+"""
+
+
+def test_a_result_is_read_without_torch_and_without_a_runtime(tmp_path):
+    loaded = set(python(READ, str(written_result(tmp_path))).split())
+    assert not loaded & (UNWANTED - {"numpy"})
 
 
 def test_every_public_name_is_found_when_it_is_asked_for():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -27,7 +28,7 @@ from haversack.cli.options import (
     target_of,
 )
 from haversack.cli.terminal import STOPPED, loaded, print_json, progress
-from haversack.errors import CodedError, WorkspaceError
+from haversack.errors import WorkspaceError
 from haversack.interrupt import Stopped
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from haversack.model import Model
 
 if TYPE_CHECKING:
+    from haversack.coded.container import CodedFile
     from haversack.coded.tensors import Stored
 
 
@@ -228,7 +230,7 @@ def encode(
 ) -> None:
     """Write a result's weights as one coded file, which is what flash or a link has to hold."""
     from haversack.artifact import CODED_FILE
-    from haversack.coded.container import read
+    from haversack.coded.container import CodedFile
     from haversack.packing.result import read_result, replace_file
     from haversack.runtimes import coded
 
@@ -239,7 +241,7 @@ def encode(
         replace_file(folder, CODED_FILE, content)
     else:
         _write(place, content)
-    _show_tensors(read(content), len(content), str(place), as_json=as_json)
+    _show_tensors(CodedFile.of(content, str(place)), str(place), as_json=as_json)
 
 
 def decode(
@@ -249,22 +251,15 @@ def decode(
     as_json: AsJson = False,
 ) -> None:
     """List what a coded file holds, and write its weights out."""
-    from haversack.coded.container import read
+    from haversack.coded.container import CodedFile
 
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise CodedError(f"it cannot be read: {error.strerror}.", where=str(file)) from error
-    try:
-        tensors = read(content)
-    except CodedError as error:
-        raise CodedError(error.what, mend=error.mend, where=str(file)) from error
+    coded = CodedFile.at(file)
     if out is not None:
-        _write(out, _archive(tensors))
-    _show_tensors(tensors, len(content), str(file), as_json=as_json)
+        _write(out, _archive(coded.tensors))
+    _show_tensors(coded, str(file), as_json=as_json)
 
 
-def _archive(tensors: dict[str, Stored]) -> bytes:
+def _archive(tensors: Mapping[str, Stored]) -> bytes:
     """What np.savez would write, which takes names for its arguments and so has no room for some."""
     import io
     import zipfile
@@ -279,13 +274,14 @@ def _archive(tensors: dict[str, Stored]) -> bytes:
     return stream.getvalue()
 
 
-def _show_tensors(tensors: dict[str, Stored], size_bytes: int, place: str, *, as_json: bool) -> None:
+def _show_tensors(file: CodedFile, place: str, *, as_json: bool) -> None:
     from haversack.report.coded import coded, contents
 
     if as_json:
-        print_json({"file": place, "bytes": size_bytes, "tensors": contents(tensors)})
+        told = {"file": place, "bytes": len(file.content), "sha256": file.sha256, "tensors": contents(file.tensors)}
+        print_json(told)
     else:
-        typer.echo(coded(tensors, size_bytes, place))
+        typer.echo(coded(file.tensors, len(file.content), place))
 
 
 def _write(place: Path, content: bytes) -> None:

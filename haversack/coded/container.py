@@ -5,8 +5,11 @@ docs/format.md has the format byte by byte.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +17,17 @@ import numpy as np
 from haversack.coded.bits import Cursor, varint
 from haversack.coded.rans import Coded, Decoder, encode
 from haversack.coded.records import find_record, name_bytes, read_name, record
-from haversack.coded.tensors import Codebook, Raw, Stored
+from haversack.coded.tensors import Codebook, Raw, Stored, alike
 from haversack.errors import CodedError
+from haversack.untrusted import read_file
 
 Array = np.ndarray[Any, Any]
 
 MAGIC, VERSION = b"HSC", 1
 LIMIT_BYTES, LIMIT_TIMES = 1 << 28, 32
 """How much memory a file may take when nothing else is said: 256 MiB, or 32 times its own size if that is more."""
+MOST_BYTES = 1 << 28
+"""No network for a small device has more weights than fit a file of that size."""
 _START = len(MAGIC) + 2
 _CRC = 4
 _RECORD_BYTES = 2048
@@ -88,6 +94,38 @@ def read(content: bytes, *, limit_bytes: int | None = None) -> dict[str, Stored]
     return tensors
 
 
+@dataclass(frozen=True, eq=False)
+class CodedFile:
+    """A coded file that was read: its bytes, and the tensors that they hold, by name."""
+
+    content: bytes
+    tensors: Mapping[str, Stored]
+
+    @classmethod
+    def of(cls, content: bytes, where: str) -> CodedFile:
+        """The file of that content; raises CodedError, which says `where`, as `read` does."""
+        try:
+            return cls(content, read(content))
+        except CodedError as error:
+            raise CodedError(error.what, mend=error.mend, where=where) from error
+
+    @classmethod
+    def at(cls, path: Path) -> CodedFile:
+        """The file at `path`; raises UntrustedError for what is none or too large, and CodedError as `read` does."""
+        return cls.of(read_file(path, MOST_BYTES), str(path))
+
+    @property
+    def sha256(self) -> str:
+        """Which file it is: equal for equal bytes alone, and so for one way of coding its tensors."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def differing(self, other: CodedFile) -> list[str]:
+        """The tensors that one of the files lacks, or holds otherwise; none where devices compute with the same."""
+        both = self.tensors.keys() & other.tensors.keys()
+        unlike = {name for name in both if not alike(self.tensors[name], other.tensors[name])}
+        return sorted(unlike | (self.tensors.keys() ^ other.tensors.keys()))
+
+
 def _check_whole(content: bytes) -> None:
     """Raises CodedError for another file's bytes, another version's, and damaged ones."""
     if content[: len(MAGIC)] != MAGIC:
@@ -97,5 +135,8 @@ def _check_whole(content: bytes) -> None:
             f"the file has version {content[len(MAGIC)]} of the format, and this is {VERSION}.",
             mend="read it with a newer haversack.",
         )
-    if len(content) < _START + 1 + _CRC or zlib.crc32(content[:-_CRC]).to_bytes(_CRC, "little") != content[-_CRC:]:
+    if (
+        len(content) < _START + 1 + _CRC
+        or zlib.crc32(memoryview(content)[:-_CRC]).to_bytes(_CRC, "little") != content[-_CRC:]
+    ):
         raise CodedError("the file is damaged or cut off: its checksum differs.", mend="fetch it again.")

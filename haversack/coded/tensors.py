@@ -113,6 +113,26 @@ class Codebook:
 Stored = Raw | Integers | Codebook
 
 
+def alike(one: Stored, other: Stored) -> bool:
+    """Whether a device computes with the same to the bit, in whatever form it is stored.
+
+    Integers are alike where they, their steps and their grids are; all others where the real numbers are, so that a
+    codebook may be like raw numbers. A negative zero is none, and one NaN is not another.
+    """
+    if isinstance(one, Integers) and isinstance(other, Integers):
+        grids = [
+            (each.bits, each.signed, each.narrow, each.axis if each.scale.size > 1 else None) for each in (one, other)
+        ]
+        parts = ((one.values, other.values), (one.scale, other.scale), (one.zero_point, other.zero_point))
+        return grids[0] == grids[1] and all(_same_bits(*pair) for pair in parts)
+    return not isinstance(one, Integers) and not isinstance(other, Integers) and _same_bits(one.real, other.real)
+
+
+def _same_bits(one: Array, other: Array) -> bool:
+    ours, theirs = (np.asarray(each, each.dtype.newbyteorder("<")) for each in (one, other))
+    return ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes()
+
+
 def integer_type(bits: int, *, signed: bool) -> np.dtype[Any]:
     """The numpy type that integers of so many bits are read as."""
     if not 2 <= bits <= 16:

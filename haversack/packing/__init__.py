@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -40,6 +40,7 @@ from haversack.quantity import now
 from haversack.recipe import Recipe, Step, technique
 from haversack.report.blocks import document
 from haversack.report.text import measured_earlier, packed, ranked
+from haversack.result import MEASURED, RECIPE, REPORT, Measured
 from haversack.runtimes import estimate, find_runtime, host
 from haversack.task import Task
 from haversack.techniques.adopt_student import AdoptStudent
@@ -131,15 +132,11 @@ def save(result: Packed, folder: Path) -> None:
 
     `network/` holds what `load` reads, and the float network as a `.pt2` that needs torch alone.
     """
-    measured = {
-        "baseline": result.baseline.to_json(),
-        "packed": result.artifact.measurement.to_json(),
-        "limits": asdict(result.limits),
-    }
+    measured = Measured(baseline=result.baseline, packed=result.artifact.measurement, limits=result.limits)
     texts = {
-        "recipe.toml": result.artifact.recipe.to_toml(),
-        "measurement.json": json.dumps(measured, indent=1),
-        "report.txt": result.report,
+        RECIPE: result.artifact.recipe.to_toml(),
+        MEASURED: json.dumps(measured.to_json(), indent=1),
+        REPORT: result.report,
     }
     write_result(folder, texts, result.artifact, result.model)
 

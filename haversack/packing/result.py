@@ -1,4 +1,4 @@
-"""Result: the folder that `pack` and `apply` leave, exchanged whole, and the model read back from it."""
+"""Result: the folder that `pack` and `apply` leave, exchanged whole, and the model in it, built again in torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from haversack.disk import (
     LISTING,
     REPLACED,
     aside,
-    changed,
     digest_of,
     digests,
     disk_errors,
@@ -25,22 +24,19 @@ from haversack.disk import (
     seal,
     write_listing,
 )
-from haversack.errors import MeasureError, UntrustedError, WorkspaceError
+from haversack.errors import UntrustedError, WorkspaceError
 from haversack.model import Model
 from haversack.progress import say
+from haversack.result import NETWORK, REPORT, TEXTS, WORKSPACE, Result
 from haversack.runtimes import formats
 from haversack.surgery.save import export_pt2, save
 from haversack.surgery.save import load as load_model
 from haversack.task import Task
 from haversack.untrusted import plain_name
 
-NETWORK, WORKSPACE, REPORT = "network", "workspace", "report.txt"
 _COMPLETE = ".complete"
 # What results of versions without a listing consist of.
-_BEFORE_LISTINGS = {
-    *(known.file for known in formats()),
-    *(CODED_FILE, "recipe.toml", "measurement.json", REPORT, NETWORK),
-}
+_BEFORE_LISTINGS = {*(known.file for known in formats()), *(CODED_FILE, *TEXTS, NETWORK)}
 
 
 def check_place(folder: Path) -> None:
@@ -124,34 +120,11 @@ def read_result(folder: Path, network: nn.Module, task: Task) -> Model:
 
 
 def network_folder(folder: Path) -> Path:
-    """Where a result folder holds its network.
-
-    Raises MeasureError where it holds none, or one that is not what was written.
-    """
-    place = folder / NETWORK
+    """Where a result folder holds its network, what a killed run began being finished; raises as `Result.network`."""
     if folder.is_dir():
         with disk_errors(folder):
             _recover(folder)
-    if not place.is_dir():
-        raise MeasureError(
-            "it holds no result of `pack` or `apply`.", where=str(folder), mend="give the folder that --out named."
-        )
-    damaged = [name for name in changed_files(folder) if name.startswith(f"{NETWORK}/")]
-    if damaged:
-        raise MeasureError(
-            f"{damaged[0]} is gone, or not what was written.", where=str(folder), mend="make the result again."
-        )
-    return place
-
-
-def changed_files(folder: Path) -> list[str]:
-    """The files of a result that are gone, or no longer what was written; a result without a listing tells nothing."""
-    if not (folder / LISTING).exists():
-        return []
-    try:
-        return changed(folder)
-    except UntrustedError as error:
-        raise MeasureError(error.what, where=error.where, mend="make the result again.") from error
+    return Result(folder).network
 
 
 def replace_file(folder: Path, name: str, content: bytes) -> None:

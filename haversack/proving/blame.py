@@ -28,9 +28,9 @@ from haversack.packing.result import read_result
 from haversack.progress import say, track
 from haversack.proof import Blame, Remedy, Suspect
 from haversack.quantity import show_bytes
+from haversack.result import MEASURED, Result
 from haversack.runtimes.agreement import in_torch
 from haversack.task import Task
-from haversack.untrusted import read_json, typed
 
 _SILENCE_DB = 200.0
 
@@ -214,12 +214,10 @@ class _Limits:
 
 
 def _limits(folder: Path) -> _Limits:
-    path = folder / "measurement.json"
-    if not path.is_file():
+    if not (folder / MEASURED).is_file():
         return _Limits()
-    data = read_json(path)
-    found = {name: data[name] for name in ("limits", "packed") if name in data} if isinstance(data, dict) else {}
-    return typed(_Limits, found, str(path))
+    measured = Result(folder).measured
+    return _Limits(measured.limits, measured.packed)
 
 
 @dataclass(frozen=True)

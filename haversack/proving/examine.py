@@ -7,21 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from haversack.artifact import CODED_FILE
-from haversack.disk import LISTING, listed, scratch_folder
+from haversack.coded.container import CodedFile
+from haversack.disk import LISTING, scratch_folder
 from haversack.errors import HaversackError
-from haversack.measurement import Measurement
 from haversack.model import Model
-from haversack.packing.result import NETWORK, WORKSPACE, changed_files
 from haversack.proof import Examined
+from haversack.result import MEASURED, NETWORK, RECIPE, REPORT, WORKSPACE, Result
 from haversack.runtimes import coded, formats, named
 from haversack.surgery.edit import NETWORK_FILE, WEIGHTS_FILE
 from haversack.surgery.save import export_pt2
-from haversack.untrusted import parse_toml, read_json, read_text, typed
 
-MEASURED = "measurement.json"
+_PROGRAM = f"{NETWORK}/network.pt2"
 _GONE, _CHANGED = "is gone", "is not what was written: its digest differs"
 _LEFT = "is not of this result, whose listing does not name it: an earlier run left it, or somebody else"
 
@@ -29,7 +26,7 @@ _LEFT = "is not of this result, whose listing does not name it: an earlier run l
 def made_for(folder: Path) -> str:
     """The runtime that the result was made for, as a device names it; empty where it does not tell."""
     try:
-        return _measured(folder).conditions.runtime
+        return Result(folder).measured.packed.conditions.runtime
     except HaversackError:
         return ""
 
@@ -47,12 +44,11 @@ def examined(folder: Path, model: Model, runs: Mapping[str, Runs]) -> tuple[Exam
 
     `runs` tells for the files that runtimes run what became of that.
     """
-    known = set(listed(folder)) if (folder / LISTING).exists() else None
-    changed = set(changed_files(folder))
-    runtime = named(made_for(folder))
+    result, runtime = Result(folder), named(made_for(folder))
+    changed = set(result.changed())
     shipped = {runtime.format.file} if runtime else set()
-    names = sorted({*_files(folder), *(known or ()), *shipped})
-    return tuple(_one(folder, name, model, runs, _state(folder, name, known, changed)) for name in names)
+    names = sorted({*_files(folder), *(result.listing or ()), *shipped})
+    return tuple(_one(result, name, model, runs, _state(result, name, changed)) for name in names)
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -64,29 +60,29 @@ def _files(folder: Path) -> Iterator[str]:
             yield name.as_posix()
 
 
-def _state(folder: Path, name: str, known: set[str] | None, changed: set[str]) -> str:
+def _state(result: Result, name: str, changed: set[str]) -> str:
     """What the listing has against a file; empty where that is nothing, or where there is no listing."""
-    if not (folder / name).is_file():
+    if not (result.folder / name).is_file():
         return _GONE
-    if known is None:
+    if result.listing is None:
         return ""
-    if name not in known:
+    if name not in result.listing:
         ours = {CODED_FILE, *(each.file for each in formats())}
         return _LEFT if name in ours or name.startswith(f"{NETWORK}/") else "foreign"
     return _CHANGED if name in changed else ""
 
 
-def _one(folder: Path, name: str, model: Model, runs: Mapping[str, Runs], state: str) -> Examined:
+def _one(result: Result, name: str, model: Model, runs: Mapping[str, Runs], state: str) -> Examined:
     if name == LISTING:
-        return Examined(name, f"{len(listed(folder))} digests")
+        return Examined(name, f"{len(result.listing or ())} digests")
     if state == "foreign":
         return Examined(name, "no part of the result")
-    digest = "as it was written" if (folder / LISTING).exists() else "no digest is recorded"
+    digest = "as it was written" if result.listing is not None else "no digest is recorded"
     if state:
         return Examined(name, "its digest", state)
     look = _LOOKS.get(name)
     try:
-        found = _run(runs[name]) if name in runs else look(folder / name, model) if look else ""
+        found = _run(runs[name]) if name in runs else look(result, model) if look else ""
     except _WrongError as error:
         return Examined(name, digest, str(error))
     except HaversackError as error:
@@ -106,24 +102,20 @@ def _run(runs: Runs) -> str:
     return "not run: no runtime for it is installed"
 
 
-def _coded(path: Path, model: Model) -> str:
-    """Nothing, or how the coded file differs from the network's own weights."""
-    ours, theirs = coded.read(coded.write(model)), coded.read(_content(path))
-    different = [name for name in ours.keys() | theirs.keys() if not _same(ours.get(name), theirs.get(name))]
-    if different:
-        raise _WrongError(f"holds other weights than the network: {', '.join(sorted(different)[:3])}")
-    return f"decoded: the network's {len(ours)} tensors"
+def _coded(result: Result, model: Model) -> str:
+    """How many tensors the coded file has, which are the network's own to the bit."""
+    ours = CodedFile.of(coded.write(model), "the network")
+    if different := ours.differing(result.weights):
+        raise _WrongError(f"holds other weights than the network: {', '.join(different[:3])}")
+    return f"decoded: the network's {len(ours.tensors)} tensors"
 
 
-def _same(one: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None, other: object) -> bool:
-    return one is not None and isinstance(other, np.ndarray) and np.array_equal(one, other)
-
-
-def _program(path: Path, model: Model) -> str:
+def _program(result: Result, model: Model) -> str:
     """What the torch program holds, entry by entry beside one written now; nothing is unpickled.
 
     Its graph names the places of the user's source, and so differs where that moved, or torch did.
     """
+    path = result.path(_PROGRAM)
     with scratch_folder() as folder:
         fresh = folder / path.name
         export_pt2(model, fresh)
@@ -147,44 +139,20 @@ def _differing(ours: zipfile.ZipFile, theirs: zipfile.ZipFile) -> Iterator[str]:
             yield name
 
 
-def _recipe(path: Path, _: Model) -> str:
-    steps = parse_toml(read_text(path), str(path)).get("step", [])
-    if not isinstance(steps, list) or not all(isinstance(each, dict) for each in steps):
-        raise _WrongError("cannot be read: it holds no steps")
-    return ", ".join(str(each.get("technique")) for each in steps) or "no steps"
+def _report(result: Result, _: Model) -> str:
+    return "" if result.report else "empty"
 
 
-def _measured(folder: Path) -> Measurement:
-    data = read_json(folder / MEASURED)
-    return typed(Measurement, data.get("packed") if isinstance(data, dict) else data, str(folder / MEASURED))
-
-
-def _measurement(path: Path, _: Model) -> str:
-    return f"measured in {_measured(path.parent).conditions.runtime}"
-
-
-def _text(path: Path, _: Model) -> str:
-    read_text(path)
-    return ""
-
-
-def _loaded(_: Path, model: Model) -> str:
+def _loaded(_: Result, model: Model) -> str:
     return f"loaded: {sum(value.numel() for value in model.module.parameters()):,} parameters"
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _WrongError(f"cannot be read: {error.strerror}") from error
-
-
-_LOOKS: dict[str, Callable[[Path, Model], str]] = {
+_LOOKS: dict[str, Callable[[Result, Model], str]] = {
     CODED_FILE: _coded,
-    MEASURED: _measurement,
-    "recipe.toml": _recipe,
-    "report.txt": _text,
-    f"{NETWORK}/network.pt2": _program,
+    MEASURED: lambda result, _: f"measured in {result.measured.packed.conditions.runtime}",
+    RECIPE: lambda result, _: ", ".join(result.techniques) or "no steps",
+    REPORT: _report,
+    _PROGRAM: _program,
     f"{NETWORK}/{WEIGHTS_FILE}": _loaded,
     f"{NETWORK}/{NETWORK_FILE}": _loaded,
 }

@@ -110,6 +110,43 @@ def result(rng: random.Random, folder: Path, seeds: Path) -> Case:
     )
 
 
+def reading(rng: random.Random, folder: Path, seeds: Path) -> Case:
+    """A result as updates and servers read it, with files damaged, elsewhere, or of any size; no command does so."""
+    place = _copied(rng, seeds, folder, rng.choice(sorted(RECIPES)))
+    files = sorted(each for each in place.rglob("*") if each.is_file() and "workspace" not in each.parts)
+    spoilt, moved = rng.sample(files, 2)
+    _spoil(rng, spoilt)
+    _reseal(rng, place)
+    if rng.random() < 0.3:
+        _move(rng, moved, folder.parent / CANARY)
+    return Case(["out"], run=_read_result)
+
+
+def _move(rng: random.Random, file: Path, elsewhere: Path) -> None:
+    """Puts a link, nothing, or a size that no disk has in the place of a file."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        os.truncate(file, 1 << rng.choice((28, 42)))
+        return
+    file.rename(file.with_name(f"{file.name}.{rng.choice(('old', 'ä'))}"))
+    if kind == 1:
+        file.symlink_to(elsewhere)
+
+
+def _read_result(words: list[str]) -> None:
+    """Ends as a command does, however many parts are read."""
+    from haversack.result import Result
+
+    result, refused = Result(Path(words[0])), 0
+    for part in ("files", "recipe", "techniques", "measured", "report", "weights", "network"):
+        try:
+            getattr(result, part)
+        except HaversackError as error:
+            print(error, file=sys.stderr)
+            refused = 2
+    sys.exit(refused)
+
+
 def runtime_file(name: str, result: str) -> Make:
     """A file that `bench` is given, or that `prove` finds in a result."""
 
@@ -257,6 +294,7 @@ SUBJECTS: dict[str, Make] = {
     "applied": applied,
     "network": network,
     "result": result,
+    "reading": reading,
     "onnx": runtime_file("model.onnx", "onnx"),
     "tflite": runtime_file("model.tflite", "litert"),
     "graph": graph,

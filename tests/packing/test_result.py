@@ -10,8 +10,9 @@ from test_workspace import Ear, artifact, end_at, in_process, network, pruned, t
 from haversack.artifact import Artifact
 from haversack.disk import LISTING
 from haversack.errors import MeasureError, WorkspaceError
-from haversack.packing.result import changed_files, check_place, leave_report, read_result, replace_file, write_result
+from haversack.packing.result import check_place, leave_report, read_result, replace_file, write_result
 from haversack.progress import shown_by
+from haversack.result import Result
 from haversack.surgery.save import save
 
 NETWORK = {"network/weights.safetensors", "network/network.json", "network/network.pt2"}
@@ -41,7 +42,7 @@ def test_a_result_is_the_files_the_texts_and_the_network_and_nothing_of_an_older
     assert (out / "model.onnx").read_bytes() == b"abcd"
     assert (out / "report.txt").read_text(encoding="utf-8") == "smaller µ\n"
     assert ["gave way" in line for line in ear.heard] == [True]
-    assert changed_files(out) == []
+    assert Result(out).changed() == []
 
 
 def test_a_result_of_a_version_without_a_listing_gives_way_too(tmp_path):
@@ -73,7 +74,7 @@ def killed_at_every_step(out: Path) -> list[str]:
         assert len(there) <= 1, f"step {step} left {there}"
         assert len(after) == 1, f"after step {step} there was {after}"
         assert not hidden, f"step {step} left {hidden}"
-        assert not changed_files(out)
+        assert not Result(out).changed()
         assert (out / "old.tflite").exists() == (after == {"old"})
         seen += after
     return seen
@@ -104,7 +105,7 @@ def test_a_file_beside_a_result_that_is_not_its_own_is_never_replaced(tmp_path):
         write_result(tmp_path, {"report.txt": "new"}, result(b"new", **{"model.tflite": b"new"}))
     assert (tmp_path / "model.tflite").read_text() == "mine"
     assert (tmp_path / "report.txt").read_text() == "old"
-    assert changed_files(tmp_path) == []
+    assert Result(tmp_path).changed() == []
 
 
 @pytest.mark.parametrize("planted", ["file", "folder", "link"])
@@ -164,7 +165,7 @@ def test_a_file_that_is_written_anew_belongs_to_the_result_and_another_s_damage_
     (tmp_path / "report.txt").write_text("changed")
     replace_file(tmp_path, "model.hsk", b"coded")
     assert (tmp_path / "model.hsk").read_bytes() == b"coded"
-    assert changed_files(tmp_path) == ["report.txt"]
+    assert Result(tmp_path).changed() == ["report.txt"]
 
 
 def test_a_damaged_listing_is_told(tmp_path):
@@ -172,6 +173,6 @@ def test_a_damaged_listing_is_told(tmp_path):
     for text in ("{", '{"files": 3}', '{"files": {"../x": "00"}}', "[" * 9999):
         (tmp_path / LISTING).write_text(text)
         with pytest.raises(MeasureError, match=LISTING):
-            changed_files(tmp_path)
+            Result(tmp_path).changed()
         with pytest.raises(WorkspaceError, match=LISTING):
             check_place(tmp_path)
