@@ -59,6 +59,7 @@ def commands(document: Path) -> list[str]:
 ALL = [each for document in DOCUMENTS for each in commands(document)]
 WHOLE = [each for each in commands(ROOT / "README.md") if re.match(r"haversack \w+ .", each)]
 """Those with their arguments: a command that is only named, such as `haversack prove`, is in a sentence."""
+ROOM = re.compile(r"`(?:haversack/)?((?:[a-z_]+/)+[a-z_]*\.py)`")
 NAME = "benchmarks/NAME.py"
 SCRIPTS = sorted({each.replace(" -m ", " ").split()[1] for each in ALL if each.startswith("python ")} - {NAME})
 TARGETS = sorted({each.split()[1] for each in ALL if each.startswith("make ")})
@@ -150,3 +151,9 @@ def test_every_row_that_a_benchmark_s_words_choose_is_there():
 def test_the_public_names_that_readme_uses_are_there():
     used = set(re.findall(r"\bhaversack\.([A-Za-z_]+)\b", (ROOT / "README.md").read_text()))
     assert used <= set(dir(haversack))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda each: each.stem)
+def test_a_file_that_a_document_names_is_there(document):
+    named = ROOM.findall(document.read_text("utf-8"))
+    assert not [each for each in named if not any((root / each).is_file() for root in (ROOT, ROOT / "haversack"))]
