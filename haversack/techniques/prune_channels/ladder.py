@@ -27,7 +27,7 @@ Price = Callable[[int, int, float], float]
 _RUNGS = 32
 
 
-class Cost(Protocol):
+class CostOfCounts(Protocol):
     """What a network costs for each choice of channel counts: multiply-accumulates, parameters or milliseconds."""
 
     def of(self, kept: Counts) -> float:
@@ -45,7 +45,7 @@ class Ladder:
 
     groups: Sequence[ChannelGroup]
     rungs: Sequence[Sequence[int]]
-    cost: Cost
+    cost: CostOfCounts
 
     @property
     def smallest(self) -> float:

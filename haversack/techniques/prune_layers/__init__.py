@@ -25,7 +25,7 @@ from haversack.recipe import Stage, Step
 from haversack.settings import Count, Fraction, Positive, checked
 from haversack.surgery.edit import edit
 from haversack.task import Kind, Task
-from haversack.techniques.prune_layers.removable import Found, Removable, outermost, removable, removal, without
+from haversack.techniques.prune_layers.removable import Removable, Removables, outermost, removable, removal, without
 from haversack.training import Training, finetune
 
 _SAMPLES = 128
@@ -277,7 +277,7 @@ def _digest(*parts: nn.Module | Tensor) -> str:
     return digest(tensors, *(str(part) for part in parts if isinstance(part, nn.Module)))
 
 
-def _why_nothing(found: Found, measure: Measure) -> str:
+def _why_nothing(found: Removables, measure: Measure) -> str:
     if found.removable:
         return f"no removal saves {measure}: {', '.join(each.path for each in found.removable[:3])} were tried."
     reasons = "; ".join(f"{each.path}: {each.reason}" for each in found.staying[:3])

@@ -38,7 +38,7 @@ class Stays:
 
 
 @dataclass(frozen=True)
-class Found:
+class Removables:
     """The modules with parameters of a network: those that may go, in the order in which they run, and those that stay.
 
     One may be a part of another.
@@ -48,7 +48,7 @@ class Found:
     staying: tuple[Stays, ...]
 
 
-def removable(module: nn.Module, example: tuple[Tensor, ...]) -> Found:
+def removable(module: nn.Module, example: tuple[Tensor, ...]) -> Removables:
     """What may be removed whole from `module`: blocks with an identity shortcut, layers as wide as what they read.
 
     A module may go when it is run once on a tensor and gives one of the same shape, holds weights of its own that
@@ -59,7 +59,7 @@ def removable(module: nn.Module, example: tuple[Tensor, ...]) -> Found:
     stays = {path: next(_reasons(module, path, call), "") for path, call in calls.items()}
     chosen = _named([path for path, why in stays.items() if not why], module, calls)
     stays |= {path: _failure(module, path, example, outputs) for path in chosen}
-    return Found(
+    return Removables(
         tuple(Removable(path, _build(module.get_submodule(path), calls[path])) for path in chosen if not stays[path]),
         tuple(Stays(path, why) for path, why in stays.items() if why),
     )

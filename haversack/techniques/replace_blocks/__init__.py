@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 from torch import nn
 
 from haversack.calibration.imitate import block_by_block
+from haversack.calibration.least_squares import Problem
+from haversack.calibration.patches import Geometry
 from haversack.calibration.statistics import with_corrected_statistics
 from haversack.channels.cost import Measure
 from haversack.device import Device
@@ -16,12 +18,14 @@ from haversack.model import Edits, Model
 from haversack.recipe import Stage, Step
 from haversack.settings import Count, Fraction, Positive, checked
 from haversack.task import Task
-from haversack.techniques._exchange import Exchange, Ways
-from haversack.techniques.replace_blocks.blocks import ladder, loss, replacement, suits
+from haversack.techniques._exchange import Choice, Exchange, Ways
+from haversack.techniques._exchange.sites import Replacement
+from haversack.techniques.replace_blocks.grouped import Shape, fitted, ladder
 from haversack.techniques.replace_blocks.merged import merged, unmerged
 from haversack.training import Training, finetune
 
-Block = Literal["best", "separable", "grouped", "shuffle"]
+Kind = Literal["separable", "grouped", "shuffle"]
+Block = Literal["best", Kind]
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,10 @@ class ReplaceBlocks(Step):
             many="blocks",
             nothing="there is no ordinary convolution to replace",
             lacking="none has a kernel of its own",
-            suits=suits,
-            tried=lambda site, _: (each for each in ladder(site.geometry) if self.block in ("best", each.method)),
-            loss=loss,
-            replacement=replacement,
+            suits=_suits,
+            tried=lambda site, _: (each for each in blocks(site.geometry) if self.block in ("best", each.method)),
+            loss=_loss,
+            replacement=_replacement,
         )
 
     def _taught(self, small: Model, original: nn.Module, task: Task, paths: Sequence[str]) -> nn.Module:
@@ -97,3 +101,32 @@ class ReplaceBlocks(Step):
         wide = wide.with_module(with_corrected_statistics(wide.module, original, Edits(), batches))
         training = Training(self.epochs, self.learning_rate, seed=self.seed)
         return finetune(wide, task, training) if self.epochs else wide.module
+
+
+def _suits(geometry: Geometry) -> bool:
+    """Whether the layer is an ordinary convolution: one whose kernel reads more than one pixel."""
+    return geometry.pixels > 1
+
+
+def blocks(geometry: Geometry) -> Iterator[Choice]:
+    """Blocks of every kind, of ever smaller cost."""
+    for shape in ladder(geometry):
+        yield Choice(_kind(geometry, shape), (shape.inputs, shape.outputs, shape.rank), shape.layers(geometry))
+
+
+def _loss(problem: Problem, choice: Choice) -> float:
+    """The share of the layer's output power that the block loses at first."""
+    return problem.error(fitted(problem, Shape(*choice.ranks)).weight(problem))
+
+
+def _replacement(problem: Problem, choice: Choice) -> Replacement:
+    """The block with its first numbers."""
+    fit = fitted(problem, Shape(*choice.ranks))
+    state = {name: tensor.float() for name, tensor in fit.state(problem).items()}
+    return Replacement(choice.layers, state)
+
+
+def _kind(geometry: Geometry, shape: Shape) -> Kind:
+    if shape.outputs > 1:
+        return "shuffle"
+    return "separable" if shape.inputs == geometry.inputs else "grouped"

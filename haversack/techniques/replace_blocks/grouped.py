@@ -46,7 +46,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Fit:
+class GroupedFit:
     """Filters (groups in, groups out, rank, inputs a group * pixels) and the mixture.
 
     The mixture is (groups out, outputs a group, groups in, rank).
@@ -73,7 +73,7 @@ class Fit:
         return state if bias is None else {**state, f"{last}.bias": bias}
 
 
-def fitted(problem: Problem, shape: Shape) -> Fit:
+def fitted(problem: Problem, shape: Shape) -> GroupedFit:
     """Filters and mixture that keep the layer's output on the inputs it reads.
 
     Each pair's filters are first the best ones by themselves, as if its inputs had nothing in common with the others';
@@ -81,10 +81,10 @@ def fitted(problem: Problem, shape: Shape) -> Fit:
     """
     curvature = _curvature(problem, shape)
     filters = _leading(problem, shape, curvature)
-    fit = Fit(filters, _mixture(problem, filters, curvature))
+    fit = GroupedFit(filters, _mixture(problem, filters, curvature))
     for _ in range(_SWEEPS):
         filters = _filters(problem, fit, curvature)
-        fit = Fit(filters, _mixture(problem, filters, curvature))
+        fit = GroupedFit(filters, _mixture(problem, filters, curvature))
     return fit
 
 
@@ -115,7 +115,7 @@ def _mixture(problem: Problem, filters: Tensor, curvature: Tensor) -> Tensor:
     )
 
 
-def _filters(problem: Problem, fit: Fit, curvature: Tensor) -> Tensor:
+def _filters(problem: Problem, fit: GroupedFit, curvature: Tensor) -> Tensor:
     """Better filters for the mixture as it is, one group of inputs after the other, each given the others."""
     filters = fit.filters.clone()
     away = (problem.weight - fit.weight(problem)).reshape(fit.mixture.shape[0], -1, *curvature.shape[:2])

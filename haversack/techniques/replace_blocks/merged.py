@@ -17,7 +17,7 @@ from torch.nn import functional as F
 Convolution = nn.Conv1d | nn.Conv2d
 
 
-class Merged(nn.Sequential):
+class MergedBlock(nn.Sequential):
     """The layers of a grouped block, whose product is formed anew each time; tensors are named as in the sequence."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def merged(module: nn.Module, paths: Iterable[str]) -> nn.Module:
     for path in paths:
         parent, _, name = path.rpartition(".")
         layers = module.get_submodule(path)
-        setattr(module.get_submodule(parent), name, Merged(*layers.children()).train(layers.training))
+        setattr(module.get_submodule(parent), name, MergedBlock(*layers.children()).train(layers.training))
     return module
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from haversack.model import Model
 from haversack.surgery.save import load, save
-from haversack.techniques.prune_layers.removable import Found, outermost, removable, removal, without
+from haversack.techniques.prune_layers.removable import Removables, outermost, removable, removal, without
 
 IMAGE = torch.randn(1, 3, 8, 8)
 
@@ -17,7 +17,7 @@ def paths(module: nn.Module, x: Tensor = IMAGE) -> list[str]:
     return [each.path for each in removable(module.eval(), (x,)).removable]
 
 
-def reasons(found: Found) -> dict[str, str]:
+def reasons(found: Removables) -> dict[str, str]:
     return {each.path: each.reason for each in found.staying}
 
 

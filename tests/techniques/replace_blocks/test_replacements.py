@@ -13,7 +13,7 @@ from haversack.calibration.patches import geometry_of, macs
 from haversack.model import Edits, Model, Swap
 from haversack.surgery.edit import edit
 from haversack.techniques._exchange.sites import Replacement, with_replacements
-from haversack.techniques.replace_blocks.blocks import ladder
+from haversack.techniques.replace_blocks import blocks
 from haversack.techniques.replace_blocks.grouped import Shape, fitted
 from haversack.techniques.replace_blocks.merged import merged, unmerged
 
@@ -98,7 +98,7 @@ def test_what_a_merged_network_learned_goes_back_into_the_layers():
 
 def test_the_ladder_holds_blocks_of_every_kind_that_cost_less_than_the_convolution():
     geometry = geometry_of(network(0)[0])
-    found = list(ladder(geometry))
+    found = list(blocks(geometry))
     whole = geometry.piece(8, 12, geometry.everywhere, last=True)
     assert {each.method for each in found} == {"separable", "grouped", "shuffle"}
     assert all(macs(each.layers, (1, 8, 6, 6)) < macs([whole], (1, 8, 6, 6)) for each in found)
@@ -123,9 +123,9 @@ def both_replaced(whole: nn.Sequential, x: torch.Tensor) -> nn.Module:
         problems = [
             problem_of(layer, geometry_of(layer), [read]) for layer, read in ((whole[0], x), (whole[2], whole[:2](x)))
         ]
-    blocks = {}
+    replacements = {}
     for path, problem in zip("02", problems, strict=True):
         shape = Shape(problem.geometry.inputs, 1, 1)
         state = {name: tensor.float() for name, tensor in fitted(problem, shape).state(problem).items()}
-        blocks[path] = Replacement(shape.layers(problem.geometry), state)
-    return with_replacements(whole, blocks)[0]
+        replacements[path] = Replacement(shape.layers(problem.geometry), state)
+    return with_replacements(whole, replacements)[0]
