@@ -80,9 +80,14 @@ def test_a_file_of_each_format_is_timed_and_weighed_or_it_is_said_why_not(known)
 def test_the_program_that_measures_holds_its_runtime_and_of_ours_only_the_turns(known):
     """The peak memory that it reports would hold all else too."""
     installed(next(row for row in rows() if row.format == known))
-    code = f"import runpy, sys; runpy.run_path({str(known.worker)!r}, run_name='worker'); print(*sys.modules)"
+    code = (
+        f"import runpy, sys; runpy.run_path({str(known.worker)!r}, run_name='worker'); print(*sys.modules, *sys.path)"
+    )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
+    assert str(known.worker.parents[1]) not in loaded, (
+        "our folders are called as packages are, and would be found first"
+    )
     others = {package for row in rows() if row.format != known for package in row.packages}
     assert "turns" in loaded
     assert not loaded & ({"haversack", "safetensors", "rich"} | others)

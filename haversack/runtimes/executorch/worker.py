@@ -19,6 +19,8 @@ else:  # a process of its own, which holds no more of us than these two files
     sys.path.append(str(Path(__file__).parents[1]))
     import turns  # type: ignore[import-not-found,no-redef]
 
+    sys.path.pop()  # folders there are called as packages are
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from executorch.extension.pybindings import portable_lib

@@ -20,6 +20,8 @@ else:  # a process of its own, which holds no more of us than these two files
     sys.path.append(str(Path(__file__).parents[1]))
     import turns  # type: ignore[import-not-found,no-redef]
 
+    sys.path.pop()  # folders there are called as packages are
+
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,

@@ -15,6 +15,8 @@ else:  # a process of its own, which holds no more of us than these two files
     sys.path.append(str(Path(__file__).parents[1]))
     import turns  # type: ignore[import-not-found,no-redef]
 
+    sys.path.pop()  # folders there are called as packages are
+
 
 def open_interpreter(file: str | bytes, threads: int, *, plain: bool = False) -> Any:  # noqa: ANN401 - no types
     """An interpreter on the CPU for `file`, with its tensors allocated.

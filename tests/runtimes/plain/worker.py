@@ -12,6 +12,8 @@ else:
     sys.path.append(str(Path(__file__).parents[1]))
     import turns
 
+    sys.path.pop()
+
 
 def read(file):
     layers = json.loads(file if isinstance(file, bytes) else Path(file).read_bytes())["plain"]
