@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
@@ -111,6 +112,24 @@ def test_a_setting_inside_its_annotation_is_accepted(name, setting, data):
 def test_every_setting_has_a_default_that_may_be_written(name):
     assert all(each.default is not MISSING for each in fields(KINDS[name]))
     replace(KINDS[name]())
+
+
+@pytest.mark.parametrize("text", ["a", " ", "=", "a=", " =", "= "])
+def test_a_text_of_any_length_is_judged_at_once(text):
+    """Patterns that go back and forth over what somebody wrote would take hours."""
+    likes = [
+        like
+        for name, setting in SETTINGS
+        for inner in get_args(hint(name, setting)[0])
+        for like in get_args(inner)[1:]
+        if isinstance(like, Like)
+    ]
+    assert len(likes) >= 5
+    begin = time.process_time()
+    for like in likes:
+        for end in ("", "\n", "=\n"):
+            like.holds(50_000 * text + end)
+    assert time.process_time() - begin < 1
 
 
 @dataclass(frozen=True)

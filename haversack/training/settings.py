@@ -19,7 +19,7 @@ Optimizer = Literal["sgd", "adam"]
 Features = Literal["", "fitnet", "attention", "similarity"]
 """What is compared inside the networks: nothing, maps (Romero et al. 2015), where maps are strong (Zagoruyko and
 Komodakis 2017) or which samples have similar ones (Tung and Mori 2019)."""
-Pairs = tuple[Annotated[str, Like(r"[^=]*[^=\s][^=]*=[^=]*[^=\s][^=]*", "student.path=teacher.path")], ...]
+Pairs = tuple[Annotated[str, Like(r"\s*[^=\s][^=]*=\s*[^=\s][^=]*", "student.path=teacher.path")], ...]
 """Where they are compared."""
 
 

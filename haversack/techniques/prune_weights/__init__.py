@@ -62,7 +62,7 @@ class PruneWeights(Step):
     epochs: Count = 2
     ramp: Annotated[Share, "of the training"] = 0.5
     learning_rate: Positive = 0.02
-    layer_sparsity: tuple[Annotated[str, Like("(?s:.+)=.+", "head=0.5")], ...] = ()
+    layer_sparsity: tuple[Annotated[str, Like("(?s:.+=.+)", "head=0.5")], ...] = ()
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.SPARSITY
