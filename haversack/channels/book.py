@@ -92,7 +92,7 @@ class Book:
 
 
 @dataclass(frozen=True)
-class Operation:
+class ChannelOperation:
     """One operation: its node, the network it belongs to, the atoms of every earlier value, and the book."""
 
     node: fx.Node
@@ -176,18 +176,18 @@ def sizes(node: fx.Node) -> tuple[int, ...]:
     return tuple(_number(size) for size in node.meta["val"].shape)
 
 
-def unknown(operation: Operation) -> Value:
+def unknown(operation: ChannelOperation) -> Value:
     """Fixed dimensions: how this operation treats channels is not known, so all that it touches must stay."""
     pin_all(operation, [], f"{operation.why}: how it uses channels is not known")
     return fixed(operation.node.meta.get("val"))
 
 
-def pointwise(operation: Operation) -> Dims:
+def pointwise(operation: ChannelOperation) -> Dims:
     """Right-aligned dimensions united, those of size 1 stretched: NumPy's broadcasting."""
     return broadcast(operation, operation.tensors())
 
 
-def broadcast(operation: Operation, nodes: Sequence[fx.Node]) -> Dims:
+def broadcast(operation: ChannelOperation, nodes: Sequence[fx.Node]) -> Dims:
     """The dimensions of the values that `nodes` broadcast to."""
     rank = max((len(sizes(node)) for node in nodes), default=0)
     columns: list[list[tuple[Atoms | None, int]]] = [[] for _ in range(rank)]
@@ -198,7 +198,7 @@ def broadcast(operation: Operation, nodes: Sequence[fx.Node]) -> Dims:
     return tuple(united(operation, column) for column in columns)
 
 
-def united(operation: Operation, column: list[tuple[Atoms | None, int]]) -> Atoms | None:
+def united(operation: ChannelOperation, column: list[tuple[Atoms | None, int]]) -> Atoms | None:
     """The atoms of one dimension in which the given ones, with their sizes, meet."""
     wide = [atoms for atoms, size in column if size != 1] or [atoms for atoms, _ in column]
     first = next((atoms for atoms in wide if atoms is not None), None)
@@ -209,12 +209,12 @@ def united(operation: Operation, column: list[tuple[Atoms | None, int]]) -> Atom
     return first
 
 
-def same(operation: Operation) -> Dims:
+def same(operation: ChannelOperation) -> Dims:
     """The dimensions of the first input: nothing moves."""
     return operation.of(operation.tensors()[0])
 
 
-def pin_all(operation: Operation, results: list[Dims], why: str) -> None:
+def pin_all(operation: ChannelOperation, results: list[Dims], why: str) -> None:
     """All that goes into the operation and all of `results` must stay."""
     for dims in (*(operation.of(node) for node in operation.tensors()), *results):
         for atoms in dims:

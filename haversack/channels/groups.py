@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from haversack.channels.book import Assumption, Atoms, Book, Dims, Operation, Value
+from haversack.channels.book import Assumption, Atoms, Book, ChannelOperation, Dims, Value
 from haversack.channels.group import ChannelGroup, Groups, Member, Pinned, edits_for
 from haversack.channels.shapes import follow
 from haversack.channels.trial import Foretold, at_stake, in_vain, refuted, trials
@@ -221,7 +221,7 @@ def follow_all(
         if node.op == "placeholder":
             values[node] = _placeholder(trace, node, ours, weights, book)
         elif node.op == "call_function" and _is_tensor(node.meta.get("val")):
-            values[node] = follow(Operation(node, module, values, book))
+            values[node] = follow(ChannelOperation(node, module, values, book))
         elif node.op == "output":
             for each in node.all_input_nodes:
                 value = values.get(each, ())

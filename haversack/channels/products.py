@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import fx, nn
 
-from haversack.channels.book import Atoms, Dims, Operation, Value, fixed, pin_all, sizes, united, unknown
+from haversack.channels.book import Atoms, ChannelOperation, Dims, Value, fixed, pin_all, sizes, united, unknown
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def _convolution(operation: Operation) -> Dims:
+def _convolution(operation: ChannelOperation) -> Dims:
     dims, weight = operation.dims("input") or (), operation.dims("weight") or ()
     bias = operation.dims("bias")
     transposed = operation.name.startswith("conv_transpose") or bool(operation.argument("transposed", False))
@@ -33,7 +33,7 @@ def _convolution(operation: Operation) -> Dims:
     return (*dims[:channel], out, *(None for _ in weight[2:]))
 
 
-def _grouped(operation: Operation, into: Atoms | None, weight: Dims, groups: int, channels: int) -> Atoms | None:
+def _grouped(operation: ChannelOperation, into: Atoms | None, weight: Dims, groups: int, channels: int) -> Atoms | None:
     book, out = operation.book, weight[0]
     if groups == channels:
         times = sizes(operation.argument("weight"))[0] // channels
@@ -49,7 +49,7 @@ def _grouped(operation: Operation, into: Atoms | None, weight: Dims, groups: int
 
 
 def _grouped_transposed(
-    operation: Operation, into: Atoms | None, weight: Dims, groups: int, channels: int
+    operation: ChannelOperation, into: Atoms | None, weight: Dims, groups: int, channels: int
 ) -> Atoms | None:
     book = operation.book
     book.unite(into, weight[0], operation.why)
@@ -66,12 +66,12 @@ def _grouped_transposed(
     return None if weight[1] is None else np.tile(weight[1], groups)
 
 
-def _pin_spelled_groups(operation: Operation, atoms: Atoms | None) -> None:
+def _pin_spelled_groups(operation: ChannelOperation, atoms: Atoms | None) -> None:
     if not operation.within(CONVOLUTIONS):
         operation.book.pin(atoms, f"the code spells the number of groups: {operation.why}")
 
 
-def _linear(operation: Operation) -> Dims:
+def _linear(operation: ChannelOperation) -> Dims:
     dims, weight, bias = operation.dims("input") or (), operation.dims("weight") or (), operation.dims("bias")
     operation.book.contract(dims[-1], weight[-1], operation.why)
     out = weight[:-1]
@@ -83,12 +83,12 @@ def _linear(operation: Operation) -> Dims:
     return (*dims[:-1], *out)
 
 
-def _matmul(operation: Operation) -> Dims:
+def _matmul(operation: ChannelOperation) -> Dims:
     left, right = operation.tensors()[0], operation.tensors()[-1]
     return _product(operation, left, right)
 
 
-def _addmm(operation: Operation) -> Dims:
+def _addmm(operation: ChannelOperation) -> Dims:
     product = _product(operation, operation.argument("mat1"), operation.argument("mat2"))
     bias = operation.dims("input") or operation.dims("self") or ()
     if bias and product[-1] is not None:
@@ -98,7 +98,7 @@ def _addmm(operation: Operation) -> Dims:
     return product
 
 
-def _product(operation: Operation, left: fx.Node, right: fx.Node) -> Dims:
+def _product(operation: ChannelOperation, left: fx.Node, right: fx.Node) -> Dims:
     ours, theirs = operation.of(left), operation.of(right)
     if len(ours) < 2 or len(theirs) < 2:
         pin_all(operation, [], operation.why)
@@ -117,7 +117,7 @@ def _product(operation: Operation, left: fx.Node, right: fx.Node) -> Dims:
     return (*batch, ours[-2], theirs[-1])
 
 
-def _batch(operation: Operation, nodes: Sequence[fx.Node], inner: int) -> Dims:
+def _batch(operation: ChannelOperation, nodes: Sequence[fx.Node], inner: int) -> Dims:
     """The leading dimensions of products of many matrices, such as heads: those of one place are one."""
     rank = max(len(operation.of(node)) for node in nodes) - inner
     columns: list[list[tuple[Atoms | None, int]]] = [[] for _ in range(rank)]
@@ -128,7 +128,7 @@ def _batch(operation: Operation, nodes: Sequence[fx.Node], inner: int) -> Dims:
     return tuple(united(operation, column) for column in columns)
 
 
-def _embedding(operation: Operation) -> Dims:
+def _embedding(operation: ChannelOperation) -> Dims:
     weight, indices = operation.dims("weight") or (), operation.dims("indices") or ()
     operation.book.pin(weight[0], f"the vocabulary: {operation.why}")
     if weight[1] is not None:
@@ -136,7 +136,7 @@ def _embedding(operation: Operation) -> Dims:
     return (*indices, weight[1])
 
 
-def _channel_norm(operation: Operation) -> Dims:
+def _channel_norm(operation: ChannelOperation) -> Dims:
     """Batch and instance norm, PReLU: one number a channel, channels in dimension 1."""
     first, *others = operation.tensors()
     dims = operation.of(first)
@@ -147,13 +147,13 @@ def _channel_norm(operation: Operation) -> Dims:
     return dims
 
 
-def _group_norm(operation: Operation) -> Dims:
+def _group_norm(operation: ChannelOperation) -> Dims:
     dims = _channel_norm(operation)
     operation.book.interleave(dims[1], int(operation.argument("num_groups")))
     return dims
 
 
-def _layer_norm(operation: Operation) -> Dims:
+def _layer_norm(operation: ChannelOperation) -> Dims:
     dims, weight = operation.dims("input") or (), operation.dims("weight")
     last = dims[len(dims) - len(operation.argument("normalized_shape")) :]
     affine = [each for each in (weight, operation.dims("bias")) if each is not None]
@@ -166,7 +166,7 @@ def _layer_norm(operation: Operation) -> Dims:
     return dims
 
 
-def _attention(operation: Operation) -> Dims:
+def _attention(operation: ChannelOperation) -> Dims:
     """Whole heads, or the same channels of every head: of query and key together, and of the values."""
     query, key, value, mask = (operation.argument(name) for name in ("query", "key", "value", "attn_mask"))
     dims = [operation.of(node) for node in (query, key, value)]
@@ -178,7 +178,7 @@ def _attention(operation: Operation) -> Dims:
     return (*_batch(operation, (query, key, value), 2), dims[0][-2], dims[2][-1])
 
 
-def _einsum(operation: Operation) -> Value:
+def _einsum(operation: ChannelOperation) -> Value:
     equation, nodes = operation.argument("equation").replace(" ", ""), operation.argument("tensors")
     terms, arrow, result = equation.partition("->")
     if not arrow or "." in equation:
@@ -191,7 +191,7 @@ def _einsum(operation: Operation) -> Value:
     return tuple(met[letter] for letter in result)
 
 
-PRODUCT_RULES: dict[str, Callable[[Operation], Value]] = {
+PRODUCT_RULES: dict[str, Callable[[ChannelOperation], Value]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution),
     **dict.fromkeys(("batch_norm", "instance_norm", "prelu"), _channel_norm),

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 from torch import nn
 
-from haversack.channels.book import Atoms, Dims, Operation, Value, unknown
+from haversack.channels.book import Atoms, ChannelOperation, Dims, Value, unknown
 
 
-def _recurrent(gates: int) -> Callable[[Operation], Value]:
-    def rule(operation: Operation) -> Value:
+def _recurrent(gates: int) -> Callable[[ChannelOperation], Value]:
+    def rule(operation: ChannelOperation) -> Value:
         # torch has one hidden size for all layers and both directions, so all of them lose the same units.
         x, hidden = operation.dims("input"), None
         if x is None or operation.argument("params") is None or _projected(operation):
@@ -36,7 +36,7 @@ def _recurrent(gates: int) -> Callable[[Operation], Value]:
     return rule
 
 
-def _projected(operation: Operation) -> bool:
+def _projected(operation: ChannelOperation) -> bool:
     """Whether an LSTM's outputs are narrower than its state (Sak et al. 2014), or no layer of torch runs it."""
     per_direction = 4 if operation.argument("has_biases") else 2
     directions = 2 if operation.argument("bidirectional") else 1
@@ -44,13 +44,13 @@ def _projected(operation: Operation) -> bool:
     return len(operation.argument("params")) != count or not operation.within(nn.RNNBase)
 
 
-def _by_direction(operation: Operation) -> list[list[Dims]]:
+def _by_direction(operation: ChannelOperation) -> list[list[Dims]]:
     """The weights of each layer and direction: input, recurrent and both biases."""
     count, given = 4 if operation.argument("has_biases") else 2, operation.argument("params")
     return [[operation.of(node) for node in given[start : start + count]] for start in range(0, len(given), count)]
 
 
-def _units(operation: Operation, gates: int, into: Atoms | None, weights: list[Dims]) -> Atoms:
+def _units(operation: ChannelOperation, gates: int, into: Atoms | None, weights: list[Dims]) -> Atoms:
     """The hidden units of one layer and direction, after all that hangs on them was united."""
     book, units = operation.book, weights[1][1]
     if units is None:
@@ -62,8 +62,8 @@ def _units(operation: Operation, gates: int, into: Atoms | None, weights: list[D
     return units
 
 
-def _cell(gates: int) -> Callable[[Operation], Value]:
-    def rule(operation: Operation) -> Value:
+def _cell(gates: int) -> Callable[[ChannelOperation], Value]:
+    def rule(operation: ChannelOperation) -> Value:
         given = (operation.dims(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
         units = _units(operation, gates, (operation.dims("input") or ())[-1], [each for each in given if each])
         _states(operation, units)
@@ -74,7 +74,7 @@ def _cell(gates: int) -> Callable[[Operation], Value]:
     return rule
 
 
-def _states(operation: Operation, hidden: Atoms | None) -> None:
+def _states(operation: ChannelOperation, hidden: Atoms | None) -> None:
     """What the layer starts from: zeros follow where their size is read off the layer."""
     given = operation.argument("hx")
     for state in given if isinstance(given, list | tuple) else [given]:
@@ -84,7 +84,7 @@ def _states(operation: Operation, hidden: Atoms | None) -> None:
             operation.book.unite(hidden, operation.of(state)[-1], operation.why)
 
 
-RECURRENT_RULES: dict[str, Callable[[Operation], Value]] = {
+RECURRENT_RULES: dict[str, Callable[[ChannelOperation], Value]] = {
     "lstm": _recurrent(4),
     "gru": _recurrent(3),
     "rnn_tanh": _recurrent(1),

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from torch import nn
 
-from haversack.channels.book import ODD_BATCH, Atoms, Dims, Operation, same, sizes
+from haversack.channels.book import ODD_BATCH, Atoms, ChannelOperation, Dims, same, sizes
 
 Spans = dict[int, list[int]]
 
@@ -32,7 +32,7 @@ class _Block:
         return [self.before[dim] for dim in self.tracked if len(self.before[dim]) > 1]
 
 
-def reshape(operation: Operation) -> Dims:
+def reshape(operation: ChannelOperation) -> Dims:
     """Merged dimensions repeat their channels; of a split one, such as heads and their size, one factor may shrink.
 
     Which factor follows when channels go, and whether sizes that stand in the graph do, hangs on the code: each way to
@@ -54,7 +54,7 @@ def reshape(operation: Operation) -> Dims:
     return tuple(result)
 
 
-def _tracked_blocks(operation: Operation, after: tuple[int, ...]) -> Iterator[_Block]:
+def _tracked_blocks(operation: ChannelOperation, after: tuple[int, ...]) -> Iterator[_Block]:
     """The blocks with channels, but for those whose shapes cut across each other, where all must stay."""
     before, dims = sizes(operation.tensors()[0]), same(operation)
     for ours, theirs in _blocks(before, after):
@@ -66,13 +66,15 @@ def _tracked_blocks(operation: Operation, after: tuple[int, ...]) -> Iterator[_B
             operation.book.pin(atoms, f"cut across: {operation.why}")
 
 
-def _spelled(operation: Operation, rank: int) -> list[object]:
+def _spelled(operation: ChannelOperation, rank: int) -> list[object]:
     """What the code gives as the new sizes: -1 is whatever is left."""
     said = operation.argument("size", operation.argument("shape"))
     return list(said) if isinstance(said, Sequence) and operation.name != "unflatten" else [-1] * rank
 
 
-def _carried(operation: Operation, block: _Block, chosen: int, said: Sequence[object]) -> Iterator[tuple[int, Atoms]]:
+def _carried(
+    operation: ChannelOperation, block: _Block, chosen: int, said: Sequence[object]
+) -> Iterator[tuple[int, Atoms]]:
     """Which factor each dimension's channels run along; the others repeat them."""
     for dim, atoms in block.tracked.items():
         span = block.before[dim]
@@ -88,7 +90,7 @@ def _carried(operation: Operation, block: _Block, chosen: int, said: Sequence[ob
 
 
 def _readings(
-    operation: Operation, block: _Block, span: Sequence[int], said: Sequence[object]
+    operation: ChannelOperation, block: _Block, span: Sequence[int], said: Sequence[object]
 ) -> list[tuple[int, bool]]:
     """The factors that may shrink, likeliest first, and whether the width that is split follows its layer's input."""
     left_over = [factor for dim, its in block.after.items() if said[dim] == -1 for factor in its if factor in span]
@@ -98,7 +100,7 @@ def _readings(
     return [(ranked[0], False), (span[-1], True), *((factor, False) for factor in ranked[1:])]
 
 
-def _tie(operation: Operation, atoms: Atoms) -> bool:
+def _tie(operation: ChannelOperation, atoms: Atoms) -> bool:
     """Unites the rows of the linear layer behind `atoms` with its columns: the code takes one width for the other."""
     rows, columns = operation.book.columns.get(int(atoms[0]), (None, None))
     if rows is None or columns is None or len(rows) % len(columns):
@@ -108,7 +110,9 @@ def _tie(operation: Operation, atoms: Atoms) -> bool:
     return True
 
 
-def _merged(operation: Operation, block: _Block, span: Sequence[int], carried: Mapping[int, Atoms]) -> Atoms | None:
+def _merged(
+    operation: ChannelOperation, block: _Block, span: Sequence[int], carried: Mapping[int, Atoms]
+) -> Atoms | None:
     """The channels of a new dimension, at each place of the factors that it is made of."""
     found = [factor for factor in span if factor in carried]
     if len(found) > 1:

@@ -13,8 +13,8 @@ from torch import Tensor, fx
 from haversack.channels.book import (
     ODD_BATCH,
     Atoms,
+    ChannelOperation,
     Dims,
-    Operation,
     Value,
     broadcast,
     pointwise,
@@ -28,7 +28,7 @@ from haversack.channels.recurrent import RECURRENT_RULES
 from haversack.channels.reshape import reshape
 
 
-def _cat(operation: Operation) -> Dims:
+def _cat(operation: ChannelOperation) -> Dims:
     # torch.cat skips empty tensors of one dimension, whatever the rank of the others.
     nodes = [node for node in operation.argument("tensors") if math.prod(sizes(node)) or len(sizes(node)) > 1]
     rank = len(sizes(nodes[0]))
@@ -49,14 +49,14 @@ def _cat(operation: Operation) -> Dims:
     return tuple(dims)
 
 
-def _stack(operation: Operation) -> Dims:
+def _stack(operation: ChannelOperation) -> Dims:
     nodes = operation.argument("tensors")
     dims = list(broadcast(operation, nodes))
     dims.insert(int(operation.argument("dim", 0)) % (len(dims) + 1), None)
     return tuple(dims)
 
 
-def _pad(operation: Operation) -> Dims:
+def _pad(operation: ChannelOperation) -> Dims:
     """Zero channels that the code adds stay (their number stands in the code); the others may go."""
     dims = list(same(operation))
     pads = [each if isinstance(each, int) else 0 for each in operation.argument("pad")]
@@ -74,13 +74,13 @@ def _pad(operation: Operation) -> Dims:
     return tuple(dims)
 
 
-def _constant(operation: Operation, size: int, why: str) -> Atoms:
+def _constant(operation: ChannelOperation, size: int, why: str) -> Atoms:
     atoms = operation.book.fresh(size)
     operation.book.pin(atoms, why)
     return atoms
 
 
-def _slice(operation: Operation) -> Dims:
+def _slice(operation: ChannelOperation) -> Dims:
     dims = list(same(operation))
     dim = int(operation.argument("dim", 0)) % len(dims)
     start, end, step = (operation.argument(name) for name in ("start", "end", "step"))
@@ -105,14 +105,14 @@ def _slice(operation: Operation) -> Dims:
     return tuple(dims)
 
 
-def _select(operation: Operation) -> Dims:
+def _select(operation: ChannelOperation) -> Dims:
     dims = list(same(operation))
     dim = int(operation.argument("dim", 0)) % len(dims)
     operation.book.pin(dims.pop(dim), f"the code picks a channel: {operation.why}")
     return tuple(dims)
 
 
-def _split(operation: Operation) -> list[Dims]:
+def _split(operation: ChannelOperation) -> list[Dims]:
     """Equal parts lose alike, provided that the code takes their size from the shape."""
     dims = same(operation)
     dim = int(operation.argument("dim", 0)) % len(dims)
@@ -130,14 +130,14 @@ def _split(operation: Operation) -> list[Dims]:
     return [(*dims[:dim], part, *dims[dim + 1 :]) for part in np.split(atoms, ends[:-1])]
 
 
-def _glu(operation: Operation) -> Dims:
+def _glu(operation: ChannelOperation) -> Dims:
     dims = list(same(operation))
     dim = int(operation.argument("dim", -1)) % len(dims)
     dims[dim] = operation.book.interleave(dims[dim], 2)
     return tuple(dims)
 
 
-def _shuffle(operation: Operation) -> Dims:
+def _shuffle(operation: ChannelOperation) -> Dims:
     """Channels dealt out over groups: one of each group goes at a time."""
     batch, channels, *space = same(operation)
     groups = int(operation.argument("groups"))
@@ -145,7 +145,7 @@ def _shuffle(operation: Operation) -> Dims:
     return (batch, None if first is None else np.repeat(first, groups), *space)
 
 
-def _pixel_shuffle(operation: Operation) -> Dims:
+def _pixel_shuffle(operation: ChannelOperation) -> Dims:
     """Every r x r channels become one, spread over pixels."""
     channels, factor = same(operation)[-3], int(operation.argument("upscale_factor"))
     if channels is None:
@@ -153,20 +153,20 @@ def _pixel_shuffle(operation: Operation) -> Dims:
     return (*same(operation)[:-3], operation.book.merge(channels.reshape(-1, factor**2).T), None, None)
 
 
-def _pixel_unshuffle(operation: Operation) -> Dims:
+def _pixel_unshuffle(operation: ChannelOperation) -> Dims:
     channels, factor = same(operation)[-3], int(operation.argument("downscale_factor"))
     if channels is None:
         return same(operation)
     return (*same(operation)[:-3], np.repeat(channels, factor**2), None, None)
 
 
-def _getitem(operation: Operation) -> Dims:
+def _getitem(operation: ChannelOperation) -> Dims:
     source, place = operation.node.args[:2]
     value = operation.values.get(source, ()) if isinstance(source, fx.Node) else ()
     return value[place] if isinstance(value, list) and isinstance(place, int) else ()
 
 
-def _permute(operation: Operation) -> Dims:
+def _permute(operation: ChannelOperation) -> Dims:
     dims = same(operation)
     if operation.name == "permute":
         return tuple(dims[dim] for dim in operation.argument("dims"))
@@ -178,20 +178,20 @@ def _permute(operation: Operation) -> Dims:
     return tuple(swapped)
 
 
-def _squeeze(operation: Operation) -> Dims:
+def _squeeze(operation: ChannelOperation) -> Dims:
     given = operation.argument("dim", range(len(same(operation))))
     shape = sizes(operation.tensors()[0])
     dropped = {dim % len(shape) for dim in ([given] if isinstance(given, int) else given)}
     return tuple(a for dim, a in enumerate(same(operation)) if not (dim in dropped and shape[dim] == 1))
 
 
-def _unsqueeze(operation: Operation) -> Dims:
+def _unsqueeze(operation: ChannelOperation) -> Dims:
     dims = list(same(operation))
     dims.insert(int(operation.argument("dim")) % (len(dims) + 1), None)
     return tuple(dims)
 
 
-def _expand(operation: Operation) -> Dims:
+def _expand(operation: ChannelOperation) -> Dims:
     if operation.name == "expand_as":
         return broadcast(operation, operation.tensors())
     shape, spelled = sizes(operation.tensors()[0]), operation.argument("size")
@@ -203,7 +203,7 @@ def _expand(operation: Operation) -> Dims:
     return tuple(dims)
 
 
-def _reduce(operation: Operation) -> Value:
+def _reduce(operation: ChannelOperation) -> Value:
     dims = same(operation)
     given = operation.argument("dim")
     gone = range(len(dims)) if given in (None, []) else [given] if isinstance(given, int) else given
@@ -213,8 +213,8 @@ def _reduce(operation: Operation) -> Value:
     return left if isinstance(operation.node.meta["val"], Tensor) else [left for _ in operation.node.meta["val"]]
 
 
-def _pool(space: int) -> Callable[[Operation], Value]:
-    def rule(operation: Operation) -> Value:
+def _pool(space: int) -> Callable[[ChannelOperation], Value]:
+    def rule(operation: ChannelOperation) -> Value:
         dims = same(operation)
         for atoms in dims[-space:]:
             operation.book.pin(atoms, f"slid over: {operation.why}")
@@ -225,7 +225,7 @@ def _pool(space: int) -> Callable[[Operation], Value]:
 
 
 POOL_RULES = {space: _pool(space) for space in (1, 2, 3)}
-SHAPE_RULES: dict[str, Callable[[Operation], Value]] = {
+SHAPE_RULES: dict[str, Callable[[ChannelOperation], Value]] = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten"), reshape),
     **dict.fromkeys(("permute", "transpose", "t", "numpy_T"), _permute),
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "unbind", "tensor_split"), _split),
@@ -250,7 +250,7 @@ SHAPE_RULES: dict[str, Callable[[Operation], Value]] = {
 }
 
 
-def follow(operation: Operation) -> Value:
+def follow(operation: ChannelOperation) -> Value:
     """The atoms of the operation's result; an operation that nobody knows pins all it touches."""
     rule = _RULES.get(operation.name)
     if rule is None and torch.Tag.pointwise in getattr(operation.node.target, "tags", ()):
@@ -260,7 +260,7 @@ def follow(operation: Operation) -> Value:
     return _checked(operation, rule or unknown)
 
 
-def _checked(operation: Operation, rule: Callable[[Operation], Value]) -> Value:
+def _checked(operation: ChannelOperation, rule: Callable[[ChannelOperation], Value]) -> Value:
     """What the rule says; an operation used in a way that its rule was not written for counts as unknown."""
     try:
         value = rule(operation)
@@ -278,7 +278,7 @@ def _checked(operation: Operation, rule: Callable[[Operation], Value]) -> Value:
 
 # Element by element, but not tagged so by torch.
 _ACTIVATIONS = ("relu6", "hardtanh", "hardswish", "silu", "gelu", "celu", "selu", "rrelu")
-_RULES: dict[str, Callable[[Operation], Value]] = {
+_RULES: dict[str, Callable[[ChannelOperation], Value]] = {
     **PRODUCT_RULES,
     **SHAPE_RULES,
     **RECURRENT_RULES,

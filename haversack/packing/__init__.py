@@ -29,12 +29,12 @@ from haversack.packing.check import check_alone, checked_model
 from haversack.packing.fingerprint import fingerprint
 from haversack.packing.gauge import Gauge, tell_of_ratio
 from haversack.packing.result import check_place, leave_report, write_result
-from haversack.packing.student import AUTO, Audition, Place, step_of
+from haversack.packing.student import AUTO, Audition, Vacancy, step_of
 from haversack.packing.workspace import Workspace, cache_folder, open_workspace
 from haversack.plan.found import Answer, Found, Refusal, Trial, failure, followed
 from haversack.plan.goal import Goal
 from haversack.plan.search import greedy
-from haversack.plan.students import Member, Student
+from haversack.plan.students import FamilyMember, Student
 from haversack.progress import noted, say
 from haversack.quantity import now
 from haversack.recipe import Recipe, Step, technique
@@ -287,11 +287,11 @@ def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequen
         return ()
     whole = _schooling(settings)
 
-    def misses(member: Member) -> Sequence[Miss]:
+    def misses(member: FamilyMember) -> Sequence[Miss]:
         recipe = Recipe((step_of(whole, member), *rounding)).skeleton()
         return bench.candidate(Trial(recipe, scored=False)).measurement.misses(budget)
 
-    place = Place(bench.original, bench.device, budget, "int8" if rounding else "float32", misses, bench.workspace)
+    place = Vacancy(bench.original, bench.device, budget, "int8" if rounding else "float32", misses, bench.workspace)
     fitting = place.students(name)
     audition = Audition(bench.original, bench.task, lambda step: bench.model(Recipe((step,))), whole)
     students = audition.ranked(fitting)

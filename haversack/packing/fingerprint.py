@@ -26,10 +26,10 @@ def fingerprint(*values: object) -> str:
     Of other objects, and of lists and dictionaries, which may be in use, only the tensors and arrays in them count.
     What a function reads from files is not seen.
     """
-    return _Reader().read(values)
+    return _Feeder().read(values)
 
 
-class _Reader:
+class _Feeder:
     """Feeds one hash, each object once."""
 
     def __init__(self) -> None:

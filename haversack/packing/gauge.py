@@ -48,7 +48,7 @@ class Gauge:
             files = {runtime.format.file: runtime.write(lowered), CODED_FILE: coded.write(model)}
             content, before = next(iter(files.values())), self.twin(files, trial)
             weighed = before or self._timed(self._weighed(model, content), lowered, content, baseline)
-            measurement = self._compared(weighed, trial, _Run(runtime, model, lowered, content))
+            measurement = self._compared(weighed, trial, _Written(runtime, model, lowered, content))
         coded_bytes = Figure(len(files[CODED_FILE]), "host")
         said = tuple(dict.fromkeys((*model.notes, *(before.notes if before else ()), *notes)))
         measurement = replace(measurement, update_bytes=coded_bytes, notes=said)
@@ -84,7 +84,7 @@ class Gauge:
         """The artifact of `model` with its score on the samples that decide nothing, where the task has some."""
         if self.task.validate is None:
             return found
-        run = _Run(find_runtime(self.device), model, lower(model), next(iter(found.files.values())))
+        run = _Written(find_runtime(self.device), model, lower(model), next(iter(found.files.values())))
         figure = replace(validated(self.task, run.predict()), runtime=run.here.name)
         return replace(found, measurement=replace(found.measurement, validated=figure))
 
@@ -127,7 +127,7 @@ class Gauge:
         )
         return False
 
-    def _compared(self, found: Measurement, trial: Trial, run: _Run) -> Measurement:
+    def _compared(self, found: Measurement, trial: Trial, run: _Written) -> Measurement:
         """With the score, and with how far the file is off its own network and off the original."""
         predict, inputs = run.predict(), self.task.calibration()
         outputs = list(agreement.outputs(predict, inputs))
@@ -146,7 +146,7 @@ class Gauge:
         fidelity = agreement.fidelity(original, outputs) if changed else None
         return replace(found, parity=agreed, fidelity=fidelity, score=self._score(trial, run, predict))
 
-    def _score(self, trial: Trial, run: _Run, predict: Predict) -> Figure | None:
+    def _score(self, trial: Trial, run: _Written, predict: Predict) -> Figure | None:
         if not trial.scored:
             return None
         score = scored(self.task, predict) if trial.recipe.steps else checked_score(self.task, predict)
@@ -154,7 +154,7 @@ class Gauge:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Written:
     """A file, to be run on this host."""
 
     runtime: Runtime

@@ -19,7 +19,7 @@ from haversack.limits import Budget, Miss
 from haversack.measurement import Measurement
 from haversack.model import Model
 from haversack.packing.workspace import Workspace
-from haversack.plan.students import Counts, Member, Scaled, Student, Yardstick, halved, scaled
+from haversack.plan.students import Counts, FamilyMember, Scaled, Student, Yardstick, halved, scaled
 from haversack.progress import say
 from haversack.runtimes import estimate
 from haversack.task import Task
@@ -34,7 +34,7 @@ _TEMPERATURE = 4.0
 
 
 @dataclass(frozen=True)
-class Place:
+class Vacancy:
     """The original's place: what a student must fit there, in the number format that it will be stored in.
 
     `measured` gives the limits that a student's file misses, before any training.
@@ -44,7 +44,7 @@ class Place:
     device: Device
     budget: Budget
     number_format: str
-    measured: Callable[[Member], Sequence[Miss]]
+    measured: Callable[[FamilyMember], Sequence[Miss]]
     memory: Workspace | None = None
     """Where the members that were scaled are kept."""
 
@@ -132,16 +132,16 @@ class Place:
             ratio = min(1.0, self.budget.latency_ratio * (2 if small == 1 else 1))
         return Counts(int(min(whole.parameters, room)), int(whole.macs * ratio))
 
-    def _counts(self, member: Member) -> Counts | None:
+    def _counts(self, member: FamilyMember) -> Counts | None:
         try:
             return _counted(self._built(member), self._example)
         except RecipeError:
             return None  # the family has no such member, or the input is too small for it
 
-    def _estimated(self, member: Member) -> Sequence[Miss]:
+    def _estimated(self, member: FamilyMember) -> Sequence[Miss]:
         return self._weighed(self._built(member), (self._example,)).misses(self._limits)
 
-    def _built(self, member: Member) -> nn.Module:
+    def _built(self, member: FamilyMember) -> nn.Module:
         with torch.device("meta"):
             return AdoptStudent(**asdict(member)).network(self._taken).eval()
 
@@ -178,7 +178,7 @@ class Audition:
         first = max(1, self.whole.epochs // _SHARE)
         return halved(students, self._distance, first, max(1, self.whole.epochs))
 
-    def _distance(self, member: Member, epochs: int) -> float:
+    def _distance(self, member: FamilyMember, epochs: int) -> float:
         try:
             network = self.learned(replace(step_of(self.whole, member), epochs=epochs)).module
         except HaversackError as error:
@@ -187,7 +187,7 @@ class Audition:
         return outputs_apart(network, self.original.teacher or self.original.module, self.task)
 
 
-def step_of(whole: AdoptStudent, member: Member) -> AdoptStudent:
+def step_of(whole: AdoptStudent, member: FamilyMember) -> AdoptStudent:
     """The step that adopts a member and trains it as `whole` does."""
     return replace(whole, **asdict(member))
 

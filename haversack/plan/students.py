@@ -22,7 +22,7 @@ _WEIGHED = 2
 
 
 @dataclass(frozen=True)
-class Member:
+class FamilyMember:
     """A network of a family, as the zoo builds it."""
 
     family: str
@@ -53,7 +53,7 @@ class Counts:
 class Scaled:
     """A member scaled to fit, or the smallest of a family that has none."""
 
-    member: Member
+    member: FamilyMember
     counts: Counts
     fits: bool
 
@@ -62,16 +62,16 @@ class Scaled:
 class Yardstick:
     """What members are held against, from what is told at once to what takes seconds."""
 
-    counts: Callable[[Member], Counts | None]
+    counts: Callable[[FamilyMember], Counts | None]
     """None where the family has no such member."""
     most: Counts
     """What no member that fits has more of."""
-    estimated: Callable[[Member], Sequence[Miss]]
+    estimated: Callable[[FamilyMember], Sequence[Miss]]
     """The limits that a member misses by estimate, worst first."""
-    measured: Callable[[Member], Sequence[Miss]]
+    measured: Callable[[FamilyMember], Sequence[Miss]]
     """Those that its file misses."""
 
-    def scaled(self, member: Member) -> Scaled | None:
+    def scaled(self, member: FamilyMember) -> Scaled | None:
         """The member with its counts, and whether those are within bounds."""
         counts = self.counts(member)
         return None if counts is None else Scaled(member, counts, counts.within(self.most))
@@ -81,7 +81,7 @@ class Yardstick:
 class Student:
     """A member that fits, and how far from its teacher a short training left it; None where it had no rival."""
 
-    member: Member
+    member: FamilyMember
     counts: Counts
     distance: float | None = None
     epochs: int = 0
@@ -103,13 +103,13 @@ def scaled(family: str, extent: int, yardstick: Yardstick) -> Scaled | None:
     return _confirmed(max(fitting, key=lambda each: each.counts.capacity), yardstick)
 
 
-def shapes(family: str, extent: int) -> Iterator[Member]:
+def shapes(family: str, extent: int) -> Iterator[FamilyMember]:
     """The depths, downsamplings and resolutions that are tried, all at the smallest width."""
     most = zoo.downsampling(extent)
     for shrink in (1, 2) if extent >= _LARGE else (1,):
         for downsampling in dict.fromkeys((most // shrink, max(1, most // shrink // 2))):
             for depth in (1.0, 0.5):
-                yield Member(family, 1 / _STEPS, depth, downsampling, shrink)
+                yield FamilyMember(family, 1 / _STEPS, depth, downsampling, shrink)
 
 
 def _widest(narrow: Scaled, yardstick: Yardstick) -> Scaled:
@@ -146,7 +146,7 @@ def _steps(found: Scaled) -> int:
     return round(found.member.width * _STEPS)
 
 
-def _last(member: Member, most: int, yardstick: Yardstick, fits: Callable[[Scaled], bool]) -> Scaled | None:
+def _last(member: FamilyMember, most: int, yardstick: Yardstick, fits: Callable[[Scaled], bool]) -> Scaled | None:
     """The largest width of up to `most` steps that fits, by bisection; None where not even the least does."""
     fitting, first, last = None, 1, most
     while first <= last:
@@ -160,7 +160,7 @@ def _last(member: Member, most: int, yardstick: Yardstick, fits: Callable[[Scale
 
 
 def halved(
-    students: Sequence[Student], judge: Callable[[Member, int], float], epochs: int, most: int
+    students: Sequence[Student], judge: Callable[[FamilyMember, int], float], epochs: int, most: int
 ) -> tuple[Student, ...]:
     """The students with their distances, best first, by successive halving (Jamieson and Talwalkar 2016).
 

@@ -54,7 +54,7 @@ class LayerNoise:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Counterparts:
     """A float inference graph, and the same graph with the weights and the grids of the quantized network."""
 
     wanted: fx.GraphModule
@@ -101,7 +101,7 @@ def output_snr_db(wanted: fx.GraphModule, found: fx.GraphModule, batches: Batche
     return _decibels(signal, noise)
 
 
-def layer_noise(pair: Pair, batches: Batches) -> tuple[LayerNoise, ...]:
+def layer_noise(pair: Counterparts, batches: Batches) -> tuple[LayerNoise, ...]:
     """Each quantized layer in the order in which they run."""
     quantized = [(node, name) for node, name in layers(pair.network) if name in pair.grids]
     ratios = _ratios(pair, [node.name for node, _ in quantized], batches)
@@ -114,7 +114,7 @@ def layer_noise(pair: Pair, batches: Batches) -> tuple[LayerNoise, ...]:
     return tuple(found)
 
 
-def _ratios(pair: Pair, names: Sequence[str], batches: Batches) -> dict[str, float]:
+def _ratios(pair: Counterparts, names: Sequence[str], batches: Batches) -> dict[str, float]:
     """The signal to noise of the values called `names`."""
     signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     lowered = pair.lowered()
@@ -224,7 +224,7 @@ def _limits(folder: Path) -> _Limits:
 class _Loss:
     """A quantized network beside the float one, and what they score."""
 
-    pair: Pair
+    pair: Counterparts
     task: Task
     score: Figure
     float_score: Figure
@@ -272,13 +272,13 @@ def _loaded(folder: Path, network: nn.Module, task: Task) -> Model:
     return model
 
 
-def _pair(model: Model, network: nn.Module) -> Pair:
+def _pair(model: Model, network: nn.Module) -> Counterparts:
     """The quantized graph beside a float one of the same structure."""
     quantized = inference(model)
     if model.edits:
         say("the network was pruned: its rounded weights stand for the float ones.")
-        return Pair(quantized, quantized, model.grids)
-    return Pair(inference(replace(model, module=network.eval(), grids={})), quantized, model.grids)
+        return Counterparts(quantized, quantized, model.grids)
+    return Counterparts(inference(replace(model, module=network.eval(), grids={})), quantized, model.grids)
 
 
 def _score(task: Task, network: fx.GraphModule) -> Figure:

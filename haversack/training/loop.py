@@ -12,7 +12,7 @@ from haversack.progress import note, track
 from haversack.task import Batch, Task
 from haversack.training.learner import Learner, Masks, samples
 from haversack.training.machine import seeded, these_processes
-from haversack.training.resume import Place, Resumable
+from haversack.training.resume import Position, Resumable
 from haversack.training.settings import Training
 
 
@@ -44,7 +44,7 @@ def _check(task: Task, training: Training) -> None:
 def _train(learner: Learner) -> None:
     """All steps of a training, from where an earlier run of it was killed."""
     batches = _counted(learner)
-    steps, place = max(1, learner.training.epochs * batches), Place()
+    steps, place = max(1, learner.training.epochs * batches), Position()
     resumable = Resumable(learner, place, batches)
     resumable.resume()
     for batch in track(_batches(learner, place), "fine-tuning", steps - place.step):
@@ -57,7 +57,7 @@ def _train(learner: Learner) -> None:
     resumable.finish()
 
 
-def _batches(learner: Learner, place: Place) -> Iterator[Batch]:
+def _batches(learner: Learner, place: Position) -> Iterator[Batch]:
     """The batches of all epochs that are left."""
     while place.epoch < learner.training.epochs:
         for batch in place.batches(learner.task):

@@ -99,7 +99,7 @@ def _tidy(folder: Path) -> None:
             each.unlink(missing_ok=True)
 
 
-class Place:
+class Position:
     """The epoch, the batch of it and the step that come next; the first of each is 0."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class Resumable:
     With masks they are not: what masks remember of earlier steps is their own.
     """
 
-    def __init__(self, learner: Learner, place: Place, batches: int) -> None:
+    def __init__(self, learner: Learner, place: Position, batches: int) -> None:
         self._learner, self._place, self._processes = learner, place, learner.processes
         words = (learner.training, batches, learner.processes.count, learner.student)
         self._checkpoint = None if learner.is_masked else checkpoint(_start(learner), *words)

@@ -20,9 +20,9 @@ from haversack.limits import Budget, Miss
 from haversack.model import Model
 from haversack.packing.candidates import read_recipe
 from haversack.packing.check import checked_model
-from haversack.packing.student import AUTO, Audition, Place, outputs_apart
+from haversack.packing.student import AUTO, Audition, Vacancy, outputs_apart
 from haversack.packing.workspace import Workspace
-from haversack.plan.students import Counts, Member, Student
+from haversack.plan.students import Counts, FamilyMember, Student
 from haversack.report.text import ranked
 from haversack.task import TaskFile, read_task_file
 from haversack.techniques.adopt_student import AdoptStudent
@@ -41,9 +41,9 @@ def original(file: TaskFile) -> Model:
     return checked_model(file.network(), file.task)
 
 
-def place(original: Model, flash_bytes: int | None = FLASH, **more: object) -> Place:
+def place(original: Model, flash_bytes: int | None = FLASH, **more: object) -> Vacancy:
     settings = {"device": find_device("host"), "number_format": "int8", "measured": lambda _: ()} | more
-    return Place(original, budget=Budget(flash_bytes=flash_bytes), **settings)  # type: ignore[arg-type]
+    return Vacancy(original, budget=Budget(flash_bytes=flash_bytes), **settings)  # type: ignore[arg-type]
 
 
 def test_a_student_is_smaller_and_computes_less_than_the_network(original: Model) -> None:
@@ -56,9 +56,9 @@ def test_a_student_is_smaller_and_computes_less_than_the_network(original: Model
 
 @pytest.mark.slow
 def test_a_student_that_was_scaled_is_not_scaled_again_in_another_run(original: Model, tmp_path: Path) -> None:
-    asked: list[Member] = []
+    asked: list[FamilyMember] = []
 
-    def measured(member: Member) -> tuple[Miss, ...]:
+    def measured(member: FamilyMember) -> tuple[Miss, ...]:
         asked.append(member)
         return ()
 
@@ -76,7 +76,7 @@ def test_a_file_that_is_larger_than_was_estimated_makes_the_student_narrower(ori
     (estimated,) = place(original).students("ds_cnn")
     most = estimated.counts.parameters - 1
 
-    def measured(member: Member) -> tuple[Miss, ...]:
+    def measured(member: FamilyMember) -> tuple[Miss, ...]:
         counts = place(original)._counts(member)
         return (Miss("flash", most, counts.parameters),) if counts and counts.parameters > most else ()
 
@@ -123,7 +123,7 @@ def test_students_are_ranked_by_how_far_their_outputs_are_and_one_that_fails_com
             raise RecipeError("it cannot learn.")
         return replace(original, module=Noisy(original.module, noise[step.family]).eval())
 
-    students = [Student(Member(name), Counts(1, 1)) for name in ("ds_cnn", *noise)]
+    students = [Student(FamilyMember(name), Counts(1, 1)) for name in ("ds_cnn", *noise)]
     found = Audition(original, file.task, learned, AdoptStudent()).ranked(students)
     assert [each.member.family for each in found] == ["mobilenet_v2", "squeezenet", "mobilenet_v1", "ds_cnn"]
     table = str(ranked(found)).splitlines()

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from haversack import zoo
 from haversack.limits import Miss
-from haversack.plan.students import Counts, Member, Student, Yardstick, halved, scaled, shapes
+from haversack.plan.students import Counts, FamilyMember, Student, Yardstick, halved, scaled, shapes
 
 
-def counts(member: Member) -> Counts:
+def counts(member: FamilyMember) -> Counts:
     """Both grow with the square of the width and with the depth; strides save work only."""
     size = member.width**2 * member.depth
     return Counts(int(100_000 * size), int(40_000_000 * size / (member.downsampling * member.shrink) ** 2))
@@ -21,17 +21,17 @@ class Scales:
     """Holds members against limits and notes which it weighed; bytes are one a parameter and some a layer."""
 
     def __init__(self, limit: float, most: Counts | None = None, overhead: float = 0, file: float = 1):
-        self.weighed: list[Member] = []
-        self.measured: list[Member] = []
+        self.weighed: list[FamilyMember] = []
+        self.measured: list[FamilyMember] = []
         self._limit, self._overhead, self._file = limit, overhead, file
         self.yardstick = Yardstick(counts, most or Counts(100_000, 40_000_000), self.misses, self.misses_as_file)
 
-    def misses(self, member: Member) -> tuple[Miss, ...]:
+    def misses(self, member: FamilyMember) -> tuple[Miss, ...]:
         self.weighed.append(member)
         found = counts(member).parameters + self._overhead * member.depth
         return (Miss("flash", self._limit, found),) if found > self._limit else ()
 
-    def misses_as_file(self, member: Member) -> tuple[Miss, ...]:
+    def misses_as_file(self, member: FamilyMember) -> tuple[Miss, ...]:
         """A file is `file` times as large as was estimated."""
         self.measured.append(member)
         found = self._file * (counts(member).parameters + self._overhead * member.depth)
@@ -105,7 +105,7 @@ def test_four_to_seven_pixels_are_left_for_the_last_map(extent, wanted):
     assert zoo.downsampling(extent) == wanted
 
 
-STUDENTS = [Student(Member(f"family{place}"), Counts(1, 1)) for place in range(8)]
+STUDENTS = [Student(FamilyMember(f"family{place}"), Counts(1, 1)) for place in range(8)]
 
 
 def test_the_better_half_learns_anew_for_twice_as_long_until_one_is_left():

@@ -15,7 +15,7 @@ from haversack.integer import KINDS
 from haversack.integer.passes import with_biases, with_float_ports, with_halves, with_pools
 from haversack.integer.reference import run
 from haversack.runtimes.tflite.read import read
-from haversack.runtimes.tflite.write import Tables, write
+from haversack.runtimes.tflite.write import Flatbuffer, write
 from tests.fuzz.mutations import damaged
 from tests.integer.single_operations import RECIPES, graph_of
 
@@ -217,7 +217,7 @@ def test_what_does_not_fit_together_is_refused_in_words(name):
 
 
 def test_many_constants_of_the_same_bytes_are_refused_before_they_are_gone_through():
-    tables, reference = Tables(), "UOffsetTRelative"
+    tables, reference = Flatbuffer(), "UOffsetTRelative"
     weights = tables.table((0, reference, tables.numbers(np.zeros(4096), "uint8"), 0))
     shape = tables.numbers([1024], "int32")
     tensors = [tables.table((0, reference, shape, 0), (2, "Uint32", index, 0)) for index in range(300)]

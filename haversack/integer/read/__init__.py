@@ -22,7 +22,7 @@ from haversack.grid import Grid
 from haversack.integer import IntegerGraph
 from haversack.integer.read import elementwise, layers, pooling, shapes
 from haversack.integer.read.builder import Builder
-from haversack.integer.read.call import Call, Made, Rule
+from haversack.integer.read.call import Made, Rule, TorchCall
 from haversack.integer.read.ending import Ending, integer_ending, real_ending, refused
 from haversack.integer.read.placed import Constant, Order, Placed, channels_last, sizes_of
 
@@ -108,7 +108,7 @@ class _Reader:
         if rule.moves and self._is_integer_constant(node.args[0]):
             raise _grouped(node)
         ending, integer = (Ending(), False) if rule.moves else self._ending(node, rule)
-        made = rule.write(Call(node, self.builder, arguments_of(node), self.made, ending, integer))
+        made = rule.write(TorchCall(node, self.builder, arguments_of(node), self.made, ending, integer))
         for each in (node, *ending.nodes):
             self.made[each] = made
 

@@ -25,7 +25,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Margin:
+class PaddedAxes:
     """How many zeros a PAD puts before and behind each axis."""
 
     source: Placed
@@ -40,7 +40,7 @@ class Builder:
         self.operations: list[Operation] = []
         self.path = ""
         self.cuts: dict[str, Cut] = {}
-        self.margins: dict[str, Margin] = {}
+        self.margins: dict[str, PaddedAxes] = {}
         self._made: dict[tuple[object, ...], Any] = {}
 
     def emit(self, kind: str, inputs: Sequence[str], result: Placed, **options: object) -> Placed:

@@ -18,7 +18,7 @@ Made = Placed | Constant | list[Placed]
 
 
 @dataclass(frozen=True)
-class Call:
+class TorchCall:
     """An operation, its arguments with defaults filled in, and the graph that it is written to.
 
     `integer` says whether it is computed on integers; its result then lies on `ending.grid`.
@@ -142,7 +142,7 @@ class Rule:
     `moves` says that it leaves numbers as they are, so that its result lies on the grid of what it reads.
     """
 
-    write: Callable[[Call], Placed | list[Placed]]
+    write: Callable[[TorchCall], Placed | list[Placed]]
     bits: tuple[int, ...] = ()
     moves: bool = False
 

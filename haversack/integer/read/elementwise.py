@@ -11,7 +11,7 @@ from torch import Tensor
 
 from haversack.grid import Grid
 from haversack.integer import KINDS
-from haversack.integer.read.call import Call, Rule, Table
+from haversack.integer.read.call import Rule, Table, TorchCall
 from haversack.integer.read.ending import bounds_of, real_activation
 from haversack.integer.read.placed import Constant, Order, Placed
 
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 _BOTH = (8, 16)
 
 
-def difference_from(call: Call) -> Placed:
+def difference_from(call: TorchCall) -> Placed:
     """SUB of a value from a number."""
     if call["alpha"] != 1:
         call.refuse("with a factor")
@@ -27,7 +27,7 @@ def difference_from(call: Call) -> Placed:
     return call.finish("SUB", (call.number(torch.tensor([float(call["other"])])), x.name), call.result(x))
 
 
-def quotient(call: Call) -> Placed:
+def quotient(call: TorchCall) -> Placed:
     """MUL by one over a constant."""
     divisor = call.constant(call["other"])
     if divisor is None or not bool(divisor.real.all()):
@@ -39,10 +39,10 @@ def quotient(call: Call) -> Placed:
     return call.finish("MUL", (x.name, _beside(call, x, Constant(1 / divisor.real))), result)
 
 
-def binary(kind: str) -> Callable[[Call], Placed]:
+def binary(kind: str) -> Callable[[TorchCall], Placed]:
     """ADD, SUB or MUL of two values, or of a value and a constant."""
 
-    def write(call: Call) -> Placed:
+    def write(call: TorchCall) -> Placed:
         left, right = call["self"], call["other"]
         if call.arguments.get("alpha", 1) != 1:
             call.refuse("with a factor")
@@ -62,7 +62,7 @@ def binary(kind: str) -> Callable[[Call], Placed]:
     return write
 
 
-def _of_two(call: Call, kind: str, left: Placed, right: Placed) -> Placed:
+def _of_two(call: TorchCall, kind: str, left: Placed, right: Placed) -> Placed:
     builder, rank = call.builder, len(call.sizes)
     if left.columns != right.columns or left.sizes != right.sizes:
         left, right = builder.unmixed(left), builder.unmixed(right)
@@ -74,7 +74,7 @@ def _of_two(call: Call, kind: str, left: Placed, right: Placed) -> Placed:
     return call.finish(kind, [each.name for each in both], call.result(lead, order=order))
 
 
-def _aligned(call: Call, placed: Placed, order: Order, rank: int) -> Placed:
+def _aligned(call: TorchCall, placed: Placed, order: Order, rank: int) -> Placed:
     """The value with its dimensions where those of `order` stand, which counts `rank` of them."""
     if placed.order == order:
         return placed
@@ -83,7 +83,7 @@ def _aligned(call: Call, placed: Placed, order: Order, rank: int) -> Placed:
     return call.builder.laid(placed, wanted)
 
 
-def _beside(call: Call, like: Placed, constant: Constant | None) -> str:
+def _beside(call: TorchCall, like: Placed, constant: Constant | None) -> str:
     """A constant laid like the value that it is added to."""
     numbers = torch.zeros(()) if constant is None else constant.real
     numbers = numbers.view((1,) * (like.rank - numbers.dim()) + tuple(numbers.shape))
@@ -101,36 +101,36 @@ def _short(numbers: Tensor) -> Tensor:
     return numbers.reshape(numbers.shape[max(first, 0) :] or (1,))
 
 
-def unary(kind: str, **options: object) -> Callable[[Call], Placed]:
+def unary(kind: str, **options: object) -> Callable[[TorchCall], Placed]:
     """An operation that may write any grid."""
 
-    def write(call: Call) -> Placed:
+    def write(call: TorchCall) -> Placed:
         x = call.x
         return call.settle(call.builder.emit(kind, (x.name,), replace(x, grid=call.grid), **options))
 
     return write
 
 
-def leaky_relu(call: Call) -> Placed:
+def leaky_relu(call: TorchCall) -> Placed:
     """LEAKY_RELU."""
     return unary("LEAKY_RELU", alpha=float(call["negative_slope"]))(call)
 
 
-def fixed(kind: str) -> Callable[[Call], Placed]:
+def fixed(kind: str) -> Callable[[TorchCall], Placed]:
     """An operation whose results lie on the grid that TFLite's specification gives it."""
 
-    def write(call: Call) -> Placed:
+    def write(call: TorchCall) -> Placed:
         return call.settle(_on_fixed(call, kind, call.x))
 
     return write
 
 
-def _on_fixed(call: Call, kind: str, x: Placed, **options: object) -> Placed:
+def _on_fixed(call: TorchCall, kind: str, x: Placed, **options: object) -> Placed:
     grid = None if x.grid is None else KINDS[kind].fixed[f"int{x.grid.bits}"]
     return call.builder.emit(kind, (x.name,), replace(x, grid=grid), **options)
 
 
-def softmax(call: Call) -> Placed:
+def softmax(call: TorchCall) -> Placed:
     """SOFTMAX over the last axis."""
     x = call.builder.unmixed(call.x)
     dim = int(call["dim"]) % x.rank
@@ -139,14 +139,14 @@ def softmax(call: Call) -> Placed:
     return call.settle(_on_fixed(call, "SOFTMAX", x, beta=1.0))
 
 
-def silu(call: Call) -> Placed:
+def silu(call: TorchCall) -> Placed:
     """The value times its sigmoid."""
     x = call.x
     gate = _on_fixed(call, "LOGISTIC", x)
     return call.finish("MUL", (x.name, gate.name), call.result(x))
 
 
-def hardsigmoid(call: Call) -> Placed:
+def hardsigmoid(call: TorchCall) -> Placed:
     """The value and 3, between 0 and 6, divided by 6 (Howard et al. 2019)."""
     x = call.x
     grid = Grid(8, True, (6 / 255,), (-128,)) if call.integer else None
@@ -159,7 +159,7 @@ def hardsigmoid(call: Call) -> Placed:
     return call.settle(call.builder.emit("MUL", (shifted.name, sixth), result))
 
 
-def clamp(call: Call) -> Placed:
+def clamp(call: TorchCall) -> Placed:
     """RELU or RELU6, else MAXIMUM and MINIMUM; on integers mostly nothing but the rounding."""
     bounds = bounds_of(call.node)
     if bounds is None:
@@ -176,7 +176,7 @@ def clamp(call: Call) -> Placed:
     return call.settle(x)
 
 
-def _clamped_integers(call: Call) -> Placed:
+def _clamped_integers(call: TorchCall) -> Placed:
     x, grid, activation = call.raw, call.grid, call.ending.activation
     if activation == "NONE" and grid is not None:
         return call.builder.on_grid(x, grid)

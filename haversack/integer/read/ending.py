@@ -31,7 +31,7 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Rounding:
+class OutputGrid:
     """What a quantize node rounds to, as TFLite has it: signed, all integers of the type, and the limits within."""
 
     grid: Grid
@@ -59,7 +59,7 @@ class Rounding:
         return min(max(round(exact) + grid.zero_point[0], grid.qmin), grid.qmax)
 
 
-def rounding(quantize: fx.Node) -> Rounding:
+def rounding(quantize: fx.Node) -> OutputGrid:
     """What a `quantize_per_tensor` or `dequantize_per_tensor` node says of its integers."""
     _, scale, zero, low, high, dtype, *_ = quantize.args
     bits = _INTEGERS.get(dtype)  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def rounding(quantize: fx.Node) -> Rounding:
         raise refused(quantize, f"to {dtype}")
     shift = signed_shift(dtype)
     grid = Grid(bits, True, (float(scale),), (int(zero) - shift,))  # type: ignore[arg-type]
-    return Rounding(grid, int(low) - shift, int(high) - shift)  # type: ignore[arg-type]
+    return OutputGrid(grid, int(low) - shift, int(high) - shift)  # type: ignore[arg-type]
 
 
 def signed_shift(dtype: Any) -> int:  # noqa: ANN401 - a torch.dtype out of a graph

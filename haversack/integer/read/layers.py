@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from haversack.grid import Grid
-from haversack.integer.read.call import Call, Rule, Table
+from haversack.integer.read.call import Rule, Table, TorchCall
 from haversack.integer.read.placed import Constant, Placed, channels_last
 from haversack.integer.read.windows import fitted
 from haversack.integer.windows import Sides, Window
@@ -26,7 +26,7 @@ class _Weights:
     outputs: int
 
 
-def convolution(call: Call) -> Placed:
+def convolution(call: TorchCall) -> Placed:
     """CONV_2D or DEPTHWISE_CONV_2D; the depth of CONV_2D's filters says how many groups there are.
 
     XNNPACK runs 8 groups ten times as fast as 8 convolutions between a SPLIT and a CONCATENATION.
@@ -51,7 +51,7 @@ def convolution(call: Call) -> Placed:
     return call.finish("CONV_2D", (x.name, kernel, _bias(call, x, weights)), result, **options)
 
 
-def _weights(call: Call, channels: int = 1) -> _Weights:
+def _weights(call: TorchCall, channels: int = 1) -> _Weights:
     """The layer's weights; its output channels are the result's dimension `channels`."""
     kernel, bias = call.constant(call["weight"]), call["bias"]
     known = None if bias is None else call.constant(bias)
@@ -69,7 +69,7 @@ def _kernel_size(kernel: Constant) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _padding(call: Call, dims: int, window: Window) -> Sides:
+def _padding(call: TorchCall, dims: int, window: Window) -> Sides:
     """How many zeros go before and behind height and width."""
     if call["padding"] == "valid":
         return (0, 0), (0, 0)
@@ -81,7 +81,7 @@ def _padding(call: Call, dims: int, window: Window) -> Sides:
     return (height, height), (width, width)
 
 
-def _bias(call: Call, x: Placed, weights: _Weights) -> str:
+def _bias(call: TorchCall, x: Placed, weights: _Weights) -> str:
     """The bias in steps of input step x weight step, 32 bits wide, or 64 beside 16-bit activations (TFLite's own)."""
     scales = weights.kernel.grid
     # Zeros where torch has none: tflite-micro's float convolutions read a bias whether there is one or not.
@@ -96,7 +96,7 @@ def _bias(call: Call, x: Placed, weights: _Weights) -> str:
     return call.builder.stored(bias, bits=64 if x.grid.bits == 16 else 32)
 
 
-def linear(call: Call) -> Placed:
+def linear(call: TorchCall) -> Placed:
     """FULLY_CONNECTED, whose weight takes its columns as the values lie: flattened maps need no transposing."""
     x, weights, builder = call.x, _weights(call, -1), call.builder
     if x.columns is not None:
@@ -122,7 +122,7 @@ def _joint(constant: Constant) -> Constant:
     return replace(constant, grid=replace(grid, scale=grid.scale[:1], zero_point=(0,), axis=None))
 
 
-def transposed_convolution(call: Call) -> Placed:
+def transposed_convolution(call: TorchCall) -> Placed:
     """TRANSPOSE_CONV; padding that is not TensorFlow's SAME is cut off the whole result."""
     x, weights, builder = call.x, _weights(call), call.builder
     dims = x.rank - 2

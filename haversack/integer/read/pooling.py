@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from haversack.integer.read.call import Call, Rule, Table
+from haversack.integer.read.call import Rule, Table, TorchCall
 from haversack.integer.read.placed import Placed, channels_last
 from haversack.integer.read.windows import is_same, padded
 from haversack.integer.windows import Sides, Window
@@ -15,7 +15,7 @@ _BOTH = (8, 16)
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-def max_pool(call: Call) -> Placed:
+def max_pool(call: TorchCall) -> Placed:
     """MAX_POOL_2D; what pads it is smaller than everything."""
     x, dims = _map(call, _kept(call))
     if set(call.pair("dilation", dims)) != {1}:
@@ -27,7 +27,7 @@ def max_pool(call: Call) -> Placed:
     return _pool(call, "MAX_POOL_2D", x, window, padding)
 
 
-def _padded_low(call: Call, x: Placed, sides: Sides) -> Placed:
+def _padded_low(call: TorchCall, x: Placed, sides: Sides) -> Placed:
     builder, axes = call.builder, ((0, 0), *sides, (0, 0))
     if x.grid is None:
         filler = "" if _is_clamped(call, x) else builder.constant(np.array([_LOWEST], np.float32))
@@ -37,13 +37,13 @@ def _padded_low(call: Call, x: Placed, sides: Sides) -> Placed:
     return padded(builder, x, axes, filler)
 
 
-def _is_clamped(call: Call, x: Placed) -> bool:
+def _is_clamped(call: TorchCall, x: Placed) -> bool:
     """Whether nothing in the value is below zero."""
     maker = next(each for each in reversed([None, *call.builder.operations]) if each is None or x.name in each.outputs)
     return maker is not None and not {maker.kind, maker.options.get("activation")}.isdisjoint(("RELU", "RELU6"))
 
 
-def average_pool(call: Call) -> Placed:
+def average_pool(call: TorchCall) -> Placed:
     """AVERAGE_POOL_2D, whose grid is that of what it reads; over the whole map it is MEAN, which has its own."""
     x, dims = _map(call, call.x)
     window, sides = _window(call, x, dims)
@@ -61,7 +61,7 @@ def average_pool(call: Call) -> Placed:
     return _pool(call, "AVERAGE_POOL_2D", x, window, "SAME")
 
 
-def _pool(call: Call, kind: str, x: Placed, window: Window, padding: str) -> Placed:
+def _pool(call: TorchCall, kind: str, x: Placed, window: Window, padding: str) -> Placed:
     """A pool writes the grid that it reads; it can clamp in passing."""
     same = call.grid is None or call.grid == x.grid
     activation = call.ending.activation if same else "NONE"
@@ -70,19 +70,19 @@ def _pool(call: Call, kind: str, x: Placed, window: Window, padding: str) -> Pla
     return result if same else call.settle(result)
 
 
-def _map(call: Call, x: Placed) -> tuple[Placed, int]:
+def _map(call: TorchCall, x: Placed) -> tuple[Placed, int]:
     """The channels-last value that is pooled and how many dimensions a window has."""
     if x.rank not in (3, 4):
         call.refuse(f"on {x.rank} dimensions")
     return call.builder.laid(x, channels_last(x.rank)), x.rank - 2
 
 
-def _kept(call: Call) -> Placed:
+def _kept(call: TorchCall) -> Placed:
     """The value of which numbers are picked: integers also where nothing rounds them, as they stay what they are."""
     return call.raw if call.integer or call.ending.activation == "NONE" else call.x
 
 
-def _window(call: Call, x: Placed, dims: int) -> tuple[Window, Sides]:
+def _window(call: TorchCall, x: Placed, dims: int) -> tuple[Window, Sides]:
     """Where a pool looks, and by how much its windows stick out before and behind."""
     kernel, padding = call.pair("kernel_size", dims), call.pair("padding", dims)
     # No strides mean windows side by side.
@@ -95,7 +95,7 @@ def _window(call: Call, x: Placed, dims: int) -> tuple[Window, Sides]:
     return Window(kernel, stride), ((padding[0], ends[0]), (padding[1], ends[1]))
 
 
-def adaptive_average_pool(call: Call) -> Placed:
+def adaptive_average_pool(call: TorchCall) -> Placed:
     """MEAN where one number is left of each map, else averages of windows that share the map out evenly."""
     x, _ = _map(call, call.x)
     sizes, wanted = x.shape[1:3], call.result(x).shape[1:3]
@@ -107,19 +107,19 @@ def adaptive_average_pool(call: Call) -> Placed:
     return _pool(call, "AVERAGE_POOL_2D", x, Window((height, width), (height, width)), "VALID")
 
 
-def mean(call: Call) -> Placed:
+def mean(call: TorchCall) -> Placed:
     """MEAN."""
     x = call.builder.unmixed(call.x)
     return call.settle(_reduced(call, "MEAN", x, call.dims(), keeps=bool(call["keepdim"])))
 
 
-def maximum(call: Call) -> Placed:
+def maximum(call: TorchCall) -> Placed:
     """REDUCE_MAX, on the grid that is read."""
     x = call.builder.unmixed(_kept(call))
     return call.settle(_reduced(call, "REDUCE_MAX", x, call.dims(), keeps=bool(call["keepdim"])))
 
 
-def _reduced(call: Call, kind: str, x: Placed, dims: list[int], *, keeps: bool) -> Placed:
+def _reduced(call: TorchCall, kind: str, x: Placed, dims: list[int], *, keeps: bool) -> Placed:
     if 0 in dims and x.sizes[0].free:
         call.refuse("over the batch")
     axes, grid = sorted(x.axis(dim) for dim in dims), call.grid if kind == "MEAN" else x.grid
@@ -131,7 +131,7 @@ def _reduced(call: Call, kind: str, x: Placed, dims: list[int], *, keeps: bool) 
     return call.builder.emit(kind, inputs, call.result(x, order=order, grid=grid), keep_dims=keeps)
 
 
-def upsample(call: Call) -> Placed:
+def upsample(call: TorchCall) -> Placed:
     """RESIZE_NEAREST_NEIGHBOR by whole numbers, on the grid that is read."""
     x, _ = _map(call, _kept(call))
     result = call.result(x, grid=x.grid)

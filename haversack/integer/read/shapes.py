@@ -13,7 +13,7 @@ import torch
 
 from haversack.graph.pairs import pairs
 from haversack.integer.read.builder import Builder
-from haversack.integer.read.call import Call, Rule, Table
+from haversack.integer.read.call import Rule, Table, TorchCall
 from haversack.integer.read.ending import rounding, signed_shift
 from haversack.integer.read.placed import Columns, Group, Order, Placed, Sizes, channels_last, groups
 from haversack.integer.read.windows import padded
@@ -22,7 +22,7 @@ aten = torch.ops.aten
 _BOTH = (8, 16)
 
 
-def reshape(call: Call) -> Placed:
+def reshape(call: TorchCall) -> Placed:
     """A RESHAPE, or nothing where the numbers lie right; a TRANSPOSE before it only where dimensions are mixed."""
     x, sizes = call.raw, call.sizes
     if x.sizes == sizes:
@@ -92,12 +92,12 @@ def _ordered(x: Placed, follow: list[int], sizes: Sizes) -> Order:
     return tuple(order_)
 
 
-def permute(call: Call) -> Placed:
+def permute(call: TorchCall) -> Placed:
     """Nothing: the dimensions get other names."""
     return _permuted(call, [dim % call.raw.rank for dim in call["dims"]])
 
 
-def transpose(call: Call) -> Placed:
+def transpose(call: TorchCall) -> Placed:
     """Nothing: two dimensions swap their names."""
     dims = list(range(call.raw.rank))
     one, other = call["dim0"], call["dim1"]
@@ -105,13 +105,13 @@ def transpose(call: Call) -> Placed:
     return _permuted(call, dims)
 
 
-def _permuted(call: Call, dims: list[int]) -> Placed:
+def _permuted(call: TorchCall, dims: list[int]) -> Placed:
     x = call.builder.unmixed(call.raw)
     order = tuple(None if dim is None else dims.index(dim) for dim in x.order)
     return replace(x, order=order, sizes=tuple(x.sizes[dim] for dim in dims))
 
 
-def expand(call: Call) -> Placed:
+def expand(call: TorchCall) -> Placed:
     """Nothing: whoever reads it broadcasts."""
     readers = [call.node]
     for node in readers:
@@ -125,7 +125,7 @@ def expand(call: Call) -> Placed:
     return x
 
 
-def take(call: Call) -> Placed:
+def take(call: TorchCall) -> Placed:
     """STRIDED_SLICE of one dimension."""
     x = call.builder.unmixed(call.raw)
     dim, size = int(call["dim"]) % x.rank, call.sizes
@@ -143,7 +143,7 @@ def _from_front(index: int, length: int) -> int:
     return max(index + length, 0) if index < 0 else index
 
 
-def select(call: Call) -> Placed:
+def select(call: TorchCall) -> Placed:
     """STRIDED_SLICE of one index, whose dimension torch drops and the value keeps."""
     x = call.builder.unmixed(call.raw)
     dim = int(call["dim"]) % x.rank
@@ -160,7 +160,7 @@ def _dropped(x: Placed, dim: int) -> Placed:
     return replace(x, order=order, sizes=x.sizes[:dim] + x.sizes[dim + 1 :])
 
 
-def split(call: Call) -> list[Placed]:
+def split(call: TorchCall) -> list[Placed]:
     """SPLIT into equal parts; a STRIDED_SLICE each where they differ."""
     x = call.builder.unmixed(call.raw)
     dim = int(call["dim"]) % x.rank
@@ -177,14 +177,14 @@ def _parts(builder: Builder, x: Placed, dim: int, widths: Sequence[int]) -> list
     return [builder.cut(x, {axis: (begin, end, 1)}, x.resized(dim, end - begin).sizes) for begin, end in pairwise(ends)]
 
 
-def unbind(call: Call) -> list[Placed]:
+def unbind(call: TorchCall) -> list[Placed]:
     """The slices along a dimension, which torch drops."""
     x = call.builder.unmixed(call.raw)
     dim = int(call["dim"]) % x.rank
     return [_dropped(part, dim) for part in _parts(call.builder, x, dim, [1] * x.sizes[dim].number)]
 
 
-def item(call: Call) -> Placed:
+def item(call: TorchCall) -> Placed:
     """One of several results."""
     source, index = call.node.args
     made = call.made.get(cast("torch.fx.Node", source))
@@ -193,7 +193,7 @@ def item(call: Call) -> Placed:
     return made[cast("int", index)]
 
 
-def pad(call: Call) -> Placed:
+def pad(call: TorchCall) -> Placed:
     """PAD with zeros, PADV2 with another number."""
     if call.arguments.get("mode", "constant") != "constant":
         call.refuse(f"with mode '{call['mode']}'")
@@ -210,7 +210,7 @@ def pad(call: Call) -> Placed:
     return padded(call.builder, x, axes, _filler(call, x))
 
 
-def _filler(call: Call, x: Placed) -> str:
+def _filler(call: TorchCall, x: Placed) -> str:
     """The constant that is padded with; '' where it is zero."""
     value = call["value"] or 0
     if x.grid is None:
@@ -227,7 +227,7 @@ def _filler(call: Call, x: Placed) -> str:
     return call.builder.constant(np.array([integer], np.dtype(f"int{x.grid.bits}")), x.grid)
 
 
-def concatenate(call: Call) -> Placed:
+def concatenate(call: TorchCall) -> Placed:
     """CONCATENATION of values on one grid."""
     builder, grid = call.builder, call.grid
     stored = [call.stored(each) for each in call["tensors"]]
@@ -242,7 +242,7 @@ def concatenate(call: Call) -> Placed:
     return call.settle(builder.emit("CONCATENATION", [part.name for part in parts], result, axis=axis))
 
 
-def quantize(call: Call) -> Placed:
+def quantize(call: TorchCall) -> Placed:
     """QUANTIZE of what no operation rounded itself."""
     target = rounding(call.node)
     activation = target.activation(None)
@@ -252,7 +252,7 @@ def quantize(call: Call) -> Placed:
     return placed if activation == "NONE" else call.builder.emit(activation, (placed.name,), placed)
 
 
-def dequantize(call: Call) -> Placed:
+def dequantize(call: TorchCall) -> Placed:
     """Nothing: who needs real numbers asks for them."""
     return call.raw
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from haversack.integer.read.builder import Builder, Margin
+from haversack.integer.read.builder import Builder, PaddedAxes
 from haversack.integer.read.placed import Placed
 from haversack.integer.windows import Sides, Window
 
@@ -53,5 +53,5 @@ def padded(
     inputs = (x.name, amounts, filler) if filler else (x.name, amounts)
     result = builder.emit("PADV2" if filler else kind, inputs, replace(x, sizes=tuple(sizes)))
     if not filler and kind == "PAD":
-        builder.margins[result.name] = Margin(x, sides)
+        builder.margins[result.name] = PaddedAxes(x, sides)
     return result

@@ -11,7 +11,7 @@ from haversack.integer import Array, IntegerGraph, Operation
 from haversack.integer.lowering import parameters
 from haversack.integer.parameters import Joined, Parameters, Parts, Reduction, Steps, Turned
 from haversack.integer.reference import curves, elementwise, linear, maps
-from haversack.integer.reference.call import Call, Kernel
+from haversack.integer.reference.call import Kernel, KernelCall
 
 TABLE: Mapping[str, Kernel] = {
     **linear.KERNELS,
@@ -71,7 +71,7 @@ def _run_rows(
     last = {name: index for index, operation in enumerate(graph.operations) for name in operation.inputs}
     for index, (operation, kernel, computed_with) in enumerate(prepared):
         outputs = tuple(graph.values[name] for name in operation.outputs)
-        result = kernel(Call(operation, outputs, tuple(map(arrays.get, operation.inputs))), computed_with)
+        result = kernel(KernelCall(operation, outputs, tuple(map(arrays.get, operation.inputs))), computed_with)
         arrays.update(zip(operation.outputs, result if isinstance(result, tuple) else (result,), strict=True))
         for name in set(operation.inputs) - set(names):
             if last[name] == index:

@@ -14,7 +14,7 @@ from haversack.integer.parameters import Output
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class KernelCall:
     """One operation with the values that it makes and the arrays that it reads, which may hold a batch."""
 
     operation: Operation
@@ -54,4 +54,4 @@ def finish(x: Array, output: Output) -> Array:
 
 
 # Each kernel takes the parameters that `lowering` gives its kind.
-Kernel = Callable[[Call, Any], Array | tuple[Array, ...]]
+Kernel = Callable[[KernelCall, Any], Array | tuple[Array, ...]]

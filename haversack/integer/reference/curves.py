@@ -8,13 +8,13 @@ from haversack.integer import Array
 from haversack.integer.arithmetic import divide_by_power_of_two, doubling_high_multiply, multiply
 from haversack.integer.curves import interpolate, reciprocal
 from haversack.integer.parameters import Interpolation, Lookup, RealSoftmax, Same, Softmax8, Softmax16
-from haversack.integer.reference.call import Call, Kernel
+from haversack.integer.reference.call import Kernel, KernelCall
 from haversack.integer.reference.elementwise import tabulated
 
 _SUM_BITS = 12
 
 
-def logistic(call: Call, by: Same | Lookup | Interpolation) -> Array:
+def logistic(call: KernelCall, by: Same | Lookup | Interpolation) -> Array:
     """LOGISTIC: [0, 1) in steps of 1/256 (int8) or 1/32768 (int16)."""
     x = call.array(0)
     if isinstance(by, Interpolation):
@@ -22,7 +22,7 @@ def logistic(call: Call, by: Same | Lookup | Interpolation) -> Array:
     return _looked_up(x, by) if isinstance(by, Lookup) else (1 / (1 + np.exp(-x))).astype(np.float32)
 
 
-def tanh(call: Call, by: Same | Lookup | Interpolation) -> Array:
+def tanh(call: KernelCall, by: Same | Lookup | Interpolation) -> Array:
     """TANH: [-1, 1) in steps of 1/128 (int8) or 1/32768 (int16)."""
     x = call.array(0)
     if isinstance(by, Interpolation):
@@ -30,7 +30,7 @@ def tanh(call: Call, by: Same | Lookup | Interpolation) -> Array:
     return _looked_up(x, by) if isinstance(by, Lookup) else np.tanh(x).astype(np.float32)
 
 
-def hard_swish(call: Call, by: Same | Lookup) -> Array:
+def hard_swish(call: KernelCall, by: Same | Lookup) -> Array:
     """HARD_SWISH: x min(max(x + 3, 0), 6) / 6."""
     x = call.array(0)
     if isinstance(by, Lookup):
@@ -66,7 +66,7 @@ def _between(table: Array, place: Array, rest: Array, bits: int) -> Array:
     return np.asarray((table[place] << bits) + rest * (table[place + 1] - table[place]))
 
 
-def softmax(call: Call, by: RealSoftmax | Softmax8 | Softmax16) -> Array:
+def softmax(call: KernelCall, by: RealSoftmax | Softmax8 | Softmax16) -> Array:
     """SOFTMAX over the last axis: [0, 1) in steps of 1/256 (int8) or 1/32768 (int16)."""
     x = call.array(0)
     if isinstance(by, RealSoftmax):

@@ -9,10 +9,10 @@ import numpy as np
 from haversack.integer import Array
 from haversack.integer.arithmetic import round_half_away
 from haversack.integer.parameters import Pieces, Product, Same, Sum, ToIntegers, ToReal
-from haversack.integer.reference.call import Call, Kernel, centred, finish, scaled
+from haversack.integer.reference.call import Kernel, KernelCall, centred, finish, scaled
 
 
-def add(call: Call, by: Sum) -> Array:
+def add(call: KernelCall, by: Sum) -> Array:
     """ADD and SUB, either side stretched where it has length 1."""
     left, right = (centred(call.array(side), by.zeros[side]) for side in (0, 1))
     if by.sides is not None:
@@ -20,7 +20,7 @@ def add(call: Call, by: Sum) -> Array:
     return finish(scaled(left + right if by.sign > 0 else left - right, by.by), by.output)
 
 
-def product(call: Call, by: Product) -> Array:
+def product(call: KernelCall, by: Product) -> Array:
     """MUL, either side stretched where it has length 1."""
     left, right = (centred(call.array(side), by.zeros[side]) for side in (0, 1))
     return finish(scaled(left * right, by.by), by.output)
@@ -33,7 +33,7 @@ def tabulated(x: Array, function: Callable[[Array], Array]) -> Array:
     return np.asarray(table[x.astype(np.intp) - info.min])
 
 
-def piecewise(call: Call, by: Pieces) -> Array:
+def piecewise(call: KernelCall, by: Pieces) -> Array:
     """RELU, RELU6, RELU_N1_TO_1, LEAKY_RELU, and QUANTIZE of integers."""
     x = call.array(0)
     if not call.integer:
@@ -46,17 +46,17 @@ def piecewise(call: Call, by: Pieces) -> Array:
     return tabulated(x, function)
 
 
-def maximum(call: Call, _: Same) -> Array:
+def maximum(call: KernelCall, _: Same) -> Array:
     """MAXIMUM of two values of one grid."""
     return np.asarray(np.maximum(call.array(0), call.array(1)))
 
 
-def minimum(call: Call, _: Same) -> Array:
+def minimum(call: KernelCall, _: Same) -> Array:
     """MINIMUM of two values of one grid."""
     return np.asarray(np.minimum(call.array(0), call.array(1)))
 
 
-def quantize(call: Call, by: ToIntegers | Pieces) -> Array:
+def quantize(call: KernelCall, by: ToIntegers | Pieces) -> Array:
     """QUANTIZE: real numbers to the nearest integers (ties away from zero), or integers of one grid to another's."""
     if isinstance(by, Pieces):
         return piecewise(call, by)
@@ -65,7 +65,7 @@ def quantize(call: Call, by: ToIntegers | Pieces) -> Array:
     return finish(np.clip(count.astype(np.float64), info.min, info.max).astype(np.int64), by.output)
 
 
-def dequantize(call: Call, by: ToReal | Same) -> Array:
+def dequantize(call: KernelCall, by: ToReal | Same) -> Array:
     """DEQUANTIZE: the real numbers that integers stand for, float32; with one step per slice where the grid has."""
     x = call.array(0)
     if isinstance(by, Same):

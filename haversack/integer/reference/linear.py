@@ -11,11 +11,11 @@ import numpy as np
 from haversack.integer import Array
 from haversack.integer.arithmetic import multiply_wide
 from haversack.integer.parameters import Products, WindowedProducts
-from haversack.integer.reference.call import Call, Kernel, centred, finish, scaled
+from haversack.integer.reference.call import Kernel, KernelCall, centred, finish, scaled
 from haversack.integer.windows import padded, patches, taps
 
 
-def convolve(call: Call, by: WindowedProducts) -> Array:
+def convolve(call: KernelCall, by: WindowedProducts) -> Array:
     """CONV_2D; the depth of the filters says how many groups there are."""
     x, weights = _exact(call.array(0), call.array(1), by)
     columns = patches(padded(x, by.sides), by.window)
@@ -29,7 +29,7 @@ def convolve(call: Call, by: WindowedProducts) -> Array:
     return _rescaled(call, total.reshape(*columns.shape[:3], -1), by)
 
 
-def convolve_depthwise(call: Call, by: WindowedProducts) -> Array:
+def convolve_depthwise(call: KernelCall, by: WindowedProducts) -> Array:
     """DEPTHWISE_CONV_2D: each channel has `depth_multiplier` filters of its own."""
     x, weights = _exact(call.array(0), call.array(1), by, axis=3)
     x = np.repeat(padded(x, by.sides), weights.shape[3] // x.shape[3], axis=3)
@@ -40,7 +40,7 @@ def convolve_depthwise(call: Call, by: WindowedProducts) -> Array:
     return _rescaled(call, total, by)
 
 
-def convolve_transposed(call: Call, by: WindowedProducts) -> Array:
+def convolve_transposed(call: KernelCall, by: WindowedProducts) -> Array:
     """TRANSPOSE_CONV: its inputs are the output's shape, the weights, what it reads and the bias."""
     x, weights = _exact(call.array(2), call.array(1), by)
     stride, kernel, size = by.window.stride, by.window.kernel, call.outputs[0].shape[1:3]
@@ -55,7 +55,7 @@ def convolve_transposed(call: Call, by: WindowedProducts) -> Array:
     return _rescaled(call, total[:, top : top + size[0], left : left + size[1]], by, bias=3)
 
 
-def connect(call: Call, by: Products) -> Array:
+def connect(call: KernelCall, by: Products) -> Array:
     """FULLY_CONNECTED: the last dimension, or all but the batch, times a matrix (out, in)."""
     x, weights = _exact(call.array(0), call.array(1), by)
     total = x.reshape(-1, weights.shape[1]) @ weights.T
@@ -78,7 +78,7 @@ def _exact(x: Array, weights: Array, by: Products, axis: int = 0) -> tuple[Array
     return centred(x, by.input_zero).astype(dtype), weights.astype(dtype)
 
 
-def _rescaled(call: Call, total: Array, by: Products, *, bias: int = 2) -> Array:
+def _rescaled(call: KernelCall, total: Array, by: Products, *, bias: int = 2) -> Array:
     """The sums with their bias, on the output's grid."""
     if by.by is None:
         return finish(total + call.array(bias) if call.has(bias) else total, by.output)

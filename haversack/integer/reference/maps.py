@@ -6,11 +6,11 @@ import numpy as np
 
 from haversack.integer import Array
 from haversack.integer.parameters import Border, Joined, Mean, Nearest, Parts, Pooled, Reduction, Same, Steps, Turned
-from haversack.integer.reference.call import Call, Kernel, centred, finish, scaled
+from haversack.integer.reference.call import Kernel, KernelCall, centred, finish, scaled
 from haversack.integer.windows import padded, taps
 
 
-def pool_average(call: Call, by: Pooled) -> Array:
+def pool_average(call: KernelCall, by: Pooled) -> Array:
     """AVERAGE_POOL_2D: what "SAME" adds is not counted; whole numbers are rounded half away from zero."""
     x = call.array(0).astype(np.int64 if call.integer else np.float32)
     total = np.asarray(sum(tap for *_, tap in taps(padded(x, by.sides), by.window)))
@@ -22,7 +22,7 @@ def pool_average(call: Call, by: Pooled) -> Array:
     return finish(mean - by.output.zero_point, by.output)
 
 
-def pool_max(call: Call, by: Pooled) -> Array:
+def pool_max(call: KernelCall, by: Pooled) -> Array:
     """MAX_POOL_2D: what "SAME" adds is never the largest."""
     x = call.array(0)
     lowest = np.iinfo(x.dtype).min if call.integer else -np.inf
@@ -32,7 +32,7 @@ def pool_max(call: Call, by: Pooled) -> Array:
     return finish(centred(np.asarray(largest), by.output.zero_point), by.output)
 
 
-def mean(call: Call, by: Mean) -> Array:
+def mean(call: KernelCall, by: Mean) -> Array:
     """MEAN, whose count is divided out of the fixed-point factor."""
     x = call.array(0)
     if by.by is None:
@@ -41,12 +41,12 @@ def mean(call: Call, by: Mean) -> Array:
     return finish(scaled(total, by.by), by.output)
 
 
-def reduce_max(call: Call, by: Reduction) -> Array:
+def reduce_max(call: KernelCall, by: Reduction) -> Array:
     """REDUCE_MAX."""
     return np.asarray(call.array(0).max(axis=by.axes, keepdims=by.keep_dims))
 
 
-def concatenate(call: Call, by: Joined) -> Array:
+def concatenate(call: KernelCall, by: Joined) -> Array:
     """CONCATENATION."""
     rows = max(len(call.array(index)) for index in range(len(call.arrays)))
     parts = [call.array(index) for index in range(len(call.arrays))]
@@ -57,27 +57,27 @@ def concatenate(call: Call, by: Joined) -> Array:
     return joined if call.integer else finish(joined, by.output)
 
 
-def pad(call: Call, by: Border) -> Array:
+def pad(call: KernelCall, by: Border) -> Array:
     """PAD with 0.0, PADV2 with the one number of its third input."""
     return np.pad(call.array(0), by.sides, constant_values=by.fill)
 
 
-def reshape(call: Call, _: Same) -> Array:
+def reshape(call: KernelCall, _: Same) -> Array:
     """RESHAPE: every row of a batch takes the output's shape."""
     return _shaped(call.array(0), call)
 
 
-def _shaped(x: Array, call: Call) -> Array:
+def _shaped(x: Array, call: KernelCall) -> Array:
     shape = call.outputs[0].shape
     return x.reshape(-1, *shape[1:]) if shape else x.reshape(())
 
 
-def transpose(call: Call, by: Turned) -> Array:
+def transpose(call: KernelCall, by: Turned) -> Array:
     """TRANSPOSE."""
     return np.ascontiguousarray(call.array(0).transpose(by.order))
 
 
-def slice_strided(call: Call, by: Steps) -> Array:
+def slice_strided(call: KernelCall, by: Steps) -> Array:
     """STRIDED_SLICE; an axis that it takes whole may be the batch, and longer here."""
     x = call.array(0)
     for axis, (begin, count, stride) in enumerate(zip(by.begins, by.counts, by.strides, strict=True)):
@@ -86,12 +86,12 @@ def slice_strided(call: Call, by: Steps) -> Array:
     return _shaped(x, call)
 
 
-def split(call: Call, by: Parts) -> tuple[Array, ...]:
+def split(call: KernelCall, by: Parts) -> tuple[Array, ...]:
     """SPLIT."""
     return tuple(np.split(call.array(1), by.count, axis=by.axis))
 
 
-def resize_nearest(call: Call, by: Nearest) -> Array:
+def resize_nearest(call: KernelCall, by: Nearest) -> Array:
     """RESIZE_NEAREST_NEIGHBOR."""
     return call.array(0).take(by.rows, axis=1).take(by.columns, axis=2)
 

@@ -22,8 +22,11 @@ EXECUTORCH = Runtime(
     name="executorch",
     title="ExecuTorch",
     format=FileFormat(
-        *("model.pte", ".pte", Path(__file__).with_name("worker.py")),
-        *(run.empty, run.contents),
+        file="model.pte",
+        kind=".pte",
+        worker=Path(__file__).with_name("worker.py"),
+        empty=run.empty,
+        contents=run.contents,
         mark=rb".{4}ET\d\d",
         opaque=True,
     ),

@@ -30,27 +30,27 @@ _TYPES = {0: np.uint8, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.int64, 6: np.
 """NumPy's types by the numbers that torch gives its own (c10::ScalarType)."""
 
 
-class Method(NamedTuple):
+class LoadedMethod(NamedTuple):
     """The method `forward` of a file. It reads the program's bytes, which live as long as the program does."""
 
     program: Any
     forward: Any
 
 
-def open_method(file: str | bytes, threads: int | None = None) -> Method:
+def open_method(file: str | bytes, threads: int | None = None) -> LoadedMethod:
     """The method of `file`; `threads` holds for every file of this process: they share one pool."""
     try:
         if threads is not None:
             portable_lib._unsafe_reset_threadpool(threads)  # noqa: SLF001 - there is no other way
         program = Runtime.get().load_program(file)
-        return Method(program, program.load_method("forward"))
+        return LoadedMethod(program, program.load_method("forward"))
     except Exception as error:
         raise turns.RefusedError(
             f"ExecuTorch cannot load it: {error}", "write it with the version of ExecuTorch that is installed."
         ) from error
 
 
-def inputs_of(method: Method) -> list[tuple[tuple[int, ...], type]]:
+def inputs_of(method: LoadedMethod) -> list[tuple[tuple[int, ...], type]]:
     """Shape and NumPy type of each input."""
     metadata = method.forward.metadata
     about = [metadata.input_tensor_meta(index) for index in range(metadata.num_inputs())]
@@ -60,7 +60,7 @@ def inputs_of(method: Method) -> list[tuple[tuple[int, ...], type]]:
     return [(tuple(each.sizes()), kind) for each, kind in zip(about, kinds, strict=True) if kind is not None]
 
 
-def execute(method: Method, arrays: list[Any]) -> Any:  # noqa: ANN401 - a tensor
+def execute(method: LoadedMethod, arrays: list[Any]) -> Any:  # noqa: ANN401 - a tensor
     """The first output; ExecuTorch knows no strides, so the arrays lie as C has them."""
     try:
         return method.forward.execute([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])[0]

@@ -39,14 +39,14 @@ _SAMPLE = 1024
 
 
 @dataclass(frozen=True)
-class Stored:
+class Initializers:
     """A constant's initializers, and the nodes that make its value of them. Initializers of one name are equal."""
 
     tensors: Mapping[str, Tensor]
     nodes: tuple[onnx.NodeProto, ...] = ()
 
 
-def stored(name: str, value: Tensor) -> Stored:
+def stored(name: str, value: Tensor) -> Initializers:
     """The smallest exact form of `value` under `name`."""
     if value.numel() >= _LEAST_ELEMENTS:
         if value.dtype == torch.int8 and value.numel() >= _LEAST_ELEMENTS_IN_4_BITS and _is_narrow(value):
@@ -56,16 +56,16 @@ def stored(name: str, value: Tensor) -> Stored:
     return whole(name, value)
 
 
-def whole(name: str, value: Tensor) -> Stored:
+def whole(name: str, value: Tensor) -> Initializers:
     """The constant as an initializer that nodes read as it stands."""
-    return Stored({name: value})
+    return Initializers({name: value})
 
 
 def _is_narrow(value: Tensor) -> bool:
     return int(value.min()) >= -8 and int(value.max()) <= 7
 
 
-def _half(name: str, value: Tensor) -> Stored | None:
+def _half(name: str, value: Tensor) -> Initializers | None:
     """As float16, if that is exact."""
     flat = value.flatten()
     if not torch.equal(flat[:_SAMPLE].half().float(), flat[:_SAMPLE]):
@@ -73,10 +73,10 @@ def _half(name: str, value: Tensor) -> Stored | None:
     half = value.half()
     if not torch.equal(half.float(), value):
         return None
-    return Stored({f"{name}h": half}, (_cast(f"{name}h", name, torch.float32),))
+    return Initializers({f"{name}h": half}, (_cast(f"{name}h", name, torch.float32),))
 
 
-def _codebook(name: str, value: Tensor) -> Stored | None:
+def _codebook(name: str, value: Tensor) -> Initializers | None:
     """As a codebook and an index an element, if there are few different numbers."""
     flat = value.flatten()
     if len(flat[:_SAMPLE].unique()) > 256:
@@ -92,10 +92,10 @@ def _codebook(name: str, value: Tensor) -> Stored | None:
         _cast(f"{name}i", f"{name}n", torch.int32),
         helper.make_node("Gather", [f"{name}c", f"{name}n"], [name]),
     )
-    return Stored({**kept.tensors, f"{name}c": codebook}, (*kept.nodes, *nodes))
+    return Initializers({**kept.tensors, f"{name}c": codebook}, (*kept.nodes, *nodes))
 
 
-def _in_4_bits(name: str, value: Tensor) -> Stored:
+def _in_4_bits(name: str, value: Tensor) -> Initializers:
     """Two elements a byte, the first one in its lower half, and the nodes that look bytes up in a table of both."""
     halves = value.flatten().to(torch.uint8) & 0xF
     odd = len(halves) % 2
@@ -116,7 +116,7 @@ def _in_4_bits(name: str, value: Tensor) -> Stored:
         pairs = f"{name}o"
     tensors[f"{name}d"] = torch.tensor(value.shape)
     nodes.append(helper.make_node("Reshape", [pairs, f"{name}d"], [name]))
-    return Stored(tensors, tuple(nodes))
+    return Initializers(tensors, tuple(nodes))
 
 
 def _pairs(dtype: torch.dtype) -> tuple[str, Tensor]:

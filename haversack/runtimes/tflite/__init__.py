@@ -41,8 +41,11 @@ LITERT = Runtime(
     name="litert",
     title="LiteRT",
     format=FileFormat(
-        *("model.tflite", ".tflite", Path(__file__).with_name("worker.py")),
-        *(run.empty, run.contents),
+        file="model.tflite",
+        kind=".tflite",
+        worker=Path(__file__).with_name("worker.py"),
+        empty=run.empty,
+        contents=run.contents,
         mark=rb".{4}TFL3",
     ),
     number_formats=frozenset({"float32", "int16", "int8", "int4"}),

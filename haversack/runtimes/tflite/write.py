@@ -52,7 +52,7 @@ _EXPECTED_BYTES = _LARGE_BYTES = 1 << 16
 _LENGTH = np.dtype("<u4")
 
 
-class Tables:
+class Flatbuffer:
     """Builds a flatbuffer from its leaves up; what equals something written before is that, at no further bytes.
 
     Every method returns an offset, which other tables refer to by a slot of the kind "UOffsetTRelative".
@@ -187,7 +187,7 @@ class _File:
         self._order = {name: index for index, name in enumerate(dict.fromkeys((*names, *graph.outputs))) if name}
         self._names = tensor_names(graph) if described else {name: name for name in (*graph.inputs, *graph.outputs)}
         self._check_size()
-        self._tables = Tables()
+        self._tables = Flatbuffer()
         self._buffers: dict[int, int] = {self._tables.table(): 0}
         self._codes: dict[int, int] = {}
         self._versions: set[tuple[str, int]] = set()

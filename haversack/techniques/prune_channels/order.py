@@ -39,14 +39,14 @@ _found: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], list[Ranking]]] = 
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingLayer:
     """A layer that reads the channels of a group, one tuple of its flattened weight's columns a channel."""
 
     node: fx.Node
     columns: tuple[tuple[int, ...], ...]
 
 
-def readings(network: fx.GraphModule, group: ChannelGroup) -> tuple[Reading, ...] | None:
+def readings(network: fx.GraphModule, group: ChannelGroup) -> tuple[ReadingLayer, ...] | None:
     """The layers of the folded graph that read the group's channels; None where some of them cannot be cut."""
     merged = {kernel for each in network.meta["merged"].values() for kernel in each.kernels}
     found = [_reading(network, member) for member in group.members if member.reads and member.tensor not in merged]
@@ -98,11 +98,13 @@ def _by_norm(norms: Scores, whole: float) -> Ranking:
     return Ranking.of(squares * (whole / max(float(squares.sum()), 1e-30)))
 
 
-def _ranked(network: fx.GraphModule, found: Mapping[int, Sequence[Reading]], batches: Batches) -> dict[int, Ranking]:
+def _ranked(
+    network: fx.GraphModule, found: Mapping[int, Sequence[ReadingLayer]], batches: Batches
+) -> dict[int, Ranking]:
     order = {node: place for place, node in enumerate(network.graph.nodes)}
     nodes = sorted({each.node for reads in found.values() for each in reads}, key=order.__getitem__)
     left = {place: list(reads) for place, reads in found.items()}
-    parts: dict[int, list[_Part]] = {place: [] for place in found}
+    parts: dict[int, list[_Weighed]] = {place: [] for place in found}
     ranked: dict[int, Ranking] = {}
     powers = _powers(network, nodes, batches)
     for node, weight, curvature in _curvatures(network, nodes, batches):
@@ -116,7 +118,7 @@ def _ranked(network: fx.GraphModule, found: Mapping[int, Sequence[Reading]], bat
 
 
 @dataclass
-class _Part:
+class _Weighed:
     """One reader's weight (rows, columns) and inverse curvature, a channel's columns side by side, channels first."""
 
     weight: Tensor
@@ -146,7 +148,7 @@ class _Part:
         self.inverse[gone, gone] = 1
 
 
-def _eliminated(parts: Sequence[_Part]) -> Ranking:
+def _eliminated(parts: Sequence[_Weighed]) -> Ranking:
     size = parts[0].channels
     each = max(1, size // _ROUNDS)
     alive = torch.ones(size, dtype=torch.bool)
@@ -164,11 +166,11 @@ def _eliminated(parts: Sequence[_Part]) -> Ranking:
     return Ranking(tuple(order), tuple(losses))
 
 
-def _part(weight: Tensor, curvature: Tensor, columns: tuple[tuple[int, ...], ...]) -> _Part:
+def _part(weight: Tensor, curvature: Tensor, columns: tuple[tuple[int, ...], ...]) -> _Weighed:
     taken = [column for each in columns for column in each]
     rest = sorted(set(range(weight.shape[1])) - set(taken))
     order = torch.tensor([*taken, *rest])
-    return _Part(weight[:, order], torch.linalg.inv(curvature[order][:, order]), len(columns), len(columns[0]))
+    return _Weighed(weight[:, order], torch.linalg.inv(curvature[order][:, order]), len(columns), len(columns[0]))
 
 
 def _curvatures(
@@ -211,7 +213,7 @@ def _completed(layer: fx.Node) -> fx.Node:
     return reader if len(layer.users) == 1 and reader.target is aten.add.Tensor else layer
 
 
-def _reading(network: fx.GraphModule, member: Member) -> Reading | None:
+def _reading(network: fx.GraphModule, member: Member) -> ReadingLayer | None:
     users = [user for node in network.graph.find_nodes(op="get_attr", target=member.tensor) for user in node.users]
     if len(users) != 1 or member.dim != 1 or not Patches.know(users[0]):
         return None
@@ -223,4 +225,4 @@ def _reading(network: fx.GraphModule, member: Member) -> Reading | None:
     columns = tuple(
         tuple(index * kernel + offset for index in indices for offset in range(kernel)) for indices in member.indices
     )
-    return Reading(node, columns)
+    return ReadingLayer(node, columns)

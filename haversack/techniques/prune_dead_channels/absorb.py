@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from haversack.graph.run import named_tensors
 from haversack.model import Edits, Layer, Setting, Slices, Swap
 from haversack.surgery.edit import edit
-from haversack.techniques.prune_dead_channels.search import Dead, Place, Reals
+from haversack.techniques.prune_dead_channels.search import Dead, Reals, SeenLayer
 
 _SIZES = ("kernel_size", "stride", "padding", "output_padding", "dilation", "groups", "padding_mode")
 
@@ -21,7 +21,7 @@ _SIZES = ("kernel_size", "stride", "padding", "output_padding", "dilation", "gro
 class _Change:
     """What one layer takes over: `weights` to be added to its carriers' columns, `shift` to its outputs."""
 
-    place: Place
+    place: SeenLayer
     columns: tuple[int, ...]
     weights: Tensor
     shift: Tensor
@@ -57,7 +57,7 @@ def with_new_biases(slices: Edits, layers: Edits) -> Edits:
     return Edits((Slices(kept),))
 
 
-def _change(place: Place, dead: Dead, module: nn.Module) -> _Change | None:
+def _change(place: SeenLayer, dead: Dead, module: nn.Module) -> _Change | None:
     """What the place takes over from the channels it loses; None where that is nothing."""
     roots = place.read.channels.tolist()
     gone = [column for column, root in enumerate(roots) if root in dead.gone and place.frozen[column]]

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten
 
 from haversack.graph.trace import Trace
-from haversack.techniques.prune_dead_channels.intervals import Call, Interval, enclose, unbounded
+from haversack.techniques.prune_dead_channels.intervals import Interval, IntervalCall, enclose, unbounded
 from haversack.techniques.prune_dead_channels.reads import channel_axis
 
 
@@ -73,7 +73,7 @@ class _Enclosing(fx.Interpreter):
             return super().run_node(n)
         if n in self.layers and isinstance(args[0], Interval):
             self.seen[n] = _seen(args[0], channel_axis(n))
-        return enclose(Call(n, args, kwargs))
+        return enclose(IntervalCall(n, args, kwargs))
 
 
 def _seen(value: Interval, axis: int) -> Seen:

@@ -29,7 +29,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Call:
+class IntervalCall:
     """An operation of the exported graph with its arguments, of which some are intervals."""
 
     node: fx.Node
@@ -89,10 +89,10 @@ def bounded(low: Tensor, high: Tensor) -> Interval:
     )
 
 
-Rule = Callable[[Call], Any]
+Rule = Callable[[IntervalCall], Any]
 
 
-def enclose(call: Call) -> Any:  # noqa: ANN401 - an interval, or several
+def enclose(call: IntervalCall) -> Any:  # noqa: ANN401 - an interval, or several
     """The interval in which the operation's result lies; a list of them where it has several results.
 
     Raises ArithmeticError for an operation that writes what it does not know into a tensor that must stay known.
@@ -117,7 +117,7 @@ def _is_in_place(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable  # noqa: SLF001
 
 
-def _written(call: Call, result: Any) -> Interval:  # noqa: ANN401
+def _written(call: IntervalCall, result: Any) -> Interval:  # noqa: ANN401
     """The first argument, which now holds the result: views of it see that."""
     written = call.args[0]
     if not isinstance(written, Interval) or not isinstance(result, Interval):
@@ -128,12 +128,12 @@ def _written(call: Call, result: Any) -> Interval:  # noqa: ANN401
     return written
 
 
-def _moved(call: Call) -> Any:  # noqa: ANN401
+def _moved(call: IntervalCall) -> Any:  # noqa: ANN401
     """Values go elsewhere; views stay views, so that what is written into them is seen."""
     return _paired(call.at(_low), call.at(_high))
 
 
-def _rising(call: Call) -> Any:  # noqa: ANN401
+def _rising(call: IntervalCall) -> Any:  # noqa: ANN401
     """The operation never falls when an argument rises."""
     target = _pure(call)
     lows, highs = target.at(_low), target.at(_high)
@@ -148,16 +148,16 @@ def _paired(lows: Any, highs: Any) -> Any:  # noqa: ANN401
     )
 
 
-def _pure(call: Call) -> Call:
+def _pure(call: IntervalCall) -> IntervalCall:
     """The call on copies of what it would write into."""
     if not _is_in_place(call.node):
         return call
     first, *others = call.args
     copied = Interval(first.low.clone(), first.high.clone()) if isinstance(first, Interval) else first
-    return Call(call.node, (copied, *others), call.kwargs)
+    return IntervalCall(call.node, (copied, *others), call.kwargs)
 
 
-def _rising_if_positive(call: Call) -> Any:  # noqa: ANN401
+def _rising_if_positive(call: IntervalCall) -> Any:  # noqa: ANN401
     """Rises as long as no number among the arguments turns it around."""
     numbers = [each for each in tree_flatten((call.args[1:], call.kwargs))[0] if isinstance(each, int | float)]
     return _rising(call) if all(number >= 0 for number in numbers) else _unknown(call)
@@ -166,40 +166,40 @@ def _rising_if_positive(call: Call) -> Any:  # noqa: ANN401
 def _valley(lowest_at: float) -> Rule:
     """Falls up to `lowest_at`, rises from there."""
 
-    def rule(call: Call) -> Interval:
+    def rule(call: IntervalCall) -> Interval:
         return _kinked(call, lowest_at)
 
     return rule
 
 
-def _kinked(call: Call, kink: float) -> Interval:
+def _kinked(call: IntervalCall, kink: float) -> Interval:
     """One turn at most, at `kink`: the extremes lie at the ends or there."""
     pure = [_pure(call).at(pick) for pick in (_low, _high, lambda each: each.low.clamp(min=kink).minimum(each.high))]
     found = torch.stack(pure)
     return bounded(found.amin(0), found.amax(0))
 
 
-def _gelu(call: Call) -> Interval:
+def _gelu(call: IntervalCall) -> Interval:
     return _kinked(call, -0.7517915204 if call.argument("approximate") == "none" else -0.7524614176)
 
 
-def _dropped(call: Call) -> Any:  # noqa: ANN401
+def _dropped(call: IntervalCall) -> Any:  # noqa: ANN401
     return _unknown(call) if call.argument("train") else _moved(call)
 
 
-def _power(call: Call) -> Any:  # noqa: ANN401
+def _power(call: IntervalCall) -> Any:  # noqa: ANN401
     exponent = call.argument("exponent")
     if isinstance(exponent, int | float) and exponent > 0 and exponent % 1 == 0:
         return _rising(call) if exponent % 2 else _kinked(call, 0.0)
     return _unknown(call)
 
 
-def _negative(call: Call) -> Interval:
+def _negative(call: IntervalCall) -> Interval:
     (value,) = call.intervals()
     return Interval(-value.high, -value.low)
 
 
-def _difference(call: Call) -> Any:  # noqa: ANN401
+def _difference(call: IntervalCall) -> Any:  # noqa: ANN401
     left, right, alpha = call.argument("self"), call.argument("other"), call.argument("alpha")
     if call.name == "rsub":
         left, right = right, left
@@ -213,7 +213,7 @@ def _ends(value: Any) -> tuple[Any, Any]:  # noqa: ANN401
     return (value.low, value.high) if isinstance(value, Interval) else (value, value)
 
 
-def _scaled(call: Call) -> Any:  # noqa: ANN401
+def _scaled(call: IntervalCall) -> Any:  # noqa: ANN401
     """A product or quotient: its extremes lie at the four corners, unless the divisor may be zero."""
     left, right = call.args[:2]
     if call.kwargs or len(call.args) > 2:
@@ -232,30 +232,30 @@ def _scaled(call: Call) -> Any:  # noqa: ANN401
 def _between(low: float, high: float) -> Rule:
     """Two numbers between which the results lie, whatever the arguments are."""
 
-    def rule(call: Call) -> Interval:
+    def rule(call: IntervalCall) -> Interval:
         like = call.intervals()[0].low
         return Interval(torch.full_like(like, low), torch.full_like(like, high))
 
     return rule
 
 
-def _of_shape(call: Call) -> Any:  # noqa: ANN401
+def _of_shape(call: IntervalCall) -> Any:  # noqa: ANN401
     """What depends on shapes alone is known."""
     return call.at(_low)
 
 
-def _cast(call: Call) -> Any:  # noqa: ANN401
+def _cast(call: IntervalCall) -> Any:  # noqa: ANN401
     """Real numbers stay float64; others may be anything."""
     (value,) = call.intervals()
     real = value.low.is_floating_point() and call.node.meta["val"].dtype.is_floating_point
     return value if real else unbounded(call.node)
 
 
-def _nothing(_: Call) -> None:
+def _nothing(_: IntervalCall) -> None:
     """A check of the graph's own."""
 
 
-def _normed(call: Call) -> Any:  # noqa: ANN401
+def _normed(call: IntervalCall) -> Any:  # noqa: ANN401
     """Batch norm with the statistics of training: a scale and a shift for each channel."""
     value, mean, variance = (call.argument(name) for name in ("input", "running_mean", "running_var"))
     weight, bias = call.argument("weight"), call.argument("bias")
@@ -268,7 +268,7 @@ def _normed(call: Call) -> Any:  # noqa: ANN401
     return bounded(ends.amin(0) + shift, ends.amax(0) + shift)
 
 
-def _filled(call: Call) -> Any:  # noqa: ANN401
+def _filled(call: IntervalCall) -> Any:  # noqa: ANN401
     """What overwrites a value: a number, or another value."""
     written, *given = call.args
     if not isinstance(written, Interval):
@@ -278,7 +278,7 @@ def _filled(call: Call) -> Any:  # noqa: ANN401
     return Interval(low, high)
 
 
-def _product(call: Call) -> Any:  # noqa: ANN401
+def _product(call: IntervalCall) -> Any:  # noqa: ANN401
     """A layer: positive weights take the ends of the input as they are, negative ones swapped."""
     value, weight, bias = call.args[0], call.args[1], call.argument("bias")
     if not isinstance(value, Interval) or isinstance(weight, Interval) or isinstance(bias, Interval):
@@ -293,7 +293,7 @@ def _product(call: Call) -> Any:  # noqa: ANN401
     return bounded(low, high)
 
 
-def _embedded(call: Call) -> Any:  # noqa: ANN401
+def _embedded(call: IntervalCall) -> Any:  # noqa: ANN401
     """The extremes of each column of the table."""
     table, indices = call.args[:2]
     if isinstance(table, Interval):
@@ -302,7 +302,7 @@ def _embedded(call: Call) -> Any:  # noqa: ANN401
     return Interval(table.amin(0).expand(shape).clone(), table.amax(0).expand(shape).clone())
 
 
-def _unknown(call: Call) -> Any:  # noqa: ANN401
+def _unknown(call: IntervalCall) -> Any:  # noqa: ANN401
     """What depends on known numbers alone is known, element by element where the operation works so."""
     free, tags = unbounded(call.node), getattr(call.node.target, "tags", ())
     if torch.Tag.nondeterministic_seeded in tags or not isinstance(free, Interval):

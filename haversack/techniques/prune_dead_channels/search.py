@@ -38,7 +38,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Place:
+class SeenLayer:
     """A layer that reads, what it sees, and what can be done about it.
 
     `weighs[i, j]` bounds what column i adds to output j. Only columns that are `frozen` have a map. `open` says whether
@@ -57,7 +57,7 @@ class Place:
 class Dead:
     """Channels that can go, and those that stay and carry the maps of others."""
 
-    places: tuple[Place, ...]
+    places: tuple[SeenLayer, ...]
     gone: frozenset[int]
     carriers: frozenset[int]
 
@@ -88,12 +88,12 @@ def find_dead(reads: Reads, seen: Mapping[fx.Node, Seen], module: nn.Module, tol
     return Dead(places, frozenset(search.gone), frozenset(search.carriers))
 
 
-def _place(read: Read, seen: Seen, reads: Reads, module: nn.Module, tolerance: float) -> Place:
+def _place(read: Read, seen: Seen, reads: Reads, module: nn.Module, tolerance: float) -> SeenLayer:
     mine = slice(read.inputs.start, read.inputs.stop)
     weight = named_tensors(module)[read.weight].detach().double()
     taps = read.columns(weight).abs().flatten(2).sum(2) if weight.dim() > 2 else read.columns(weight).abs()
     changeable = read.weight not in reads.shared
-    return Place(
+    return SeenLayer(
         read=read,
         maps=seen.maps[mine].numpy(),
         frozen=(seen.spread[mine] <= tolerance).numpy(),
@@ -130,7 +130,7 @@ def _shift(read: Read, reads: Reads, module: nn.Module) -> Shift | None:
 class _Search:
     """Channels dropped one after the other, as long as the layers that read them do without."""
 
-    def __init__(self, places: Sequence[Place], reads: Reads, tolerance: float) -> None:
+    def __init__(self, places: Sequence[SeenLayer], reads: Reads, tolerance: float) -> None:
         self.places, self.tolerance = places, tolerance
         self.group = {root: group for group, of in enumerate(reads.of) for root in of.tolist()}
         self.room = [group.size - group.least for group in reads.groups]
@@ -200,7 +200,7 @@ class _Search:
         return len(self.gone) > before
 
 
-def _rest(place: Place) -> Reals:
+def _rest(place: SeenLayer) -> Reals:
     """What of each known map is not a constant that goes to the bias; zero for what is not known."""
     maps = np.where(place.frozen[:, None], place.maps, 0.0)
     return maps - maps.mean(1, keepdims=True) if place.shift else maps
