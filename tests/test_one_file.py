@@ -58,31 +58,32 @@ FAMILY = '''
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Unpack
 
-from torch import Tensor, nn
+from torch import nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, convolution, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Asked, Compact, Sizes, convolution, staged
+
+_STAGES = ((32, 1, 2, 3), (32, 1, 2, 3), (32, 1, 2, 3), (32, 1, 2, 3), (32, 3, 1, 3))
 
 
-class ThreeConvolutions(nn.Module):
+class ThreeConvolutions(Compact):
     """As small as networks get."""
 
-    dimensions: ClassVar[int] = 2
+    def __init__(self, **asked: Unpack[Asked]) -> None:
+        sizes = Sizes(**asked)
+        first, rows = sizes.strided(2, _STAGES)
+        wide = sizes.wide(32)
+        stem = convolution(sizes.channels, wide, stride=first).append(nn.ReLU())
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, sizes.outputs))
+        super().__init__(sizes, stem=stem, blocks=nn.Sequential(*staged(rows, Rectified, wide, sizes)), head=head)
 
-    def __init__(self, *, channels=3, outputs=10, width=1.0, depth=1.0, downsampling=4, shrink=1) -> None:
-        super().__init__()
-        check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
-        wide = rounded(32 * width)
-        self.shrink = Shrunk(shrink, least=downsampling)
-        steps = [*strides((2, 2, 2, 2, 2), downsampling), *[1] * repeated(3, depth)]
-        blocks = [convolution(wide if place else channels, wide, stride=step) for place, step in enumerate(steps)]
-        self.blocks = nn.Sequential(*(nn.Sequential(block, nn.ReLU()) for block in blocks))
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, outputs))
-        initialise(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(self.shrink(x)))
+class Rectified(nn.Sequential):
+    """A convolution and a rectifier."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
+        super().__init__(convolution(inputs, outputs, kernel, stride), nn.ReLU())
 
 
 FAMILY = ThreeConvolutions

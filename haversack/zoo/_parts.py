@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypedDict
 
 from torch import Tensor, nn
 
@@ -73,6 +76,83 @@ class Shrunk(nn.Module):
             )
         shrunk: Tensor = self.pool(x)
         return shrunk
+
+
+class Asked(TypedDict, total=False):
+    """Sizes by name, as `zoo.Family` has them; those that nobody asks for are the family's own."""
+
+    channels: int
+    outputs: int
+    width: float
+    depth: float
+    downsampling: int
+    shrink: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What size a network has; as it stands, that of a paper's network for photographs."""
+
+    channels: int = 3
+    outputs: int = 1000
+    width: float = 1.0
+    depth: float = 1.0
+    downsampling: int = 32
+    shrink: int = 1
+
+    def __post_init__(self) -> None:
+        check_sizes(channels=self.channels, outputs=self.outputs, width=self.width, depth=self.depth)
+
+    def wide(self, channels: float) -> int:
+        """So many channels at this width."""
+        return rounded(channels * self.width)
+
+    def strides(self, *default: int) -> list[int]:
+        """The strides of this downsampling, in the place of the default ones."""
+        return strides(default, self.downsampling)
+
+    def strided(self, first: int, rows: Sequence[Row]) -> tuple[int, list[Row]]:
+        """The stride of a first layer, and a table's rows with theirs, of this downsampling."""
+        stem, *others = self.strides(first, *(stride for _, _, stride, *_ in rows))
+        return stem, [(*row[:2], stride, *row[3:]) for row, stride in zip(rows, others, strict=True)]
+
+
+Row = tuple[int, ...]
+"""Of a table of blocks: channels, how many blocks, the stride of the first, the kernel, and what else a block takes."""
+
+
+def staged(
+    rows: Sequence[Row],
+    block: Callable[..., nn.Module],
+    inputs: int,
+    sizes: Sizes,
+    repeats: Callable[[int, float], int] = repeated,
+) -> list[nn.Module]:
+    """The blocks of a table, the first of which reads `inputs` channels."""
+    built = []
+    for channels, blocks, stride, kernel, *more in rows:
+        outputs = sizes.wide(channels)
+        for number in range(repeats(blocks, sizes.depth)):
+            built.append(block(inputs, outputs, kernel, 1 if number else stride, *more))
+            inputs = outputs
+    return built
+
+
+class Compact(nn.Sequential):
+    """A network of parts that follow one another, by name, behind `shrink`; its weights are drawn anew."""
+
+    dimensions: ClassVar[int] = 2
+
+    def __init__(self, sizes: Sizes, *, least: int | None = None, epsilon: float = 1e-5, **parts: nn.Module) -> None:
+        shrunk = Shrunk(sizes.shrink, self.dimensions, least or sizes.downsampling)
+        super().__init__(OrderedDict(shrink=shrunk, **parts))
+        initialise(self, epsilon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs (samples, outputs) for images (samples, channels, height, width) or signals (..., time)."""
+        for part in self:
+            x = part(x)
+        return x
 
 
 def dropout_of(share: float) -> nn.Dropout:

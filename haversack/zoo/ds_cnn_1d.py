@@ -6,12 +6,14 @@ networks this small do without.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, Unpack
 
-from torch import Tensor, nn
+from torch import nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Asked, Compact, Sizes, check_sizes, repeated
 
+_PAPERS = Sizes(channels=1, outputs=12, downsampling=4)
 _CHANNELS, _BLOCKS = 64, 4
 _KERNEL = 9
 
@@ -19,7 +21,7 @@ _KERNEL = 9
 class DepthwiseSeparable1d(nn.Sequential):
     """A depthwise convolution over time, then one that mixes channels, each with batch norm and rectifier.
 
-    Maps (samples, inputs, time) to (samples, outputs, time / stride), rounded up.
+    Maps (samples, inputs, time) to (samples, outputs, time / stride) up.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -29,7 +31,7 @@ class DepthwiseSeparable1d(nn.Sequential):
         )
 
 
-class DsCnn1d(nn.Module):
+class DsCnn1d(Compact):
     """Depthwise-separable convolutions for signals (samples, channels, time) of 16 points and more.
 
     A downsampling above the default gives strides to later blocks, up to 32 at the default depth.
@@ -37,30 +39,16 @@ class DsCnn1d(nn.Module):
 
     dimensions: ClassVar[int] = 1
 
-    def __init__(  # noqa: PLR0913 - a network has as many sizes
-        self,
-        *,
-        channels: int = 1,
-        outputs: int = 12,
-        width: float = 1.0,
-        depth: float = 1.0,
-        downsampling: int = 4,
-        shrink: int = 1,
-    ) -> None:
-        super().__init__()
-        check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
-        first, *others = strides((2,) * (1 + repeated(_BLOCKS, depth)), downsampling)
-        wide = rounded(_CHANNELS * width)
-        self.shrink = Shrunk(shrink, dimensions=1, least=downsampling)
-        self.stem = _convolution(channels, wide, _KERNEL, first)
-        self.blocks = nn.Sequential(*(DepthwiseSeparable1d(wide, wide, stride) for stride in others))
-        self.head = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(wide, outputs))
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The outputs (samples, outputs) for signals (samples, channels, time)."""
-        scores: Tensor = self.head(self.blocks(self.stem(self.shrink(x))))
-        return scores
+    def __init__(self, **asked: Unpack[Asked]) -> None:
+        sizes = replace(_PAPERS, **asked)
+        first, *others = sizes.strides(*(2,) * (1 + repeated(_BLOCKS, sizes.depth)))
+        wide = sizes.wide(_CHANNELS)
+        super().__init__(
+            sizes,
+            stem=_convolution(sizes.channels, wide, _KERNEL, first),
+            blocks=nn.Sequential(*(DepthwiseSeparable1d(wide, wide, stride) for stride in others)),
+            head=nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(wide, sizes.outputs)),
+        )
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

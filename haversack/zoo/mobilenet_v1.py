@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Unpack
 
-from torch import Tensor, nn
+from torch import nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, convolution, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Asked, Compact, Sizes, convolution, staged
 
-# Channels, how many blocks, and the stride of the first.
-_STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
+# Channels, how many blocks, the stride of the first, and the kernel.
+_STAGES = ((64, 1, 1, 3), (128, 2, 2, 3), (256, 2, 2, 3), (512, 6, 2, 3), (1024, 2, 2, 3))
 
 
 class DepthwiseSeparable(nn.Sequential):
     """A depthwise convolution, then one of 1 x 1, each with batch norm and rectifier.
 
-    Maps (samples, inputs, height, width) to (samples, outputs, height / stride, width / stride), rounded up.
+    Maps (samples, inputs, height, width) to (samples, outputs, height / stride, width / stride) up.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
@@ -23,40 +23,21 @@ class DepthwiseSeparable(nn.Sequential):
         super().__init__(depthwise.append(nn.ReLU()), convolution(inputs, outputs, 1).append(nn.ReLU()))
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(Compact):
     """The network of Howard et al. (2017), whose width is their multiplier."""
 
-    dimensions: ClassVar[int] = 2
-
-    def __init__(  # noqa: PLR0913 - a network has as many sizes
-        self,
-        *,
-        channels: int = 3,
-        outputs: int = 1000,
-        width: float = 1.0,
-        depth: float = 1.0,
-        downsampling: int = 32,
-        shrink: int = 1,
-    ) -> None:
-        super().__init__()
-        check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
-        first, *others = strides((2, *(stride for *_, stride in _STAGES)), downsampling)
-        features = [convolution(channels, rounded(32 * width), stride=first).append(nn.ReLU())]
-        inputs = rounded(32 * width)
-        for (out, blocks, _), stride in zip(_STAGES, others, strict=True):
-            for block in range(repeated(blocks, depth)):
-                features.append(DepthwiseSeparable(inputs, rounded(out * width), stride=1 if block else stride))
-                inputs = rounded(out * width)
-        self.shrink = Shrunk(shrink, least=downsampling)
-        self.features = nn.Sequential(*features)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(inputs, outputs)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The outputs (samples, outputs) for images (samples, channels, height, width)."""
-        scores: Tensor = self.classifier(self.pool(self.features(self.shrink(x))).flatten(1))
-        return scores
+    def __init__(self, **asked: Unpack[Asked]) -> None:
+        sizes = Sizes(**asked)
+        first, rows = sizes.strided(2, _STAGES)
+        inputs, last = sizes.wide(32), sizes.wide(_STAGES[-1][0])
+        stem = convolution(sizes.channels, inputs, stride=first).append(nn.ReLU())
+        super().__init__(
+            sizes,
+            features=nn.Sequential(stem, *staged(rows, DepthwiseSeparable, inputs, sizes)),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            classifier=nn.Linear(last, sizes.outputs),
+        )
 
 
 FAMILY = MobileNetV1

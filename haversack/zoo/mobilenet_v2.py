@@ -5,14 +5,22 @@ Tensors are named as in torchvision, whose weights load at the default settings.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Unpack
 
 from torch import Tensor, nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, convolution, dropout_of, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Asked, Compact, Sizes, check_sizes, convolution, dropout_of, rounded, staged
 
-# Expansion, channels, how many blocks, and the stride of the first.
-_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+# Channels, how many blocks, the stride of the first, the kernel, and the expansion.
+_STAGES = (
+    (16, 1, 1, 3, 1),
+    (24, 2, 2, 3, 6),
+    (32, 3, 2, 3, 6),
+    (64, 4, 2, 3, 6),
+    (96, 3, 1, 3, 6),
+    (160, 3, 2, 3, 6),
+    (320, 1, 1, 3, 6),
+)
 
 
 class InvertedResidual(nn.Module):
@@ -37,43 +45,24 @@ class InvertedResidual(nn.Module):
         return x + y if self.shortcut else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Compact):
     """The network of Sandler et al. (2018). As theirs, its last convolution keeps `head` channels at widths below 1."""
 
-    dimensions: ClassVar[int] = 2
-
-    def __init__(  # noqa: PLR0913 - a network has as many sizes
-        self,
-        *,
-        channels: int = 3,
-        outputs: int = 1000,
-        width: float = 1.0,
-        depth: float = 1.0,
-        downsampling: int = 32,
-        shrink: int = 1,
-        head: int = 1280,
-        dropout: float = 0.2,
-    ) -> None:
-        super().__init__()
-        check_sizes(channels=channels, outputs=outputs, width=width, depth=depth, head=head)
-        first, *others = strides((2, *(stride for *_, stride in _STAGES)), downsampling)
-        inputs, last = rounded(32 * width), rounded(head * max(1.0, width))
-        features: list[nn.Module] = [convolution(channels, inputs, stride=first).append(nn.ReLU6())]
-        for (expansion, out, blocks, _), stride in zip(_STAGES, others, strict=True):
-            for block in range(repeated(blocks, depth)):
-                shape = (inputs, rounded(out * width))
-                features.append(InvertedResidual(*shape, stride=1 if block else stride, expansion=expansion))
-                inputs = rounded(out * width)
-        self.shrink = Shrunk(shrink, least=downsampling)
-        self.features = nn.Sequential(*features, convolution(inputs, last, 1).append(nn.ReLU6()))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(dropout_of(dropout), nn.Linear(last, outputs))
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The outputs (samples, outputs) for images (samples, channels, height, width)."""
-        scores: Tensor = self.classifier(self.pool(self.features(self.shrink(x))).flatten(1))
-        return scores
+    def __init__(self, *, head: int = 1280, dropout: float = 0.2, **asked: Unpack[Asked]) -> None:
+        sizes = Sizes(**asked)
+        check_sizes(head=head)
+        first, rows = sizes.strided(2, _STAGES)
+        inputs, narrow = sizes.wide(32), sizes.wide(_STAGES[-1][0])
+        last = rounded(head * max(1.0, sizes.width))
+        stem = convolution(sizes.channels, inputs, stride=first).append(nn.ReLU6())
+        blocks = staged(rows, InvertedResidual, inputs, sizes)
+        super().__init__(
+            sizes,
+            features=nn.Sequential(stem, *blocks, convolution(narrow, last, 1).append(nn.ReLU6())),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            classifier=nn.Sequential(dropout_of(dropout), nn.Linear(last, sizes.outputs)),
+        )
 
 
 FAMILY = MobileNetV2

@@ -6,11 +6,11 @@ Tensors are named as in torchvision, whose weights load at the default settings 
 from __future__ import annotations
 
 from itertools import chain, islice, repeat
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple, Unpack
 
 from torch import Tensor, nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, convolution, dropout_of, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Asked, Compact, Sizes, check_sizes, convolution, dropout_of, repeated, rounded
 
 
 class _Stage(NamedTuple):
@@ -93,60 +93,44 @@ class InvertedResidual(nn.Module):
         return x + y if self.shortcut else y
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(Compact):
     """The small network of Howard et al. (2019), or the large one."""
 
-    dimensions: ClassVar[int] = 2
-
-    def __init__(  # noqa: PLR0913 - a network has as many sizes
-        self,
-        *,
-        channels: int = 3,
-        outputs: int = 1000,
-        width: float = 1.0,
-        depth: float = 1.0,
-        downsampling: int = 32,
-        shrink: int = 1,
-        large: bool = False,
-        dropout: float = 0.2,
-    ) -> None:
-        super().__init__()
-        check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
-        stages = _LARGE if large else _SMALL
-        first, *others = strides((2, *(stage.stride for stage in stages)), downsampling)
-        inputs, hidden = rounded(16 * width), rounded((1280 if large else 1024) * width)
-        features: list[nn.Module] = [convolution(channels, inputs, stride=first).append(nn.Hardswish())]
+    def __init__(self, *, large: bool = False, dropout: float = 0.2, **asked: Unpack[Asked]) -> None:
+        sizes, stages = Sizes(**asked), _LARGE if large else _SMALL
+        first, *others = sizes.strides(2, *(stage.stride for stage in stages))
+        inputs, hidden = sizes.wide(16), sizes.wide(1280 if large else 1024)
+        features: list[nn.Module] = [convolution(sizes.channels, inputs, stride=first).append(nn.Hardswish())]
         for stage, stride in zip(stages, others, strict=True):
-            features += _blocks(stage, inputs, stride, width, depth)
-            inputs = rounded(stage.outputs * width)
-        self.shrink = Shrunk(shrink, least=downsampling)
-        self.features = nn.Sequential(*features, convolution(inputs, 6 * inputs, 1).append(nn.Hardswish()))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
+            features += _blocks(stage, inputs, stride, sizes)
+            inputs = sizes.wide(stage.outputs)
+        last = convolution(inputs, 6 * inputs, 1).append(nn.Hardswish())
         wide = (nn.Linear(6 * inputs, hidden), nn.Hardswish())
-        self.classifier = nn.Sequential(*wide, dropout_of(dropout), nn.Linear(hidden, outputs))
-        initialise(self, epsilon=1e-3)
+        super().__init__(
+            sizes,
+            epsilon=1e-3,
+            features=nn.Sequential(*features, last),
+            avgpool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            classifier=nn.Sequential(*wide, dropout_of(dropout), nn.Linear(hidden, sizes.outputs)),
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The outputs (samples, outputs) for images (samples, channels, height, width)."""
-        scores: Tensor = self.classifier(self.avgpool(self.features(self.shrink(x))).flatten(1))
-        return scores
 
-
-def _blocks(stage: _Stage, inputs: int, stride: int, width: float, depth: float) -> list[InvertedResidual]:
+def _blocks(stage: _Stage, inputs: int, stride: int, sizes: Sizes) -> list[InvertedResidual]:
     """A stage's blocks: its first ones, or more like its last."""
-    outputs = rounded(stage.outputs * width)
+    outputs = sizes.wide(stage.outputs)
     wide = chain(stage.expanded, repeat(stage.expanded[-1]))
     return [
         InvertedResidual(
             outputs if block else inputs,
             outputs,
-            rounded(expanded * width),
+            sizes.wide(expanded),
             stage.kernel,
             1 if block else stride,
             excite=stage.excite,
             swish=stage.swish,
         )
-        for block, expanded in enumerate(islice(wide, repeated(len(stage.expanded), depth)))
+        for block, expanded in enumerate(islice(wide, repeated(len(stage.expanded), sizes.depth)))
     ]
 
 

@@ -6,20 +6,21 @@ of layers. This is the smallest of the paper's networks, S0.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
+from typing import Unpack
 
 from torch import Tensor, nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, convolution, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Asked, Compact, Sizes, check_sizes, convolution, staged
 
-# Table 2 of the paper: channels, how many blocks, and the stride of the first.
-_STAGES = ((48, 2, 2), (128, 8, 2), (256, 10, 2), (1024, 1, 2))
+# Table 2 of the paper: channels, how many blocks, the stride of the first, and the kernel.
+_STAGES = ((48, 2, 2, 3), (128, 8, 2, 3), (256, 10, 2, 3), (1024, 1, 2, 3))
 
 
 class Branched(nn.Module):
     """The sum of `branches` equal convolutions, one of kernel 1, and the input, each with a batch norm, rectified.
 
-    Maps (samples, inputs, height, width) to (samples, outputs, height / stride, width / stride), rounded up. The input
+    Maps (samples, inputs, height, width) to (samples, outputs, height / stride, width / stride) up. The input
     is left out where it has another shape than the output, and the kernel of 1 where all are.
     """
 
@@ -48,7 +49,7 @@ class Branched(nn.Module):
 class MobileOneBlock(nn.Sequential):
     """A depthwise convolution, then one of 1 x 1, each in several branches.
 
-    Maps (samples, inputs, height, width) to (samples, outputs, height / stride, width / stride), rounded up.
+    Maps (samples, inputs, height, width) to (samples, outputs, height / stride, width / stride) up.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, branches: int = 4) -> None:
@@ -56,42 +57,22 @@ class MobileOneBlock(nn.Sequential):
         super().__init__(depthwise, Branched(inputs, outputs, 1, branches=branches))
 
 
-class MobileOne(nn.Module):
+class MobileOne(Compact):
     """The network of Vasu et al. (2023), with as many branches as theirs."""
 
-    dimensions: ClassVar[int] = 2
-
-    def __init__(  # noqa: PLR0913 - a network has as many sizes
-        self,
-        *,
-        channels: int = 3,
-        outputs: int = 1000,
-        width: float = 1.0,
-        depth: float = 1.0,
-        downsampling: int = 32,
-        shrink: int = 1,
-        branches: int = 4,
-    ) -> None:
-        super().__init__()
-        check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
-        first, *others = strides((2, *(stride for *_, stride in _STAGES)), downsampling)
-        inputs = rounded(_STAGES[0][0] * width)
-        features: list[nn.Module] = [Branched(channels, inputs, stride=first, branches=1)]
-        for (out, blocks, _), stride in zip(_STAGES, others, strict=True):
-            for block in range(repeated(blocks, depth)):
-                shape = (inputs, rounded(out * width))
-                features.append(MobileOneBlock(*shape, stride=1 if block else stride, branches=branches))
-                inputs = rounded(out * width)
-        self.shrink = Shrunk(shrink, least=downsampling)
-        self.features = nn.Sequential(*features)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(inputs, outputs)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The outputs (samples, outputs) for images (samples, channels, height, width)."""
-        scores: Tensor = self.classifier(self.pool(self.features(self.shrink(x))).flatten(1))
-        return scores
+    def __init__(self, *, branches: int = 4, **asked: Unpack[Asked]) -> None:
+        sizes = Sizes(**asked)
+        first, rows = sizes.strided(2, _STAGES)
+        inputs, last = sizes.wide(_STAGES[0][0]), sizes.wide(_STAGES[-1][0])
+        stem = Branched(sizes.channels, inputs, stride=first, branches=1)
+        blocks = staged(rows, partial(MobileOneBlock, branches=branches), inputs, sizes)
+        super().__init__(
+            sizes,
+            features=nn.Sequential(stem, *blocks),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            classifier=nn.Linear(last, sizes.outputs),
+        )
 
 
 FAMILY = MobileOne

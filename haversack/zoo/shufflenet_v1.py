@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from haversack.errors import RecipeError
-from haversack.zoo._parts import Shrunk, check_sizes, convolution, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Asked, Compact, Sizes, check_sizes, convolution, repeated, rounded
 
 # Table 1 of the paper: the channels of stage 2 for each number of groups, which cost the same.
 _CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
@@ -53,48 +53,33 @@ class GroupUnit(nn.Module):
         return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2) if self.groups > 1 else x
 
 
-class ShuffleNetV1(nn.Module):
+class ShuffleNetV1(Compact):
     """The network of Zhang et al. (2018), whose width is their scale factor and whose convolutions have `groups`."""
 
-    dimensions: ClassVar[int] = 2
-
-    def __init__(  # noqa: PLR0913 - a network has as many sizes
-        self,
-        *,
-        channels: int = 3,
-        outputs: int = 1000,
-        width: float = 1.0,
-        depth: float = 1.0,
-        downsampling: int = 32,
-        shrink: int = 1,
-        groups: int = 3,
-    ) -> None:
-        super().__init__()
-        check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
+    def __init__(self, *, groups: int = 3, **asked: Unpack[Asked]) -> None:
+        sizes = Sizes(**asked)
         if groups not in _CHANNELS:
             raise RecipeError(f"groups is {groups!r}.", mend=f"choose from {', '.join(map(str, _CHANNELS))}.")
-        first, pool, *others = strides((2, 2, 2, 2, 2), downsampling)
-        inputs, stage = rounded(24 * width, math.lcm(4, groups)), rounded(_CHANNELS[groups] * width, 4 * groups)
-        self.shrink = Shrunk(shrink, least=downsampling)
-        self.conv = convolution(channels, inputs, stride=first).append(nn.ReLU())
-        self.maxpool = nn.MaxPool2d(3, pool, 1) if pool > 1 else nn.Identity()
+        first, pool, *others = sizes.strides(2, 2, 2, 2, 2)
+        inputs = rounded(24 * sizes.width, math.lcm(4, groups))
+        stage = rounded(_CHANNELS[groups] * sizes.width, 4 * groups)
+        conv = convolution(sizes.channels, inputs, stride=first).append(nn.ReLU())
         stages = []
         for doubling, (blocks, stride) in enumerate(zip(_BLOCKS, others, strict=True)):
             out = stage << doubling
-            units = [GroupUnit(out, out, groups) for _ in range(1, repeated(blocks, depth))]
+            units = [GroupUnit(out, out, groups) for _ in range(1, repeated(blocks, sizes.depth))]
             # Before stage 2 there are too few channels to share out, says the paper.
             stages.append(nn.Sequential(GroupUnit(inputs, out, groups, stride, dense=not doubling), *units))
             inputs = out
-        self.stages = nn.Sequential(*stages)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(inputs, outputs)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The outputs (samples, outputs) for images (samples, channels, height, width)."""
-        x = self.stages(self.maxpool(self.conv(self.shrink(x))))
-        scores: Tensor = self.classifier(self.pool(x).flatten(1))
-        return scores
+        super().__init__(
+            sizes,
+            conv=conv,
+            maxpool=nn.MaxPool2d(3, pool, 1) if pool > 1 else nn.Identity(),
+            stages=nn.Sequential(*stages),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            classifier=nn.Linear(inputs, sizes.outputs),
+        )
 
 
 FAMILY = ShuffleNetV1

@@ -5,14 +5,14 @@ Tensors are named as in torchvision, whose weights load at widths 0.5, 1.0, 1.5 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from haversack.errors import RecipeError
-from haversack.zoo._parts import Shrunk, check_sizes, convolution, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Asked, Compact, Sizes, check_sizes, convolution, repeated, rounded
 
 # Table 5 of the paper: at each width the channels of the first convolution, of stage 2 and of the last convolution.
 _WIDTHS = (0.5, 1.0, 1.5, 2.0)
@@ -53,46 +53,32 @@ class ShuffleUnit(nn.Module):
         return shuffled
 
 
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(Compact):
     """The network of Ma et al. (2018); widths between theirs have channels between theirs."""
 
-    dimensions: ClassVar[int] = 2
-
-    def __init__(  # noqa: PLR0913 - a network has as many sizes
-        self,
-        *,
-        channels: int = 3,
-        outputs: int = 1000,
-        width: float = 1.0,
-        depth: float = 1.0,
-        downsampling: int = 32,
-        shrink: int = 1,
-    ) -> None:
-        super().__init__()
-        check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
-        first, pool, *others = strides((2, 2, 2, 2, 2), downsampling)
-        inputs, stage, last = _widths(width)
-        self.shrink = Shrunk(shrink, least=downsampling)
-        self.conv1 = convolution(channels, inputs, stride=first).append(nn.ReLU())
-        self.maxpool = nn.MaxPool2d(3, pool, 1) if pool > 1 else nn.Identity()
+    def __init__(self, **asked: Unpack[Asked]) -> None:
+        sizes = Sizes(**asked)
+        first, pool, *others = sizes.strides(2, 2, 2, 2, 2)
+        inputs, stage, last = _widths(sizes.width)
+        conv = convolution(sizes.channels, inputs, stride=first).append(nn.ReLU())
         stages = []
         for doubling, (blocks, stride) in enumerate(zip(_BLOCKS, others, strict=True)):
             out = stage << doubling
-            units = [ShuffleUnit(out, out) for _ in range(1, repeated(blocks, depth))]
+            units = [ShuffleUnit(out, out) for _ in range(1, repeated(blocks, sizes.depth))]
             stages.append(nn.Sequential(ShuffleUnit(inputs, out, stride=stride), *units))
             inputs = out
-        self.stage2, self.stage3, self.stage4 = stages
-        self.conv5 = convolution(inputs, last, 1).append(nn.ReLU())
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(last, outputs)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The outputs (samples, outputs) for images (samples, channels, height, width)."""
-        x = self.maxpool(self.conv1(self.shrink(x)))
-        x = self.conv5(self.stage4(self.stage3(self.stage2(x))))
-        scores: Tensor = self.fc(self.pool(x).flatten(1))
-        return scores
+        super().__init__(
+            sizes,
+            conv1=conv,
+            maxpool=nn.MaxPool2d(3, pool, 1) if pool > 1 else nn.Identity(),
+            stage2=stages[0],
+            stage3=stages[1],
+            stage4=stages[2],
+            conv5=convolution(inputs, last, 1).append(nn.ReLU()),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            fc=nn.Linear(last, sizes.outputs),
+        )
 
 
 def _widths(width: float) -> tuple[int, int, int]:

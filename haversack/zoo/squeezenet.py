@@ -5,13 +5,15 @@ Tensors are named as in torchvision, whose weights of `squeezenet1_1` load at th
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from haversack.zoo._parts import Shrunk, check_sizes, dropout_of, initialise, repeated, rounded, strides
+from haversack.zoo._parts import Asked, Compact, Sizes, check_sizes, dropout_of, repeated
 
+_PAPERS = Sizes(downsampling=16)
 # Channels between and after, and how many blocks; a pool comes before each stage but the last.
 _STAGES = ((16, 64, 2), (32, 128, 2), (48, 192, 2), (64, 256, 2))
 
@@ -39,44 +41,31 @@ class Fire(nn.Module):
         return torch.cat([near, self.expand3x3_activation(self.expand3x3(x))], 1)
 
 
-class SqueezeNet(nn.Module):
-    """The network of Iandola et al. (2016) in its version 1.1, which does the same with 2.4 times less computation."""
+class SqueezeNet(Compact):
+    """The network of Iandola et al. (2016) in its version 1.1, which does the same with 2.4 times less computation.
 
-    dimensions: ClassVar[int] = 2
+    No output is below zero.
+    """
 
-    def __init__(  # noqa: PLR0913 - a network has as many sizes
-        self,
-        *,
-        channels: int = 3,
-        outputs: int = 1000,
-        width: float = 1.0,
-        depth: float = 1.0,
-        downsampling: int = 16,
-        shrink: int = 1,
-        dropout: float = 0.5,
-    ) -> None:
-        super().__init__()
-        check_sizes(channels=channels, outputs=outputs, width=width, depth=depth)
-        first, *pools = strides((2, 2, 2, 2), downsampling)
-        inputs = rounded(64 * width)
-        features: list[nn.Module] = [nn.Conv2d(channels, inputs, 3, first), nn.ReLU()]
+    def __init__(self, *, dropout: float = 0.5, **asked: Unpack[Asked]) -> None:
+        sizes = replace(_PAPERS, **asked)
+        first, *pools = sizes.strides(2, 2, 2, 2)
+        inputs = sizes.wide(64)
+        features: list[nn.Module] = [nn.Conv2d(sizes.channels, inputs, 3, first), nn.ReLU()]
         for (squeezed, expanded, blocks), pool in zip(_STAGES, (*pools, 1), strict=True):
             features += [nn.MaxPool2d(3, 2, ceil_mode=True)] if pool > 1 else []
-            for _ in range(repeated(blocks, depth)):
-                features.append(Fire(inputs, rounded(squeezed * width), rounded(expanded * width)))
-                inputs = 2 * rounded(expanded * width)
-        # The first convolution has no padding.
-        self.shrink = Shrunk(shrink, least=max(3, downsampling + 1))
-        self.features = nn.Sequential(*features)
-        self.classifier = nn.Sequential(
-            dropout_of(dropout), nn.Conv2d(inputs, outputs, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+            for _ in range(repeated(blocks, sizes.depth)):
+                features.append(Fire(inputs, sizes.wide(squeezed), sizes.wide(expanded)))
+                inputs = 2 * sizes.wide(expanded)
+        super().__init__(
+            sizes,
+            least=max(3, sizes.downsampling + 1),  # the first convolution has no padding
+            features=nn.Sequential(*features),
+            classifier=nn.Sequential(
+                dropout_of(dropout), nn.Conv2d(inputs, sizes.outputs, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+            ),
+            flatten=nn.Flatten(),
         )
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The outputs (samples, outputs) for images (samples, channels, height, width); none is below zero."""
-        scores: Tensor = self.classifier(self.features(self.shrink(x))).flatten(1)
-        return scores
 
 
 FAMILY = SqueezeNet
