@@ -25,7 +25,7 @@ import torch
 from rows import THREADS, Asked, Found, Row, main
 from torch import nn
 
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.graph.run import named_tensors
 from haversack.model import Model
 from haversack.runtimes.onnx import ONNX

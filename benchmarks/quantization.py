@@ -27,7 +27,7 @@ from rows import Asked, Found, Row, main
 from torch import Tensor, nn
 
 from haversack import zoo
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.integer.passes import with_integer_ports
 from haversack.integer.read import read
 from haversack.integer.reference import run

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from haversack.device import find_device
 from haversack.graph.cost import Cost, cost
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.runtimes import host

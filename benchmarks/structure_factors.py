@@ -22,7 +22,7 @@ from vgg import trained
 
 from haversack.errors import HaversackError
 from haversack.graph.cost import cost
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.packing.candidates import files_on

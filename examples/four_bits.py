@@ -2,7 +2,7 @@
 
 import digits
 
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.model import Model
 from haversack.runtimes.host import load
 from haversack.runtimes.onnx import ONNX

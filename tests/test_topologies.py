@@ -19,7 +19,7 @@ import sequences
 from haversack.channels.groups import Groups, channel_groups
 from haversack.errors import HaversackError
 from haversack.graph.cost import cost
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.runtimes import agreement, host

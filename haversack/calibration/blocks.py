@@ -73,13 +73,13 @@ class Block:
     weights: frozenset[str]
 
 
-def blocks(network: fx.GraphModule, weights: Collection[str]) -> tuple[Block, ...]:
+def blocks(graph: fx.Graph, weights: Collection[str]) -> tuple[Block, ...]:
     """The smallest pieces between cuts that hold one of `weights` each; the whole network where nothing cuts it.
 
-    `network` has pairs around its values (`insert`) or none.
+    The graph has pairs around its values (`insert`) or none.
     """
     pieces: list[list[fx.Node]] = []
-    for piece in _between_cuts(network.graph):
+    for piece in _between_cuts(graph):
         if pieces and not (_weights(piece, weights) and _weights(pieces[-1], weights)):
             pieces[-1] += piece
         else:
@@ -104,11 +104,11 @@ def run(
     return tuple(known[node] for node in block.writes)
 
 
-def sizes_of(network: fx.GraphModule, values: Sequence[Any], tensors: Mapping[str, Tensor]) -> Sizes:
+def sizes_of(graph: fx.Graph, values: Sequence[Any], tensors: Mapping[str, Tensor]) -> Sizes:
     """Every number (not tensor) that the network computes from inputs shaped like `values`."""
-    known: dict[fx.Node, Any] = dict(zip(network.graph.find_nodes(op="placeholder"), values, strict=True))
+    known: dict[fx.Node, Any] = dict(zip(graph.find_nodes(op="placeholder"), values, strict=True))
     with torch.no_grad():
-        for node in network.graph.nodes:
+        for node in graph.nodes:
             if node.op == "get_attr":
                 known[node] = tensors[str(node.target)]
             elif node.op == "call_function":

@@ -19,9 +19,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from haversack.calibration.blocks import Block, Sizes, blocks, run, sizes_of
-from haversack.graph.folded import inference, tensor_of
+from haversack.graph.folded import Folded
+from haversack.graph.inference import inference
 from haversack.graph.run import Batches, joined
-from haversack.graph.write_back import settleable, settled_to_train
+from haversack.graph.write_back import written_back_to_train
 from haversack.model import Edits, Model
 from haversack.progress import note, track
 from haversack.training.machine import mixed_precision
@@ -117,7 +118,7 @@ def imitating(  # noqa: PLR0913 - what goes in, and for how long
     learned = _learned(pair, joined(batches), passes, seed)
     if learned is None:
         return small
-    return settled_to_train(small, learned, batches)
+    return written_back_to_train(small, pair.small.folded, learned, batches)
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,12 @@ class _Network:
     """A folded network in blocks."""
 
     blocks: tuple[Block, ...]
-    tensors: Tensors
-    graph: fx.GraphModule
+    folded: Folded
+
+    @property
+    def tensors(self) -> Tensors:
+        """The weights and constants by name."""
+        return self.folded.tensors
 
     def values(self, chunk: Chunk, tensors: Tensors, sizes: Sizes) -> Iterator[tuple[Any, ...]]:
         """What each block writes."""
@@ -176,14 +181,12 @@ def _pair(small: Model, original: Model, edits: Edits) -> _Pair | None:
     if [_writes(each) for each in ours.blocks] != [_writes(each) for each in theirs.blocks]:
         return None
     rows = tuple(_rows(block, edits) for block in ours.blocks)
-    return _Pair(ours, theirs, rows, settleable(small, ours.graph) & ours.tensors.keys(), small.sparse)
+    return _Pair(ours, theirs, rows, ours.folded.writable, small.sparse)
 
 
 def _network(model: Model) -> _Network:
-    network = inference(model)
-    names = (str(node.target) for node in network.graph.find_nodes(op="get_attr"))
-    tensors = {name: tensor_of(network, name).detach() for name in names}
-    return _Network(blocks(network, _kernels(tensors)), tensors, network)
+    folded = inference(model)
+    return _Network(blocks(folded.graph, _kernels(folded.tensors)), folded)
 
 
 def _kernels(tensors: Tensors) -> list[str]:
@@ -235,7 +238,7 @@ def _learned(pair: _Pair, inputs: Chunk, passes: int, seed: int) -> dict[str, Te
 
 
 def _sizes(pair: _Pair, chunk: Chunk) -> tuple[Sizes, Sizes]:
-    small, original = (sizes_of(each.graph, chunk, each.tensors) for each in (pair.small, pair.original))
+    small, original = (sizes_of(each.folded.graph, chunk, each.tensors) for each in (pair.small, pair.original))
     return small, original
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from haversack.errors import RecipeError, TaskError
-from haversack.graph.folded import tensor_of
-from haversack.graph.ops import fixed_ranges, layers, read_by, sharing, transposed_layers
+from haversack.graph.folded import Folded
+from haversack.graph.ops import fixed_ranges, sharing
 from haversack.graph.run import Batches, is_finite, watch
 from haversack.grid import Grid, affine, blocks, round_, steps_of, symmetric
 
@@ -106,7 +106,7 @@ def spanning(low: float, high: float, *, bits: int, signed: bool) -> Grid:
 
 
 def observe(
-    network: fx.GraphModule, names: Collection[str], batches: Batches, *, counted: bool = True
+    folded: Folded, names: Collection[str], batches: Batches, *, counted: bool = True
 ) -> Mapping[str, Observed]:
     """What each value called in `names` was on the batches.
 
@@ -122,7 +122,7 @@ def observe(
         _check_finite(name, low, high)
         lows[name], highs[name] = min(lows[name], low), max(highs[name], high)
 
-    watch(network, batches, names, widen)
+    watch(folded.module, batches, names, widen)
     if not counted:
         return {name: Observed(lows[name], highs[name]) for name in names}
     counts = {name: torch.zeros(_BINS, dtype=torch.float64) for name in names}
@@ -130,7 +130,7 @@ def observe(
     def count(name: str, value: Tensor) -> None:
         counts[name] += _counted(value, lows[name], highs[name])
 
-    watch(network, batches, [name for name in names if lows[name] < highs[name]], count)
+    watch(folded.module, batches, [name for name in names if lows[name] < highs[name]], count)
     return {name: Observed(lows[name], highs[name], counts[name]) for name in names}
 
 
@@ -179,7 +179,7 @@ _SURELY = 1.01
 
 
 def value_grids(
-    network: fx.GraphModule, seen: Mapping[str, Observed], ranges: Ranges, activations: Activations
+    folded: Folded, seen: Mapping[str, Observed], ranges: Ranges, activations: Activations
 ) -> dict[str, Grid]:
     """A grid for every value in `seen`, which must be the graph's points.
 
@@ -189,17 +189,17 @@ def value_grids(
     """
     bits, signed = FORMATS[activations]
     limits = {name: each.limits(ranges, bits=bits) for name, each in seen.items()}
-    for group in sharing(network):
+    for group in sharing(folded.graph):
         lows, highs = zip(*(limits[name] for name in group), strict=True)
         widest = (min(lows), max(highs))
         limits |= {name: widest for name in group if (limits[name][0] < 0) == (widest[0] < 0)}
     grids = {name: spanning(*ends, bits=bits, signed=signed) for name, ends in limits.items()}
-    settled = {name: ends for name, ends in fixed_ranges(network).items() if name in grids}
+    settled = {name: ends for name, ends in fixed_ranges(folded.graph).items() if name in grids}
     return grids | {name: _fixed(*ends, bits, signed=signed) for name, ends in settled.items()}
 
 
 def weight_grids(
-    network: fx.GraphModule, values: Mapping[str, Grid], bits: Mapping[str, int], *, joint: bool = False
+    folded: Folded, values: Mapping[str, Grid], bits: Mapping[str, int], *, joint: bool = False
 ) -> dict[str, Grid]:
     """One grid for each weight in `bits`, with one step an output channel; layers that share a weight share it.
 
@@ -207,31 +207,31 @@ def weight_grids(
     `joint` all channels of a linear layer have the same step, as the first version of TFLite's specification had it.
     """
     limits: dict[str, Tensor] = {}
-    axes = {**dict.fromkeys(layers(network), 0), **dict.fromkeys(transposed_layers(network), 1)}
-    for (layer, name), axis in axes.items():
+    axis_of = {layer.weight: layer.axis for layer in folded.layers(transposed=True)}
+    for layer in folded.layers(transposed=True):
+        name = layer.weight
         if name in bits:
-            weight = tensor_of(network, name)
+            weight = folded.tensor(name)
             if not is_finite(weight):
                 raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
-            least = limits_for_bias(network, layer, values[read_by(layer)], bits[name])
-            wide = torch.maximum(_spans(weight.transpose(0, axis), bits[name]), least)
-            if joint and layer.target is aten.linear.default:
+            least = limits_for_bias(folded, layer.bias, values[layer.reads], bits[name])
+            wide = torch.maximum(_spans(weight.transpose(0, layer.axis), bits[name]), least)
+            if joint and layer.node.target is aten.linear.default:
                 wide = wide.amax().expand(wide.shape)
             limits[name] = torch.maximum(limits.get(name, wide), wide)
-    axis_of = {name: axis for (_, name), axis in axes.items()}
     return {name: symmetric(limit, axis=axis_of[name], bits=bits[name]) for name, limit in limits.items()}
 
 
-def limits_for_bias(network: fx.GraphModule, layer: fx.Node, inputs: Grid, bits: int) -> Tensor:
-    """The least weight limits with which the bias, in steps of input step x weight step, leaves 32 bits half free.
+def limits_for_bias(folded: Folded, bias: str, inputs: Grid, bits: int) -> Tensor:
+    """The least weight limits with which the bias of that name leaves 32 bits half free; zero without one.
 
-    A channel of nearly zero weights (batch norm switched it off) would otherwise lose its bias.
+    Its integers are steps of input step x weight step. A channel of nearly zero weights (batch norm switched it off)
+    would otherwise lose its bias.
     """
-    bias = layer.args[2] if len(layer.args) > 2 else None
-    if not isinstance(bias, fx.Node):
+    if not bias:
         return torch.zeros(())
     largest = (1 << bits - 1) - 1
-    return tensor_of(network, str(bias.target)).abs() / (inputs.scale[0] * 2**30) * largest
+    return folded.tensor(bias).abs() / (inputs.scale[0] * 2**30) * largest
 
 
 def _fixed(low: float, high: float, bits: int, *, signed: bool) -> Grid:

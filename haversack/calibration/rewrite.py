@@ -8,43 +8,43 @@ from typing import Any, cast
 from torch import fx
 
 from haversack.errors import RecipeError
-from haversack.graph.folded import with_tensors
-from haversack.graph.ops import integer_operations, layers, transposed_layers
+from haversack.graph.folded import Folded
+from haversack.graph.ops import integer_operations
 from haversack.graph.trace import layer_path
 
 
-def leaving_float(network: fx.GraphModule, paths: Sequence[str]) -> fx.GraphModule:
+def leaving_float(folded: Folded, paths: Sequence[str]) -> Folded:
     """The graph in which no operation of the layers at `paths`, or inside of them, has an integer form.
 
     It computes the same; only what asks for grids sees the difference. Raises RecipeError for a path that holds nothing
     that could be integer.
     """
     if not paths:
-        return network
-    changed = with_tensors(network, {})
-    chosen = {path: [node for node in integer_operations(changed) if lies_in(node, path)] for path in paths}
+        return folded
+    changed = folded.with_tensors({})
+    chosen = {path: [node for node in integer_operations(changed.graph) if lies_in(node, path)] for path in paths}
     lost = [path for path, nodes in chosen.items() if not nodes]
     if lost:
-        raise _unknown(lost, network)
+        raise _unknown(lost, folded)
     for node in {node for nodes in chosen.values() for node in nodes}:
         node.target = _float_only(cast("Callable[..., Any]", node.target))
     return changed
 
 
-def bits_by_weight(network: fx.GraphModule, bits: int, exceptions: Mapping[str, int]) -> dict[str, int]:
+def bits_by_weight(folded: Folded, bits: int, exceptions: Mapping[str, int]) -> dict[str, int]:
     """How many bits each weight gets: `bits`, or what `exceptions` says of its layer, the longest path counting most.
 
     A weight that layers share gets the most of what they ask for. Raises RecipeError for a path that holds no layer.
     """
     found: dict[str, int] = {}
     lost = set(exceptions)
-    for layer, weight in (*layers(network), *transposed_layers(network)):
-        met = [path for path in exceptions if lies_in(layer, path)]
+    for layer in folded.layers(transposed=True):
+        met = [path for path in exceptions if lies_in(layer.node, path)]
         wanted = exceptions[max(met, key=len)] if met else bits
-        found[weight] = max(found.get(weight, 0), wanted)
+        found[layer.weight] = max(found.get(layer.weight, 0), wanted)
         lost -= set(met)
     if lost:
-        raise _unknown(sorted(lost), network)
+        raise _unknown(sorted(lost), folded)
     return found
 
 
@@ -61,13 +61,13 @@ def _float_only(operation: Callable[..., Any]) -> Callable[..., Any]:
     return in_float
 
 
-def _unknown(paths: Sequence[str], network: fx.GraphModule) -> RecipeError:
-    known = dict.fromkeys(_paths(network))
+def _unknown(paths: Sequence[str], folded: Folded) -> RecipeError:
+    known = dict.fromkeys(_paths(folded))
     return RecipeError(
         f"no layer with an integer form lies at {', '.join(repr(path) for path in paths)}.",
         mend=f"write the path of a layer or a module around it: {', '.join(known)}.",
     )
 
 
-def _paths(network: fx.GraphModule) -> Iterator[str]:
-    return (path for node, _ in (*layers(network), *transposed_layers(network)) if (path := layer_path(node)))
+def _paths(folded: Folded) -> Iterator[str]:
+    return (path for layer in folded.layers(transposed=True) if (path := layer_path(layer.node)))

@@ -8,7 +8,6 @@ what later operations read, and rounded values as their integers.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,11 +19,11 @@ from torch import Tensor, fx
 from haversack.calibration.least_squares import Fit, Moments, refitted
 from haversack.calibration.patches import Patches, channel_dim
 from haversack.errors import RecipeError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.ops import layers
+from haversack.graph.folded import Folded
+from haversack.graph.inference import inference
 from haversack.graph.pairs import pairs
-from haversack.graph.run import Batches, is_finite
-from haversack.graph.write_back import settleable, settled_to_train
+from haversack.graph.run import Batches, is_finite, named_tensors
+from haversack.graph.write_back import written_back_to_train
 from haversack.model import Edits, Model
 from haversack.progress import track
 
@@ -40,8 +39,7 @@ class Lane:
     def __init__(self, network: fx.GraphModule, batches: Batches, keep: Collection[fx.Node] = ()) -> None:
         self._nodes = list(network.graph.nodes)
         self._places = {node: place for place, node in enumerate(self._nodes)}
-        constants = (str(node.target) for node in network.graph.find_nodes(op="get_attr"))
-        self.tensors: dict[str, Tensor] = {name: tensor_of(network, name) for name in constants}
+        self.tensors = named_tensors(network)
         self._keep = frozenset(keep)
         self._done = [0] * len(batches)
         inputs = list(network.graph.find_nodes(op="placeholder"))
@@ -108,37 +106,37 @@ _MOST_POSITIONS = 100_000
 class SweptLayer:
     """A layer whose weight is chosen; `bias` is the name of its bias, `free_bias` whether that may change.
 
+    `reads` is the value whose grid its inputs lie on.
+
     `wanted` is the value of the original network that it shall repeat, in the channels `rows` where not in all: its
     own, or that of the sum that it completes; `completes` is that sum in the network of `node`.
     """
 
     node: fx.Node
+    reads: str
     weight: str
-    bias: str | None
+    bias: str
     free_bias: bool
     completes: fx.Node | None
     wanted: fx.Node
     rows: Tensor | None = None
 
 
-def swept_layers(network: fx.GraphModule, names: Collection[str], writable: Collection[str]) -> list[SweptLayer]:
+def swept_layers(folded: Folded, names: Collection[str]) -> list[SweptLayer]:
     """The layers in `names` whose weight may be any, in the order in which they run.
 
     Raises RecipeError for weights that hold NaN or infinity.
     """
-    places = {node: place for place, node in enumerate(network.graph.nodes)}
-    readers = Counter(str(node.target) for node in network.graph.find_nodes(op="get_attr") for _ in node.users)
-    own = {name for name in writable if readers[name] == 1}
-    found = []
-    for node, weight in layers(network):
-        if weight in names and weight in own and Patches.know(node):
-            if not is_finite(tensor_of(network, weight)):
+    places = {node: place for place, node in enumerate(folded.graph.nodes)}
+    own, swept = {name for name in folded.writable if folded.readers[name] == 1}, []
+    for layer in folded.layers():
+        node, weight = layer.node, layer.weight
+        if weight in names and weight in own and Patches.know(node) and not layer.computes_bias:
+            if not is_finite(folded.tensor(weight)):
                 raise RecipeError("the weights hold NaN or infinity.", where=weight, mend="train the network again.")
-            bias = node.args[2] if len(node.args) > 2 else None
-            name = str(bias.target) if isinstance(bias, fx.Node) else None
             total = _completed(node, places)
-            found.append(SweptLayer(node, weight, name, name in own, total, total or node))
-    return found
+            swept.append(SweptLayer(node, layer.reads, weight, layer.bias, layer.bias in own, total, total or node))
+    return swept
 
 
 class Sweep:
@@ -148,9 +146,9 @@ class Sweep:
     """
 
     def __init__(
-        self, original: fx.GraphModule, changed: fx.GraphModule, batches: Batches, chosen: Collection[SweptLayer]
+        self, original: Folded, changed: fx.GraphModule, batches: Batches, chosen: Collection[SweptLayer]
     ) -> None:
-        self._real = Lane(original, batches, {each.wanted for each in chosen})
+        self._real = Lane(original.module, batches, {each.wanted for each in chosen})
         self._changed = Lane(changed, batches)
         self._twins = {node.name: node for node in changed.graph.nodes}
         self._sizes = [len(batch[0]) for batch in batches]
@@ -163,14 +161,14 @@ class Sweep:
         for batch, size in enumerate(self._sizes):
             inputs, outputs = self._inputs_and_outputs(layer, batch)
             moments.add(inputs, outputs, _MOST_POSITIONS * size // sum(self._sizes))
-        bias = None if layer.bias is None else self._changed.tensors[layer.bias]
+        bias = self._changed.tensors[layer.bias] if layer.bias else None
         return moments.fit(weight, bias, ridge=ridge)
 
     def choose(self, layer: SweptLayer, weight: Tensor, fit: Fit) -> None:
         """Gives the layer this weight, in its own shape or the fit's, and the bias that goes with it."""
         old = self._changed.tensors[layer.weight]
         self.tensors[layer.weight] = weight.reshape(old.shape).to(old.dtype)
-        if layer.bias is not None and layer.free_bias:
+        if layer.free_bias:
             bias = fit.bias(weight.double().reshape(fit.best.shape)).flatten()
             self.tensors[layer.bias] = bias.to(old.dtype)
         self._changed.tensors |= self.tensors
@@ -216,24 +214,22 @@ def reconstructed(small: Model, original: Model, edits: Edits, batches: Batches)
     there are no inputs, or the networks compute NaN or infinity on them.
     """
     before, after = inference(original), inference(small)
-    chosen = list(_chosen(after, before, settleable(small, after), edits))
-    sweep = Sweep(before, after, batches, chosen)
+    chosen = list(_chosen(after, before, edits))
+    sweep = Sweep(before, after.module, batches, chosen)
     with torch.no_grad():
         for layer in track(chosen, "reconstructing", len(chosen)):
             fit = sweep.fit(layer, ridge=_RIDGE)
             best = refitted(fit, fit.start != 0) if layer.weight in small.sparse else fit.best
             sweep.choose(layer, best, fit)
-    return settled_to_train(small, sweep.tensors, batches)
+    return written_back_to_train(small, after, sweep.tensors, batches)
 
 
-def _chosen(
-    small: fx.GraphModule, original: fx.GraphModule, writable: Collection[str], edits: Edits
-) -> Iterator[SweptLayer]:
+def _chosen(small: Folded, original: Folded, edits: Edits) -> Iterator[SweptLayer]:
     """The layers that can be fitted, in the order in which they run."""
     # By their weights: the names of nodes shift with each removal.
-    twins, kept = {weight: node for node, weight in layers(original)}, edits.kept
-    for layer in swept_layers(small, twins, writable):
-        if layer.bias is None or layer.free_bias:
+    twins, kept = {layer.weight: layer.node for layer in original.layers()}, edits.kept
+    for layer in swept_layers(small, twins):
+        if not layer.bias or layer.free_bias:
             rows, twin = kept.get(layer.weight, {}).get(0), twins[layer.weight]
             total = None if layer.completes is None else sum_after(twin)
             yield replace(

@@ -27,8 +27,8 @@ def merged_tensors(trace: Trace) -> frozenset[str]:
     # Most networks have none: to fold them only to see that takes longer than to weigh them.
     if max(Counter(_summands(trace)).values(), default=0) < 2:
         return frozenset()
-    merged = merge(fold(trace)).meta["merged"].values()
-    return frozenset(name for each in merged for name in (*each.kernels, *each.zeroed))
+    merged = merge(fold(trace)).merged.values()
+    return frozenset(name for branches in merged for name in (*branches.kernels, *branches.zeroed))
 
 
 def _summands(trace: Trace) -> Iterator[tuple[object, fx.Node]]:

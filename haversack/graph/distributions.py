@@ -6,11 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from haversack.graph.fold import Norm
-from haversack.graph.folded import with_tensors
-from haversack.graph.merge import Merged
+from haversack.graph.folded import Folded, Norm
 from haversack.graph.run import Batches, watch
 
 Tensors = Mapping[str, Tensor]
@@ -30,36 +28,29 @@ class Distribution:
 
 
 def expected(
-    network: fx.GraphModule, changed: Tensors, names: Mapping[str, Norm], own: Tensors, batches: Batches | None
+    folded: Folded, changed: Tensors, names: Mapping[str, Norm], batches: Batches | None
 ) -> dict[str, Distribution]:
     """What the layers of the weights `names` give once the inference graph computes with `changed`.
 
-    Training left behind how they are distributed (`own` holds the batch norms' tensors). Batches are not the training
+    Training left behind how they are distributed. Batches are not the training
     data with its augmentation, so only the change is taken from them; with none, or with few, there is none. Layers
     that branches were merged into have no batch norm that says how their sum varies: they are measured.
     """
-    norms = {weight: _norms(network, weight, norm) for weight, norm in names.items()}
-    before = {weight: _left_behind(each, own) for weight, each in norms.items()}
+    norms = {weight: _norms(folded, weight, norm) for weight, norm in names.items()}
+    before = {weight: _left_behind(each, folded.own) for weight, each in norms.items()}
     some = list(_some(batches)) if names and batches else []
     if not some:
         return before
-    seen, now = (_measured(each, names, some) for each in (network, with_tensors(network, changed)))
+    seen, now = (_measured(each, names, some) for each in (folded, folded.with_tensors(changed)))
     return {
         weight: _moved(before[weight], seen[weight], now[weight]) if len(norms[weight]) == 1 else now[weight]
         for weight in names
     }
 
 
-def layer_of(network: fx.GraphModule, weight: str) -> fx.Node:
-    """The layer that reads the weight of that name."""
-    reader: fx.Node = next(iter(network.graph.find_nodes(op="get_attr", target=weight)[0].users))
-    return reader
-
-
-def _norms(network: fx.GraphModule, weight: str, norm: Norm) -> tuple[Norm, ...]:
+def _norms(folded: Folded, weight: str, norm: Norm) -> tuple[Norm, ...]:
     """The batch norms whose results the layer gives: its own, and those of the branches that it took in."""
-    merged: Mapping[str, Merged] = network.meta["merged"]
-    return (merged[weight].norms if weight in merged else ()) or (norm,)
+    return (folded.merged[weight].norms if weight in folded.merged else ()) or (norm,)
 
 
 def _left_behind(norms: tuple[Norm, ...], own: Tensors) -> Distribution:
@@ -80,8 +71,8 @@ def _moved(trained: Distribution, before: Distribution, now: Distribution) -> Di
     return Distribution(now.mean + (trained.mean - before.mean) * ratio.sqrt(), trained.variance * ratio)
 
 
-def _measured(network: fx.GraphModule, weights: Mapping[str, Norm], batches: Batches) -> dict[str, Distribution]:
-    readers = {weight: layer_of(network, weight).name for weight in weights}
+def _measured(folded: Folded, weights: Mapping[str, Norm], batches: Batches) -> dict[str, Distribution]:
+    readers = {weight: folded.layer_of(weight).name for weight in weights}
     parts: dict[str, list[_Part]] = {readers[weight]: [] for weight in weights}
 
     def visit(name: str, value: Tensor) -> None:
@@ -91,7 +82,7 @@ def _measured(network: fx.GraphModule, weights: Mapping[str, Norm], batches: Bat
         variance = (maps - mean).square_().mean((0, 2))
         parts[name].append(_Part(len(maps) * maps.shape[2], Distribution(mean.flatten().double(), variance.double())))
 
-    watch(network, batches, parts.keys(), visit)
+    watch(folded.module, batches, parts.keys(), visit)
     return {weight: _joined(parts[readers[weight]]) for weight in weights}
 
 

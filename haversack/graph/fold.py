@@ -8,13 +8,14 @@ depend on the network alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.folded import Folded, Merged, Norm
 from haversack.graph.pads import absorb_pads
 from haversack.graph.structure import CHECKS
 from haversack.graph.trace import Trace, layer_path
@@ -23,21 +24,6 @@ from haversack.grid import blocks
 aten = torch.ops.aten
 
 Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A batch norm that a layer absorbed: the folded graph's name of the layer's bias, and its own tensors' names.
-
-    Where no layer absorbs it, a scale stands for the layer's weight, and a shift for its bias.
-    """
-
-    folded_bias: str
-    weight: str | None
-    bias: str | None
-    mean: str
-    variance: str
-    epsilon: float
 
 
 CONVOLUTIONS = {
@@ -69,19 +55,11 @@ _RANDOM = {aten.rand.default, aten.randn.default, aten.rand_like.default, aten.r
 _SMALL_CONSTANT = 1 << 16
 
 
-def fold(trace: Trace) -> fx.GraphModule:
-    """The graph that computes what the traced network computes, in fewer operations.
-
-    It takes the inputs by position and returns what the network returns (a tensor, or a tuple of tensors). Weights are
-    `get_attr` nodes whose target is the entry of the network's state dict ("layer1.0.conv1.weight"); a bias that batch
-    norm brings stands beside its weight ("layer1.0.conv1.bias"). Nodes keep `meta["val"]` and `nn_module_stack`; the
-    graph's `meta["norms"]` says which batch norm went into which weight.
-    """
-    graph = fx.Graph()
+def fold(trace: Trace) -> Folded:
+    """The traced network's graph without batch norm and everything else that computes nothing."""
+    graph, norms = fx.Graph(), dict[str, Norm]()
     graph.output(graph.graph_copy(trace.structure.plain, {}))
-    names = {str(node.target) for node in graph.find_nodes(op="get_attr")}
-    tensors = {name: trace.tensors[name].detach() for name in names}
-    norms: dict[str, Norm] = {}
+    tensors = {name: trace.tensors[name].detach() for name in _read_by(graph)}
     _remove_checks(graph)
     _remove_identities(graph)
     _fold_constants(graph, tensors)
@@ -92,10 +70,25 @@ def fold(trace: Trace) -> fx.GraphModule:
         _split_pooling_mean(graph, node)
     absorb_pads(graph)
     graph.eliminate_dead_code()
-    used = {node.target: tensors[node.target] for node in graph.find_nodes(op="get_attr")}
-    folded = fx.GraphModule(used, graph, "Folded")
-    folded.meta["norms"] = {name: norm for name, norm in norms.items() if name in used}
-    return folded
+    return of_graph(graph, tensors, trace.own, norms)
+
+
+def of_graph(
+    graph: fx.Graph,
+    tensors: Tensors,
+    own: Mapping[str, Tensor],
+    norms: Mapping[str, Norm],
+    merged: Mapping[str, Merged] = MappingProxyType({}),
+) -> Folded:
+    """The graph with those of `tensors` that it reads, and with what went into them."""
+    used = {name: tensors[name] for name in _read_by(graph)}
+    kept = {name: norm for name, norm in norms.items() if name in used}
+    return Folded(fx.GraphModule(used, graph, "Folded"), own, kept, merged)
+
+
+def _read_by(graph: fx.Graph) -> dict[str, None]:
+    """The names of the tensors that the graph reads."""
+    return dict.fromkeys(str(node.target) for node in graph.find_nodes(op="get_attr"))
 
 
 def _remove_checks(graph: fx.Graph) -> None:

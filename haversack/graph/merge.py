@@ -15,8 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.fold import CONVOLUTIONS, Norm, free_name
-from haversack.graph.run import named_tensors
+from haversack.graph.fold import CONVOLUTIONS, free_name, of_graph
+from haversack.graph.folded import Folded, Merged, Norm
 from haversack.graph.trace import arguments_of
 
 aten = torch.ops.aten
@@ -24,54 +24,34 @@ aten = torch.ops.aten
 Tensors = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Merged:
-    """Branches that went into a layer, whose bias is called `bias` ('' without one).
-
-    At zero, the network's tensors `zeroed` take the branches out of it again. `kernels` are the branches' weights;
-    `norms` the batch norms of all summands, none where one has none.
-    """
-
-    bias: str
-    kernels: frozenset[str]
-    zeroed: frozenset[str]
-    norms: tuple[Norm, ...]
-
-
-def merge(folded: fx.GraphModule) -> fx.GraphModule:
+def merge(folded: Folded) -> Folded:
     """The folded graph with parallel convolutions merged, each into that with the most taps.
 
     Branches read the same value in the same strides, dilations and groups, and nothing but the sum reads them; they may
-    be the value's batch norm. The merged weight keeps the name of that layer's, and `meta["merged"]` says what went
-    into it. Left alone are branches whose weights are shared, those with batch norms that learn no scale, and the value
+    be the value's batch norm. The merged weight keeps the name of that layer's, and `merged` says what went into
+    it. Left alone are branches whose weights are shared, those with batch norms that learn no scale, and the value
     itself: such a shortcut would put ones beside a kernel's small weights, which then have few of a grid's points.
     """
-    graph, merging = fx.Graph(), _Merging(named_tensors(folded), folded.meta["norms"])
+    graph, merging = fx.Graph(), _Merging(dict(folded.tensors), folded.norms)
     graph.output(graph.graph_copy(folded.graph, {}))
     totals = [node for node in graph.nodes if _is_sum(node) and not _is_summand(node)]
     for total in totals:
         merging.visit(total)
     graph.eliminate_dead_code()
-    used = {str(node.target): merging.tensors[str(node.target)] for node in graph.find_nodes(op="get_attr")}
-    merged = fx.GraphModule(used, graph, "Folded")
-    merged.meta["norms"] = {name: norm for name, norm in merging.norms.items() if name in used}
-    merged.meta["merged"] = merging.merged
-    return merged
+    return of_graph(graph, merging.tensors, folded.own, merging.norms, merging.merged)
 
 
-def apart(network: fx.GraphModule, tensors: Tensors) -> Tensors:
+def apart(folded: Folded, tensors: Tensors) -> Tensors:
     """`tensors`, weights and biases of the merged graph, as the tensors of the network with its branches.
 
     Where one of them is of a merged layer, that layer takes all, and its branches contribute nothing any more.
     """
-    found = dict(tensors)
-    merged: Mapping[str, Merged] = network.meta["merged"]
-    for weight, each in merged.items():
-        if not found.keys().isdisjoint((weight, each.bias)):
-            ours = named_tensors(network)
-            found = {name: ours[name] for name in (weight, each.bias) if name} | found
-            found |= {name: torch.zeros(()) for name in each.zeroed}
-    return found
+    split = dict(tensors)
+    for weight, branches in folded.merged.items():
+        if not split.keys().isdisjoint((weight, branches.bias)):
+            split = {name: folded.tensor(name) for name in (weight, branches.bias) if name} | split
+            split |= {name: torch.zeros(()) for name in branches.zeroed}
+    return split
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+
+from haversack.graph.trace import arguments_of
 
 aten = torch.ops.aten
 
@@ -70,30 +73,30 @@ def keeps_grid(node: fx.Node) -> bool:
     return (window * len(sizes))[: len(sizes)] != list(sizes)
 
 
-def points(network: fx.GraphModule) -> tuple[str, ...]:
+def points(graph: fx.Graph) -> tuple[str, ...]:
     """The names of the values that need a grid: what integer operations read and write, after the activation."""
     found: dict[str, None] = {}
-    for node in integer_operations(network):
+    for node in integer_operations(graph):
         for value in (*_read(node), _after_activation(node)):
             found[_source(value).name] = None
     return tuple(found)
 
 
-def integer_operations(network: fx.GraphModule) -> Iterator[fx.Node]:
+def integer_operations(graph: fx.Graph) -> Iterator[fx.Node]:
     """The operations that runtimes compute on integers; those that only move or pick them are not among them."""
-    return (node for node in network.graph.nodes if _has_integer_form(node))
+    return (node for node in graph.nodes if _has_integer_form(node))
 
 
-def fixed_ranges(network: fx.GraphModule) -> dict[str, tuple[float, float]]:
+def fixed_ranges(graph: fx.Graph) -> dict[str, tuple[float, float]]:
     """The values whose grid TFLite's specification settles, with the numbers between which they lie."""
-    return {node.name: FIXED[node.target] for node in network.graph.nodes if node.target in FIXED}
+    return {node.name: FIXED[node.target] for node in graph.nodes if node.target in FIXED}
 
 
-def sharing(network: fx.GraphModule) -> tuple[tuple[str, ...], ...]:
+def sharing(graph: fx.Graph) -> tuple[tuple[str, ...], ...]:
     """Groups of values that must lie on one grid: what a concatenation reads and what it writes."""
     groups: list[dict[str, None]] = []
-    fixed = fixed_ranges(network)
-    for node in network.graph.find_nodes(op="call_function", target=aten.cat.default):
+    fixed = fixed_ranges(graph)
+    for node in graph.find_nodes(op="call_function", target=aten.cat.default):
         if _has_integer_form(node):
             names = dict.fromkeys(_source(value).name for value in (*_read(node), _after_activation(node)))
             names = {name: None for name in names if name not in fixed}
@@ -104,31 +107,63 @@ def sharing(network: fx.GraphModule) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for group in groups)
 
 
-def layers(network: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
-    """Each convolution or linear node that has an integer form, with the name of its weight."""
-    for node in network.graph.nodes:
-        if node.target in LAYERS and _has_integer_form(node):
-            yield node, str(node.args[1].target)
+@dataclass(frozen=True, eq=False)
+class FoldedLayer:
+    """A convolution or linear layer of the folded graph, and the names of its weight and bias ('' without one)."""
+
+    node: fx.Node
+    weight: str
+    bias: str
+    inputs: fx.Node
+    groups: int
+    transposed: bool
+    computes_bias: bool
+    """Whether it has a bias that is the result of an operation, and so has no name."""
+
+    @property
+    def reads(self) -> str:
+        """The name of the value whose grid the layer's inputs lie on."""
+        return _source(self.inputs).name
+
+    @property
+    def axis(self) -> int:
+        """The weight's dimension of output channels."""
+        return int(self.transposed)
 
 
-def transposed_layers(network: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
-    """Each transposed convolution that has an integer form, with the name of its weight, whose axis 1 is the output."""
-    for node in network.graph.nodes:
-        if node.target in TRANSPOSED and _has_integer_form(node):
-            yield node, str(node.args[1].target)
+def layer_at(node: fx.Node) -> FoldedLayer | None:
+    """The layer that this node is; None where it is another operation, or one whose weight is computed."""
+    if node.target not in LAYERS | TRANSPOSED:
+        return None
+    parts = arguments_of(node)
+    if not _is_constant(parts["weight"]):
+        return None
+    bias = parts["bias"]
+    return FoldedLayer(
+        node=node,
+        weight=str(parts["weight"].target),
+        bias=str(bias.target) if _is_constant(bias) else "",
+        inputs=parts["input"],
+        groups=int(parts.get("groups", 1)),
+        transposed=node.target in TRANSPOSED,
+        computes_bias=bias is not None and not _is_constant(bias),
+    )
 
 
-def read_by(layer: fx.Node) -> str:
-    """The name of the value whose grid the layer's inputs lie on."""
-    return _source(_read(layer)[0]).name
+def layers(graph: fx.Graph) -> Iterator[FoldedLayer]:
+    """The convolutions and linear layers that have an integer form, in order."""
+    for node in graph.nodes:
+        layer = layer_at(node) if _has_integer_form(node) else None
+        if layer is not None:
+            yield layer
 
 
-def left_float(network: fx.GraphModule) -> tuple[str, ...]:
+def left_float(graph: fx.Graph) -> tuple[str, ...]:
     """The operations on real numbers that stay in float32, one entry each."""
     integer = {*PICKS, *MOVES, operator.getitem}
     return tuple(
         str(node.target)
-        for node in network.graph.nodes
+        for node in graph.nodes
         if node.op == "call_function" and _is_real(node)
         if not (node.target in integer or _clamps_at_zero(node) or _has_integer_form(node))
     )

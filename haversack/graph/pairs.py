@@ -1,12 +1,13 @@
 """Pairs: the inference graph with explicit quantize/dequantize pairs, where values and weights are rounded to grids.
 
 The pairs are PT2E's own (`torch.ops.quantized_decomposed`), so the result runs in torch. A model's files are written
-from what `lower` gives, and from nothing else.
+from such a graph, and from nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,10 +16,9 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
 from haversack.errors import RecipeError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.ops import LAYERS, PADS, SPLITS, TRANSPOSED, keeps_grid, moves
+from haversack.graph.ops import LAYERS, PADS, SPLITS, FoldedLayer, keeps_grid, layer_at, moves
+from haversack.graph.run import named_tensors
 from haversack.grid import Grid, blocks
-from haversack.model import Model
 
 aten = torch.ops.aten
 pairs = torch.ops.quantized_decomposed
@@ -35,7 +35,7 @@ def insert(network: fx.GraphModule, grids: Mapping[str, Grid]) -> fx.GraphModule
         raise RecipeError(f"the network has no value called {', '.join(sorted(missing))}.", mend="quantize it again.")
     graph = fx.Graph()
     graph.output(graph.graph_copy(network.graph, {}))
-    tensors = {str(n.target): tensor_of(network, str(n.target)) for n in graph.find_nodes(op="get_attr")}
+    tensors = named_tensors(network)
     insertion = _Insertion(graph, grids, tensors)
     for node in list(graph.nodes):
         insertion.visit(node)
@@ -76,8 +76,9 @@ class _Insertion:
             self._pair(node, read[1])
         elif node.op in ("call_function", "placeholder") and node.name in self.grids:
             self._pair(node, self.grids[node.name])
-        if node.target in LAYERS | TRANSPOSED and _weight(node) in self.grids:
-            self._layer(node, read[1] if read else None)
+        layer = layer_at(node)
+        if layer is not None and layer.weight in self.grids:
+            self._layer(layer, read[1] if read else None)
 
     def _pair(self, node: fx.Node, grid: Grid) -> None:
         if grid.axis is not None:
@@ -107,18 +108,16 @@ class _Insertion:
         else:
             self._dequantize(moved, grid, node, readers)
 
-    def _layer(self, node: fx.Node, inputs: Grid | None) -> None:
-        grid, whole = self.grids[_weight(node)], self.tensors[_weight(node)]
-        axis = 1 if node.target in TRANSPOSED else 0
-        channels, steps = whole.shape[axis], len(grid.scale)
-        in_groups = axis == 0 and steps % channels == 0 and whole.numel() % steps == 0
-        if grid.axis != axis or (steps != channels and not in_groups):
-            raise _unfit(_weight(node), grid, f"a weight of shape {tuple(whole.shape)}")
+    def _layer(self, layer: FoldedLayer, inputs: Grid | None) -> None:
+        node, grid, whole = layer.node, self.grids[layer.weight], self.tensors[layer.weight]
+        channels, steps = whole.shape[layer.axis], len(grid.scale)
+        in_groups = layer.axis == 0 and steps % channels == 0 and whole.numel() % steps == 0
+        if grid.axis != layer.axis or (steps != channels and not in_groups):
+            raise _unfit(layer.weight, grid, f"a weight of shape {tuple(whole.shape)}")
         arguments = list(node.args)
-        arguments[1] = self._constant(node, _weight(node), grid)
-        bias = node.args[2] if len(node.args) > 2 else None
-        if isinstance(bias, fx.Node) and bias.op == "get_attr" and inputs is not None and _adds_bias_inside(node):
-            arguments[2] = self._constant(node, str(bias.target), _bias_grid(inputs, grid))
+        arguments[1] = self._constant(node, layer.weight, grid)
+        if layer.bias and inputs is not None and _adds_bias_inside(node):
+            arguments[2] = self._constant(node, layer.bias, _bias_grid(inputs, grid))
         node.args = tuple(arguments)
 
     def _constant(self, node: fx.Node, name: str, grid: Grid) -> fx.Node:
@@ -159,19 +158,19 @@ class _Insertion:
         options: Any = None,  # noqa: ANN401
     ) -> fx.Node:
         node = self.graph.call_function(target, arguments, dict(options or {}))
-        node.meta = {**like.meta, "val": tree_map_only(Tensor, lambda each: each.to(dtype), like.meta["val"])}
+        node.meta = {**like.meta, "val": tree_map_only(Tensor, partial(_as_type, dtype), like.meta["val"])}
         return node
+
+
+def _as_type(dtype: torch.dtype, value: Tensor) -> Tensor:
+    # Asked even for the type that they have, values without numbers take a millisecond.
+    return value if value.dtype == dtype else value.to(dtype)
 
 
 def _unfit(name: str, grid: Grid, what: str) -> RecipeError:
     along = "" if grid.axis is None else f" along dimension {grid.axis}"
     said = f"a grid of {len(grid.scale)} steps{along} does not fit {what}."
     return RecipeError(said, where=name, mend="quantize the network again.")
-
-
-def _weight(layer: fx.Node) -> str:
-    weight = layer.args[1]
-    return str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else ""
 
 
 def _adds_bias_inside(node: fx.Node) -> bool:
@@ -196,12 +195,6 @@ def _padded_with_zero_point(node: fx.Node, grid: Grid) -> list[Any]:
     value = node.args[-1] if isinstance(node.args[-1], float | int) else 0.0
     integer = int(grid.quantize(torch.tensor(float(value))))
     return ["constant", integer] if node.target is aten.pad.default else [integer]
-
-
-def lower(model: Model) -> fx.GraphModule:
-    """The graph that a model's files are written from; where the model has grids, with pairs."""
-    network = inference(model)
-    return insert(network, model.grids) if model.grids else network
 
 
 def output_step(lowered: fx.GraphModule) -> float | None:

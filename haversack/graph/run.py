@@ -21,16 +21,16 @@ def joined(batches: Batches, most: int | None = None) -> tuple[Tensor, ...]:
     return tuple(torch.cat(each)[:most] for each in zip(*batches, strict=True))
 
 
-def numbers_a_sample(network: fx.GraphModule) -> int:
+def numbers_a_sample(graph: fx.Graph) -> int:
     """How many numbers the largest value of one sample holds."""
-    values = (node.meta.get("val") for node in network.graph.nodes if node.op != "get_attr")
+    values = (node.meta.get("val") for node in graph.nodes if node.op != "get_attr")
     shapes = (value.shape[1:] for value in values if isinstance(value, Tensor))
     return max([1, *(math.prod(size for size in shape if isinstance(size, int)) for shape in shapes)])
 
 
 def _parts(network: fx.GraphModule, batches: Batches) -> list[tuple[Tensor, ...]]:
     """The batches cut so small that no value takes much memory; running them one by one is no slower."""
-    size = max(1, _MOST_NUMBERS // numbers_a_sample(network))
+    size = max(1, _MOST_NUMBERS // numbers_a_sample(network.graph))
     return [part for batch in batches for part in zip(*(each.split(size) for each in batch), strict=True)]
 
 
@@ -41,10 +41,23 @@ def watch(
 
     Large batches run in parts: what is shown is of some of their samples.
     """
-    watcher = _Watcher(network, frozenset(names), visit)
     with torch.no_grad():
         for batch in _parts(network, batches):
-            watcher.run(*batch)
+            show(network, batch, names, visit)
+
+
+def show(
+    network: fx.GraphModule, inputs: tuple[Tensor, ...], names: Collection[str], visit: Callable[[str, Tensor], None]
+) -> None:
+    """Runs one batch, all of it at once, and shows `visit` each value called in `names`, with its name."""
+    _Watcher(network, frozenset(names), visit).run(*inputs)
+
+
+def values_of(network: fx.GraphModule, inputs: tuple[Tensor, ...], names: Collection[str]) -> dict[str, Tensor]:
+    """The values called in `names` on a batch, all of it at once."""
+    values: dict[str, Tensor] = {}
+    show(network, inputs, names, values.__setitem__)
+    return values
 
 
 class _Watcher(fx.Interpreter):

@@ -17,12 +17,17 @@ from haversack.graph.structure import Structure, structure_of
 class Trace:
     """A network read as a graph: one node an operation, `node.meta["val"]` its shape and type.
 
-    `tensors` are the network's own and the constants of its code, by name; `example` is a batch of two or more.
+    `own` are the network's tensors by name; `example` is a batch of two or more.
     """
 
     structure: Structure
-    tensors: Mapping[str, Tensor]
+    own: Mapping[str, Tensor]
     example: tuple[Tensor, ...]
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The network's tensors and the constants of its code, by name."""
+        return {**self.structure.constants, **self.own}
 
     @property
     def graph(self) -> fx.Graph:
@@ -42,7 +47,7 @@ class Trace:
     def tensor(self, node: fx.Node) -> Tensor | None:
         """The weight or constant behind a placeholder node, or None where it is an input or a result."""
         name = self.weights.get(node.name)
-        return None if name is None else self.tensors[name]
+        return None if name is None else self.own.get(name, self.structure.constants.get(name))
 
 
 def trace(module: nn.Module, example: tuple[Tensor, ...]) -> Trace:
@@ -52,7 +57,7 @@ def trace(module: nn.Module, example: tuple[Tensor, ...]) -> Trace:
     """
     inputs = two_or_more(example)
     structure = structure_of(module, inputs)
-    return Trace(structure, {**structure.constants, **named_tensors(module)}, inputs)
+    return Trace(structure, named_tensors(module), inputs)
 
 
 def two_or_more(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -10,18 +10,17 @@ the effective learning rate depends.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from haversack.errors import RecipeError
-from haversack.graph.distributions import Distribution, expected, layer_of
-from haversack.graph.fold import Norm, along_outputs
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.merge import Merged, apart
+from haversack.graph.distributions import Distribution, expected
+from haversack.graph.fold import along_outputs
+from haversack.graph.folded import Folded, Norm
+from haversack.graph.merge import apart
 from haversack.graph.run import Batches, named_tensors
 from haversack.grid import blocks
 from haversack.model import Model
@@ -32,30 +31,9 @@ _LEAST_EXPONENT = -7
 _LEAST_VARIANCE = 1e-6
 
 
-def settleable(model: Model, network: fx.GraphModule) -> frozenset[str]:
-    """The weights and biases of the folded graph `network` of `model` that `settle` can write back.
-
-    Left out are weights and batch norms that layers share, weights that the network computes, and those of merged
-    branches that it computes.
-    """
-    norms = _norms(network)
-    owned = set(named_tensors(model.module))
-    used = {str(node.target) for node in network.graph.find_nodes(op="get_attr")}
-    readers = Counter(norm.variance for norm in norms.values())
-    shared = {name for name in used & owned if any(other.startswith(f"{name}_") for other in used - owned)}
-    shared |= {name for name, norm in norms.items() if readers[norm.variance] > 1}
-    closed = shared | {norms[name].folded_bias for name in shared & norms.keys()}
-    brought = {norm.folded_bias for weight, norm in norms.items() if weight in owned}
-    merged: Mapping[str, Merged] = network.meta["merged"]
-    for weight, each in merged.items():
-        if not {weight, *each.zeroed} <= owned or each.bias not in {"", *owned, *brought}:
-            closed |= {weight, each.bias}
-    return frozenset(used & (owned | brought) - closed)
-
-
-def check_settleable(model: Model, network: fx.GraphModule, names: Iterable[str]) -> None:
-    """Raises RecipeError for a name that `settleable` does not list."""
-    refused = set(names) - settleable(model, network)
+def check_writable(folded: Folded, names: Iterable[str]) -> None:
+    """Raises RecipeError for a name that is not in `folded.writable`."""
+    refused = set(names) - folded.writable
     if refused:
         raise RecipeError(
             f"{', '.join(sorted(refused))} cannot be changed: the network computes or shares it.",
@@ -64,34 +42,27 @@ def check_settleable(model: Model, network: fx.GraphModule, names: Iterable[str]
 
 
 @torch.no_grad()
-def settle(
-    model: Model,
-    tensors: Mapping[str, Tensor],
-    batches: Batches | None = None,
-    *,
-    exact: bool = True,
-    network: fx.GraphModule | None = None,
+def written_back(
+    model: Model, folded: Folded, tensors: Mapping[str, Tensor], batches: Batches | None = None, *, exact: bool = True
 ) -> Model:
-    """The model whose folded graph has `tensors`, named as there, for its weights and biases.
+    """The model whose folded graph, now `folded`, has `tensors`, named as there, for its weights and biases.
 
     A batch norm whose layer is written keeps its slope, and gets the statistics that its inputs have: those of
     training, as far as `batches` do not say that they moved. With `exact`, slopes become powers of two, so that folding
     gives the very weights again; without, up to float rounding, as it always gives biases. Zeros stay zeros. Branches
-    that were merged into a layer that is written become zero. `network` is the model's folded graph, from a caller who
-    needs it no more: weights that folding made are used up for the new model. Raises RecipeError for a name that
-    `settleable` does not list.
+    that were merged into a layer that is written become zero. `folded` is of no use afterwards: weights that folding
+    made are used up for the new model. Raises RecipeError for a name that is not in `folded.writable`.
     """
-    network = inference(model) if network is None else network
-    check_settleable(model, network, tensors)
-    own, wanted, made = named_tensors(model.module), dict(apart(network, tensors)), dict[str, Tensor]()
+    check_writable(folded, tensors)
+    own, wanted, made = folded.own, dict(apart(folded, tensors)), dict[str, Tensor]()
     norms = {
-        name: norm for name, norm in _norms(network).items() if not wanted.keys().isdisjoint((name, norm.folded_bias))
+        name: norm for name, norm in folded.norms.items() if not wanted.keys().isdisjoint((name, norm.folded_bias))
     }
-    outputs = expected(network, tensors, norms, own, batches)
+    outputs = expected(folded, tensors, norms, batches)
     for weight, norm in norms.items():
-        chosen, bias = (wanted.get(name, tensor_of(network, name)) for name in (weight, norm.folded_bias))
+        chosen, bias = (wanted[name] if name in wanted else folded.tensor(name) for name in (weight, norm.folded_bias))
         layer = _Layer(norm, chosen, bias, _slope(norm, own, exact=exact))
-        rows = along_outputs(layer_of(network, weight), chosen, layer.slope)
+        rows = along_outputs(folded.layer_of(weight), chosen, layer.slope)
         divided = _divided(chosen, rows, in_place=weight not in wanted)
         made |= layer.renormed(outputs[weight], own) | {weight: divided}
     fresh = {id(own[name]): _like(own[name], made[name]) for name in made.keys() & own.keys()}
@@ -114,11 +85,6 @@ def _like(own: Tensor, tensor: Tensor) -> Tensor:
     """The tensor in the type of the network's own, and a parameter where that is one."""
     tensor = tensor.to(own.dtype)
     return nn.Parameter(tensor, own.requires_grad) if isinstance(own, nn.Parameter) else tensor
-
-
-def _norms(network: fx.GraphModule) -> Mapping[str, Norm]:
-    norms: Mapping[str, Norm] = network.meta["norms"]
-    return norms
 
 
 def _slope(norm: Norm, own: Mapping[str, Tensor], *, exact: bool) -> Tensor:
@@ -167,15 +133,15 @@ class _Layer:
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
-def settled_to_train(model: Model, tensors: Mapping[str, Tensor], batches: Batches) -> Model:
-    """The model whose folded graph has `tensors` for its weights and biases (see `settle`), fit to be trained.
+def written_back_to_train(model: Model, folded: Folded, tensors: Mapping[str, Tensor], batches: Batches) -> Model:
+    """The model whose folded graph has `tensors` for its weights and biases (see `written_back`), fit to be trained.
 
     Each kernel goes back to the size that it had before its batch norm was folded into it, on which the effective
     learning rate depends (a ResNet's folded kernels are a third as large, and would learn nine times as fast), and all
     norms measure their statistics on `batches`.
     """
-    settled = settle(model, tensors, exact=False)
-    return replace(settled, module=with_measured_norms(settled.module, batches))
+    written = written_back(model, folded, tensors, exact=False)
+    return replace(written, module=with_measured_norms(written.module, batches))
 
 
 def with_measured_norms(module: nn.Module, batches: Batches) -> nn.Module:

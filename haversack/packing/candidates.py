@@ -9,7 +9,7 @@ from pathlib import Path
 
 from haversack.device import Device, find_device
 from haversack.errors import RecipeError, UntrustedError
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.graph.run import named_tensors
 from haversack.model import Model, Target
 from haversack.packing.workspace import Workspace

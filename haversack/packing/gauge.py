@@ -12,7 +12,8 @@ from haversack.artifact import CODED_FILE, Artifact, Files
 from haversack.device import Device, find_device
 from haversack.errors import ExportError, SameFilesError
 from haversack.graph.cost import cost
-from haversack.graph.pairs import lower, output_step, quantized_layers
+from haversack.graph.inference import lower
+from haversack.graph.pairs import output_step, quantized_layers
 from haversack.graph.trace import trace
 from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Measurement

@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,10 +13,10 @@ from torch import Tensor, fx, nn
 from haversack.calibration.rewrite import leaving_float
 from haversack.errors import NothingChangedError
 from haversack.graph.cost import cost
-from haversack.graph.folded import inference, tensor_of, with_tensors
-from haversack.graph.ops import layers, points, read_by
-from haversack.graph.pairs import insert
-from haversack.graph.run import Batches, joined
+from haversack.graph.folded import Folded
+from haversack.graph.inference import inference
+from haversack.graph.ops import FoldedLayer, points
+from haversack.graph.run import Batches, joined, values_of
 from haversack.graph.trace import layer_path, trace
 from haversack.grid import Grid, symmetric
 from haversack.limits import Budget
@@ -57,41 +56,41 @@ class LayerNoise:
 class Counterparts:
     """A float inference graph, and the same graph with the weights and the grids of the quantized network."""
 
-    wanted: fx.GraphModule
-    network: fx.GraphModule
+    wanted: Folded
+    network: Folded
     grids: Mapping[str, Grid]
 
     def lowered(self) -> fx.GraphModule:
         """The quantized network."""
-        return insert(self.network, self.grids)
+        return self.network.lowered(self.grids)
 
     def with_layers_float(self, paths: Sequence[str]) -> fx.GraphModule:
         """The quantized network with the layers at `paths` left float, their own weights and biases back."""
         free = leaving_float(self.network, paths)
-        needed = {*points(free), *(name for _, name in layers(free))}
+        needed = {*points(free.graph), *(layer.weight for layer in free.layers())}
         own = self._own(self.grids.keys() - needed)
-        return insert(with_tensors(self.network, own), {name: self.grids[name] for name in self.grids.keys() & needed})
+        return self.network.with_tensors(own).lowered({name: self.grids[name] for name in self.grids.keys() & needed})
 
-    def with_one_layer(self, layer: fx.Node) -> fx.GraphModule:
+    def with_one_layer(self, layer: FoldedLayer) -> fx.GraphModule:
         """The float network in which this layer alone computes on integers."""
-        own = {str(each.target): tensor_of(self.network, str(each.target)) for each in layer.all_input_nodes[1:]}
-        names = {*own, read_by(layer), layer.name, *(user.name for user in layer.users)}
-        return insert(with_tensors(self.wanted, own), {name: self.grids[name] for name in self.grids.keys() & names})
+        own = {name: self.network.tensor(name) for name in (layer.weight, layer.bias) if name}
+        names = {*own, layer.reads, layer.node.name, *(user.name for user in layer.node.users)}
+        return self.wanted.with_tensors(own).lowered({name: self.grids[name] for name in self.grids.keys() & names})
 
     def with_layers_of_8_bits(self, weights: Collection[str]) -> fx.GraphModule:
         """The quantized network with these weights on grids of 8 bits, and the biases of their layers as they were."""
         own = self._own(weights)
         finer = {name: symmetric(own[name].abs().flatten(1).amax(1), axis=0, bits=8) for name in weights}
-        return insert(with_tensors(self.network, own), {**self.grids, **finer})
+        return self.network.with_tensors(own).lowered({**self.grids, **finer})
 
     def _own(self, weights: Collection[str]) -> dict[str, Tensor]:
         """The float network's tensors of the layers with these weights: a bias was corrected for the rounded weight."""
-        concerned = [node for node, name in layers(self.network) if name in weights]
-        names = {str(each.target) for node in concerned for each in node.all_input_nodes[1:] if each.op == "get_attr"}
-        return {name: tensor_of(self.wanted, name) for name in names}
+        concerned = [layer for layer in self.network.layers() if layer.weight in weights]
+        names = {name for layer in concerned for name in (layer.weight, layer.bias) if name}
+        return {name: self.wanted.tensor(name) for name in names}
 
 
-def output_snr_db(wanted: fx.GraphModule, found: fx.GraphModule, batches: Batches) -> float:
+def output_snr_db(wanted: Folded, found: fx.GraphModule, batches: Batches) -> float:
     """Signal to noise of the outputs of `found`, those of `wanted` being the signal, in dB; at most 200."""
     signal = noise = 0.0
     with torch.no_grad():
@@ -103,15 +102,16 @@ def output_snr_db(wanted: fx.GraphModule, found: fx.GraphModule, batches: Batche
 
 def layer_noise(pair: Counterparts, batches: Batches) -> tuple[LayerNoise, ...]:
     """Each quantized layer in the order in which they run."""
-    quantized = [(node, name) for node, name in layers(pair.network) if name in pair.grids]
-    ratios = _ratios(pair, [node.name for node, _ in quantized], batches)
-    found = []
-    for node, name in track(quantized, "each layer by itself", len(quantized)):
-        path = layer_path(node) or name.removesuffix(".weight")
-        alone = output_snr_db(pair.wanted, pair.with_one_layer(node), batches)
-        count = tensor_of(pair.network, name).numel()
-        found.append(LayerNoise(path, name, pair.grids[name].bits, count, ratios[node.name], alone))
-    return tuple(found)
+    quantized = [layer for layer in pair.network.layers() if layer.weight in pair.grids]
+    ratios = _ratios(pair, [layer.node.name for layer in quantized], batches)
+    noise = []
+    for layer in track(quantized, "each layer by itself", len(quantized)):
+        name = layer.weight
+        path = layer_path(layer.node) or name.removesuffix(".weight")
+        alone = output_snr_db(pair.wanted, pair.with_one_layer(layer), batches)
+        count = pair.network.tensor(name).numel()
+        noise.append(LayerNoise(path, name, pair.grids[name].bits, count, ratios[layer.node.name], alone))
+    return tuple(noise)
 
 
 def _ratios(pair: Counterparts, names: Sequence[str], batches: Batches) -> dict[str, float]:
@@ -120,31 +120,11 @@ def _ratios(pair: Counterparts, names: Sequence[str], batches: Batches) -> dict[
     lowered = pair.lowered()
     with torch.no_grad():
         for batch in batches:
-            wanted, found = _values(pair.wanted, names, batch), _values(lowered, names, batch)
+            wanted, found = pair.wanted.run(batch, names), values_of(lowered, batch, names)
             for name in names:
                 signal[name] += float(wanted[name].double().square().sum())
                 noise[name] += float((found[name] - wanted[name]).double().square().sum())
     return {name: _decibels(signal[name], noise[name]) for name in names}
-
-
-def _values(network: fx.GraphModule, names: Collection[str], batch: Sequence[Tensor]) -> dict[str, Tensor]:
-    keeper = _Keeper(network, frozenset(names))
-    keeper.run(*batch)
-    return keeper.kept
-
-
-class _Keeper(fx.Interpreter):
-    """Runs the graph and keeps the wanted values."""
-
-    def __init__(self, network: fx.GraphModule, names: Collection[str]) -> None:
-        super().__init__(network)
-        self._names, self.kept = names, dict[str, Tensor]()
-
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - torch's signature
-        value = super().run_node(n)
-        if n.name in self._names:
-            self.kept[n.name] = value
-        return value
 
 
 def _decibels(signal: float, noise: float) -> float:
@@ -175,7 +155,7 @@ def blame(folder: Path, network: nn.Module, task: Task, suspects: int = 3) -> Bl
     total = sum(work.values()) or 1
     scored: list[float | None] = [_score(task, pair.with_layers_float([each.path])).value for each in found[:suspects]]
     scored += [None] * (len(found) - len(scored))
-    score, float_score = _score(task, pair.lowered()), _score(task, pair.wanted)
+    score, float_score = _score(task, pair.lowered()), _score(task, pair.wanted.module)
     remedy = _remedy(_Loss(pair, task, score, float_score), found[:suspects], limits)
     return Blame(
         folder=str(folder),
@@ -281,5 +261,5 @@ def _pair(model: Model, network: nn.Module) -> Counterparts:
     return Counterparts(inference(replace(model, module=network.eval(), grids={})), quantized, model.grids)
 
 
-def _score(task: Task, network: fx.GraphModule) -> Figure:
+def _score(task: Task, network: nn.Module) -> Figure:
     return scored(task, in_torch(network))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from haversack.errors import CrashError, HaversackError, ParityError
-from haversack.graph.pairs import lower, pairs
+from haversack.graph.inference import lower
+from haversack.graph.pairs import pairs
 from haversack.measurement import Parity
 from haversack.packing.result import read_result
 from haversack.progress import say, track

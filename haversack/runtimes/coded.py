@@ -7,19 +7,20 @@ the weights is on the device already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from haversack.coded import container
 from haversack.coded.tensors import Integers, Stored
 from haversack.errors import CodedError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.folded import Folded
+from haversack.graph.inference import inference
+from haversack.graph.write_back import written_back
 from haversack.grid import Grid
 from haversack.model import Model
 
@@ -28,8 +29,8 @@ Array = np.ndarray[Any, Any]
 
 def write(model: Model) -> bytes:
     """The weights of the folded network, named as there; a negative zero is written as zero."""
-    network = inference(model)
-    return container.write({name: _stored(each, model.grids.get(name)) for name, each in _real(network)})
+    tensors = _real(inference(model))
+    return container.write({name: _stored(tensor, model.grids.get(name)) for name, tensor in tensors.items()})
 
 
 def read(content: bytes) -> dict[str, Array]:
@@ -44,24 +45,22 @@ def restored(content: bytes, model: Model) -> Model:
     CodedError for a file of another network, or for one that changes a tensor which the network computes or shares.
     """
     tensors = container.read(content)
-    network = inference(model)
-    _check(network, tensors)
+    folded = inference(model)
+    _check(folded, tensors)
     wanted = {name: torch.from_numpy(np.array(tensor.real)) for name, tensor in tensors.items()}
-    writable = settleable(model, network)
+    writable = folded.writable
     for name in wanted.keys() - writable:
-        if not torch.equal(wanted[name], tensor_of(network, name)):
+        if not torch.equal(wanted[name], folded.tensor(name)):
             raise CodedError("the network computes or shares this tensor.", where=name, mend="write it from the file.")
     grids = {name: _grid(tensor) for name, tensor in tensors.items() if isinstance(tensor, Integers)}
     kept = {name: grid for name, grid in model.grids.items() if name not in wanted}
-    settled = settle(model, {name: wanted[name] for name in wanted.keys() & writable})
+    settled = written_back(model, folded, {name: wanted[name] for name in wanted.keys() & writable})
     return replace(settled, grids=kept | grids)
 
 
-def _real(network: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
-    """The float tensors that the graph reads, each once."""
-    names = dict.fromkeys(str(node.target) for node in network.graph.find_nodes(op="get_attr"))
-    tensors = ((name, tensor_of(network, name)) for name in names)
-    return ((name, tensor.detach()) for name, tensor in tensors if tensor.dtype == torch.float32)
+def _real(folded: Folded) -> dict[str, Tensor]:
+    """The float tensors that the graph reads."""
+    return {name: tensor.detach() for name, tensor in folded.tensors.items() if tensor.dtype == torch.float32}
 
 
 def _stored(tensor: Tensor, grid: Grid | None) -> Stored:
@@ -83,9 +82,9 @@ def _grid(tensor: Integers) -> Grid:
     return Grid(tensor.bits, tensor.signed, steps, zeros, tensor.axis, *ends)
 
 
-def _check(network: fx.GraphModule, tensors: Mapping[str, Stored]) -> None:
+def _check(folded: Folded, tensors: Mapping[str, Stored]) -> None:
     """Raises CodedError unless the file has the network's tensors in their shapes."""
-    ours = {name: tuple(tensor.shape) for name, tensor in _real(network)}
+    ours = {name: tuple(tensor.shape) for name, tensor in _real(folded).items()}
     different = [
         name for name in ours.keys() | tensors.keys() if name not in tensors or ours.get(name) != tensors[name].shape
     ]

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from haversack.calibration.ranges import limits_of_least_error
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.ops import layers
+from haversack.graph.folded import Folded
+from haversack.graph.inference import inference
 from haversack.graph.run import is_finite
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.write_back import written_back
 from haversack.grid import Grid, symmetric
 from haversack.model import Model
 from haversack.recipe import Stage, Step
@@ -49,14 +49,14 @@ class QuantizeWeights(Step):
         """The model whose weights need fewer bits."""
         if model.grids:
             raise NothingChangedError("the weights lie on grids already.", mend="quantize the float network.")
-        network = inference(model)
-        for name in (str(node.target) for node in network.graph.find_nodes(op="get_attr")):
-            if not is_finite(tensor_of(network, name)):
+        folded = inference(model)
+        for name, tensor in folded.tensors.items():
+            if not is_finite(tensor):
                 raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
-        return _halved(model, network) if self.bits == 16 else replace(model, grids=self._grids(network))
+        return _halved(model, folded) if self.bits == 16 else replace(model, grids=self._grids(folded))
 
-    def _grids(self, network: fx.GraphModule) -> dict[str, Grid]:
-        grids = {name: self._grid(tensor_of(network, name)) for _, name in layers(network)}
+    def _grids(self, folded: Folded) -> dict[str, Grid]:
+        grids = {layer.weight: self._grid(folded.tensor(layer.weight)) for layer in folded.layers()}
         if not grids:
             raise NothingChangedError("no layer of this network has weights.", mend="see `haversack weigh`.")
         return grids
@@ -77,19 +77,18 @@ class QuantizeWeights(Step):
         yield from (cls(8), cls(4, 32 if device.runtime == "onnx" else 0))
 
 
-def _halved(model: Model, network: fx.GraphModule) -> Model:
+def _halved(model: Model, folded: Folded) -> Model:
     """Weights, and biases without a batch norm, rounded to what float16 holds; files then store them so."""
-    names = settleable(model, network)
-    tensors = {name: tensor_of(network, name) for name in names}
+    tensors = {name: folded.tensor(name) for name in folded.writable}
     real = {name: each for name, each in tensors.items() if each.dtype == torch.float32}
     for name, tensor in real.items():
         if float(tensor.abs().max()) > _LARGEST_HALF:
             raise RecipeError("a weight is larger than 65504, where float16 ends.", where=name, mend="write 8 bits.")
-    if _is_halved(network):
+    if _is_halved(folded):
         raise NothingChangedError("the weights are float16 already.", mend="write 8 or 4 bits.")
-    return settle(model, {name: tensor.half().float() for name, tensor in real.items()}, network=network)
+    return written_back(model, folded, {name: tensor.half().float() for name, tensor in real.items()})
 
 
-def _is_halved(network: fx.GraphModule) -> bool:
-    weights = [tensor_of(network, name) for _, name in layers(network)]
+def _is_halved(folded: Folded) -> bool:
+    weights = [folded.tensor(layer.weight) for layer in folded.layers()]
     return all(torch.equal(weight.half().float(), weight) for weight in weights)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from haversack.calibration.ranges import Observed, observe
 from haversack.errors import TaskError
 from haversack.graph.fold import fold
+from haversack.graph.folded import Folded
 from haversack.graph.trace import trace
 from haversack.grid import affine
 
@@ -43,7 +44,7 @@ def test_the_limits_and_the_histogram_are_those_of_numpy_over_all_batches(x):
         assert np.abs(seen[name].counts.numpy() - counts).sum() <= 4
 
 
-def noting(x, sizes) -> fx.GraphModule:
+def noting(x, sizes) -> Folded:
     """A graph of one value, which notes how many samples it is run on."""
 
     def note(values):
@@ -54,7 +55,7 @@ def noting(x, sizes) -> fx.GraphModule:
     start = graph.placeholder("x")
     start.meta["val"] = x.to("meta")
     graph.output(graph.create_node("call_function", note, (start,), name="noted"))
-    return fx.GraphModule({}, graph)
+    return Folded(fx.GraphModule({}, graph), {})
 
 
 @pytest.mark.parametrize(("counted", "runs"), [(False, 1), (True, 2)])

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from haversack.calibration.ranges import Observed, limits_for_bias, limits_of_least_error, value_grids, weight_grids
 from haversack.calibration.rewrite import bits_by_weight, leaving_float
 from haversack.errors import RecipeError
-from haversack.graph.folded import inference, with_tensors
+from haversack.graph.inference import inference
 from haversack.graph.ops import points
 from haversack.grid import symmetric
 from haversack.model import Model
@@ -30,7 +30,7 @@ def joined():
 
 
 def test_a_concatenation_shares_a_grid_with_all_it_reads_but_what_a_relu_cut(joined):
-    seen = {name: Observed(-1, 2) for name in points(joined)}
+    seen = {name: Observed(-1, 2) for name in points(joined.graph)}
     seen |= {"relu": Observed(0, 7), "cat": Observed(-1, 6)}
     grids = value_grids(joined, seen, "min_max", "int8")
     assert grids["conv2d"] == grids["cat"]
@@ -49,8 +49,8 @@ def test_no_channel_is_rounded_worse_than_on_the_grid_that_holds_all_of_it(seed,
     with torch.no_grad():
         linear.weight.copy_(torch.randn(6, 30).sign() * torch.randn(6, 30).abs() ** shape)
     network = CACHE.setdefault("linear", inference(Model(nn.Linear(30, 6, bias=False).eval(), (torch.randn(1, 30),))))
-    changed = with_tensors(network, {"weight": linear.weight.detach()})
-    values = value_grids(changed, {name: Observed(-1, 1) for name in points(changed)}, "min_max", "int8")
+    changed = network.with_tensors({"weight": linear.weight.detach()})
+    values = value_grids(changed, {name: Observed(-1, 1) for name in points(changed.graph)}, "min_max", "int8")
     grid = weight_grids(changed, values, {"weight": bits})["weight"]
     weight = linear.weight.detach()
     whole = symmetric(weight.abs().amax(1), axis=0, bits=bits)
@@ -63,17 +63,16 @@ CACHE: dict = {}
 
 
 def test_a_bias_leaves_its_32_bits_half_free(joined):
-    layer = next(node for node in joined.graph.nodes if node.name == "conv2d")
-    changed = with_tensors(joined, {"first.bias": torch.tensor([1e6, 1.0, 0.0, -1e6])})
-    values = value_grids(changed, {name: Observed(-1, 2) for name in points(changed)}, "min_max", "int8")
-    limits = limits_for_bias(changed, next(n for n in changed.graph.nodes if n.name == layer.name), values["x"], 8)
+    changed = joined.with_tensors({"first.bias": torch.tensor([1e6, 1.0, 0.0, -1e6])})
+    values = value_grids(changed, {name: Observed(-1, 2) for name in points(changed.graph)}, "min_max", "int8")
+    limits = limits_for_bias(changed, "first.bias", values["x"], 8)
     steps = limits / 127 * values["x"].scale[0]
     assert (torch.tensor([1e6, 1.0, 0.0, 1e6]) / steps.clamp_min(1e-30)).max() == pytest.approx(2**30, rel=1e-4)
 
 
 def test_weights_that_are_no_numbers_are_refused_by_name(joined):
-    changed = with_tensors(joined, {"first.weight": torch.full((4, 3, 1, 1), torch.nan)})
-    values = value_grids(changed, {name: Observed(-1, 2) for name in points(changed)}, "min_max", "int8")
+    changed = joined.with_tensors({"first.weight": torch.full((4, 3, 1, 1), torch.nan)})
+    values = value_grids(changed, {name: Observed(-1, 2) for name in points(changed.graph)}, "min_max", "int8")
     with pytest.raises(RecipeError, match=r"first.weight: .*NaN"):
         weight_grids(changed, values, {"first.weight": 8})
 

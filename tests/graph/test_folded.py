@@ -3,7 +3,7 @@ import torch
 from quantizable_networks import NETWORKS, build, convolution, model_of
 from torch.nn import functional as F
 
-from haversack.graph.folded import inference
+from haversack.graph.inference import inference
 
 
 @pytest.mark.parametrize("name", NETWORKS)

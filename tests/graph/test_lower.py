@@ -3,7 +3,8 @@ import torch
 from quantizable_networks import NETWORKS, build, convolution, model_of, quantized
 from torch.nn import functional as F
 
-from haversack.graph.pairs import lower, output_step
+from haversack.graph.inference import lower
+from haversack.graph.pairs import output_step
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from haversack.channels.cost import channel_cost
 from haversack.channels.groups import channel_groups
 from haversack.graph.cost import cost
-from haversack.graph.folded import inference, tensor_of
+from haversack.graph.folded import Folded
+from haversack.graph.inference import inference
 from haversack.graph.trace import trace
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.write_back import written_back
 from haversack.model import Model
 from haversack.techniques.prune_weights.masks import prunable
 from haversack.techniques.quantize_static.data_free import ranges_from_norms
@@ -39,11 +40,11 @@ class Sum(nn.Module):
         return F.relu(sum(values) if self.by == "sum" else reduce(operator.add, values))
 
 
-def layers(network: torch.fx.GraphModule) -> list[torch.fx.Node]:
+def layers(network: Folded) -> list[torch.fx.Node]:
     return [node for node in network.graph.nodes if str(node.target).startswith("aten.conv")]
 
 
-def sums(network: torch.fx.GraphModule) -> list[torch.fx.Node]:
+def sums(network: Folded) -> list[torch.fx.Node]:
     return [node for node in network.graph.nodes if node.target is aten.add.Tensor]
 
 
@@ -51,7 +52,7 @@ def model_of(module: nn.Module, *shape: int) -> Model:
     return Model(settled(module), (torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)),))
 
 
-def close(model: Model) -> torch.fx.GraphModule:
+def close(model: Model) -> Folded:
     """The merged graph, once it computes what the network does."""
     network = inference(model)
     with torch.no_grad():
@@ -111,11 +112,11 @@ def check(drawn: tuple[nn.Module, tuple[int, ...]]) -> None:
     network = close(model)
     assert len(layers(network)) == 1
     assert not sums(network)
-    wanted = {name: torch.randn_like(tensor_of(network, name)) for name in settleable(model, network)}
+    wanted = {name: torch.randn_like(network.tensor(name)) for name in network.writable}
     if wanted:
-        again = inference(settle(model, wanted))
+        again = inference(written_back(model, inference(model), wanted))
         for name, tensor in wanted.items():
-            torch.testing.assert_close(tensor_of(again, name), tensor, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(again.tensor(name), tensor, rtol=1e-5, atol=1e-5)
 
 
 @FEW
@@ -214,19 +215,19 @@ def test_a_block_of_repvgg_is_one_kernel_by_the_papers_formula(groups):
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     for channel in range(6):
         kernel[channel, channel % (6 // groups), 1, 1] += scale[channel]
-    torch.testing.assert_close(tensor_of(network, "branches.0.0.weight"), kernel.float())
+    torch.testing.assert_close(network.tensor("branches.0.0.weight"), kernel.float())
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_layer_that_is_written_silences_its_branches_exactly(exact):
     model = model_of(Sum(*repvgg()), 6, 8, 8)
     wanted = torch.randint(-3, 4, (6, 6, 3, 3)).float()
-    settled_model = settle(model, {"branches.0.0.weight": wanted}, exact=exact)
+    settled_model = written_back(model, inference(model), {"branches.0.0.weight": wanted}, exact=exact)
     again = inference(settled_model)
-    torch.testing.assert_close(tensor_of(again, "branches.0.0.weight"), wanted, rtol=1e-6, atol=0)
-    assert torch.equal(tensor_of(again, "branches.0.0.weight") == 0, wanted == 0)
-    bias = tensor_of(inference(model), "branches.0.0.bias")
-    torch.testing.assert_close(tensor_of(again, "branches.0.0.bias"), bias)
+    torch.testing.assert_close(again.tensor("branches.0.0.weight"), wanted, rtol=1e-6, atol=0)
+    assert torch.equal(again.tensor("branches.0.0.weight") == 0, wanted == 0)
+    bias = inference(model).tensor("branches.0.0.bias")
+    torch.testing.assert_close(again.tensor("branches.0.0.bias"), bias)
 
 
 def test_no_zero_is_asked_of_a_sum_of_branches():
@@ -238,7 +239,7 @@ def test_without_inputs_a_sum_ranges_as_its_batch_norms_say():
     model = model_of(nn.Sequential(*Sum(*repvgg()).branches[:1], Sum(*repvgg())), 6, 8, 8)
     network = inference(model)
     name = layers(network)[1].name
-    found = ranges_from_norms(network, [name], model.module.state_dict(), model.example, {})[name]
+    found = ranges_from_norms(network, [name], model.example, {})[name]
     norms = [model.module[1].branches[0][1], model.module[1].branches[1][1], model.module[1].branches[2]]
     mean = sum(each.bias.detach() for each in norms)
     deviation = sum(each.weight.detach().square() for each in norms).sqrt()

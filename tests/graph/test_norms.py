@@ -3,8 +3,8 @@ import torch
 from prunable_networks import NETWORKS, build
 from torch import nn
 
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.write_back import settleable, settled_to_train, with_measured_norms
+from haversack.graph.inference import inference
+from haversack.graph.write_back import with_measured_norms, written_back_to_train
 from haversack.model import Model
 
 
@@ -39,11 +39,11 @@ def test_settled_weights_are_those_that_were_chosen_and_kernels_keep_their_size(
     x = torch.randn(16, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     model = Model(module, (x[:1],))
     network = inference(model)
-    chosen = {each: tensor_of(network, each).detach() * 1.25 for each in settleable(model, network)}
-    settled = settled_to_train(model, chosen, [(x,)])
+    chosen = {each: network.tensor(each).detach() * 1.25 for each in network.writable}
+    settled = written_back_to_train(model, inference(model), chosen, [(x,)])
     again = inference(settled)
     for each, tensor in chosen.items():
-        torch.testing.assert_close(tensor_of(again, each), tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(again.tensor(each), tensor, rtol=1e-4, atol=1e-5)
     kernels = {each: tensor for each, tensor in module.named_parameters() if tensor.dim() > 1 and each in chosen}
     for each, tensor in settled.module.named_parameters():
         if each in kernels:

@@ -3,9 +3,8 @@ import torch
 from quantizable_networks import Does, build, convolution, model_of, quantized
 from torch.nn import functional as F
 
-from haversack.graph.folded import inference
-from haversack.graph.ops import layers, left_float, points
-from haversack.graph.pairs import lower
+from haversack.graph.inference import inference, lower
+from haversack.graph.ops import left_float, points
 from haversack.model import Model
 
 
@@ -14,17 +13,17 @@ from haversack.model import Model
 )
 def test_a_clamp_at_zero_shares_the_grid_with_the_layer_before_it(clamp):
     model, _ = model_of(lambda x, layer: clamp(layer(x)), convolution())
-    assert len(points(inference(model))) == 2
+    assert len(points(inference(model).graph)) == 2
 
 
 def test_a_clamp_that_does_not_begin_at_zero_has_a_grid_of_its_own_reader():
     model, _ = model_of(lambda x, first, second: second(F.hardtanh(first(x))), convolution(), convolution(4))
-    assert points(inference(model)) == ("x", "conv2d", "hardtanh", "conv2d_1")
+    assert points(inference(model).graph) == ("x", "conv2d", "hardtanh", "conv2d_1")
 
 
 def test_a_value_that_two_read_keeps_what_a_clamp_would_cut():
     model, _ = model_of(lambda x, first: F.relu(y := first(x)) + y, convolution())
-    assert points(inference(model)) == ("x", "conv2d", "relu", "add")
+    assert points(inference(model).graph) == ("x", "conv2d", "relu", "add")
 
 
 def test_what_a_concatenation_reads_and_writes_lies_on_one_grid_that_spans_it_all():
@@ -54,7 +53,7 @@ def test_what_a_concatenation_reads_and_writes_lies_on_one_grid_that_spans_it_al
 def test_operations_without_an_integer_form_stay_float_and_are_named(function, kept):
     x = torch.randn(32, 3, 8, 8)
     model = Model(Does(function, convolution()).eval(), (x[:2],))
-    assert kept in left_float(inference(model))
+    assert kept in left_float(inference(model).graph)
     small = quantized(model, x)
     torch.testing.assert_close(lower(small)(x), model.module(x), atol=0.2, rtol=0.1)
 
@@ -62,7 +61,7 @@ def test_operations_without_an_integer_form_stay_float_and_are_named(function, k
 def test_attention_stays_float_between_integer_linear_layers():
     model, x = build("transformer")
     graph = inference(model)
-    assert any("attention" in name for name in left_float(graph))
-    assert not any("linear" in name for name in left_float(graph))
+    assert any("attention" in name for name in left_float(graph.graph))
+    assert not any("linear" in name for name in left_float(graph.graph))
     small = quantized(model, x)
-    assert len(list(layers(graph))) == sum(grid.axis == 0 for grid in small.grids.values())
+    assert len(list(graph.layers())) == sum(grid.axis == 0 for grid in small.grids.values())

@@ -5,8 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import RecipeError
-from haversack.graph.folded import inference
-from haversack.graph.pairs import insert, lower, output_step, pairs
+from haversack.graph.inference import inference, lower
+from haversack.graph.pairs import output_step, pairs
 from haversack.grid import Grid, affine
 from haversack.model import Model
 
@@ -70,7 +70,7 @@ def test_padding_with_a_number_pads_with_its_integer():
 def test_a_grid_for_a_value_that_is_not_there_is_refused():
     model, _ = model_of(lambda x, layer: layer(x), convolution())
     with pytest.raises(RecipeError, match="no value called lost"):
-        insert(inference(model), {"lost": affine(-1, 1)})
+        inference(model).lowered({"lost": affine(-1, 1)})
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_a_grid_for_a_value_that_is_not_there_is_refused():
 def test_a_grid_that_does_not_fit_is_refused_by_name(name, grid):
     model = Model(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), (torch.randn(1, 3, 8, 8),))
     with pytest.raises(RecipeError, match=rf"^{name}: a grid of .* does not fit a"):
-        insert(inference(model), {name: grid})
+        inference(model).lowered({name: grid})
 
 
 def test_inserting_leaves_the_float_graph_alone():
     model, x = model_of(lambda x, layer: F.relu(layer(x)), convolution())
     graph = inference(model)
     before = graph(x)
-    insert(graph, quantized(model, x).grids)
+    graph.lowered(quantized(model, x).grids)
     assert torch.equal(graph(x), before)
 
 

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from haversack.graph.cost import cost
 from haversack.graph.fold import fold
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.runtimes import coded, onnx

@@ -4,9 +4,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import RecipeError
-from haversack.graph.folded import inference, tensor_of
+from haversack.graph.inference import inference
 from haversack.graph.run import named_tensors
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.write_back import written_back
 from haversack.model import Model
 
 
@@ -42,34 +42,34 @@ def model():
 
 def test_what_is_written_is_what_folding_gives_again(model):
     network = inference(model)
-    names = settleable(model, network)
+    names = network.writable
     assert {name.split(".")[0] for name in names} == {"conv1", "conv2", "conv3", "conv4", "linear"}
     assert {"conv1.bias", "conv4.bias"} <= names, "biases that batch norm brings"
-    wanted = {name: torch.randn_like(tensor_of(network, name)) for name in names}
-    again = inference(settle(model, wanted))
+    wanted = {name: torch.randn_like(network.tensor(name)) for name in names}
+    again = inference(written_back(model, inference(model), wanted))
     for name, tensor in wanted.items():
-        torch.testing.assert_close(tensor_of(again, name), tensor, rtol=1e-6, atol=1e-6)
-        assert name.endswith("bias") or torch.equal(tensor_of(again, name), tensor)
+        torch.testing.assert_close(again.tensor(name), tensor, rtol=1e-6, atol=1e-6)
+        assert name.endswith("bias") or torch.equal(again.tensor(name), tensor)
 
 
 def test_writing_one_weight_leaves_everything_else(model):
     network = inference(model)
-    again = inference(settle(model, {"conv2.weight": torch.zeros(8, 8, 3, 3)}))
+    again = inference(written_back(model, inference(model), {"conv2.weight": torch.zeros(8, 8, 3, 3)}))
     for node in network.graph.find_nodes(op="get_attr"):
         if node.target != "conv2.weight":
-            torch.testing.assert_close(tensor_of(again, node.target), tensor_of(network, node.target))
-    assert not tensor_of(again, "conv2.weight").any()
+            torch.testing.assert_close(again.tensor(node.target), network.tensor(node.target))
+    assert not again.tensor("conv2.weight").any()
 
 
 def test_the_given_model_is_left_alone(model):
     before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-    settle(model, {"conv1.weight": torch.zeros(8, 3, 3, 3)})
+    written_back(model, inference(model), {"conv1.weight": torch.zeros(8, 3, 3, 3)})
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items())
 
 
 def test_a_shared_weight_is_refused_by_name(model):
     with pytest.raises(RecipeError, match=r"twice\.weight cannot be changed"):
-        settle(model, {"twice.weight": torch.zeros(8, 8, 1, 1)})
+        written_back(model, inference(model), {"twice.weight": torch.zeros(8, 8, 1, 1)})
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -79,12 +79,12 @@ def test_zeros_stay_zeros_and_a_channel_that_its_norm_drops_is_no_obstacle(model
         model.module.bn2.running_var[3] = 0
     wanted = {name: torch.randn(8, size, 3, 3) for name, size in (("conv1.weight", 3), ("conv2.weight", 8))}
     wanted = {name: tensor * (tensor > 0) for name, tensor in wanted.items()}
-    settled = settle(model, wanted, exact=exact)
+    settled = written_back(model, inference(model), wanted, exact=exact)
     assert all(tensor.isfinite().all() for tensor in settled.module.state_dict().values())
     again = inference(settled)
     for name, tensor in wanted.items():
-        torch.testing.assert_close(tensor_of(again, name), tensor, rtol=1e-6, atol=0)
-        assert torch.equal(tensor_of(again, name) == 0, tensor == 0)
+        torch.testing.assert_close(again.tensor(name), tensor, rtol=1e-6, atol=0)
+        assert torch.equal(again.tensor(name) == 0, tensor == 0)
 
 
 class Trained(nn.Module):
@@ -123,8 +123,8 @@ def trained():
 @pytest.mark.parametrize("exact", [True, False])
 def test_the_same_numbers_change_nothing_in_training_either(trained, exact):
     network = inference(trained)
-    same = {name: tensor_of(network, name) for name in settleable(trained, network)}
-    settled = settle(trained, same, exact=exact).module
+    same = {name: network.tensor(name) for name in network.writable}
+    settled = written_back(trained, inference(trained), same, exact=exact).module
     with torch.no_grad():
         for mode in (False, True):
             ours, theirs = settled.train(mode)(INPUTS), trained.module.train(mode)(INPUTS)
@@ -138,9 +138,9 @@ def test_the_same_numbers_change_nothing_in_training_either(trained, exact):
 def test_batch_norms_know_what_other_weights_make_of_their_inputs(trained):
     """Some rows twice as large, and all shifted, as equalization or few bits may make them."""
     network = inference(trained)
-    wanted = {name: tensor_of(network, name) + 0.02 for name in ("a.weight", "b.weight", "d.weight")}
+    wanted = {name: network.tensor(name) + 0.02 for name in ("a.weight", "b.weight", "d.weight")}
     wanted["a.weight"][:3] *= 2
-    settled = settle(trained, wanted, [(INPUTS[:100],), (INPUTS[100:],)]).module
+    settled = written_back(trained, inference(trained), wanted, [(INPUTS[:100],), (INPUTS[100:],)]).module
     seen = {}
 
     def see(norm, values):
@@ -162,8 +162,8 @@ def test_batch_norms_know_what_other_weights_make_of_their_inputs(trained):
 @pytest.mark.parametrize("names", [{"conv1.bias"}, {"conv2.weight"}, {"linear.bias"}])
 def test_a_changed_network_shares_no_memory_with_the_one_it_came_from(model, names):
     network = inference(model)
-    given = {name: tensor_of(network, name) for name in names}
-    changed = settle(model, given, network=network)
+    given = {name: network.tensor(name) for name in names}
+    changed = written_back(model, network, given)
     own, new = (
         {each.untyped_storage().data_ptr() for each in tensors}
         for tensors in (
@@ -173,12 +173,3 @@ def test_a_changed_network_shares_no_memory_with_the_one_it_came_from(model, nam
     )
     assert own.isdisjoint(new)
     assert all(each.requires_grad for each in changed.module.parameters())
-
-
-def test_settling_on_the_callers_graph_gives_what_settling_on_its_own_gives(model):
-    network = inference(model)
-    wanted = {
-        name: torch.randn_like(tensor_of(network, name)) for name in ("conv1.bias", "conv3.weight", "linear.bias")
-    }
-    ours, theirs = (named_tensors(settle(model, wanted, network=graph).module) for graph in (network, None))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

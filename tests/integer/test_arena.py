@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from single_operations import RECIPES, graph_of
 
 from haversack import zoo
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.grid import Grid
 from haversack.integer import IntegerGraph, Operation, Value
 from haversack.integer.memory import Arena, arena, lifetimes, sharing, size_bytes

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from haversack.calibration.ranges import observe
 from haversack.errors import ExportError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.ops import fixed_ranges, layers, points, sharing
-from haversack.graph.pairs import insert, lower
+from haversack.graph.inference import inference, lower
+from haversack.graph.ops import fixed_ranges, points, sharing
 from haversack.grid import Grid, affine, symmetric
 from haversack.integer.read import read
 from haversack.integer.reference import run
@@ -59,17 +58,17 @@ def quantized(model: Model, x: torch.Tensor, bits: int = 8, **grids: Grid) -> Mo
 
 def grids_of(network, x: torch.Tensor, bits: int = 8, *, signed: bool = True) -> dict[str, Grid]:
     """Grids as TFLite's specification wants them."""
-    seen = observe(network, points(network), [(x,)], counted=False)
+    seen = observe(network, points(network.graph), [(x,)], counted=False)
     limits = {name: (each.low, each.high) for name, each in seen.items()}
-    for group in sharing(network):
+    for group in sharing(network.graph):
         limits |= dict.fromkeys(group, (min(limits[n][0] for n in group), max(limits[n][1] for n in group)))
     chosen = {name: _grid(*each, bits, signed=signed) for name, each in limits.items()}
-    for name, (low, _) in fixed_ranges(network).items():
+    for name, (low, _) in fixed_ranges(network.graph).items():
         if name in chosen:
             zero = (-128 if bits == 8 and low == 0 else 0) + (0 if signed else 128)
             chosen[name] = Grid(bits, signed, (TOP[bits][low < 0],), (zero,))
-    for _, name in layers(network):
-        chosen[name] = symmetric(tensor_of(network, name).abs().flatten(1).amax(1), axis=0)
+    for name in (layer.weight for layer in network.layers()):
+        chosen[name] = symmetric(network.tensor(name).abs().flatten(1).amax(1), axis=0)
     return chosen
 
 
@@ -202,16 +201,16 @@ def operation(name: str):
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_float_operations_compute_what_torch_computes_without_a_transpose(name):
     network, x = operation(name)
-    graph = read(network)
+    graph = read(network.module)
     assert "TRANSPOSE" not in kinds(graph)
-    assert_reads_as_it_runs(network, graph, x[:3], within=1e-5)
+    assert_reads_as_it_runs(network.module, graph, x[:3], within=1e-5)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_integer_operations_stay_within_steps_of_the_pairs(name, bits):
     network, x = operation(name)
-    lowered = insert(network, grids_of(network, x, bits))
+    lowered = network.lowered(grids_of(network, x, bits))
     graph = read(lowered)
     assert "TRANSPOSE" not in kinds(graph)
     largest = float(lowered(x[:3]).abs().max())
@@ -221,7 +220,7 @@ def test_integer_operations_stay_within_steps_of_the_pairs(name, bits):
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_unsigned_grids_give_the_same_file_as_signed_ones(name):
     network, x = operation(name)
-    signed, unsigned = (read(insert(network, grids_of(network, x, signed=each))) for each in (True, False))
+    signed, unsigned = (read(network.lowered(grids_of(network, x, signed=each))) for each in (True, False))
     assert signed.operations == unsigned.operations
     for key, value in signed.values.items():
         other = unsigned.values[key]
@@ -454,10 +453,10 @@ def test_mlperf_tinys_networks_need_nothing_but_their_layers(name, shape, expect
     module = getattr(__import__("mlperf_tiny"), name)(DATA)
     x = torch.randn(2, *shape)
     network = inference(Model(module, (x[:1],)))
-    graph = read(network)
+    graph = read(network.module)
     assert kinds(graph) == expected
-    assert_reads_as_it_runs(network, graph, x, within=1e-4)
-    assert kinds(read(insert(network, grids_of(network, x)))) == {**expected, "QUANTIZE": 1, "DEQUANTIZE": 1}
+    assert_reads_as_it_runs(network.module, graph, x, within=1e-4)
+    assert kinds(read(network.lowered(grids_of(network, x)))) == {**expected, "QUANTIZE": 1, "DEQUANTIZE": 1}
 
 
 def test_a_linear_layer_whose_channels_share_a_step_stores_it_once():

@@ -19,7 +19,7 @@ from haversack.artifact import Artifact
 from haversack.cli import main
 from haversack.disk import LISTING
 from haversack.errors import MeasureError, ParityError, SurgeryError
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.measurement import Conditions, Figure, Measurement
 from haversack.model import Model
 from haversack.packing.result import read_result, write_result

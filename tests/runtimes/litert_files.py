@@ -3,9 +3,8 @@
 import torch
 from torch import nn
 
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.ops import layers, points
-from haversack.graph.pairs import lower
+from haversack.graph.inference import inference, lower
+from haversack.graph.ops import points
 from haversack.grid import affine, symmetric
 from haversack.model import Model
 from haversack.runtimes.tflite import LITERT
@@ -27,18 +26,11 @@ def quantized(module: nn.Module, example: torch.Tensor) -> Model:
     """The network with int8 grids that span what one batch makes of it."""
     model = Model(module, (example[:1],))
     graph = inference(model)
-    seen = {}
-
-    class Watch(torch.fx.Interpreter):
-        def run_node(self, node):
-            seen[node.name] = super().run_node(node)
-            return seen[node.name]
-
     with torch.no_grad():
-        Watch(graph).run(example)
-    grids = {name: affine(float(seen[name].min()), float(seen[name].max()), signed=True) for name in points(graph)}
-    for _, name in layers(graph):
-        weight = tensor_of(graph, name)
+        seen = graph.run((example,), points(graph.graph))
+    grids = {name: affine(float(value.min()), float(value.max()), signed=True) for name, value in seen.items()}
+    for name in (layer.weight for layer in graph.layers()):
+        weight = graph.tensor(name)
         grids[name] = symmetric(weight.abs().flatten(1).amax(1), axis=0)
     return Model(model.module, model.example, grids=grids)
 

@@ -39,7 +39,7 @@ def run(content: bytes, *inputs):
 
 
 def folded(network: nn.Module, *inputs):
-    return fold(trace(network, inputs))
+    return fold(trace(network, inputs)).module
 
 
 def operation_types(content: bytes) -> list[str]:

@@ -5,7 +5,7 @@ import torch
 from litert_files import images, network, quantized
 
 from haversack.errors import ParityError
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.model import Model
 from haversack.runtimes.agreement import Scale
 

@@ -15,7 +15,8 @@ from litert_files import damaged, images, network, quantized
 from torch import nn
 
 from haversack.errors import CrashError, MeasureError
-from haversack.graph.pairs import lower, output_step
+from haversack.graph.inference import lower
+from haversack.graph.pairs import output_step
 from haversack.model import Model
 from haversack.runtimes import host
 from haversack.runtimes.onnx import worker

@@ -9,9 +9,8 @@ from torch import nn
 from haversack.coded import container
 from haversack.coded.tensors import Codebook, Integers, Raw
 from haversack.errors import CodedError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.pairs import lower
-from haversack.graph.write_back import settle
+from haversack.graph.inference import inference, lower
+from haversack.graph.write_back import written_back
 from haversack.model import Model
 from haversack.runtimes import coded
 from haversack.techniques.cluster_weights import ClusterWeights
@@ -21,9 +20,9 @@ from haversack.techniques.quantize_weights import QuantizeWeights
 def pruned(model: Model) -> Model:
     """Nine weights of ten zero, some of them negative zeros, as masks by multiplication leave them."""
     network = inference(model)
-    weights = {str(n.target): tensor_of(network, str(n.target)) for n in network.graph.find_nodes(op="get_attr")}
-    large = {name: each for name, each in weights.items() if each.dim() > 1}
-    return settle(model, {name: each * (each.abs() > each.abs().quantile(0.9)) for name, each in large.items()})
+    large = {name: each for name, each in network.tensors.items() if each.dim() > 1}
+    sparse = {name: each * (each.abs() > each.abs().quantile(0.9)) for name, each in large.items()}
+    return written_back(model, network, sparse)
 
 
 MADE = {
@@ -77,7 +76,7 @@ def test_reading_gives_the_folded_network_s_numbers():
     network, found = inference(written), coded.read(coded.write(written))
     for name, values in found.items():
         grid = written.grids.get(name)
-        wanted = tensor_of(network, name)
+        wanted = network.tensor(name)
         assert np.array_equal(values, (grid.round(wanted) if grid else wanted).detach().numpy())
 
 

@@ -12,7 +12,8 @@ import pytest
 from litert_files import images, network
 
 from haversack.errors import MeasureError
-from haversack.graph.pairs import lower, output_step
+from haversack.graph.inference import lower
+from haversack.graph.pairs import output_step
 from haversack.model import Model
 from haversack.runtimes import agreement, formats, host, rows
 from haversack.runtimes.files import runtime_of

@@ -10,7 +10,8 @@ from quantizable_networks import quantized as quantized_on
 
 from haversack.device import find_device
 from haversack.errors import ExportError, MeasureError
-from haversack.graph.pairs import lower, output_step
+from haversack.graph.inference import lower
+from haversack.graph.pairs import output_step
 from haversack.model import Model
 from haversack.runtimes import find_runtime, host
 from haversack.runtimes.executorch import EXECUTORCH, write

@@ -11,7 +11,8 @@ from litert_files import file_of, images, network, quantized
 from torch import nn
 
 from haversack.errors import MeasureError
-from haversack.graph.pairs import lower, output_step
+from haversack.graph.inference import lower
+from haversack.graph.pairs import output_step
 from haversack.model import Model
 from haversack.runtimes import host
 from haversack.runtimes.files import checked_runtime, runtime_of

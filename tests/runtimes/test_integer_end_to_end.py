@@ -14,7 +14,8 @@ from random_networks import network
 from torch import Tensor, fx
 
 from haversack.errors import ExportError, NothingChangedError
-from haversack.graph.pairs import lower, output_step
+from haversack.graph.inference import lower
+from haversack.graph.pairs import output_step
 from haversack.integer import IntegerGraph
 from haversack.integer.read import read
 from haversack.integer.reference import run

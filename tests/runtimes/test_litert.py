@@ -10,7 +10,7 @@ from integer_graphs import Draft, every_layer, litert, micro, reference
 from torch import nn
 
 from haversack.errors import ExportError
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.grid import Grid
 from haversack.integer import Operation, Value
 from haversack.integer.passes import with_float_ports, with_integer_ports

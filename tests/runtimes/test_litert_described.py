@@ -9,7 +9,7 @@ from integer_graphs import every_layer
 from litert_files import images, network, quantized
 from torch import nn
 
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.model import Model
 from haversack.runtimes.tflite import LITERT
 from haversack.runtimes.tflite.names import oldest_release

@@ -14,7 +14,7 @@ from quantizable_networks import task_on
 from torch import fx, nn
 
 from haversack.errors import ExportError
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.integer.passes import packed
 from haversack.model import Model
 from haversack.progress import shown_by

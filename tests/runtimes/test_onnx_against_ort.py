@@ -9,7 +9,7 @@ from quantizable_networks import quantized, vgg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.model import Model
 from haversack.runtimes.onnx.write import write
 from haversack.zoo.ds_cnn import DsCnn

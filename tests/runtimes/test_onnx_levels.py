@@ -7,7 +7,7 @@ import torch
 from quantizable_networks import task_on
 from torch import nn
 
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.model import Model
 from haversack.runtimes.onnx.write import write
 from haversack.techniques.quantize_static import QuantizeStatic

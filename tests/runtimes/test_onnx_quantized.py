@@ -7,9 +7,9 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from haversack.errors import ExportError
-from haversack.graph.folded import tensor_of
-from haversack.graph.ops import layers, points
-from haversack.graph.pairs import insert
+from haversack.graph.fold import fold
+from haversack.graph.ops import points
+from haversack.graph.trace import trace
 from haversack.grid import Grid, affine, symmetric
 from haversack.runtimes.onnx.write import write, write_any
 
@@ -44,13 +44,13 @@ class Ranges(fx.Interpreter):
 
 
 def quantized(network: nn.Module, x, *, signed=False):
-    graph = folded(network.eval(), x[:1])
-    ranges = Ranges(graph)
+    graph = fold(trace(network.eval(), (x[:1],)))
+    ranges = Ranges(graph.module)
     ranges.run(x)
-    grids = {name: affine(*ranges.seen[name], signed=signed) for name in points(graph)}
-    for _, name in layers(graph):
-        grids[name] = symmetric(tensor_of(graph, name).abs().flatten(1).amax(1), axis=0)
-    return insert(graph, grids)
+    grids = {name: affine(*ranges.seen[name], signed=signed) for name in points(graph.graph)}
+    for name in (layer.weight for layer in graph.layers()):
+        grids[name] = symmetric(graph.tensor(name).abs().flatten(1).amax(1), axis=0)
+    return graph.lowered(grids)
 
 
 def optimized_types(content: bytes, folder) -> list[str]:
@@ -108,19 +108,19 @@ def test_integers_are_padded_with_the_integer_of_zero():
 
 def in_4_bits(network: nn.Module, x, *, activations=None):
     """The network with 4-bit weights, and perhaps activations on a grid of the given integers."""
-    graph = folded(network.eval(), x[:1])
-    ranges = Ranges(graph)
+    graph = fold(trace(network.eval(), (x[:1],)))
+    ranges = Ranges(graph.module)
     ranges.run(x)
-    grids = {name: affine(*ranges.seen[name]) for name in points(graph)}
+    grids = {name: affine(*ranges.seen[name]) for name in points(graph.graph)}
     if activations is not None:
         low, high = activations
         grids = {
             name: Grid(8, False, (grid.high / (high - low),), (low,), None, low, high) if grid.low == 0 else grid
             for name, grid in grids.items()
         }
-    for _, name in layers(graph):
-        grids[name] = symmetric(tensor_of(graph, name).abs().flatten(1).amax(1), axis=0, bits=4)
-    return insert(graph, grids)
+    for name in (layer.weight for layer in graph.layers()):
+        grids[name] = symmetric(graph.tensor(name).abs().flatten(1).amax(1), axis=0, bits=4)
+    return graph.lowered(grids)
 
 
 def test_weights_of_4_bits_take_half_a_byte_each_and_are_computed_in_integers(tmp_path):
@@ -160,10 +160,10 @@ def test_activations_of_few_integers_are_clipped_to_them(integers):
 
 def test_activations_of_16_bits_are_refused_by_name():
     x = torch.randn(2, 3, 8, 8)
-    graph = folded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), x[:1])
-    wide = {name: Grid(16, True, (0.001,), (0,)) for name in points(graph)}
+    graph = fold(trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), (x[:1],)))
+    wide = {name: Grid(16, True, (0.001,), (0,)) for name in points(graph.graph)}
     with pytest.raises(ExportError, match="no integer kernels for int16"):
-        write_any(insert(graph, wide))
+        write_any(graph.lowered(wide))
 
 
 @pytest.mark.parametrize("signed", [None, False, True])

@@ -7,7 +7,8 @@ from onnx_files import folded, run
 from torch import nn
 
 from haversack.errors import ExportError
-from haversack.graph.pairs import insert
+from haversack.graph.fold import fold
+from haversack.graph.trace import trace
 from haversack.grid import symmetric
 from haversack.runtimes.onnx import file
 from haversack.runtimes.onnx.graph import OnnxGraph
@@ -68,9 +69,9 @@ def test_weights_alone_on_grids_of_groups_are_computed_in_float(bits, group):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 7)).eval()
     x = torch.randn(2, 16, 8, 8)
-    graph = folded(network, x[:1])
+    graph = fold(trace(network, (x[:1],)))
     limits = network[0].weight.detach().reshape(-1, group).abs().amax(1)
-    lowered = insert(graph, {"0.weight": symmetric(limits, axis=0, bits=bits)})
+    lowered = graph.lowered({"0.weight": symmetric(limits, axis=0, bits=bits)})
     assert {tuple(node.meta["val"].shape) for node in lowered.graph.nodes if "reshape" in node.name} == {(8, 16, 3, 3)}
     content = write(lowered)
     torch.testing.assert_close(run(content, x)[0], lowered(x).detach(), rtol=1e-4, atol=1e-5)

@@ -7,7 +7,8 @@ import torch
 from quantizable_networks import build, quantized
 
 from haversack.errors import MeasureError
-from haversack.graph.pairs import lower, output_step
+from haversack.graph.inference import lower
+from haversack.graph.pairs import output_step
 from haversack.runtimes import host
 from haversack.runtimes.files import checked_runtime
 from haversack.runtimes.onnx.write import write

@@ -7,7 +7,8 @@ from prunable_networks import conv, settled
 from quantizable_networks import NETWORKS, build, quantized
 from torch import nn
 
-from haversack.graph.pairs import lower, output_step
+from haversack.graph.inference import lower
+from haversack.graph.pairs import output_step
 from haversack.model import Model
 from haversack.runtimes.host import time_files
 from haversack.runtimes.onnx.write import write

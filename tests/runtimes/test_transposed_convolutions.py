@@ -5,7 +5,7 @@ from onnx_files import run as run_onnx
 from torch import nn
 from torch.nn import functional as F
 
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.integer.read import read
 from haversack.integer.reference import run
 from haversack.model import Model

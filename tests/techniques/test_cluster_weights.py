@@ -7,9 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.ops import layers
-from haversack.graph.pairs import lower
+from haversack.graph.inference import inference, lower
 from haversack.model import Model
 from haversack.runtimes.onnx.write import write
 from haversack.task import Task
@@ -44,7 +42,7 @@ def task():
 
 def weights(model):
     network = inference(model)
-    return {name: tensor_of(network, name) for _, name in layers(network)}
+    return {name: network.tensor(name) for name in (layer.weight for layer in network.layers())}
 
 
 @pytest.mark.parametrize("epochs", [0, 3])
@@ -98,8 +96,8 @@ def test_training_moves_the_biases_too(model, task):
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_float16_holds_all_values_and_biases(model, task, epochs):
     network = inference(ClusterWeights(bits=3, epochs=epochs).apply(model, task))
-    clustered = [tensor_of(network, f"{name}.weight") for name in ("first", "second")]
-    for tensor in (*clustered, tensor_of(network, "second.bias"), tensor_of(network, "head.bias")):
+    clustered = [network.tensor(f"{name}.weight") for name in ("first", "second")]
+    for tensor in (*clustered, network.tensor("second.bias"), network.tensor("head.bias")):
         assert torch.equal(tensor.half().float(), tensor)
 
 

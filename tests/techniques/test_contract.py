@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from haversack import techniques
 from haversack.device import find_device
 from haversack.errors import NothingChangedError
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.model import Edits, Model
 from haversack.recipe import Recipe, Stage, Step, recipe_from_toml, technique
 from haversack.runtimes.onnx import ONNX

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.folded import inference, tensor_of
+from haversack.graph.inference import inference
 from haversack.grid import affine
 from haversack.model import Model
 from haversack.recipe import Recipe, recipe_from_toml
@@ -263,7 +263,7 @@ def test_zeros_survive_a_later_step(later):
     weights = dict(after.module.named_parameters())
     assert all(not weights[name][gone].any() for name, gone in lost.items())
     lowered = inference(after)
-    assert all(not tensor_of(lowered, name)[gone].any() for name, gone in lost.items())
+    assert all(not lowered.tensor(name)[gone].any() for name, gone in lost.items())
 
 
 def sliced(found, after):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from haversack import techniques
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.recipe import Recipe, describe, recipe_from_toml

@@ -9,9 +9,8 @@ from torch.nn import functional as F
 
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError, TaskError, TrainingError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.pairs import lower
-from haversack.graph.write_back import settle
+from haversack.graph.inference import inference, lower
+from haversack.graph.write_back import written_back
 from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.recipe import Recipe
@@ -95,7 +94,7 @@ def test_the_lowered_network_and_its_file_compute_what_training_saw(activations)
         F.cross_entropy(fake.network(x), digits()[1][:32]).backward()
         optimizer.step()
     rounded = fake.read_off(names)
-    lowered = lower(replace(settle(model, rounded.tensors), grids=rounded.grids))
+    lowered = lower(replace(written_back(model, inference(model), rounded.tensors), grids=rounded.grids))
     with torch.no_grad():
         seen = fake.network(x)
         torch.testing.assert_close(lowered(x), seen, rtol=1e-5, atol=1e-5)
@@ -111,7 +110,7 @@ def test_weights_lie_on_their_grids_and_use_no_more_than_their_integers():
     model = few_bits(3)
     network = inference(model)
     for name, bits in {"stem.weight": 8, "inner.weight": 2, "outer.weight": 2, "head.weight": 8}.items():
-        weight, grid = tensor_of(network, name), model.grids[name]
+        weight, grid = network.tensor(name), model.grids[name]
         assert grid.bits == bits
         torch.testing.assert_close(grid.round(weight), weight, rtol=1e-5, atol=0)
         assert int(grid.quantize(weight).abs().max()) == 2 ** (bits - 1) - 1

@@ -7,7 +7,7 @@ from torch import nn
 
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.model import Model
 from haversack.runtimes.onnx.write import write
 from haversack.task import Task

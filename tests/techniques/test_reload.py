@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from test_contract import fresh, task
 from haversack.runtimes.onnx import ONNX
 from haversack.training import Training, finetune
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.surgery.save import load
 from haversack.runtimes import host
 
@@ -51,7 +51,7 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_every_result_is_reloaded_trained_on_and_exported_in_another_process(tmp_path):
-    from haversack.graph.pairs import lower
+    from haversack.graph.inference import lower
     from haversack.runtimes import host
     from haversack.runtimes.onnx import ONNX
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
 from haversack.graph.cost import cost
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import shown_by

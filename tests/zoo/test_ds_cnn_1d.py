@@ -9,7 +9,7 @@ from torch import nn
 from haversack import zoo
 from haversack.errors import RecipeError
 from haversack.graph.cost import cost
-from haversack.graph.pairs import lower
+from haversack.graph.inference import lower
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.runtimes import host

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from haversack.graph.cost import cost
-from haversack.graph.folded import inference
+from haversack.graph.inference import inference
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.zoo.mobileone import Branched, MobileOne

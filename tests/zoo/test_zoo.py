@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 from haversack import zoo
 from haversack.errors import RecipeError
 from haversack.graph.cost import cost
-from haversack.graph.folded import inference
+from haversack.graph.inference import inference, lower
 from haversack.graph.ops import left_float
-from haversack.graph.pairs import lower, output_step
+from haversack.graph.pairs import output_step
 from haversack.graph.trace import trace
 from haversack.integer.read import read
 from haversack.integer.reference import run
@@ -125,7 +125,7 @@ def test_a_familys_network_loses_three_tenths_and_its_integer_files_agree(name):
     fewer = pruned(model, task)
     before, after = (cost(trace(each.module, each.example)).macs for each in (model, fewer))
     assert 0.4 * before < after <= 0.7 * before
-    assert not left_float(inference(fewer))
+    assert not left_float(inference(fewer).graph)
     lowered = lower(QuantizeStatic(ranges="min_max", activations="int8").apply(fewer, task))
     graph = read(lowered)
     orders = graph.input_orders, graph.output_orders

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import ExportError
-from haversack.graph.folded import tensor_of
 from haversack.graph.pairs import pairs
 from haversack.graph.trace import arguments_of, computes_tensors, layer_path
 from haversack.grid import Grid
@@ -35,7 +34,7 @@ _ROWS = {aten.linear.default, aten.permute.default, aten.transpose.int}
 
 
 def read(lowered: fx.GraphModule) -> IntegerGraph:
-    """The integer graph of what `haversack.graph.pairs.lower` gives, for a batch of one.
+    """The integer graph of what `haversack.graph.inference.lower` gives, for a batch of one.
 
     Inputs and outputs are real numbers; integers lie between QUANTIZE and DEQUANTIZE. An operation whose inputs are
     dequantized and whose result is rounded straight away is computed on integers, every other one in float32. Raises
@@ -58,7 +57,7 @@ class _Reader:
             if node.op == "placeholder":
                 self.made[node] = self._input(node)
             elif node.op == "get_attr":
-                self.made[node] = Constant(tensor_of(self.lowered, str(node.target)))
+                self.made[node] = Constant(self.lowered.get_buffer(str(node.target)))
             elif node.op == "call_function" and node not in self.made and computes_tensors(node):
                 self._visit(node)
         outputs = [self._output(node) for node in _outputs(self.lowered)]
@@ -162,7 +161,7 @@ def _grid_of(lowered: fx.GraphModule, node: fx.Node) -> Grid:
             _bits(dtype), True, (cast("float", scale),), (cast("int", zero),), None, cast("int", low), cast("int", high)
         )
     _, scales, zeros, axis, low, high, dtype = cast("Any", node.args)
-    steps, points = (tensor_of(lowered, str(each.target)).tolist() for each in (scales, zeros))
+    steps, points = (lowered.get_buffer(str(each.target)).tolist() for each in (scales, zeros))
     if low < 0 and dtype.itemsize == 1:
         bits = max(2, int(high).bit_length() + 1)
         return Grid(bits, True, tuple(steps), tuple(points), axis, low, high)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import ExportError
-from haversack.graph.folded import tensor_of
 from haversack.graph.pairs import pairs
 from haversack.graph.trace import layer_path
 from haversack.progress import note
@@ -131,7 +130,7 @@ def _signed(node: fx.Node) -> Settings:
 
 def _constant(network: fx.GraphModule, node: fx.Node) -> None:
     """Checks a weight's integers, and makes real numbers of a bias's."""
-    integers, scale, zero_point = (tensor_of(network, str(cast("fx.Node", each).target)) for each in node.args[:3])
+    integers, scale, zero_point = (network.get_buffer(str(cast("fx.Node", each).target)) for each in node.args[:3])
     high = cast("int", node.args[5])
     if integers.dtype == torch.int32:
         name = f"{node.name}_real"

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Self
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.ops import layers
+from haversack.graph.folded import Folded
+from haversack.graph.inference import inference
 from haversack.graph.run import is_finite
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.write_back import written_back
 from haversack.model import Model
 from haversack.recipe import Stage, Step
 from haversack.settings import Amount, AtLeast, AtMost, Count, Positive, checked
@@ -57,32 +57,32 @@ class ClusterWeights(Step):
         """The model with few different weights a tensor."""
         if model.grids:
             raise NothingChangedError("the weights lie on grids already.", mend="cluster the float network.")
-        network = inference(model)
-        weights, sparse = _weights(model, network), model.sparse
-        bits = self._bits(tuple(dict.fromkeys(name for _, name in layers(network))))
+        folded, sparse = inference(model), model.sparse
+        weights = _weights(folded)
+        bits = self._bits(tuple(dict.fromkeys(layer.weight for layer in folded.layers())))
         worth_it = {name: weight for name, weight in weights.items() if _is_worth_it(weight, bits[name])}
         found = {name: self._codebook(each, bits[name], keep_zero=name in sparse) for name, each in worth_it.items()}
         if not found:
             raise NothingChangedError(
                 f"no layer has weights that 2^{self.bits} values would make smaller.", mend="write fewer bits."
             )
-        shared = _Shared(network, found, _biases(model, network))
+        shared = _Shared(folded, found, _biases(folded))
         if self.epochs:
             training = Training(self.epochs, self.learning_rate, weight_decay=0, seed=self.seed, optimizer="adam")
             student = replace(model, module=shared, sparse=frozenset(), teacher=model.teacher or model.module)
             shared = finetune(student, task, training)  # type: ignore[assignment]
         batches = task.calibration() if task.calibrate else None
-        return settle(model, shared.halved(), batches)
+        return written_back(model, folded, shared.halved(), batches)
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """8 and 4 bits where files can hold codebooks, so long as a tensor would change."""
         if model.grids or device.runtime != "onnx":
             return
-        network = inference(model)
-        if any(_is_clustered(tensor_of(network, name)) for _, name in layers(network)):
+        folded = inference(model)
+        if any(_is_clustered(folded.tensor(layer.weight)) for layer in folded.layers()):
             return
-        weights = _weights(model, network).values()
+        weights = _weights(folded).values()
         yield from (cls(bits=bits) for bits in (8, 4) if any(_is_worth_it(weight, bits) for weight in weights))
 
     def _bits(self, names: tuple[str, ...]) -> dict[str, int]:
@@ -102,11 +102,9 @@ class ClusterWeights(Step):
 class _Shared(nn.Module):
     """The folded network, each weight read from its codebook; the codebooks and the biases are what trains."""
 
-    def __init__(
-        self, network: fx.GraphModule, codebooks: Mapping[str, Codebook], biases: Mapping[str, Tensor]
-    ) -> None:
+    def __init__(self, folded: Folded, codebooks: Mapping[str, Codebook], biases: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.network = network
+        self.network = folded.module
         self.places = {name: f"values{index}" for index, name in enumerate((*codebooks, *biases))}
         for name, values in {**{name: book.centroids for name, book in codebooks.items()}, **biases}.items():
             self.register_parameter(self.places[name], nn.Parameter(values.clone()))
@@ -131,18 +129,15 @@ class _Shared(nn.Module):
         return functional_call(self.network, tensors, inputs)
 
 
-def _biases(model: Model, network: fx.GraphModule) -> dict[str, Tensor]:
+def _biases(folded: Folded) -> dict[str, Tensor]:
     """The biases of layers that can be written back."""
-    writable = settleable(model, network)
-    read = (value for node, _ in layers(network) for value in node.args[2:3])
-    given = (str(value.target) for value in read if isinstance(value, fx.Node) and value.op == "get_attr")
-    return {name: tensor_of(network, name) for name in given if name in writable}
+    return {layer.bias: folded.tensor(layer.bias) for layer in folded.layers() if layer.bias in folded.writable}
 
 
-def _weights(model: Model, network: fx.GraphModule) -> dict[str, Tensor]:
+def _weights(folded: Folded) -> dict[str, Tensor]:
     """The weights of layers that can be written back."""
-    writable = settleable(model, network)
-    weights = {name: tensor_of(network, name) for _, name in layers(network) if name in writable}
+    names = (layer.weight for layer in folded.layers())
+    weights = {name: folded.tensor(name) for name in names if name in folded.writable}
     for name, weight in weights.items():
         if not is_finite(weight):
             raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,7 +19,9 @@ from haversack.calibration.least_squares import Moments
 from haversack.calibration.patches import Patches, channel_dim
 from haversack.calibration.sweep import Lane
 from haversack.channels.group import ChannelGroup, Member
-from haversack.graph.folded import inference
+from haversack.graph.folded import Folded
+from haversack.graph.inference import inference
+from haversack.graph.ops import FoldedLayer, layer_at
 from haversack.graph.run import Batches
 from haversack.model import Model
 from haversack.progress import note, track
@@ -42,14 +43,14 @@ _found: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], list[Ranking]]] = 
 class ReadingLayer:
     """A layer that reads the channels of a group, one tuple of its flattened weight's columns a channel."""
 
-    node: fx.Node
+    layer: FoldedLayer
     columns: tuple[tuple[int, ...], ...]
 
 
-def readings(network: fx.GraphModule, group: ChannelGroup) -> tuple[ReadingLayer, ...] | None:
+def readings(folded: Folded, group: ChannelGroup) -> tuple[ReadingLayer, ...] | None:
     """The layers of the folded graph that read the group's channels; None where some of them cannot be cut."""
-    merged = {kernel for each in network.meta["merged"].values() for kernel in each.kernels}
-    found = [_reading(network, member) for member in group.members if member.reads and member.tensor not in merged]
+    merged = {kernel for branches in folded.merged.values() for kernel in branches.kernels}
+    found = [_reading(folded, member) for member in group.members if member.reads and member.tensor not in merged]
     whole = tuple(each for each in found if each is not None)
     return whole if whole and len(whole) == len(found) else None
 
@@ -76,9 +77,9 @@ def second_order(model: Model, groups: Sequence[ChannelGroup], batches: Batches)
 
 
 def _rankings(model: Model, groups: Sequence[ChannelGroup], batches: Batches) -> list[Ranking]:
-    network = inference(model)
-    found = {place: reads for place, group in enumerate(groups) if (reads := readings(network, group))}
-    ranked = _ranked(network, found, batches)
+    folded = inference(model)
+    found = {place: reads for place, group in enumerate(groups) if (reads := readings(folded, group))}
+    ranked = _ranked(folded, found, batches)
     others = [group for place, group in enumerate(groups) if place not in found]
     if others:
         note(f"ranked by their kernels' norms: the channels of {', '.join(each.name for each in others)}.")
@@ -98,18 +99,17 @@ def _by_norm(norms: Scores, whole: float) -> Ranking:
     return Ranking.of(squares * (whole / max(float(squares.sum()), 1e-30)))
 
 
-def _ranked(
-    network: fx.GraphModule, found: Mapping[int, Sequence[ReadingLayer]], batches: Batches
-) -> dict[int, Ranking]:
-    order = {node: place for place, node in enumerate(network.graph.nodes)}
-    nodes = sorted({each.node for reads in found.values() for each in reads}, key=order.__getitem__)
+def _ranked(folded: Folded, found: Mapping[int, Sequence[ReadingLayer]], batches: Batches) -> dict[int, Ranking]:
+    order = {node: place for place, node in enumerate(folded.graph.nodes)}
+    readers = {each.layer.node: each.layer for reads in found.values() for each in reads}
+    layers = [readers[node] for node in sorted(readers, key=order.__getitem__)]
     left = {place: list(reads) for place, reads in found.items()}
     parts: dict[int, list[_Weighed]] = {place: [] for place in found}
     ranked: dict[int, Ranking] = {}
-    powers = _powers(network, nodes, batches)
-    for node, weight, curvature in _curvatures(network, nodes, batches):
+    powers = _powers(folded, [layer.node for layer in layers], batches)
+    for node, weight, curvature in _curvatures(folded, layers, batches):
         for place, reads in left.items():
-            for each in [each for each in reads if each.node is node]:
+            for each in [each for each in reads if each.layer.node is node]:
                 parts[place].append(_part(weight / math.sqrt(max(powers[node], 1e-30)), curvature, each.columns))
                 reads.remove(each)
             if not reads and place not in ranked:
@@ -174,31 +174,31 @@ def _part(weight: Tensor, curvature: Tensor, columns: tuple[tuple[int, ...], ...
 
 
 def _curvatures(
-    network: fx.GraphModule, nodes: Sequence[fx.Node], batches: Batches
+    folded: Folded, layers: Sequence[FoldedLayer], batches: Batches
 ) -> Iterator[tuple[fx.Node, Tensor, Tensor]]:
     """Each layer with its flattened weight and the curvature of its squared error, its bias free to follow."""
-    lane, total = Lane(network, batches), sum(len(batch[0]) for batch in batches)
-    for node in track(nodes, "curvatures", len(nodes)):
-        weight = lane.tensors[str(cast("fx.Node", node.args[1]).target)].detach()
+    lane, total = Lane(folded.module, batches), sum(len(batch[0]) for batch in batches)
+    for layer in track(layers, "curvatures", len(layers)):
+        node, weight = layer.node, folded.tensor(layer.weight)
         moments = Moments(node, weight, centred=True)
         with torch.no_grad():
             for place, batch in enumerate(batches):
                 lane.run(place, node, inclusive=False)
-                inputs = lane.read(place, cast("fx.Node", node.args[0]))
+                inputs = lane.read(place, layer.inputs)
                 lane.run(place, node, inclusive=True)
                 moments.add(inputs, lane.read(place, node), _MOST_POSITIONS * len(batch[0]) // total)
         fit = moments.fit(weight, None, ridge=_RIDGE)
         yield node, fit.start[0], fit.curvature[0]
 
 
-def _powers(network: fx.GraphModule, nodes: Sequence[fx.Node], batches: Batches) -> dict[fx.Node, float]:
+def _powers(folded: Folded, nodes: Sequence[fx.Node], batches: Batches) -> dict[fx.Node, float]:
     """The variance of what each layer completes, summed over the channels."""
     completed = {node: _completed(node) for node in nodes}
     sums: dict[fx.Node, Tensor] = {}
     for batch in batches:
-        lane = Lane(network, [batch], completed.values())
+        lane = Lane(folded.module, [batch], completed.values())
         with torch.no_grad():
-            lane.run(0, network.graph.output_node(), inclusive=False)
+            lane.run(0, folded.graph.output_node(), inclusive=False)
         values = {value: lane.take(0, value) for value in set(completed.values())}
         for node, value in completed.items():
             rows = values[value].double().movedim(channel_dim(node), 0).flatten(1)
@@ -213,16 +213,15 @@ def _completed(layer: fx.Node) -> fx.Node:
     return reader if len(layer.users) == 1 and reader.target is aten.add.Tensor else layer
 
 
-def _reading(network: fx.GraphModule, member: Member) -> ReadingLayer | None:
-    users = [user for node in network.graph.find_nodes(op="get_attr", target=member.tensor) for user in node.users]
+def _reading(folded: Folded, member: Member) -> ReadingLayer | None:
+    users = [user for node in folded.graph.find_nodes(op="get_attr", target=member.tensor) for user in node.users]
     if len(users) != 1 or member.dim != 1 or not Patches.know(users[0]):
         return None
-    node, weight = users[0], cast("fx.Node", users[0].args[1])
-    grouped = len(node.args) > 6 and node.args[6] != 1
-    if grouped or weight.target != member.tensor:
+    layer = layer_at(users[0])
+    if layer is None or layer.groups != 1 or layer.weight != member.tensor:
         return None
-    kernel = math.prod(weight.meta["val"].shape[2:])
+    kernel = math.prod(folded.tensor(layer.weight).shape[2:])
     columns = tuple(
         tuple(index * kernel + offset for index in indices for offset in range(kernel)) for indices in member.indices
     )
-    return ReadingLayer(node, columns)
+    return ReadingLayer(layer, columns)

@@ -13,8 +13,8 @@ from haversack.calibration.statistics import with_corrected_statistics
 from haversack.calibration.sweep import swept_layers
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.inference import inference
+from haversack.graph.write_back import written_back
 from haversack.model import Edits, Model
 from haversack.progress import note
 from haversack.recipe import Stage, Step
@@ -112,8 +112,7 @@ class PruneWeights(Step):
         weights = prunable(model)
         if self.method != "second_order":
             return weights
-        network = inference(model)
-        able = {layer.weight for layer in swept_layers(network, weights, settleable(model, network))}
+        able = {layer.weight for layer in swept_layers(inference(model), weights)}
         unable = [name for name in weights if name not in able]
         if unable:
             note(f"left dense, because their outputs cannot be fitted: {', '.join(unable)}.")
@@ -121,13 +120,13 @@ class PruneWeights(Step):
 
     def _compensated(self, model: Model, task: Task, pools: Sequence[Pool]) -> Model:
         """The model pruned at once, in which what stays makes up for what goes."""
-        network, batches = inference(model), task.calibration()
+        folded, batches = inference(model), task.calibration()
         names = [name for pool in pools for name in pool.names]
-        chosen = swept_layers(network, names, settleable(model, network))
-        scores = second_order_scores(network, batches, chosen, self.seed)
+        chosen = swept_layers(folded, names)
+        scores = second_order_scores(folded, batches, chosen, self.seed)
         masks = {name: mask for pool in pools for name, mask in pool.kept(scores).items()}
-        masks = {name: mask & (tensor_of(network, name) != 0) for name, mask in masks.items()}
-        pruned = settle(model, second_order_weights(network, batches, chosen, masks), exact=False)
+        masks = {name: mask & (folded.tensor(name) != 0) for name, mask in masks.items()}
+        pruned = written_back(model, folded, second_order_weights(folded, batches, chosen, masks), exact=False)
         return replace(pruned, sparse=model.sparse | masks.keys())
 
     def _trained(self, sparse: Model, model: Model, task: Task, pools: Sequence[Pool]) -> Model:

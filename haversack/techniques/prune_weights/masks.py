@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import RecipeError
-from haversack.graph.folded import inference
+from haversack.graph.inference import inference
 from haversack.graph.run import is_finite
+from haversack.graph.trace import arguments_of
 from haversack.model import Model
 
 Tensors = Mapping[str, Tensor]
@@ -26,9 +27,9 @@ def prunable(model: Model) -> dict[str, Tensor]:
     Those that other branches are merged into are left out: no zero would last in their sums. Raises RecipeError where
     one holds NaN or infinity.
     """
-    own, network = dict(model.module.named_parameters(remove_duplicate=False)), inference(model)
-    found = dict.fromkeys(_weight(node) for node in network.graph.nodes)
-    weights = {name: own[name].detach() for name in found if name in own and name not in network.meta["merged"]}
+    own, folded = dict(model.module.named_parameters(remove_duplicate=False)), inference(model)
+    found = dict.fromkeys(_weight(node) for node in folded.graph.nodes)
+    weights = {name: own[name].detach() for name in found if name in own and name not in folded.merged}
     for name, weight in weights.items():
         if not is_finite(weight):
             raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
@@ -39,7 +40,7 @@ def _weight(node: fx.Node) -> str:
     """The name of the weight that a layer reads, or ''."""
     if node.op != "call_function" or not str(node.target).startswith(_LAYERS):
         return ""
-    weight = node.args[1]
+    weight = arguments_of(node)["weight"]
     return str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else ""
 
 

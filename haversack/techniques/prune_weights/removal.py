@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from haversack.calibration.least_squares import MOST_WORK, Fit, descended, refitted
 from haversack.calibration.patches import channel_dim
 from haversack.calibration.sweep import Sweep, SweptLayer
-from haversack.graph.folded import tensor_of
+from haversack.graph.folded import Folded
 from haversack.graph.run import Batches, joined
 from haversack.progress import track
 
@@ -153,18 +153,18 @@ _SAMPLES = 256
 
 @torch.no_grad()
 def second_order_scores(
-    network: fx.GraphModule, batches: Batches, chosen: Sequence[SweptLayer], seed: int = 0
+    folded: Folded, batches: Batches, chosen: Sequence[SweptLayer], seed: int = 0
 ) -> dict[str, Tensor]:
     """What the removal of each weight costs the network's outputs, by name of the weight, in its shape; float64.
 
     A layer's own squared error (Frantar and Alistarh 2022), row by row times what an error of that output channel does
     to the network's outputs: the mean square of their gradient, along random directions.
     """
-    weighed = _importance(network, batches, {layer.node.name for layer in chosen}, seed)
-    sweep = Sweep(network, network, batches, chosen)
+    weighed = _importance(folded.module, batches, {layer.node.name for layer in chosen}, seed)
+    sweep = Sweep(folded, folded.module, batches, chosen)
     found: dict[str, Tensor] = {}
     for layer in track(chosen, "second order", len(chosen)):
-        weight, fit = tensor_of(network, layer.weight), sweep.fit(layer, ridge=_RIDGE)
+        weight, fit = folded.tensor(layer.weight), sweep.fit(layer, ridge=_RIDGE)
         costs = removal_costs(fit, fit.start == 0).view(weight.shape)
         found[layer.weight] = costs * weighed[layer.node.name].view(-1, *[1] * (weight.dim() - 1))
     return found
@@ -172,12 +172,12 @@ def second_order_scores(
 
 @torch.no_grad()
 def second_order_weights(
-    network: fx.GraphModule, batches: Batches, chosen: Sequence[SweptLayer], masks: Mapping[str, Tensor]
+    folded: Folded, batches: Batches, chosen: Sequence[SweptLayer], masks: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Weights that are zero where their mask is False, and biases, with which the network stays closest to itself."""
-    sweep = Sweep(network, network, batches, chosen)
+    sweep = Sweep(folded, folded.module, batches, chosen)
     for layer in track(chosen, "refitting", len(chosen)):
-        weight, fit = tensor_of(network, layer.weight), sweep.fit(layer, ridge=_RIDGE)
+        weight, fit = folded.tensor(layer.weight), sweep.fit(layer, ridge=_RIDGE)
         kept = masks[layer.weight].reshape(fit.best.shape)
         sweep.choose(layer, refitted(fit, kept).to(weight.dtype), fit)
     return sweep.tensors

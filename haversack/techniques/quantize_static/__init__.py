@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self
 
-from torch import Tensor, fx
+from torch import Tensor
 
 from haversack.calibration.ranges import Activations, Observed, Ranges, Rounded, observe, value_grids, weight_grids
 from haversack.calibration.rewrite import bits_by_weight, leaving_float
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
-from haversack.graph.folded import inference, tensor_of, with_tensors
-from haversack.graph.ops import layers, left_float, points
+from haversack.graph.folded import Folded
+from haversack.graph.inference import inference
+from haversack.graph.ops import left_float, points
 from haversack.graph.run import Batches
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.write_back import written_back
 from haversack.grid import Grid
 from haversack.model import Model
 from haversack.progress import note
@@ -87,22 +88,20 @@ class QuantizeStatic(Step):
         if model.grids:
             raise NothingChangedError("the network is quantized already.", mend="quantize the float network.")
         folded, batches = inference(model), self._inputs(task)
-        network, scope = folded, leaving_float(folded, self.leave_float)
-        if not points(scope):
+        scope = leaving_float(folded, self.leave_float)
+        if not points(scope.graph):
             raise NothingChangedError(
                 "no operation of this network has an integer form.", mend="see `haversack weigh` for its operations."
             )
-        writable = settleable(model, network)
-        start = equalize(scope, writable=writable) if self.equalize else Equalized({}, {})
-        network, scope = (with_tensors(each, start.tensors) for each in (network, scope))
+        start = equalize(scope) if self.equalize else Equalized({}, {})
+        even, scope = (each.with_tensors(start.tensors) if start.tensors else each for each in (folded, scope))
         seen = self._seen(scope, model, batches, start.divisors)
         grids = value_grids(scope, seen, self.ranges, self.activations)
-        _tell(network, seen, self.leave_float)
-        rounded = self._rounded(network, scope, grids, batches, writable, model.sparse)
+        _tell(even, seen, self.leave_float)
+        rounded = self._rounded(even, scope, grids, batches, model.sparse)
         tensors = {**start.tensors, **rounded.tensors}
-        return replace(
-            settle(model, tensors, batches, network=folded) if tensors else model, grids={**grids, **rounded.grids}
-        )
+        settled = written_back(model, folded, tensors, batches) if tensors else model
+        return replace(settled, grids={**grids, **rounded.grids})
 
     def skeleton(self) -> Self:
         """The same grids with weights rounded to the nearest: files of this size and speed, in a second."""
@@ -145,20 +144,18 @@ class QuantizeStatic(Step):
         return None
 
     def _seen(
-        self, network: fx.GraphModule, model: Model, batches: Batches | None, divisors: Mapping[str, Tensor]
+        self, scope: Folded, model: Model, batches: Batches | None, divisors: Mapping[str, Tensor]
     ) -> Mapping[str, Observed]:
         if batches is None:
-            state = model.module.state_dict()
-            return ranges_from_norms(network, points(network), state, model.example, divisors)
-        return observe(network, points(network), batches, counted=self.ranges != "min_max")
+            return ranges_from_norms(scope, points(scope.graph), model.example, divisors)
+        return observe(scope, points(scope.graph), batches, counted=self.ranges != "min_max")
 
-    def _rounded(  # noqa: PLR0913 - what the roundings take, and in what scope
+    def _rounded(
         self,
-        network: fx.GraphModule,
-        scope: fx.GraphModule,
+        folded: Folded,
+        scope: Folded,
         grids: Mapping[str, Grid],
         batches: Batches | None,
-        writable: frozenset[str],
         sparse: frozenset[str],
     ) -> Rounded:
         """The weights' grids, and the weights and biases that change."""
@@ -167,14 +164,14 @@ class QuantizeStatic(Step):
         if batches is None or (self.rounding == "nearest" and not self.correct_bias):
             return Rounded({}, weights)
         if self.rounding == "nearest":
-            biases = corrected_biases(network, {**grids, **weights}, batches, writable=writable)
+            biases = corrected_biases(folded, {**grids, **weights}, batches)
             return Rounded(biases, weights)
-        clever_ones = {name for _, name in layers(scope)} & writable
+        clever_ones = {layer.weight for layer in scope.layers()} & folded.writable
         chosen = {name: count for name, count in bits.items() if name in clever_ones}
-        clever = _rounding(self.rounding)(network, grids, chosen, batches, writable=writable, sparse=sparse)
+        clever = _rounding(self.rounding)(folded, grids, chosen, batches, sparse)
         return Rounded(clever.tensors, {**weights, **clever.grids})
 
-    def _bits(self, scope: fx.GraphModule, batches: Batches | None) -> dict[str, int]:
+    def _bits(self, scope: Folded, batches: Batches | None) -> dict[str, int]:
         """The bits of each weight; exceptions come first, and the rest shares what they leave of the average."""
         bits = bits_by_weight(scope, self.weight_bits, self._exceptions())
         if not self.average_bits:
@@ -185,7 +182,7 @@ class QuantizeStatic(Step):
                 where="calibrate",
                 mend="give Task a calibrate(), or set layer_bits by hand.",
             )
-        counts = {name: tensor_of(scope, name).numel() for name in bits}
+        counts = {name: scope.tensor(name).numel() for name in bits}
         free = bits_by_weight(scope, 0, self._exceptions())
         losses = sensitivity(scope, sorted({self.weight_bits, 8}), batches)
         losses = {name: each for name, each in losses.items() if not free[name]}
@@ -204,11 +201,11 @@ def _rounding(name: Rounding) -> Callable[..., Rounded]:
     return round_learned
 
 
-def _tell(network: fx.GraphModule, seen: Mapping[str, Observed], asked: Sequence[str]) -> None:
+def _tell(folded: Folded, seen: Mapping[str, Observed], asked: Sequence[str]) -> None:
     constant = [name for name, each in seen.items() if each.is_constant]
     if constant:
         note(f"constant on all calibration inputs: {', '.join(constant)}. Are the inputs typical?")
-    floats = Counter(left_float(network))
+    floats = Counter(left_float(folded.graph))
     if floats:
         note(f"these stay float32: {', '.join(f'{count} {name}' for name, count in floats.items())}.")
     if asked:

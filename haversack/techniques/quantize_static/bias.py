@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.folded import tensor_of
-from haversack.graph.ops import layers
-from haversack.graph.pairs import dequantized, insert, pairs
-from haversack.graph.run import Batches, joined, numbers_a_sample
+from haversack.graph.folded import Folded
+from haversack.graph.pairs import dequantized, pairs
+from haversack.graph.run import Batches, joined, numbers_a_sample, show
 from haversack.grid import Grid
 
 aten = torch.ops.aten
@@ -21,41 +20,26 @@ _MOST_SAMPLES = 256
 _MOST_NUMBERS = 1 << 24
 
 
-def corrected_biases(
-    network: fx.GraphModule, grids: Mapping[str, Grid], batches: Batches, *, writable: Collection[str]
-) -> dict[str, Tensor]:
+def corrected_biases(folded: Folded, grids: Mapping[str, Grid], batches: Batches) -> dict[str, Tensor]:
     """Biases with which each layer's mean outputs, channel by channel, are those of the float network.
 
     Empirical bias correction (Nagel et al. 2019, section 4.2): one sweep through both networks, in which every layer
     reads what the corrected layers before it compute. Layers without a bias of their own are left as they are.
     """
-    named = {
-        layer.name: str(layer.args[2].target)
-        for layer, weight in layers(network)
-        if weight in grids and len(layer.args) > 2 and isinstance(layer.args[2], fx.Node)
-    }
-    chosen = {layer: bias for layer, bias in named.items() if bias in writable and _is_one(bias, named)}
-    inputs = _first_samples(network, batches)
+    nodes = {layer.node.name: layer.node for layer in folded.layers()}
+    named = {layer.node.name: layer.bias for layer in folded.layers() if layer.weight in grids and layer.bias}
+    chosen = {layer: bias for layer, bias in named.items() if bias in folded.writable and _is_one(bias, named)}
+    inputs = _first_samples(folded, batches)
+    means: dict[str, Tensor] = {}
+
+    def note_means(name: str, value: Tensor) -> None:
+        means[name] = _channel_means(nodes[name], value)
+
     with torch.no_grad():
-        means = _Means(network, frozenset(chosen))
-        means.run(*inputs)
-        sweep = _Sweep(insert(network, grids), means.found)
+        show(folded.module, inputs, chosen.keys(), note_means)
+        sweep = _Sweep(folded.lowered(grids), means)
         sweep.run(*inputs)
-    return {bias: tensor_of(network, bias) - sweep.shifts[layer] for layer, bias in chosen.items()}
-
-
-class _Means(fx.Interpreter):
-    """Runs the graph and notes the mean output of each channel of some layers."""
-
-    def __init__(self, network: fx.GraphModule, names: Collection[str]) -> None:
-        super().__init__(network)
-        self.names, self.found = names, dict[str, Tensor]()
-
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - torch's signature
-        value = super().run_node(n)
-        if n.name in self.names:
-            self.found[n.name] = _channel_means(n, value)
-        return value
+    return {bias: folded.tensor(bias) - sweep.shifts[layer] for layer, bias in chosen.items()}
 
 
 class _Sweep(fx.Interpreter):
@@ -85,6 +69,6 @@ def _is_one(bias: str, named: Mapping[str, str]) -> bool:
     return list(named.values()).count(bias) == 1
 
 
-def _first_samples(network: fx.GraphModule, batches: Batches) -> tuple[Tensor, ...]:
+def _first_samples(folded: Folded, batches: Batches) -> tuple[Tensor, ...]:
     """As many as fit into memory, as one batch."""
-    return joined(batches, max(1, min(_MOST_SAMPLES, _MOST_NUMBERS // numbers_a_sample(network))))
+    return joined(batches, max(1, min(_MOST_SAMPLES, _MOST_NUMBERS // numbers_a_sample(folded.graph))))

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import fx
 
 from haversack.allocate import allocate
-from haversack.graph.folded import tensor_of
-from haversack.graph.ops import layers
-from haversack.graph.pairs import insert
+from haversack.graph.folded import Folded
 from haversack.graph.run import Batches, joined
 from haversack.grid import symmetric
 from haversack.progress import track
@@ -23,7 +20,7 @@ _TINY = 1e-12
 Losses = Mapping[str, Mapping[int, float]]
 
 
-def sensitivity(network: fx.GraphModule, bits: Sequence[int], batches: Batches) -> Losses:
+def sensitivity(folded: Folded, bits: Sequence[int], batches: Batches) -> Losses:
     """For each weight and number of bits: the error of the outputs when this weight alone has so few bits.
 
     The error is the mean square over at most 256 samples, relative to the outputs' own mean square. Weights are rounded
@@ -31,13 +28,13 @@ def sensitivity(network: fx.GraphModule, bits: Sequence[int], batches: Batches) 
     """
     inputs = joined(batches, _SAMPLES)
     with torch.no_grad():
-        wanted = network(*inputs)
+        wanted = folded(*inputs)
         power = float(wanted.square().mean()) + _TINY
         found: dict[str, dict[int, float]] = {}
-        names = list(dict.fromkeys(name for _, name in layers(network)))
+        names = list(dict.fromkeys(layer.weight for layer in folded.layers()))
         for name, few in track([(name, few) for name in names for few in bits], "sensitivity", len(names) * len(bits)):
-            limits = tensor_of(network, name).abs().flatten(1).amax(1)
-            outputs = insert(network, {name: symmetric(limits, axis=0, bits=few)})(*inputs)
+            limits = folded.tensor(name).abs().flatten(1).amax(1)
+            outputs = folded.lowered({name: symmetric(limits, axis=0, bits=few)})(*inputs)
             found.setdefault(name, {})[few] = float((outputs - wanted).square().mean()) / power
     return found
 

@@ -13,14 +13,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from haversack.calibration.least_squares import Fit, spread
 from haversack.calibration.ranges import Rounded, limits_for_bias, weight_grids
 from haversack.calibration.sweep import Sweep, SweptLayer, swept_layers
-from haversack.graph.folded import tensor_of
-from haversack.graph.ops import read_by
-from haversack.graph.pairs import insert
+from haversack.graph.folded import Folded
 from haversack.graph.run import Batches
 from haversack.grid import Grid, symmetric
 
@@ -152,30 +150,24 @@ _RIDGE = 1e-2
 
 
 @torch.no_grad()
-def round_closed_form(  # noqa: PLR0913 - what all roundings take
-    network: fx.GraphModule,
-    grids: Mapping[str, Grid],
-    bits: Mapping[str, int],
-    batches: Batches,
-    *,
-    writable: Collection[str],
-    sparse: Collection[str] = (),
+def round_closed_form(
+    folded: Folded, grids: Mapping[str, Grid], bits: Mapping[str, int], batches: Batches, sparse: Collection[str] = ()
 ) -> Rounded:
     """Weights on `bits` bits a weight name, and biases, with which the network stays closest to what it computes.
 
-    `grids` are those of the values, none where values stay float. Only what is named in `writable` changes; other
+    `grids` are those of the values, none where values stay float. Only what is writable changes; other
     weights in `bits`, and those that layers share, are rounded to nearest. Weights not in `bits` stay float; zeros of
     those in `sparse` stay zero. Raises RecipeError for weights that hold NaN or infinity.
     """
-    chosen = swept_layers(network, bits, writable)
+    chosen = swept_layers(folded, bits)
     others = bits.keys() - {each.weight for each in chosen}
-    plain = weight_grids(network, grids, {name: bits[name] for name in others})
-    sweep = Sweep(network, insert(network, {**grids, **plain}), batches, chosen)
+    plain = weight_grids(folded, grids, {name: bits[name] for name in others})
+    sweep = Sweep(folded, folded.lowered({**grids, **plain}), batches, chosen)
     found: dict[str, Grid] = {}
     for layer in chosen:
-        weight, top = tensor_of(network, layer.weight), (1 << bits[layer.weight] - 1) - 1
+        weight, top = folded.tensor(layer.weight), (1 << bits[layer.weight] - 1) - 1
         fit = sweep.fit(layer, ridge=_RIDGE)
-        least = _least_steps(network, layer, grids, bits[layer.weight]).double().expand(len(weight))
+        least = _least_steps(folded, layer, grids, bits[layer.weight]).double().expand(len(weight))
         kept = (weight != 0).reshape(fit.best.shape) if layer.weight in sparse else None
         codes, steps = closest(fit, top, least.reshape(fit.rows.shape), kept)
         grid = found[layer.weight] = symmetric(steps * top, axis=0, bits=bits[layer.weight])
@@ -183,8 +175,8 @@ def round_closed_form(  # noqa: PLR0913 - what all roundings take
     return Rounded(sweep.tensors, {**plain, **found})
 
 
-def _least_steps(network: fx.GraphModule, layer: SweptLayer, grids: Mapping[str, Grid], bits: int) -> Tensor:
+def _least_steps(folded: Folded, layer: SweptLayer, grids: Mapping[str, Grid], bits: int) -> Tensor:
     """The least steps, one number for all or one an output channel: the bias must fit into its integers."""
-    inputs = grids.get(read_by(layer.node))
-    limits = torch.zeros(()) if inputs is None else limits_for_bias(network, layer.node, inputs, bits)
+    inputs = grids.get(layer.reads)
+    limits = torch.zeros(()) if inputs is None else limits_for_bias(folded, layer.bias, inputs, bits)
     return (limits / ((1 << bits - 1) - 1)).clamp_min(1e-8)

@@ -17,9 +17,9 @@ from torch import Tensor, fx
 
 from haversack.calibration.ranges import Observed
 from haversack.errors import TaskError
-from haversack.graph.fold import Norm
-from haversack.graph.folded import tensor_of
+from haversack.graph.folded import Folded, Norm
 from haversack.graph.memory import operation
+from haversack.graph.ops import layer_at
 from haversack.graph.trace import layer_path
 
 aten = torch.ops.aten
@@ -80,23 +80,19 @@ class Spread:
 
 
 def ranges_from_norms(
-    network: fx.GraphModule,
-    names: Collection[str],
-    state: Mapping[str, Tensor],
-    example: tuple[Tensor, ...],
-    divisors: Mapping[str, Tensor],
+    folded: Folded, names: Collection[str], example: tuple[Tensor, ...], divisors: Mapping[str, Tensor]
 ) -> Mapping[str, Observed]:
     """What the values called `names` will be, by batch norm's statistics.
 
-    `network` is the inference graph of a module whose state dict is `state`; `divisors` says by what equalization
+    `divisors` says by what equalization
     divided the output channels of the layers that it names. The inputs are taken for what `example` looks like: numbers
     between 0 and 1, bytes, or normalized. Raises TaskError with the layer's name where no batch norm says how values
     are distributed.
     """
-    reading = _Reading(network, state, divisors)
+    reading = _Reading(folded, divisors)
     inputs = iter(example)
     with torch.no_grad():
-        for node in network.graph.nodes:
+        for node in folded.graph.nodes:
             if node.op == "placeholder":
                 reading.values[node] = _input(next(inputs))
             elif node.op != "output":
@@ -108,11 +104,11 @@ def ranges_from_norms(
 class _Reading:
     """The distributions of all values so far."""
 
-    def __init__(self, network: fx.GraphModule, state: Mapping[str, Tensor], divisors: Mapping[str, Tensor]) -> None:
-        self.network, self.state, self.divisors = network, state, divisors
-        self.norms: dict[str, tuple[Norm, ...]] = {name: (norm,) for name, norm in network.meta["norms"].items()}
+    def __init__(self, folded: Folded, divisors: Mapping[str, Tensor]) -> None:
+        self.folded, self.state, self.divisors = folded, folded.own, divisors
+        self.norms: dict[str, tuple[Norm, ...]] = {name: (norm,) for name, norm in folded.norms.items()}
         # A sum of branches is distributed as their batch norms say together, or as no batch norm says.
-        self.norms |= {name: merged.norms for name, merged in network.meta["merged"].items()}
+        self.norms |= {name: merged.norms for name, merged in folded.merged.items()}
         self.values: dict[fx.Node, Any] = {}
         # What some batch norm settles, directly or through operations that we can follow.
         self.settled: set[fx.Node] = set()
@@ -120,9 +116,10 @@ class _Reading:
     def visit(self, node: fx.Node) -> None:
         """Adds what this node computes."""
         if node.op == "get_attr":
-            self.values[node] = tensor_of(self.network, str(node.target))
+            self.values[node] = self.folded.tensor(str(node.target))
             return
-        norms = self.norms.get(_weight(node), ()) if node.target in _LAYERS else ()
+        layer = layer_at(node)
+        norms = self.norms.get(layer.weight, ()) if layer else ()
         spreads = [self._normalized(node, norm) for norm in norms]
         total = functools.reduce(lambda one, other: _sum(node, (one, other)), spreads) if spreads else None
         self.values[node] = total or self._followed(node)
@@ -186,11 +183,6 @@ def _input(example: Tensor) -> Spread | Tensor:
     else:
         low, high, mean, variance = min(low, -_INPUT_SIGMAS), max(high, _INPUT_SIGMAS), 0.0, 1.0
     return Spread(*(torch.full_like(example, number) for number in (mean, variance, low, high)))
-
-
-def _weight(layer: fx.Node) -> str:
-    weight = layer.args[1]
-    return str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else ""
 
 
 def _layer(node: fx.Node, arguments: Any) -> Spread:  # noqa: ANN401

@@ -7,16 +7,15 @@ after the first layer and multiplied by it in the second: the float network comp
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.folded import tensor_of
-from haversack.graph.ops import layers
+from haversack.graph.folded import Folded
+from haversack.graph.ops import FoldedLayer
 
 aten = torch.ops.aten
 
@@ -44,56 +43,58 @@ class Equalized:
 class _Pair:
     """Two layers of which the second reads each channel of the first as `spread` of its input channels."""
 
-    first: fx.Node
-    second: fx.Node
+    first: FoldedLayer
+    second: FoldedLayer
     spread: int
 
 
-def equalize(network: fx.GraphModule, *, writable: Collection[str]) -> Equalized:
+def equalize(folded: Folded) -> Equalized:
     """Weights whose channels span alike on both sides of each pair of layers, in the graph's names.
 
     Pairs are joined by nothing but ReLU, leaky ReLU, pooling, padding with zeros, cropping and flattening. A ReLU6 is a
     different function of a scaled channel, so layers that it joins are left as they are. No bias grows beyond the
     largest of its layer: scaled up, it would widen the range of the values.
     """
-    pairs = list(_pairs(network, writable))
+    pairs = list(_pairs(folded))
     names = {name for pair in pairs for layer in (pair.first, pair.second) for name in _parameters(layer)}
-    tensors = {name: tensor_of(network, name).detach().double() for name in names}
-    divisors = {pair.first.name: torch.ones(len(tensors[_weight(pair.first)]), dtype=torch.float64) for pair in pairs}
+    tensors = {name: folded.tensor(name).detach().double() for name in names}
+    divisors = {
+        pair.first.node.name: torch.ones(len(tensors[pair.first.weight]), dtype=torch.float64) for pair in pairs
+    }
     for _ in range(_ROUNDS):
         largest = 0.0
         for pair in pairs:
             scale = _scale(pair, tensors)
             _divide(pair, scale, tensors)
-            divisors[pair.first.name] *= scale
+            divisors[pair.first.node.name] *= scale
             largest = max(largest, float(scale.log().abs().max()))
         if largest < _SETTLED:
             break
     return Equalized({name: each.float() for name, each in tensors.items()}, divisors)
 
 
-def _pairs(network: fx.GraphModule, writable: Collection[str]) -> Iterator[_Pair]:
-    ours = {node: None for node, _ in layers(network)}
-    readers = Counter(str(node.target) for node in network.graph.find_nodes(op="get_attr") for _ in node.users)
+def _pairs(folded: Folded) -> Iterator[_Pair]:
+    ours = {layer.node: layer for layer in folded.layers()}
 
-    def is_free(layer: fx.Node) -> bool:
-        return all(name in writable and readers[name] == 1 for name in _parameters(layer))
+    def is_free(layer: FoldedLayer) -> bool:
+        own = all(name in folded.writable and folded.readers[name] == 1 for name in _parameters(layer))
+        return own and not layer.computes_bias
 
-    for first in ours:
+    for first in ours.values():
         pair = _next(first, ours)
         if pair and is_free(first) and is_free(pair.second):
             yield pair
 
 
-def _next(first: fx.Node, ours: Collection[fx.Node]) -> _Pair | None:
+def _next(first: FoldedLayer, ours: Mapping[fx.Node, FoldedLayer]) -> _Pair | None:
     """The layer that alone reads the first one's output through operations that commute with a positive factor."""
-    node, spread, channels_last = first, 1, first.target is aten.linear.default
+    node, spread, channels_last = first.node, 1, first.node.target is aten.linear.default
     while len(node.users) == 1:
         reader = next(iter(node.users))
         if reader in ours:
             is_input = reader.args[0] is node and reader.args.count(node) == 1
             fits = (reader.target is aten.linear.default) == (channels_last or len(node.meta["val"].shape) == 2)
-            return _Pair(first, reader, spread) if is_input and fits else None
+            return _Pair(first, ours[reader], spread) if is_input and fits else None
         if reader.args[0] is not node:
             return None
         if _flattens(reader):
@@ -127,23 +128,22 @@ def _flattens(node: fx.Node) -> bool:
 
 def _scale(pair: _Pair, tensors: Mapping[str, Tensor]) -> Tensor:
     """What each channel is divided by so that both layers' weights of it become equally large."""
-    ours = tensors[_weight(pair.first)].abs().flatten(1).amax(1)
-    theirs = _span_of_inputs(pair, tensors[_weight(pair.second)])
+    ours = tensors[pair.first.weight].abs().flatten(1).amax(1)
+    theirs = _span_of_inputs(pair, tensors[pair.second.weight])
     scale = (ours / theirs).sqrt()
     scale = torch.where((ours > 0) & (theirs > 0), scale, torch.ones_like(scale))
-    bias = _bias(pair.first)
-    if bias:
-        size = tensors[bias].abs()
+    if pair.first.bias:
+        size = tensors[pair.first.bias].abs()
         scale = torch.maximum(scale, (size / size.max().clamp_min(1e-30)).clamp_max(1.0))
     return scale
 
 
 def _divide(pair: _Pair, scale: Tensor, tensors: dict[str, Tensor]) -> None:
-    first, second, bias = _weight(pair.first), _weight(pair.second), _bias(pair.first)
+    first, second, bias = pair.first.weight, pair.second.weight, pair.first.bias
     tensors[first] = tensors[first] / scale.view(-1, *[1] * (tensors[first].dim() - 1))
     if bias:
         tensors[bias] = tensors[bias] / scale
-    theirs, groups = tensors[second], _groups(pair.second)
+    theirs, groups = tensors[second], pair.second.groups
     factors = scale.repeat_interleave(pair.spread).view(groups, 1, -1).expand(-1, len(theirs) // groups, -1)
     tensors[second] = theirs * factors.reshape(*theirs.shape[:2], *[1] * (theirs.dim() - 2))
 
@@ -151,22 +151,9 @@ def _divide(pair: _Pair, scale: Tensor, tensors: dict[str, Tensor]) -> None:
 def _span_of_inputs(pair: _Pair, weight: Tensor) -> Tensor:
     """The largest of the second layer's weights that each channel of the first one meets."""
     largest = weight.abs().flatten(2).amax(2) if weight.dim() > 2 else weight.abs()
-    grouped = largest.reshape(_groups(pair.second), -1, largest.shape[1]).amax(1)
+    grouped = largest.reshape(pair.second.groups, -1, largest.shape[1]).amax(1)
     return grouped.view(-1, pair.spread).amax(1)
 
 
-def _groups(layer: fx.Node) -> int:
-    return cast("int", layer.args[6]) if layer.target is not aten.linear.default and len(layer.args) > 6 else 1
-
-
-def _parameters(layer: fx.Node) -> list[str]:
-    return [name for name in (_weight(layer), _bias(layer)) if name]
-
-
-def _weight(layer: fx.Node) -> str:
-    return str(cast("fx.Node", layer.args[1]).target)
-
-
-def _bias(layer: fx.Node) -> str:
-    bias = layer.args[2] if len(layer.args) > 2 else None
-    return str(bias.target) if isinstance(bias, fx.Node) else ""
+def _parameters(layer: FoldedLayer) -> list[str]:
+    return [name for name in (layer.weight, layer.bias) if name]

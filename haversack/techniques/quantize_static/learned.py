@@ -9,15 +9,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from haversack.calibration.blocks import Block, Sizes, blocks, run, sizes_of
 from haversack.calibration.ranges import Rounded
 from haversack.errors import TaskError
-from haversack.graph.folded import tensor_of
-from haversack.graph.ops import layers, read_by
-from haversack.graph.pairs import insert
-from haversack.graph.run import Batches, joined
+from haversack.graph.folded import Folded
+from haversack.graph.run import Batches, joined, named_tensors
 from haversack.grid import Grid
 from haversack.progress import track
 from haversack.training.machine import mixed_precision
@@ -33,13 +31,12 @@ Chunk = tuple[Tensor, ...]
 
 
 def round_learned(  # noqa: PLR0913 - what all roundings take, and for how long
-    network: fx.GraphModule,
+    folded: Folded,
     grids: Mapping[str, Grid],
     bits: Mapping[str, int],
     batches: Batches,
-    *,
-    writable: frozenset[str],
     sparse: Collection[str] = (),
+    *,
     iterations: int = 500,
     seed: int = 0,
 ) -> Rounded:
@@ -53,29 +50,28 @@ def round_learned(  # noqa: PLR0913 - what all roundings take, and for how long
     AdaRound's rectified sigmoid (Nagel et al. 2020) in its place came out 1.7 to 2.8 dB further from float after as
     many iterations (ResNet-20 and ResNet-8, 4 bits); weights confined to their two neighbours on the grid, 1.6 dB.
 
-    `network` is the float inference graph; `grids` are its activations' grids (none: they stay float). What is not
-    `writable` keeps its values; such a weight gets a grid only. Zeros of the weights in `sparse` stay zero.
+    `grids` are its activations' grids (none: they stay float). What is not
+    writable keeps its values; such a weight gets a grid only. Zeros of the weights in `sparse` stay zero.
     Raises TaskError where samples differ in shape.
     """
-    lowered = insert(network, {name: grid for name, grid in grids.items() if name not in bits})
-    constants = lowered.graph.find_nodes(op="get_attr")
-    tensors = {str(node.target): tensor_of(lowered, str(node.target)).detach() for node in constants}
-    weights = _weights(network, grids, bits, writable)
+    lowered = folded.lowered({name: grid for name, grid in grids.items() if name not in bits})
+    tensors = named_tensors(lowered)
+    weights = _weights(folded, grids, bits)
     for name in weights.keys() & set(sparse):
         weights[name].free = weights[name].real != 0
     chunks = _chunks(batches)
-    sizes = sizes_of(lowered, chunks[0], tensors)
+    sizes = sizes_of(lowered.graph, chunks[0], tensors)
     generator = torch.Generator().manual_seed(seed)
     real, rounded = list(chunks), chunks
     chosen: dict[str, Tensor] = {}
-    pieces = blocks(lowered, weights)
+    pieces = blocks(lowered.graph, weights)
     for piece in track(pieces, "rounding", len(pieces)):
         _advance(real, piece, tensors, sizes, rounded=False)
         here = tuple(weights[name] for name in sorted(piece.weights) if name not in chosen)
         task = _Reconstruction(piece, rounded, real, {**tensors, **chosen}, here, sizes)
         chosen |= task.solve(iterations, generator)
         _advance(rounded, piece, {**tensors, **chosen}, sizes, rounded=True)
-    kept = {name: tensor for name, tensor in chosen.items() if name in writable}
+    kept = {name: tensor for name, tensor in chosen.items() if name in folded.writable}
     return Rounded(kept, {name: weight.grid() for name, weight in weights.items()})
 
 
@@ -188,19 +184,19 @@ def _order(chunks: int, iterations: int, generator: torch.Generator) -> Iterator
     return itertools.islice(itertools.chain.from_iterable(shuffled), iterations)
 
 
-def _weights(
-    network: fx.GraphModule, grids: Mapping[str, Grid], bits: Mapping[str, int], writable: frozenset[str]
-) -> dict[str, _Weight]:
+def _weights(folded: Folded, grids: Mapping[str, Grid], bits: Mapping[str, int]) -> dict[str, _Weight]:
     """The weights that `bits` names, in their first state: nearest on the grid that suits them best."""
     found: dict[str, _Weight] = {}
-    for layer, name in layers(network):
+    writable = folded.writable
+    for layer in folded.layers():
+        name, bias = layer.weight, layer.bias
         if name not in bits:
             continue
-        weight, bias = tensor_of(network, name).detach(), _bias(layer)
+        weight = folded.tensor(name).detach()
         least, biases = torch.zeros(len(weight)), dict[str, Tensor]()
         if bias:
-            tensor = tensor_of(network, bias).detach()
-            least = _least_steps(tensor, grids.get(read_by(layer)))
+            tensor = folded.tensor(bias).detach()
+            least = _least_steps(tensor, grids.get(layer.reads))
             biases = {bias: tensor.clone()} if bias in writable else {}
         if name in found:
             least = torch.maximum(least, found[name].least_steps)
@@ -209,12 +205,6 @@ def _weights(
         real = weight / steps.view(-1, *[1] * (weight.dim() - 1))
         found[name] = _Weight(name, bits[name], steps, least, real, torch.zeros_like(steps), biases, name in writable)
     return found
-
-
-def _bias(layer: fx.Node) -> str:
-    """The name of the layer's bias, or ''."""
-    bias = layer.args[2] if len(layer.args) > 2 else None
-    return str(bias.target) if isinstance(bias, fx.Node) and bias.op == "get_attr" else ""
 
 
 def _least_steps(bias: Tensor, inputs: Grid | None) -> Tensor:

@@ -13,9 +13,10 @@ from torch import Tensor, fx
 from haversack.calibration.ranges import Ranges, limits_for_bias, observe, value_grids, weight_grids
 from haversack.device import Device
 from haversack.errors import NothingChangedError
-from haversack.graph.folded import inference
-from haversack.graph.ops import layers, left_float, points, read_by, sharing
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.folded import Folded
+from haversack.graph.inference import inference
+from haversack.graph.ops import left_float, points, sharing
+from haversack.graph.write_back import written_back
 from haversack.grid import Grid, affine
 from haversack.model import Model
 from haversack.progress import note
@@ -83,21 +84,21 @@ class QuantizeTraining(Step):
         """The trained model with a grid for every weight and value that has an integer form."""
         if model.grids:
             raise NothingChangedError("the network is quantized already.", mend="quantize the float network.")
-        network = inference(model)
-        if not points(network):
+        folded = inference(model)
+        if not points(folded.graph):
             raise NothingChangedError(
                 "no operation of this network has an integer form.", mend="see `haversack weigh` for its operations."
             )
-        values = self._value_grids(network, task)
-        _tell(network, values, self.activation_bits)
-        grids = {**values, **weight_grids(network, values, self._weight_bits(network))}
-        names = _trainable(model, network)
-        fake = fake_quantized(network, grids, names, _floors(network, grids))
+        values = self._value_grids(folded, task)
+        _tell(folded, values, self.activation_bits)
+        grids = {**values, **weight_grids(folded, values, self._weight_bits(folded))}
+        names = _trainable(model, folded)
+        fake = fake_quantized(folded, grids, names, _floors(folded, grids))
         if self.epochs:
             student = replace(model, module=fake.network, teacher=model.teacher or model.module)
             fake = replace(fake, network=finetune(student, task, self._training()))
         rounded = fake.read_off(names)
-        return replace(settle(model, rounded.tensors, task.calibration()), grids=rounded.grids)
+        return replace(written_back(model, folded, rounded.tensors, task.calibration()), grids=rounded.grids)
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
@@ -119,12 +120,12 @@ class QuantizeTraining(Step):
             optimizer="adam",
         )
 
-    def _value_grids(self, network: fx.GraphModule, task: Task) -> dict[str, Grid]:
+    def _value_grids(self, folded: Folded, task: Task) -> dict[str, Grid]:
         """Where each value's grid starts from."""
-        seen = observe(network, points(network), task.calibration(), counted=self.ranges != "min_max")
-        grids = value_grids(network, seen, self.ranges, self.activations)
-        groups = {name: group for group in sharing(network) for name in group}
-        narrow = _may_be_narrow(network)
+        seen = observe(folded, points(folded.graph), task.calibration(), counted=self.ranges != "min_max")
+        grids = value_grids(folded, seen, self.ranges, self.activations)
+        groups = {name: group for group in sharing(folded.graph) for name in group}
+        narrow = _may_be_narrow(folded)
         for name in seen if self.activation_bits < 8 else ():
             members = groups.get(name, (name,))
             if narrow(members):
@@ -132,31 +133,31 @@ class QuantizeTraining(Step):
                 grids[name] = _at_the_top(high, self.activation_bits, signed=self.activations == "int8")
         return grids
 
-    def _weight_bits(self, network: fx.GraphModule) -> dict[str, int]:
-        ends = _ends(network)
+    def _weight_bits(self, folded: Folded) -> dict[str, int]:
+        ends = _ends(folded)
         most = max(self.weight_bits, self.ends_bits)
-        return {name: most if name in ends else self.weight_bits for _, name in layers(network)}
+        return {layer.weight: most if layer.weight in ends else self.weight_bits for layer in folded.layers()}
 
 
-def _trainable(model: Model, network: fx.GraphModule) -> frozenset[str]:
+def _trainable(model: Model, folded: Folded) -> frozenset[str]:
     """What training changes: the network's own parameters, and the biases that batch norm brings."""
     own = dict(model.module.named_parameters(remove_duplicate=False))
-    brought = {norm.folded_bias for norm in network.meta["norms"].values()}
-    return frozenset(name for name in settleable(model, network) if name in own or name in brought)
+    brought = {norm.folded_bias for norm in folded.norms.values()}
+    return frozenset(name for name in folded.writable if name in own or name in brought)
 
 
-def _may_be_narrow(network: fx.GraphModule) -> Callable[[Collection[str]], bool]:
+def _may_be_narrow(folded: Folded) -> Callable[[Collection[str]], bool]:
     """Says of values with one grid whether they may have few bits: a layer reads some, and none can be negative."""
-    read = {read_by(layer) for layer, _ in layers(network)}
-    written = {each.name for each in network.graph.output_node().all_input_nodes}
-    allowed = _nonnegative(network) - written
+    read = {layer.reads for layer in folded.layers()}
+    written = {value.name for value in folded.graph.output_node().all_input_nodes}
+    allowed = _nonnegative(folded.graph) - written
     return lambda members: allowed.issuperset(members) and not read.isdisjoint(members)
 
 
-def _nonnegative(network: fx.GraphModule) -> set[str]:
+def _nonnegative(graph: fx.Graph) -> set[str]:
     """The values that are zero or more whatever the input is."""
     found: set[str] = set()
-    for node in network.graph.nodes:
+    for node in graph.nodes:
         carries = node.target in _KEEP_SIGN and not node.kwargs
         carried = carries and all(each.name in found for each in _tensors_read(node))
         low = node.args[1] if node.target in _CLAMPS and len(node.args) > 1 else None
@@ -166,12 +167,12 @@ def _nonnegative(network: fx.GraphModule) -> set[str]:
     return found
 
 
-def _ends(network: fx.GraphModule) -> set[str]:
+def _ends(folded: Folded) -> set[str]:
     """The weights of the layers that read the network's input, and of those that make its outputs."""
-    weights = dict(layers(network))
-    inputs = {node.name for node in network.graph.find_nodes(op="placeholder")}
-    first = {name for layer, name in weights.items() if read_by(layer) in inputs}
-    last = {_layer_behind(output, weights.keys()) for output in network.graph.output_node().all_input_nodes}
+    layers, inputs = tuple(folded.layers()), {node.name for node in folded.graph.find_nodes(op="placeholder")}
+    weights = {layer.node: layer.weight for layer in layers}
+    first = {layer.weight for layer in layers if layer.reads in inputs}
+    last = {_layer_behind(output, weights.keys()) for output in folded.graph.output_node().all_input_nodes}
     return first | {weights[layer] for layer in last if layer is not None}
 
 
@@ -189,23 +190,23 @@ def _tensors_read(node: fx.Node) -> list[fx.Node]:
     return [each for each in node.all_input_nodes if isinstance(each.meta.get("val"), Tensor)]
 
 
-def _tell(network: fx.GraphModule, values: Mapping[str, Grid], activation_bits: int) -> None:
-    inputs = {node.name for node in network.graph.find_nodes(op="placeholder")}
-    read = dict.fromkeys(read_by(layer) for layer, _ in layers(network))
+def _tell(folded: Folded, values: Mapping[str, Grid], activation_bits: int) -> None:
+    inputs = {node.name for node in folded.graph.find_nodes(op="placeholder")}
+    read = dict.fromkeys(layer.reads for layer in folded.layers())
     wide = [name for name in read if name not in inputs and values[name].qmax - values[name].qmin == 255]
     if wide and activation_bits < 8:
         note(f"these keep 8 bits, because they may be negative: {', '.join(wide)}.")
-    floats = Counter(left_float(network))
+    floats = Counter(left_float(folded.graph))
     if floats:
         note(f"these stay float32: {', '.join(f'{count} {name}' for name, count in floats.items())}.")
 
 
-def _floors(network: fx.GraphModule, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
+def _floors(folded: Folded, grids: Mapping[str, Grid]) -> dict[str, Tensor]:
     """The least weight steps that leave each bias 32 bits, a quarter used, in steps of input step x weight step."""
     floors: dict[str, Tensor] = {}
-    for layer, name in layers(network):
-        grid = grids[name]
-        limits = limits_for_bias(network, layer, grids[read_by(layer)], grid.bits)
+    for layer in folded.layers():
+        name, grid = layer.weight, grids[layer.weight]
+        limits = limits_for_bias(folded, layer.bias, grids[layer.reads], grid.bits)
         least = (4 * limits / grid.qmax).expand(len(grid.scale)).clamp_min(1e-8)
         floors[name] = torch.maximum(least, floors.get(name, least))
     return floors

@@ -16,9 +16,9 @@ from torch import Tensor, fx, nn
 
 from haversack.calibration.blocks import round_to_steps
 from haversack.calibration.ranges import Rounded
-from haversack.graph.folded import tensor_of
-from haversack.graph.ops import fixed_ranges, layers, read_by, sharing
-from haversack.graph.pairs import insert
+from haversack.graph.folded import Folded
+from haversack.graph.ops import FoldedLayer, fixed_ranges, sharing
+from haversack.graph.run import named_tensors
 from haversack.grid import Grid
 
 _PAIRS = torch.ops.quantized_decomposed
@@ -102,29 +102,29 @@ class FakeQuantized:
 
 
 def fake_quantized(
-    network: fx.GraphModule,
+    folded: Folded,
     grids: Mapping[str, Grid],
     trainable: Collection[str],
     floors: Mapping[str, Tensor] | None = None,
 ) -> FakeQuantized:
-    """A network that computes what `insert(network, grids)` computes, and learns.
+    """A network that computes what `folded.lowered(grids)` computes, and learns.
 
-    Its parameters are the tensors of `network` named in `trainable` and the steps of all grids, those of fixed ranges
+    Its parameters are the tensors of `folded` named in `trainable` and the steps of all grids, those of fixed ranges
     aside; values that should share a grid and start on one share its step. `floors` holds the least steps of weights.
     """
-    roundings = _roundings(network, grids, floors or {})
-    exchange = _Exchange(network, insert(network, grids), roundings)
+    roundings = _roundings(folded, grids, floors or {})
+    exchange = _Exchange(folded, folded.lowered(grids), roundings)
     exchange.exchange()
     return exchange.finished(trainable)
 
 
-def _roundings(network: fx.GraphModule, grids: Mapping[str, Grid], floors: Mapping[str, Tensor]) -> dict[str, Rounding]:
-    groups = {name: group for group in sharing(network) for name in group}
-    fixed = fixed_ranges(network)
-    values = {node.name: node.meta["val"].shape[1:].numel() for node in network.graph.nodes if node.name in grids}
+def _roundings(folded: Folded, grids: Mapping[str, Grid], floors: Mapping[str, Tensor]) -> dict[str, Rounding]:
+    groups = {name: group for group in sharing(folded.graph) for name in group}
+    fixed = fixed_ranges(folded.graph)
+    values = {node.name: node.meta["val"].shape[1:].numel() for node in folded.graph.nodes if node.name in grids}
     made: dict[str, Rounding] = {}
     for name, grid in grids.items():
-        sharers = values[name] if name in values else tensor_of(network, name)[0].numel()
+        sharers = values[name] if name in values else folded.tensor(name)[0].numel()
         same = (made[other] for other in groups.get(name, ()) if other in made and grids[other] == grid)
         made[name] = next(same, None) or Rounding(grid, sharers, fixed=name in fixed, floor=floors.get(name))
     return made
@@ -133,9 +133,9 @@ def _roundings(network: fx.GraphModule, grids: Mapping[str, Grid], floors: Mappi
 class _Exchange:
     """Turns the lowered graph into one that trains, in order."""
 
-    def __init__(self, network: fx.GraphModule, lowered: fx.GraphModule, roundings: Mapping[str, Rounding]) -> None:
-        self.network, self.lowered, self.graph = network, lowered, lowered.graph
-        self.layers = {layer.name: (layer, name) for layer, name in layers(network)}
+    def __init__(self, folded: Folded, lowered: fx.GraphModule, roundings: Mapping[str, Rounding]) -> None:
+        self.graph, self.tensors = lowered.graph, {**named_tensors(lowered), **folded.tensors}
+        self.layers = {layer.node.name: layer for layer in folded.layers()}
         modules = list(dict.fromkeys(roundings.values()))
         self.modules: dict[str, nn.Module] = {f"rounding_{place}": each for place, each in enumerate(modules)}
         paths = {each: path for path, each in self.modules.items()}
@@ -152,7 +152,7 @@ class _Exchange:
                 node.replace_all_uses_with(node.args[0])
                 self.graph.erase_node(node)
             elif node.name in self.layers:
-                self._layer(node, *self.layers[node.name])
+                self._layer(node, self.layers[node.name])
             elif node.target in _PADS and not node.meta["val"].dtype.is_floating_point:
                 self._pad(node)
 
@@ -163,8 +163,7 @@ class _Exchange:
                 self.graph.erase_node(node)
         root: dict[str, Any] = dict(self.modules)
         for name in {str(node.target) for node in self.graph.find_nodes(op="get_attr")}:
-            owner = self.network if _has(self.network, name) else self.lowered
-            tensor = tensor_of(owner, name).detach()
+            tensor = self.tensors[name].detach()
             root[name] = nn.Parameter(tensor.clone()) if name in trainable else tensor
         return FakeQuantized(fx.GraphModule(root, self.graph, "FakeQuantized"), self.roundings)
 
@@ -198,16 +197,15 @@ class _Exchange:
             grid = cast("Rounding", self.modules[self.roundings[self._grid_of(pad)]]).grid
             pad.args = (*pad.args[:-1], float(grid.dequantize(torch.tensor(pad.args[-1]))))
 
-    def _layer(self, lowered: fx.Node, layer: fx.Node, weight: str) -> None:
+    def _layer(self, lowered: fx.Node, layer: FoldedLayer) -> None:
         arguments = list(lowered.args)
         if _is_dequantized(arguments[1]):
-            arguments[1] = self._rounded(lowered, weight, self.roundings[weight])
+            arguments[1] = self._rounded(lowered, layer.weight, self.roundings[layer.weight])
         if len(arguments) > 2 and _is_dequantized(arguments[2]):
-            bias = str(cast("fx.Node", layer.args[2]).target)
-            inputs, weights = (self.modules[self.roundings[name]] for name in (read_by(layer), weight))
+            inputs, weights = (self.modules[self.roundings[name]] for name in (layer.reads, layer.weight))
             path = f"bias_rounding_{len(self.modules)}"
             self.modules[path] = BiasRounding(cast("Rounding", inputs), cast("Rounding", weights))
-            arguments[2] = self._rounded(lowered, bias, path)
+            arguments[2] = self._rounded(lowered, layer.bias, path)
         lowered.args = tuple(arguments)
 
     def _rounded(self, before: fx.Node, name: str, path: str) -> fx.Node:
@@ -217,7 +215,3 @@ class _Exchange:
 
 def _is_dequantized(argument: object) -> bool:
     return isinstance(argument, fx.Node) and argument.target is _PAIRS.dequantize_per_channel.default
-
-
-def _has(network: fx.GraphModule, name: str) -> bool:
-    return any(node.target == name for node in network.graph.find_nodes(op="get_attr"))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from haversack.channels.groups import channel_groups
 from haversack.errors import TaskError
-from haversack.graph.folded import inference
+from haversack.graph.inference import inference
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import shown_by

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -6,10 +8,8 @@ from torch.nn import functional as F
 
 from haversack.calibration.ranges import observe, value_grids, weight_grids
 from haversack.calibration.rewrite import bits_by_weight
-from haversack.graph.folded import inference, with_tensors
+from haversack.graph.inference import inference
 from haversack.graph.ops import points
-from haversack.graph.pairs import insert
-from haversack.graph.write_back import settleable
 from haversack.model import Model
 from haversack.techniques.quantize_static.bias import corrected_biases
 
@@ -33,9 +33,9 @@ def prepared(seed: int, bits: int):
     model = Model(Net().eval(), (x[:1],))
     network = inference(model)
     batches = [(part,) for part in x.split(16)]
-    values = value_grids(network, observe(network, points(network), batches, counted=False), "min_max", "uint8")
+    values = value_grids(network, observe(network, points(network.graph), batches, counted=False), "min_max", "uint8")
     grids = {**values, **weight_grids(network, values, bits_by_weight(network, bits, {}))}
-    return x, network, grids, corrected_biases(network, grids, batches, writable=settleable(model, network))
+    return x, network, grids, corrected_biases(network, grids, batches)
 
 
 @settings(max_examples=6)
@@ -44,8 +44,8 @@ def prepared(seed: int, bits: int):
 def test_mean_outputs_become_those_of_the_float_network(seed, bits):
     x, network, grids, biases = prepared(seed, bits)
     wanted = network(x).mean(0)
-    before = insert(network, grids)(x).mean(0) - wanted
-    after = insert(with_tensors(network, biases), grids)(x).mean(0) - wanted
+    before = network.lowered(grids)(x).mean(0) - wanted
+    after = network.with_tensors(biases).lowered(grids)(x).mean(0) - wanted
     step = grids["linear"].scale[0]
     assert after.abs().max() <= max(float(before.abs().max()), step)
     assert after.abs().max() < step
@@ -60,4 +60,5 @@ def test_layers_without_a_bias_of_their_own_are_left_out():
 def test_layers_that_stay_float_and_names_that_may_not_be_written_are_left_out():
     x, network, grids, _ = prepared(0, 4)
     some = {name: grid for name, grid in grids.items() if name != "second.weight"}
-    assert corrected_biases(network, some, [(x,)], writable=["first.bias", "second.bias"]).keys() == {"first.bias"}
+    free = {name: tensor for name, tensor in network.own.items() if not name.startswith("head.")}
+    assert corrected_biases(replace(network, own=free), some, [(x,)]).keys() == {"first.bias"}

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from haversack.graph.folded import inference
+from haversack.graph.inference import inference
 from haversack.model import Model
 from haversack.techniques.quantize_static.bits import sensitivity, spent
 

@@ -11,10 +11,9 @@ from torch.nn import functional as F
 from haversack.calibration.least_squares import Fit
 from haversack.calibration.ranges import observe
 from haversack.errors import RecipeError, TaskError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.ops import layers, points
-from haversack.graph.pairs import lower
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.inference import inference, lower
+from haversack.graph.ops import points
+from haversack.graph.write_back import written_back
 from haversack.grid import symmetric
 from haversack.model import Model
 from haversack.techniques.quantize_static.closed_form import closest, round_closed_form
@@ -59,23 +58,24 @@ class Case:
         self.batches = [(part,) for part in self.x.split(20)]
         self.model = Model(network.eval(), (self.x[:1],))
         self.network = inference(self.model)
-        seen = observe(self.network, points(self.network), self.batches)
+        seen = observe(self.network, points(self.network.graph), self.batches)
         self.grids = {name: each.grid("min_max") for name, each in seen.items()}
-        self.bits = {name: bits for _, name in layers(self.network)}
-        self.writable = settleable(self.model, self.network)
+        self.bits = dict.fromkeys((layer.weight for layer in self.network.layers()), bits)
 
     def rounded(self, **changes):
-        given = {"grids": self.grids, "bits": self.bits, "batches": self.batches, "writable": self.writable}
-        return round_closed_form(self.network, **{**given, **changes})
+        given = {"folded": self.network, "grids": self.grids, "bits": self.bits, "batches": self.batches}
+        return round_closed_form(**{**given, **changes})
 
     def nearest(self):
-        weights = {name: tensor_of(self.network, name) for name in self.bits}
+        weights = {name: self.network.tensor(name) for name in self.bits}
         return {n: symmetric(w.abs().flatten(1).amax(1), axis=0, bits=self.bits[n]) for n, w in weights.items()}
 
     def error(self, tensors, grids):
         """The mean squared output error on the calibration inputs."""
         with torch.no_grad():
-            network = lower(replace(settle(self.model, tensors), grids={**self.grids, **grids}))
+            network = lower(
+                replace(written_back(self.model, inference(self.model), tensors), grids={**self.grids, **grids})
+            )
             return float((network(self.x) - self.network(self.x)).square().mean())
 
 
@@ -130,7 +130,7 @@ def test_on_eight_bits_nearly_all_that_is_left_is_the_error_of_the_values(residu
 def test_the_mean_outputs_of_a_layer_are_those_of_the_float_network():
     case = Case(nn.Conv2d(4, 6, 3, padding=1), (4, 6, 6), bits=2)
     found = case.rounded()
-    rounded = settle(case.model, found.tensors).module
+    rounded = written_back(case.model, inference(case.model), found.tensors).module
     x = next(iter(case.grids.values())).round(case.x)
     with torch.no_grad():
         means = (rounded(x) - case.model.module(case.x)).mean((0, 2, 3))
@@ -142,9 +142,13 @@ def test_a_rounded_layer_repairs_what_the_other_summand_lost(residual):
     coarse = {"relu": replace(grid, scale=(grid.scale[0] * 30,))}
     found = residual.rounded(grids=coarse)
     with torch.no_grad():
-        network = lower(replace(settle(residual.model, found.tensors), grids={**coarse, **found.grids}))
-        sums = [run(each, residual.x, "add") for each in (network, residual.network)]
-        first = run(residual.network, residual.x, "relu")
+        network = lower(
+            replace(
+                written_back(residual.model, inference(residual.model), found.tensors), grids={**coarse, **found.grids}
+            )
+        )
+        sums = [run(each, residual.x, "add") for each in (network, residual.network.module)]
+        first = run(residual.network.module, residual.x, "relu")
         lost = coarse["relu"].round(first) - first
     # What is left is the rounding of the biases, in steps of input step x weight step.
     assert (sums[0] - sums[1]).mean((0, 2, 3)).abs().max() < lost.mean((0, 2, 3)).abs().max() / 3
@@ -189,7 +193,9 @@ def test_weights_without_bits_are_left_alone(residual):
 
 
 def test_what_cannot_be_written_is_rounded_to_nearest_and_the_others_make_up_for_it(residual):
-    found = residual.rounded(writable=residual.writable - {"a.weight", "a.bias", "b.bias"})
+    closed = {"a.weight", "a.bias", "b.bias"}
+    free = {name: tensor for name, tensor in residual.network.own.items() if name not in closed}
+    found = residual.rounded(folded=replace(residual.network, own=free))
     assert found.grids.keys() == residual.bits.keys()
     assert {"a.weight", "a.bias", "b.bias"}.isdisjoint(found.tensors)
     assert residual.error(found.tensors, found.grids) < 0.6 * residual.error({}, residual.nearest())
@@ -230,7 +236,7 @@ def test_channels_that_are_always_zero_keep_their_bias():
     dead.__dict__ = {**case.__dict__, "network": inference(case.model)}
     found = dead.rounded()
     assert all(tensor.isfinite().all() for tensor in found.tensors.values())
-    assert float(found.tensors["b.bias"][1]) == pytest.approx(float(tensor_of(dead.network, "b.bias")[1]), abs=1e-5)
+    assert float(found.tensors["b.bias"][1]) == pytest.approx(float(dead.network.tensor("b.bias")[1]), abs=1e-5)
     assert float(found.tensors["a.bias"][1]) == pytest.approx(-1, abs=1e-5)
 
 
@@ -245,7 +251,7 @@ def test_a_small_spread_around_a_large_mean_is_no_obstacle():
 
 def test_weights_that_hold_nan_are_refused_by_name(residual):
     with torch.no_grad():
-        tensor_of(residual.network, "a.weight")[0, 0, 0, 0] = math.nan
+        residual.network.tensor("a.weight")[0, 0, 0, 0] = math.nan
     with pytest.raises(RecipeError, match=r"a\.weight: the weights hold NaN"):
         residual.rounded()
 
@@ -274,7 +280,7 @@ def test_zeros_of_a_pruned_weight_stay_and_the_others_make_up_for_each_other_all
     case = pruned(Case(build(), shape, bits=3))
     found = case.rounded(sparse=case.bits.keys())
     for name in case.bits:
-        assert not found.tensors[name][tensor_of(case.network, name) == 0].any()
+        assert not found.tensors[name][case.network.tensor(name) == 0].any()
     assert case.error(found.tensors, found.grids) < 0.75 * case.error({}, case.nearest())
 
 

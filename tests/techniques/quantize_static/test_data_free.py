@@ -5,9 +5,9 @@ from torch.nn import functional as F
 
 from haversack.calibration.ranges import observe
 from haversack.errors import TaskError
-from haversack.graph.folded import inference, tensor_of, with_tensors
+from haversack.graph.inference import inference
 from haversack.graph.ops import points
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.write_back import written_back
 from haversack.model import Model
 from haversack.techniques.quantize_static.data_free import ranges_from_norms
 from haversack.techniques.quantize_static.equalize import equalize
@@ -52,8 +52,8 @@ def residual() -> tuple[Model, torch.Tensor]:
 def test_ranges_hold_nearly_all_that_is_seen_and_are_not_much_wider(residual):
     model, x = residual
     network = inference(model)
-    guessed = ranges_from_norms(network, points(network), model.module.state_dict(), model.example, {})
-    seen = observe(network, points(network), [(x,)], counted=False)
+    guessed = ranges_from_norms(network, points(network.graph), model.example, {})
+    seen = observe(network, points(network.graph), [(x,)], counted=False)
     assert guessed.keys() == seen.keys()
     for name, each in seen.items():
         width = each.high - each.low
@@ -71,11 +71,10 @@ def test_equalized_channels_have_their_ranges_divided():
     layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
     model = trained(nn.Sequential(*layers), x)
     network = inference(model)
-    found = equalize(network, writable=settleable(model, network))
-    changed = with_tensors(network, found.tensors)
+    found = equalize(network)
+    changed = network.with_tensors(found.tensors)
     assert (found.divisors["conv2d"] - 1).abs().max() > 0.1
-    state = model.module.state_dict()
-    guessed = ranges_from_norms(changed, ["relu", "relu_1"], state, model.example, found.divisors)
+    guessed = ranges_from_norms(changed, ["relu", "relu_1"], model.example, found.divisors)
     for name, each in observe(changed, ["relu", "relu_1"], [(x,)], counted=False).items():
         assert each.high * 0.8 < guessed[name].high < each.high * 3
 
@@ -92,14 +91,14 @@ def test_equalized_channels_have_their_ranges_divided():
 )
 def test_inputs_are_taken_for_what_the_example_looks_like(residual, example, ends):
     network = inference(residual[0])
-    found = ranges_from_norms(network, ["x"], residual[0].module.state_dict(), (example,), {})["x"]
+    found = ranges_from_norms(network, ["x"], (example,), {})["x"]
     assert (found.low, found.high) == ends
 
 
 def refused(model: Model) -> str:
     network = inference(model)
     with pytest.raises(TaskError) as caught:
-        ranges_from_norms(network, points(network), model.module.state_dict(), model.example, {})
+        ranges_from_norms(network, points(network.graph), model.example, {})
     assert "calibrate()" in caught.value.mend
     return str(caught.value)
 
@@ -116,10 +115,9 @@ def test_a_batch_norm_without_statistics_is_refused(residual):
 
 def test_settled_batch_norms_still_say_how_values_are_distributed(residual):
     model = residual[0]
-    settled = settle(model, {"stem.weight": tensor_of(inference(model), "stem.weight")})
+    settled = written_back(model, inference(model), {"stem.weight": inference(model).tensor("stem.weight")})
     before, after = (
-        ranges_from_norms(inference(each), ["relu"], each.module.state_dict(), model.example, {})["relu"]
-        for each in (model, settled)
+        ranges_from_norms(inference(each), ["relu"], model.example, {})["relu"] for each in (model, settled)
     )
     assert after.high == pytest.approx(before.high, rel=1e-5)
 

@@ -8,10 +8,9 @@ from torch.nn import functional as F
 from haversack.calibration.blocks import blocks, run, sizes_of
 from haversack.calibration.ranges import observe
 from haversack.errors import TaskError
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.ops import layers, points
-from haversack.graph.pairs import insert, lower
-from haversack.graph.write_back import settle, settleable
+from haversack.graph.inference import inference, lower
+from haversack.graph.ops import points
+from haversack.graph.write_back import written_back
 from haversack.model import Model
 from haversack.techniques.quantize_static.learned import round_learned
 
@@ -74,17 +73,19 @@ class Case:
         self.model = Model(NETWORKS[name]().eval(), (self.inputs[:1],))
         self.network = inference(self.model)
         self.batches = [(part,) for part in self.inputs.split(32)]
-        seen = observe(self.network, points(self.network), self.batches)
+        seen = observe(self.network, points(self.network.graph), self.batches)
         self.grids = {value: each.grid("min_max") for value, each in seen.items()}
-        self.bits = {weight: bits for _, weight in layers(self.network)}
-        self.writable = settleable(self.model, self.network)
+        self.bits = dict.fromkeys((layer.weight for layer in self.network.layers()), bits)
 
-    def rounded(self, iterations: int = 60, **settings):
-        settings = {"writable": self.writable, **settings}
-        return round_learned(self.network, self.grids, self.bits, self.batches, iterations=iterations, **settings)
+    def rounded(self, iterations: int = 60, folded=None, **settings):
+        return round_learned(
+            folded or self.network, self.grids, self.bits, self.batches, iterations=iterations, **settings
+        )
 
     def settled(self, rounded) -> Model:
-        return replace(settle(self.model, rounded.tensors), grids={**self.grids, **rounded.grids})
+        return replace(
+            written_back(self.model, inference(self.model), rounded.tensors), grids={**self.grids, **rounded.grids}
+        )
 
     def error(self, rounded) -> float:
         with torch.no_grad():
@@ -94,8 +95,8 @@ class Case:
 
 def pieces_of(name: str) -> list[set[str]]:
     case = Case(name)
-    lowered = insert(case.network, case.grids)
-    return [{weight.removesuffix(".weight") for weight in each.weights} for each in blocks(lowered, case.bits)]
+    lowered = case.network.lowered(case.grids)
+    return [{weight.removesuffix(".weight") for weight in each.weights} for each in blocks(lowered.graph, case.bits)]
 
 
 def test_a_block_ends_after_every_sum_of_a_residual_network():
@@ -118,11 +119,11 @@ def test_a_network_that_no_value_cuts_is_one_block():
 @pytest.mark.parametrize("rounded", [False, True])
 def test_one_block_after_another_computes_what_the_network_computes(name, rounded):
     case = Case(name)
-    lowered = insert(case.network, case.grids)
-    tensors = {node.target: tensor_of(lowered, node.target) for node in lowered.graph.find_nodes(op="get_attr")}
+    lowered = case.network.lowered(case.grids)
+    tensors = {node.target: lowered.get_buffer(node.target) for node in lowered.graph.find_nodes(op="get_attr")}
     values = (case.inputs,)
-    sizes = sizes_of(lowered, values, tensors)
-    for piece in blocks(lowered, case.bits):
+    sizes = sizes_of(lowered.graph, values, tensors)
+    for piece in blocks(lowered.graph, case.bits):
         assert len(piece.writes) == 1
         values = run(piece, values, tensors, sizes, rounded=rounded)
     wanted = (lowered if rounded else case.network)(case.inputs)
@@ -157,7 +158,7 @@ def test_without_iterations_every_weight_is_rounded_to_nearest():
     case = Case("residual")
     rounded = case.rounded(0)
     for weight, grid in rounded.grids.items():
-        torch.testing.assert_close(rounded.tensors[weight], grid.round(tensor_of(case.network, weight)))
+        torch.testing.assert_close(rounded.tensors[weight], grid.round(case.network.tensor(weight)))
 
 
 def test_the_same_seed_gives_the_same_numbers():
@@ -169,16 +170,17 @@ def test_the_same_seed_gives_the_same_numbers():
 
 def test_the_network_is_left_alone():
     case = Case("residual")
-    before = {name: tensor.clone() for name, tensor in case.network.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in case.network.tensors.items()}
     case.rounded(10)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in case.network.state_dict().items())
-    assert not any(tensor.grad is not None for tensor in case.network.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in case.network.tensors.items())
+    assert not any(tensor.grad is not None for tensor in case.network.tensors.values())
 
 
 def test_what_is_not_writable_gets_a_grid_and_keeps_its_values():
     case = Case("residual")
-    rounded = case.rounded(10, writable=case.writable - {"a1.weight", "b1.bias"})
-    assert case.writable - rounded.tensors.keys() == {"a1.weight", "b1.bias"}
+    free = {name: tensor for name, tensor in case.network.own.items() if name not in {"a1.weight", "b1.bias"}}
+    rounded = case.rounded(10, replace(case.network, own=free))
+    assert case.network.writable - rounded.tensors.keys() == {"a1.weight", "b1.bias"}
     assert "a1.weight" in rounded.grids
     nearest = case.rounded(0).grids["a1.weight"]
     assert rounded.grids["a1.weight"] == nearest

@@ -1,6 +1,5 @@
 """Learned steps have LSQ's gradients, and the network that trains computes what the lowered graph computes."""
 
-import copy
 import math
 import time
 from itertools import pairwise
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haversack.calibration.blocks import round_to_steps
-from haversack.graph.folded import inference, tensor_of
-from haversack.graph.ops import layers, points, sharing
-from haversack.graph.pairs import insert
+from haversack.graph.inference import inference
+from haversack.graph.ops import points, sharing
 from haversack.grid import Grid, affine, symmetric
 from haversack.model import Model
 from haversack.techniques.quantize_training.fake import Rounding, fake_quantized
@@ -56,11 +54,11 @@ def everything() -> tuple[Model, Tensor]:
 
 def grids_of(network, x: Tensor, bits: int) -> dict[str, Grid]:
     """Grids that clip a little, and one for each group that shares."""
-    grids = {name: affine(-1.5, 2.0, signed=True) for name in points(network)}
+    grids = {name: affine(-1.5, 2.0, signed=True) for name in points(network.graph)}
     for node in network.graph.find_nodes(op="placeholder"):
         grids[node.name] = affine(float(x.min()), float(x.max()), signed=True)
-    for _, name in layers(network):
-        grids[name] = symmetric(tensor_of(network, name).abs().flatten(1).amax(1) * 0.8, axis=0, bits=bits)
+    for name in (layer.weight for layer in network.layers()):
+        grids[name] = symmetric(network.tensor(name).abs().flatten(1).amax(1) * 0.8, axis=0, bits=bits)
     return grids
 
 
@@ -143,7 +141,7 @@ def test_the_network_that_trains_computes_what_the_lowered_graph_computes(bits):
     network = inference(model)
     grids = grids_of(network, x, bits)
     fake = fake_quantized(network, grids, ())
-    torch.testing.assert_close(fake.network(x), insert(network, grids)(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(fake.network(x), network.lowered(grids)(x), rtol=1e-5, atol=1e-5)
     assert (fake.network(x) - network(x)).abs().max() > 0.01
 
 
@@ -159,12 +157,8 @@ def test_so_it_does_after_its_parameters_moved_and_were_read_off():
         optimizer.step()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in fake.network.parameters() if p.requires_grad)
     rounded = fake.read_off(names)
-    trained = copy.deepcopy(network)
-    for name, tensor in rounded.tensors.items():
-        owner, _, leaf = name.rpartition(".")
-        setattr(trained.get_submodule(owner), leaf, tensor)
     with torch.no_grad():
-        found, wanted = insert(trained, rounded.grids)(x), fake.network(x)
+        found, wanted = network.with_tensors(rounded.tensors).lowered(rounded.grids)(x), fake.network(x)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -175,7 +169,7 @@ def test_values_that_share_a_grid_still_share_it_after_training():
     for parameter in fake.network.parameters():
         parameter.data += torch.rand_like(parameter) / 10
     grids = fake.read_off(()).grids
-    (group,) = sharing(network)
+    (group,) = sharing(network.graph)
     assert len(group) > 2
     assert len({grids[name] for name in group}) == 1
     other = {**grids, group[0]: affine(0, 1)}
@@ -207,7 +201,7 @@ def test_values_at_the_end_of_their_grid_pass_their_gradient_through_a_max_pool(
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 2)).eval()
     x = torch.randn(8, 1, 8, 8)
     network = inference(Model(module, (x[:1],)))
-    grids = {name: affine(-4, 4) for name in points(network)} | {"relu": affine(0, 0.2)}
+    grids = {name: affine(-4, 4) for name in points(network.graph)} | {"relu": affine(0, 0.2)}
     fake = fake_quantized(network, grids, ())
     fake.network(x).sum().backward()
     steps = fake.network.get_submodule(fake.roundings["relu"]).growth

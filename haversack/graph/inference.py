@@ -1,0 +1,46 @@
+"""Inference: what a model computes on a device, folded and merged, in real numbers and on its grids."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import fx
+
+from haversack.graph.fold import fold
+from haversack.graph.folded import Folded
+from haversack.graph.merge import merge
+from haversack.graph.ops import CLAMPS, PICKS
+from haversack.graph.trace import trace
+from haversack.model import Model
+
+
+def inference(model: Model) -> Folded:
+    """The float graph that grids are named after: folded, merged, and with clamping activations before max pools.
+
+    A maximum of clamped values is the clamped maximum, and only next to a layer does a clamp cost nothing.
+    """
+    folded = merge(fold(trace(model.module, model.example)))
+    for node in list(folded.graph.nodes):
+        if node.target in CLAMPS:
+            _move_before_picks(node)
+    folded.module.recompile()
+    return folded
+
+
+def lower(model: Model) -> fx.GraphModule:
+    """The graph that a model's files are written from; where the model has grids, with pairs."""
+    folded = inference(model)
+    return folded.lowered(model.grids) if model.grids else folded.module
+
+
+def _move_before_picks(clamp: fx.Node) -> None:
+    """Swaps a clamp with the max pools before it that nobody else reads."""
+    pick = clamp.args[0]
+    while isinstance(pick, fx.Node) and pick.target in PICKS and len(pick.users) == 1:
+        value = cast("fx.Node", pick.args[0])
+        clamp.replace_all_uses_with(pick)
+        clamp.replace_input_with(pick, value)
+        pick.replace_input_with(value, clamp)
+        pick.prepend(clamp)
+        clamp.meta = {**clamp.meta, "val": value.meta["val"]}
+        pick = value
