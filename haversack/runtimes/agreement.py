@@ -41,8 +41,10 @@ def in_torch(network: Callable[..., Tensor]) -> Predict:
 def outputs(predict: Predict, inputs: Iterable[tuple[Tensor, ...]]) -> Iterator[Tensor]:
     """What `predict` gives for each batch, one after the other."""
     for batch in inputs:
+        # Not yielded within: two of these that take turns would leave gradients off for good.
         with torch.no_grad():
-            yield predict(*batch)
+            result = predict(*batch)
+        yield result
 
 
 def compare(ours: Iterable[Tensor], theirs: Iterable[Tensor], step: float | None = None) -> Parity:

@@ -7,7 +7,7 @@ from litert_files import images, network, quantized
 from haversack.errors import ParityError
 from haversack.graph.inference import lower
 from haversack.model import Model
-from haversack.runtimes.agreement import Scale
+from haversack.runtimes.agreement import Scale, compare, outputs
 
 OURS = torch.tensor([[0.0, 0.5, 1.0], [1.5, 0.5, 0.0]])
 
@@ -48,3 +48,9 @@ def test_the_scale_is_the_grid_that_the_output_lies_on():
 def test_outputs_of_other_shapes_are_refused():
     with pytest.raises(ParityError, match="shapes"):
         Scale(None).agreement(OURS[:, :2], OURS)
+
+
+def test_two_networks_that_are_compared_batch_by_batch_leave_gradients_on():
+    batches = [(torch.rand(2, 3),), (torch.rand(2, 3),)]
+    compare(*(outputs(lambda x: x, batches) for _ in range(2)))
+    assert torch.is_grad_enabled()
