@@ -116,7 +116,7 @@ class _Insertion:
             raise _unfit(layer.weight, grid, f"a weight of shape {tuple(whole.shape)}")
         arguments = list(node.args)
         arguments[1] = self._constant(node, layer.weight, grid)
-        if layer.bias and inputs is not None and _adds_bias_inside(node):
+        if layer.bias and len(arguments) > 2 and inputs is not None and _adds_bias_inside(node):
             arguments[2] = self._constant(node, layer.bias, _bias_grid(inputs, grid))
         node.args = tuple(arguments)
 

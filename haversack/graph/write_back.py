@@ -31,7 +31,7 @@ _LEAST_EXPONENT = -7
 _LEAST_VARIANCE = 1e-6
 
 
-def check_writable(folded: Folded, names: Iterable[str]) -> None:
+def _check_writable(folded: Folded, names: Iterable[str]) -> None:
     """Raises RecipeError for a name that is not in `folded.writable`."""
     refused = set(names) - folded.writable
     if refused:
@@ -53,7 +53,7 @@ def written_back(
     that were merged into a layer that is written become zero. `folded` is of no use afterwards: weights that folding
     made are used up for the new model. Raises RecipeError for a name that is not in `folded.writable`.
     """
-    check_writable(folded, tensors)
+    _check_writable(folded, tensors)
     own, wanted, made = folded.own, dict(apart(folded, tensors)), dict[str, Tensor]()
     norms = {
         name: norm for name, norm in folded.norms.items() if not wanted.keys().isdisjoint((name, norm.folded_bias))

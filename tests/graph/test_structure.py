@@ -22,7 +22,8 @@ from haversack.graph.fold import fold
 from haversack.graph.inference import lower
 from haversack.graph.trace import trace
 from haversack.model import Model
-from haversack.runtimes import coded, onnx
+from haversack.runtimes import coded
+from haversack.runtimes.onnx import ONNX
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.quantize_static import QuantizeStatic
@@ -207,7 +208,7 @@ def test_a_quantized_candidate_and_all_its_figures_take_one_export(exports: list
     model = Model(settled(PaddedResidual()), (x[:1],))
     quantized = QuantizeStatic(8, "uint8", equalize=True).apply(model, the_task(x))
     lowered = lower(quantized)
-    onnx.write(lowered)
+    ONNX.write(lowered)
     coded.write(quantized)
     cost(trace(quantized.module, quantized.example))
     lower(quantized)
