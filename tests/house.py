@@ -36,6 +36,7 @@ FLOORS = (
     "calibration",
     "techniques",
     "runtimes",
+    "exchange",
     "plan",
     "report",
     "packing",

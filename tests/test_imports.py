@@ -129,16 +129,21 @@ def test_what_is_needed_at_once_imports_nothing_heavy(module):
 READ = """
 import sys
 from pathlib import Path
+from haversack.exchange import anew, replace_file
 from haversack.result import Result
 
 result = Result(Path(sys.argv[1]))
 assert result.techniques and result.recipe and result.report and result.measured and result.weights.tensors
-print(*(each.name for each in result.files), file=sys.stderr)
+assert len(result.files) == 6
+replace_file(result.folder, "model.hsk", result.weights.content)
+with anew(result.folder) as fresh:
+    (fresh / "report.txt").write_text(result.report)
+assert [each.name for each in Result(result.folder).files] == ["report.txt"]
 print(*sys.modules)
 """
 
 
-def test_a_result_is_read_without_torch_and_without_a_runtime(tmp_path):
+def test_a_result_is_read_and_exchanged_without_torch_and_without_a_runtime(tmp_path):
     loaded = set(python(READ, str(written_result(tmp_path))).split())
     assert not loaded & (UNWANTED - {"numpy"})
 

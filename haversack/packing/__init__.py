@@ -20,6 +20,7 @@ from haversack.errors import (
     TaskError,
     WorkspaceError,
 )
+from haversack.exchange import check_place
 from haversack.interrupt import Stopped, is_pressed
 from haversack.limits import Budget, Miss
 from haversack.measurement import Candidate, Measurement
@@ -28,7 +29,7 @@ from haversack.packing.candidates import Files, Offers
 from haversack.packing.check import check_alone, checked_model
 from haversack.packing.fingerprint import fingerprint
 from haversack.packing.gauge import Gauge, tell_of_ratio
-from haversack.packing.result import check_place, leave_report, write_result
+from haversack.packing.result import leave_report, write_result
 from haversack.packing.student import AUTO, Audition, Vacancy, step_of
 from haversack.packing.workspace import Workspace, cache_folder, open_workspace
 from haversack.plan.found import Answer, Found, Refusal, Trial, failure, followed
