@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from haversack import zoo
+from haversack.graph.trace import arguments_of
 from haversack.model import Layer, Setting
 
 aten = torch.ops.aten
@@ -93,10 +94,8 @@ def channel_dim(layer: fx.Node) -> int:
 
 def _settings(layer: fx.Node) -> tuple[Any, Any, Any, int]:
     """The stride, padding, dilation and groups of a convolution."""
-    given = list(layer.args[3:])
-    left_out: list[Any] = [1, "valid" if layer.target in (aten.conv1d.padding, aten.conv2d.padding) else 0, 1, 1]
-    stride, padding, dilation, groups = given + left_out[len(given) :]
-    return stride, padding, dilation, int(groups)
+    parts = arguments_of(layer)
+    return parts["stride"], parts["padding"], parts["dilation"], int(parts["groups"])
 
 
 def _in_two(value: Any, dims: int, other: int) -> list[int]:  # noqa: ANN401 - a number or a list, as torch takes it

@@ -19,16 +19,13 @@ from haversack.calibration.ranges import Observed
 from haversack.errors import TaskError
 from haversack.graph.folded import Folded, Norm
 from haversack.graph.memory import operation
-from haversack.graph.ops import layer_at
+from haversack.graph.ops import LAYERS, TRANSPOSED, layer_at
 from haversack.graph.trace import layer_path
 
 aten = torch.ops.aten
 
 _SIGMAS, _INPUT_SIGMAS, _BYTE = 6.0, 3.0, 255.0
-_LAYERS = {
-    *(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, aten.linear.default),
-    *(aten.conv_transpose1d.default, aten.conv_transpose2d.input),
-}
+_LAYERS = LAYERS | TRANSPOSED
 _ELEMENTWISE = {
     *(aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default),
     *(aten.leaky_relu.default, aten.elu.default, aten.silu.default, aten.gelu.default, aten.hardswish.default),
