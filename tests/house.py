@@ -36,7 +36,7 @@ FLOORS = (
     "calibration",
     "techniques",
     "runtimes",
-    "exchange",
+    "placing",
     "plan",
     "report",
     "packing",

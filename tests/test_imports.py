@@ -129,7 +129,7 @@ def test_what_is_needed_at_once_imports_nothing_heavy(module):
 READ = """
 import sys
 from pathlib import Path
-from haversack.exchange import anew, replace_file
+from haversack.placing import anew, replace_file
 from haversack.result import Result
 
 result = Result(Path(sys.argv[1]))

@@ -231,8 +231,8 @@ def encode(
     """Write a result's weights as one coded file, which is what flash or a link has to hold."""
     from haversack.artifact import CODED_FILE
     from haversack.coded.container import CodedFile
-    from haversack.exchange import replace_file
     from haversack.packing.result import read_result
+    from haversack.placing import replace_file
     from haversack.runtimes import coded
 
     file = loaded(task)

@@ -20,7 +20,6 @@ from haversack.errors import (
     TaskError,
     WorkspaceError,
 )
-from haversack.exchange import check_place
 from haversack.interrupt import Stopped, is_pressed
 from haversack.limits import Budget, Miss
 from haversack.measurement import Candidate, Measurement
@@ -32,6 +31,7 @@ from haversack.packing.gauge import Gauge, tell_of_ratio
 from haversack.packing.result import leave_report, write_result
 from haversack.packing.student import AUTO, Audition, Vacancy, step_of
 from haversack.packing.workspace import Workspace, cache_folder, open_workspace
+from haversack.placing import check_place
 from haversack.plan.found import Answer, Found, Refusal, Trial, failure, followed
 from haversack.plan.goal import Goal
 from haversack.plan.search import greedy

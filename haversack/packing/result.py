@@ -10,8 +10,8 @@ from torch import nn
 from haversack.artifact import Artifact
 from haversack.disk import aside, disk_errors
 from haversack.errors import WorkspaceError
-from haversack.exchange import anew, settled
 from haversack.model import Model
+from haversack.placing import anew, settled
 from haversack.result import NETWORK, REPORT, WORKSPACE, Result
 from haversack.surgery.save import export_pt2, save
 from haversack.surgery.save import load as load_model

@@ -10,8 +10,8 @@ from test_workspace import Ear, artifact, end_at, in_process, network, pruned, t
 from haversack.artifact import Artifact
 from haversack.disk import LISTING
 from haversack.errors import MeasureError, WorkspaceError
-from haversack.exchange import check_place, replace_file
 from haversack.packing.result import leave_report, read_result, write_result
+from haversack.placing import check_place, replace_file
 from haversack.progress import shown_by
 from haversack.result import Result
 from haversack.surgery.save import save

@@ -1,4 +1,4 @@
-"""Exchange: one result folder takes another's place whole, whoever is killed meanwhile; without torch."""
+"""Placing: one result folder takes another's place whole, whoever is killed meanwhile; without torch."""
 
 from __future__ import annotations
 
