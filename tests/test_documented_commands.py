@@ -135,6 +135,7 @@ def test_contributing_names_the_benchmarks_that_are_there():
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_says_how_it_is_used(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.delitem(sys.modules, script, raising=False)  # another test may have imported it
     run, named = (runpy.run_path, str(ROOT / script)) if script.endswith(".py") else (runpy.run_module, script)
     with pytest.raises(SystemExit) as ended:
         run(named, run_name="__main__")
