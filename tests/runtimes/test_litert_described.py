@@ -12,8 +12,7 @@ from torch import nn
 from haversack.graph.inference import lower
 from haversack.model import Model
 from haversack.runtimes.tflite import LITERT
-from haversack.runtimes.tflite.names import oldest_release
-from haversack.runtimes.tflite.schema import BUILTINS
+from haversack.runtimes.tflite.schema import BUILTINS, oldest_release
 from haversack.runtimes.tflite.write import write
 
 

@@ -8,7 +8,7 @@ it loads it, rather than computing something else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -57,13 +57,15 @@ class Field:
 class Builtin:
     """One of the builtin operators: its code, its place in the union BuiltinOptions, and the fields of its options.
 
-    `versions` are those of float32, int8 and int16 kernels, as tools/versioning/op_version.cc counts them.
+    `versions` are those of float32, int8 and int16 kernels, as tools/versioning/op_version.cc counts them; `releases`
+    the first ones of TensorFlow Lite with version 1, 2, ..., from tools/versioning/runtime_version.cc.
     """
 
     code: int
     options: int = 0
     fields: tuple[Field, ...] = ()
     versions: tuple[int, ...] = (1, 1, 1)
+    releases: str = ""
 
 
 def _activation(slot: int) -> Field:
@@ -92,37 +94,57 @@ _POWER_OF_TWO = Field("pot_scale_int16", (1,), "Bool", default=True, fixed=False
 
 BUILTINS: Mapping[str, Builtin] = MappingProxyType(
     {
-        "ADD": Builtin(0, 11, (_activation(0), _POWER_OF_TWO), _BY_FORMAT),
-        "AVERAGE_POOL_2D": Builtin(1, 5, _POOL, _BY_FORMAT),
-        "CONCATENATION": Builtin(2, 10, (Field("axis", (0,), "Int32"), _activation(1)), _BY_FORMAT),
-        "CONV_2D": Builtin(3, 1, (_PADDING, _STRIDE, _activation(3), _pair("dilation", 5, 4, 1)), (1, 3, 4)),
-        "DEPTHWISE_CONV_2D": Builtin(4, 2, _DEPTHWISE, (1, 3, 5)),
-        "DEQUANTIZE": Builtin(6, versions=_BY_FORMAT),
-        "FULLY_CONNECTED": Builtin(9, 8, (_activation(0), _PLAIN, Field("keep_num_dims", (2,), "Bool")), (1, 4, 7)),
-        "LOGISTIC": Builtin(14, versions=_BY_FORMAT),
-        "MAX_POOL_2D": Builtin(17, 5, _POOL, _BY_FORMAT),
-        "MUL": Builtin(18, 21, (_activation(0),), (1, 2, 4)),
-        "RELU": Builtin(19, versions=_BY_FORMAT),
-        "RELU_N1_TO_1": Builtin(20, versions=(1, 1)),
-        "RELU6": Builtin(21, versions=_BY_FORMAT),
-        "RESHAPE": Builtin(22),
-        "SOFTMAX": Builtin(25, 9, (Field("beta", (0,), "Float32"),), _BY_FORMAT),
-        "TANH": Builtin(28, versions=_BY_FORMAT),
-        "PAD": Builtin(34, versions=_BY_FORMAT),
-        "TRANSPOSE": Builtin(39, versions=(1, 2, 5)),
-        "MEAN": Builtin(40, 27, _REDUCER, _BY_FORMAT),
-        "SUB": Builtin(41, 28, (_activation(0), _POWER_OF_TWO), (1, 2, 5)),
-        "STRIDED_SLICE": Builtin(45, 32, _SLICE, (1, 2, 2)),
-        "SPLIT": Builtin(49, 35, (Field("num_splits", (0,), "Int32"),), (1, 2, 4)),
-        "MAXIMUM": Builtin(55, versions=(1, 2, 4)),
-        "MINIMUM": Builtin(57, versions=(1, 2, 4)),
-        "PADV2": Builtin(60, versions=_BY_FORMAT),
-        "TRANSPOSE_CONV": Builtin(67, 49, (_PADDING, _STRIDE, _activation(3)), _BY_FORMAT),
-        "REDUCE_MAX": Builtin(82, 27, _REDUCER, _BY_FORMAT),
-        "RESIZE_NEAREST_NEIGHBOR": Builtin(97, 74, _RESIZE, (1, 2, 4)),
-        "LEAKY_RELU": Builtin(98, 75, (Field("alpha", (0,), "Float32"),), (1, 1, 2)),
-        "QUANTIZE": Builtin(114, versions=(1, 1, 2)),
-        "HARD_SWISH": Builtin(117, versions=(1, 1)),
+        "ADD": Builtin(0, 11, (_activation(0), _POWER_OF_TWO), _BY_FORMAT, releases="1.5.0 1.14.0 2.4.0 2.6.0"),
+        "AVERAGE_POOL_2D": Builtin(1, 5, _POOL, _BY_FORMAT, releases="1.5.0 1.14.0 2.3.0"),
+        "CONCATENATION": Builtin(
+            2, 10, (Field("axis", (0,), "Int32"), _activation(1)), _BY_FORMAT, releases="1.5.0 1.14.0 2.3.0"
+        ),
+        "CONV_2D": Builtin(
+            3,
+            1,
+            (_PADDING, _STRIDE, _activation(3), _pair("dilation", 5, 4, 1)),
+            (1, 3, 4),
+            releases="1.5.0 1.14.0 1.14.0 2.3.0 2.4.0 2.9.0 2.11.0",
+        ),
+        "DEPTHWISE_CONV_2D": Builtin(
+            4, 2, _DEPTHWISE, (1, 3, 5), releases="1.5.0 1.12.0 1.14.0 2.2.0 2.3.0 2.3.0 2.11.0"
+        ),
+        "DEQUANTIZE": Builtin(6, versions=_BY_FORMAT, releases="1.13.1 1.14.0 1.15.0 2.2.0 2.7.0 2.18.0"),
+        "FULLY_CONNECTED": Builtin(
+            9,
+            8,
+            (_activation(0), _PLAIN, Field("keep_num_dims", (2,), "Bool")),
+            (1, 4, 7),
+            releases="1.5.0 1.10.0 1.14.0 1.14.0 2.0.0 2.1.0 2.3.0 2.3.0 2.3.0 2.11.0",
+        ),
+        "LOGISTIC": Builtin(14, versions=_BY_FORMAT, releases="1.14.0 1.14.0 2.3.0"),
+        "MAX_POOL_2D": Builtin(17, 5, _POOL, _BY_FORMAT, releases="1.5.0 1.14.0 2.3.0"),
+        "MUL": Builtin(18, 21, (_activation(0),), (1, 2, 4), releases="1.5.0 1.14.0 1.15.0 2.3.0"),
+        "RELU": Builtin(19, versions=_BY_FORMAT, releases="1.5.0 2.1.0 2.5.0"),
+        "RELU_N1_TO_1": Builtin(20, versions=(1, 1), releases="1.5.0"),
+        "RELU6": Builtin(21, versions=_BY_FORMAT, releases="1.5.0 1.14.0 2.5.0"),
+        "RESHAPE": Builtin(22, releases="1.5.0"),
+        "SOFTMAX": Builtin(25, 9, (Field("beta", (0,), "Float32"),), _BY_FORMAT, releases="1.5.0 1.14.0 2.3.0"),
+        "TANH": Builtin(28, versions=_BY_FORMAT, releases="1.14.0 1.14.0 2.3.0"),
+        "PAD": Builtin(34, versions=_BY_FORMAT, releases="1.5.0 1.14.0 2.4.0 2.6.0"),
+        "TRANSPOSE": Builtin(39, versions=(1, 2, 5), releases="1.6.0 1.14.0 1.15.0 2.3.0 2.4.0"),
+        "MEAN": Builtin(40, 27, _REDUCER, _BY_FORMAT, releases="1.6.0 1.14.0 2.4.0"),
+        "SUB": Builtin(41, 28, (_activation(0), _POWER_OF_TWO), (1, 2, 5), releases="1.6.0 1.14.0 2.3.0 2.4.0 2.4.0"),
+        "STRIDED_SLICE": Builtin(45, 32, _SLICE, (1, 2, 2), releases="1.6.0 1.14.0 2.1.0 2.2.0"),
+        "SPLIT": Builtin(
+            49, 35, (Field("num_splits", (0,), "Int32"),), (1, 2, 4), releases="1.5.0 1.14.0 1.14.0 2.3.0"
+        ),
+        "MAXIMUM": Builtin(55, versions=(1, 2, 4), releases="1.14.0 1.14.0 2.3.0 2.3.0"),
+        "MINIMUM": Builtin(57, versions=(1, 2, 4), releases="1.14.0 1.14.0 2.3.0 2.3.0"),
+        "PADV2": Builtin(60, versions=_BY_FORMAT, releases="1.9.0 1.14.0 2.4.0 2.6.0"),
+        "TRANSPOSE_CONV": Builtin(
+            67, 49, (_PADDING, _STRIDE, _activation(3)), _BY_FORMAT, releases="1.9.0 2.2.0 2.3.0 2.13.0"
+        ),
+        "REDUCE_MAX": Builtin(82, 27, _REDUCER, _BY_FORMAT, releases="1.11.0 1.14.0 2.5.0"),
+        "RESIZE_NEAREST_NEIGHBOR": Builtin(97, 74, _RESIZE, (1, 2, 4), releases="1.13.1 1.14.0 2.3.0 2.4.0"),
+        "LEAKY_RELU": Builtin(98, 75, (Field("alpha", (0,), "Float32"),), (1, 1, 2), releases="1.13.1 2.3.0"),
+        "QUANTIZE": Builtin(114, versions=(1, 1, 2), releases="1.14.0 1.15.0"),
+        "HARD_SWISH": Builtin(117, versions=(1, 1), releases="1.15.0"),
     }
 )
 
@@ -154,6 +176,12 @@ def version(typed: Typed) -> int:
     data = typed.outputs[0] if kind == "QUANTIZE" else typed.inputs[KINDS[kind].data]
     usual = BUILTINS[kind].versions[_FORMATS.get(data.dtype, 0)]
     return max(usual, _special(typed), _WITH_MANY_DIMENSIONS.get(kind, 1) if len(data.shape) > 4 else 1)
+
+
+def oldest_release(versions: Iterable[tuple[str, int]]) -> str:
+    """The first release of TensorFlow Lite that has all these operators in these versions."""
+    releases = (BUILTINS[kind].releases.split()[version - 1] for kind, version in versions)
+    return max(releases, key=lambda release: tuple(map(int, release.split("."))))
 
 
 def check_micro(graph: IntegerGraph) -> None:

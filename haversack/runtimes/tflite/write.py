@@ -24,13 +24,13 @@ from haversack.integer.passes import (
     packed,
     stored_in_4_bits,
     tell_of_halves,
+    tensor_names,
     with_biases,
     with_float_ports,
     with_halves,
     with_integer_ports,
     with_pools,
 )
-from haversack.runtimes.tflite.names import oldest_release, tensor_names
 from haversack.runtimes.tflite.schema import (
     BUFFER_ALIGNMENT,
     BUILTINS,
@@ -43,6 +43,7 @@ from haversack.runtimes.tflite.schema import (
     Field,
     Typed,
     check_micro,
+    oldest_release,
     version,
 )
 
