@@ -12,15 +12,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from haversack import zoo
+from haversack.graph.ops import Trait, traits_of
 from haversack.graph.trace import arguments_of
 from haversack.model import Layer, Setting
 
-aten = torch.ops.aten
-
-_CONVOLUTIONS: dict[Any, int] = {
-    **dict.fromkeys((aten.conv1d.default, aten.conv1d.padding), 1),
-    **dict.fromkeys((aten.conv2d.default, aten.conv2d.padding), 2),
-}
 # Patches repeat each number as often as the kernel is large: cut a part of a large batch at a time.
 _MOST_NUMBERS = 1 << 23
 
@@ -35,7 +30,7 @@ class Patches:
 
     def __init__(self, layer: fx.Node, weight: Tensor, seed: int = 0) -> None:
         self._random = torch.Generator().manual_seed(seed)
-        self._dims = _CONVOLUTIONS.get(layer.target, 0)
+        self._dims = weight.dim() - 2
         self.groups = 1
         if self._dims:
             self._kernel = [1] * (2 - self._dims) + list(weight.shape[2:])
@@ -48,7 +43,8 @@ class Patches:
     @staticmethod
     def know(layer: fx.Node) -> bool:
         """Whether this kind of layer can be cut."""
-        return layer.target in _CONVOLUTIONS or layer.target is aten.linear.default
+        traits = traits_of(layer)
+        return Trait.INTEGER in traits and bool(traits & (Trait.CONVOLUTION | Trait.LINEAR))
 
     def parts(self, inputs: Tensor, outputs: Tensor, each: int) -> list[tuple[int, int]]:
         """Where to cut a batch so that the patches of each part, `each` a sample, fit into little memory."""
@@ -85,11 +81,6 @@ class Patches:
 
     def _grouped(self, values: Tensor) -> Tensor:
         return values.transpose(0, 1).reshape(self.groups, values.shape[1] // self.groups, -1)
-
-
-def channel_dim(layer: fx.Node) -> int:
-    """The dimension of a layer's outputs that the rows of its weight make."""
-    return -1 if layer.target is aten.linear.default else 1
 
 
 def _settings(layer: fx.Node) -> tuple[Any, Any, Any, int]:

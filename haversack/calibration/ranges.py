@@ -12,7 +12,7 @@ from torch import Tensor
 
 from haversack.errors import RecipeError, TaskError
 from haversack.graph.folded import Folded
-from haversack.graph.ops import fixed_ranges, sharing
+from haversack.graph.ops import Trait, fixed_ranges, sharing, traits_of
 from haversack.graph.run import Batches, is_finite, watch
 from haversack.grid import Grid, affine, blocks, round_, steps_of, symmetric
 
@@ -166,8 +166,6 @@ def _check_finite(name: str, low: float, high: float) -> None:
         )
 
 
-aten = torch.ops.aten
-
 Activations = Literal["uint8", "int8", "int16"]
 FORMATS: Mapping[str, tuple[int, bool]] = {"uint8": (8, False), "int8": (8, True), "int16": (16, True)}
 # From here on, one outlier may take a bit from all other weights of its channel: cutting it is worth a search.
@@ -216,7 +214,7 @@ def weight_grids(
                 raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
             least = limits_for_bias(folded, layer.bias, values[layer.reads], bits[name])
             wide = torch.maximum(_spans(weight.transpose(0, layer.axis), bits[name]), least)
-            if joint and layer.node.target is aten.linear.default:
+            if joint and traits_of(layer.node) & Trait.LINEAR:
                 wide = wide.amax().expand(wide.shape)
             limits[name] = torch.maximum(limits.get(name, wide), wide)
     return {name: symmetric(limit, axis=axis_of[name], bits=bits[name]) for name, limit in limits.items()}

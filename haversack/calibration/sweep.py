@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, fx
 
 from haversack.calibration.least_squares import Fit, Moments, refitted
-from haversack.calibration.patches import Patches, channel_dim
+from haversack.calibration.patches import Patches
 from haversack.errors import RecipeError
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
+from haversack.graph.ops import Trait, channel_dim, traits_of
 from haversack.graph.pairs import pairs
 from haversack.graph.run import Batches, is_finite, named_tensors
 from haversack.graph.write_back import written_back_to_train
@@ -95,8 +96,6 @@ def _last_reads(nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
             last[node] = list(dict.fromkeys(unread))
     return last
 
-
-aten = torch.ops.aten
 
 # Neighbouring positions of a map say nearly the same: more of them change nothing but the time.
 _MOST_POSITIONS = 100_000
@@ -192,7 +191,7 @@ class Sweep:
 def sum_after(layer: fx.Node) -> fx.Node | None:
     """The sum of which the layer's result is a summand of equal shape, and nothing else."""
     reader = next(iter(layer.users))
-    plain = len(layer.users) == 1 and reader.target is aten.add.Tensor and not reader.kwargs
+    plain = len(layer.users) == 1 and traits_of(reader) & Trait.SUM and not reader.kwargs
     return reader if plain and reader.meta["val"].shape == layer.meta["val"].shape else None
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.graph.folded import Folded, Merged, Norm
+from haversack.graph.ops import Trait, channels_follow_batch, traits_of
 from haversack.graph.pads import absorb_pads
 from haversack.graph.structure import CHECKS
 from haversack.graph.trace import Trace, layer_path
@@ -25,32 +26,6 @@ aten = torch.ops.aten
 
 Tensors = dict[str, Tensor]
 
-
-CONVOLUTIONS = {
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-    aten.conv1d.padding,
-    aten.conv2d.padding,
-    aten.conv3d.padding,
-}
-_TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
-_NOTHING = {
-    aten.alias.default,
-    aten.clone.default,
-    aten.contiguous.default,
-    aten.detach.default,
-    aten.lift_fresh_copy.default,
-}
-_DROPOUTS = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default}
-_CASTS = {
-    aten.to.device,
-    aten.to.dtype,
-    aten.to.dtype_layout,
-    aten.to.other,
-    aten._to_copy.default,  # noqa: SLF001
-}
-_RANDOM = {aten.rand.default, aten.randn.default, aten.rand_like.default, aten.randn_like.default}
 # A folded constant may be a little larger than what it was computed from, and small ones always pay.
 _SMALL_CONSTANT = 1 << 16
 
@@ -63,11 +38,12 @@ def fold(trace: Trace) -> Folded:
     _remove_checks(graph)
     _remove_identities(graph)
     _fold_constants(graph, tensors)
-    for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
-        if not node.args[5]:
+    for node in list(graph.nodes):
+        if traits_of(node) & Trait.NORM and not node.args[5]:
             norms |= _fold_batch_norm(graph, node, tensors)
-    for node in graph.find_nodes(op="call_function", target=aten.mean.dim):
-        _split_pooling_mean(graph, node)
+    for node in list(graph.nodes):
+        if traits_of(node) & Trait.AVERAGE and traits_of(node) & Trait.REDUCTION:
+            _split_pooling_mean(graph, node)
     absorb_pads(graph)
     graph.eliminate_dead_code()
     return of_graph(graph, tensors, trace.own, norms)
@@ -108,21 +84,23 @@ def _remove_identities(graph: fx.Graph) -> None:
 
 
 def _is_identity(node: fx.Node) -> bool:
-    if node.target in _DROPOUTS:
+    traits = traits_of(node)
+    if traits & Trait.DROPOUT:
         return not node.args[2]
     # Python's sum() begins at 0.
-    adds_nothing = node.target is aten.add.Tensor and isinstance(node.args[1], int) and node.args[1] == 0
-    if node.target in _CASTS or adds_nothing:
+    adds_nothing = traits & Trait.SUM and isinstance(node.args[1], int) and node.args[1] == 0
+    if traits & Trait.CAST or adds_nothing:
         ours, before = node.meta["val"], cast("fx.Node", node.args[0]).meta["val"]
         return bool(ours.dtype == before.dtype and ours.device == before.device)
-    return node.target in _NOTHING
+    return bool(traits & Trait.NOTHING)
 
 
 def _fold_constants(graph: fx.Graph, tensors: Tensors) -> None:
     """Computes now whatever depends on weights alone, for instance a weight behind a parametrization."""
     known: dict[fx.Node, Any] = {node: tensors[_target(node)] for node in graph.find_nodes(op="get_attr")}
     for node in list(graph.nodes):
-        if node.op != "call_function" or node.target in _RANDOM or any(n not in known for n in node.all_input_nodes):
+        computes = node.op == "call_function" and not traits_of(node) & Trait.RANDOM
+        if not computes or any(n not in known for n in node.all_input_nodes):
             continue
         value = _computed(node, known)
         if value is None:
@@ -215,8 +193,7 @@ def _scale_and_shift(norm: fx.Node, tensors: Tensors) -> tuple[Tensor, Tensor]:
 
 def _absorbs(layer: fx.Node) -> bool:
     """Whether batch norm can go into this operation: channels are its output dimension and nobody else reads it."""
-    flat = layer.target is aten.linear.default and len(layer.meta["val"].shape) == 2
-    if not (flat or layer.target in CONVOLUTIONS or layer.target in _TRANSPOSED) or len(layer.users) != 1:
+    if not traits_of(layer) & Trait.LAYER or not channels_follow_batch(layer) or len(layer.users) != 1:
         return False
     return all(argument is None or argument.op == "get_attr" for argument in _weights(layer))
 
@@ -252,7 +229,7 @@ def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
 
 def along_outputs(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
     """`scale`, one number an output channel, shaped so that it multiplies the layer's weight."""
-    if layer.target not in _TRANSPOSED:
+    if not traits_of(layer) & Trait.TRANSPOSED:
         return scale.view(-1, *[1] * (weight.dim() - 1))
     # A transposed convolution keeps (in, out / groups, ...); inputs come group by group.
     per_group = weight.shape[1]

@@ -9,7 +9,7 @@ from torch import fx
 from haversack.graph.fold import fold
 from haversack.graph.folded import Folded
 from haversack.graph.merge import merge
-from haversack.graph.ops import CLAMPS, PICKS
+from haversack.graph.ops import Trait, traits_of
 from haversack.graph.trace import trace
 from haversack.model import Model
 
@@ -21,7 +21,7 @@ def inference(model: Model) -> Folded:
     """
     folded = merge(fold(trace(model.module, model.example)))
     for node in list(folded.graph.nodes):
-        if node.target in CLAMPS:
+        if traits_of(node) & Trait.CLAMP:
             _move_before_picks(node)
     folded.module.recompile()
     return folded
@@ -36,7 +36,7 @@ def lower(model: Model) -> fx.GraphModule:
 def _move_before_picks(clamp: fx.Node) -> None:
     """Swaps a clamp with the max pools before it that nobody else reads."""
     pick = clamp.args[0]
-    while isinstance(pick, fx.Node) and pick.target in PICKS and len(pick.users) == 1:
+    while isinstance(pick, fx.Node) and traits_of(pick) & Trait.PICK and len(pick.users) == 1:
         value = cast("fx.Node", pick.args[0])
         clamp.replace_all_uses_with(pick)
         clamp.replace_input_with(pick, value)

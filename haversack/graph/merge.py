@@ -15,11 +15,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.fold import CONVOLUTIONS, free_name, of_graph
+from haversack.graph.fold import free_name, of_graph
 from haversack.graph.folded import Folded, Merged, Norm
+from haversack.graph.ops import Trait, traits_of
 from haversack.graph.trace import arguments_of
-
-aten = torch.ops.aten
 
 Tensors = Mapping[str, Tensor]
 
@@ -114,7 +113,7 @@ class _Merging:
 
     def _is_layer(self, node: fx.Node) -> bool:
         """Whether it is a convolution that only the sum reads, with weights of its own."""
-        if node.target not in CONVOLUTIONS or len(node.users) != 1:
+        if not traits_of(node) & Trait.CONVOLUTION or len(node.users) != 1:
             return False
         weights = [each for each in (_argument(node, "weight"), _argument(node, "bias")) if each is not None]
         return all(each.op == "get_attr" and self._is_alone(each) for each in weights) and self._may_go(_name(node))
@@ -148,10 +147,10 @@ class _Merging:
     def _normalized(self, summand: fx.Node, layer: fx.Node) -> _Branch | None:
         """A batch norm of what the layer reads: x * scale + shift."""
         product, shift = (*summand.args, None, None)[:2]
-        if summand.target is not aten.add.Tensor or not isinstance(product, fx.Node) or len(product.users) != 1:
+        if not traits_of(summand) & Trait.SUM or not isinstance(product, fx.Node) or len(product.users) != 1:
             return None
         value, scale = (*product.args, None, None)[:2]
-        scales = product.target is aten.mul.Tensor and value is layer.args[0] and isinstance(scale, fx.Node)
+        scales = traits_of(product) & Trait.PRODUCT and value is layer.args[0] and isinstance(scale, fx.Node)
         norm = self.norms.get(str(scale.target)) if scales and isinstance(scale, fx.Node) else None
         if (
             norm is None
@@ -203,7 +202,7 @@ class _Merging:
 
 def _is_sum(node: fx.Node) -> bool:
     values = [each for each in node.args if isinstance(each, fx.Node) and each.op != "get_attr"]
-    return node.target is aten.add.Tensor and not node.kwargs and len(values) == 2
+    return bool(traits_of(node) & Trait.SUM) and not node.kwargs and len(values) == 2
 
 
 def _is_summand(node: fx.Node) -> bool:

@@ -1,15 +1,19 @@
-"""Operations: which of them compute, pick or move values, compute on integers, and want grids for what they read.
+"""Operators: one row each, what passes may ask of it; and what in a folded graph computes on integers.
 
-Those that only move values (slice, pad, reshape...) stand between the pairs and carry integers. Those that pick values
-(max pool, nearest upsampling) read and write one and the same grid, which runtimes compute on integers.
+Passes ask for traits. Only this table, readers and writers of graphs and files name ATen operators, and tables whose
+content is a rule an operator. Those that only move values (slice, pad, reshape...) stand between the pairs and carry
+integers. Those that pick values (max pool, nearest upsampling) read and write one and the same grid, which runtimes
+compute on integers.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from enum import Flag, auto
+from types import MappingProxyType
+from typing import cast
 
 import torch
 from torch import Tensor, fx
@@ -18,47 +22,136 @@ from haversack.graph.trace import arguments_of
 
 aten = torch.ops.aten
 
-LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, aten.linear.default}
-TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
-OF_TWO = {aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor}
-# Results between two numbers that are known beforehand; runtimes demand that grid and no other.
-FIXED = {
-    **dict.fromkeys((aten.sigmoid.default, aten.hardsigmoid.default, aten.softmax.int), (0.0, 1.0)),
-    aten.tanh.default: (-1.0, 1.0),
-}
-_OF_ONE = {
-    *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.mean.dim),
-    *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default),
-    *(aten.leaky_relu.default, aten.hardswish.default, *FIXED),
-}
-COMPUTES = {*LAYERS, *TRANSPOSED, *OF_TWO, *_OF_ONE, aten.cat.default}
-PICKS = {
-    *(aten.max_pool1d.default, aten.max_pool2d.default, aten.amax.default),
-    *(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec),
-}
-_WINDOWS = {aten.avg_pool1d.default, aten.avg_pool2d.default}
-SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int}
-PADS = {aten.pad.default, aten.constant_pad_nd.default}
-MOVES = {
-    *(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.expand.default),
-    *(aten.permute.default, aten.transpose.int, aten.squeeze.dim, aten.squeeze.default, aten.unsqueeze.default),
-    *(aten.slice.Tensor, aten.select.int, *PADS, *SPLITS),
-}
-# Where each activation that clamps has its lower bound, and what bounds it when that is left out.
-CLAMPS: dict[Any, float | None] = {
-    aten.relu.default: 0.0,
-    aten.relu6.default: 0.0,
-    aten.clamp.default: None,
-    aten.clamp_min.default: None,
-    aten.hardtanh.default: -1.0,
-}
+
+class Trait(Flag):
+    """What passes ask of an operator; `traits_of(node) & (Trait.SUM | Trait.PRODUCT)` is true where one holds."""
+
+    INTEGER = auto()  # runtimes have a form of it that computes on integers
+    LINEAR = auto()
+    CONVOLUTION = auto()
+    TRANSPOSED = auto()
+    LAYER = LINEAR | CONVOLUTION | TRANSPOSED
+    NORM = auto()
+    SUM = auto()
+    DIFFERENCE = auto()
+    PRODUCT = auto()
+    OF_TWO = SUM | DIFFERENCE | PRODUCT
+    JOIN = auto()
+    POINTWISE = auto()  # a function of one number
+    CLAMP = auto()
+    HOMOGENEOUS = auto()  # pointwise, and commutes with a positive factor
+    KEEPS_SIGN = auto()  # pointwise, and gives nothing negative for what is not negative
+    AVERAGE = auto()
+    PICK = auto()
+    WINDOW = auto()  # an average of windows, which lies on the grid of what it reads
+    REDUCTION = auto()  # over the dimensions `dim`
+    RESHAPE = auto()
+    REARRANGE = auto()
+    SLICE = auto()
+    PAD = auto()
+    SPLIT = auto()
+    MOVE = RESHAPE | REARRANGE | SLICE | PAD | SPLIT
+    NOTHING = auto()  # gives what it reads
+    DROPOUT = auto()
+    CAST = auto()
+    RANDOM = auto()
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Its traits; the numbers between which all results lie, where runtimes demand that grid and no other; its clamp.
+
+    `low` is where it clamps, or the argument that says so.
+    """
+
+    traits: Trait
+    ends: tuple[float, float] | None = None
+    low: float | str | None = None
+
+
+def _rows(operator: Operator | Trait, *targets: object) -> dict[object, Operator]:
+    return dict.fromkeys(targets, operator if isinstance(operator, Operator) else Operator(operator))
+
+
+_CURVE, _CLAMP = Trait.POINTWISE | Trait.INTEGER, Trait.POINTWISE | Trait.CLAMP
+_CONVOLUTION, _TRANSPOSED = Trait.CONVOLUTION | Trait.INTEGER, Trait.TRANSPOSED | Trait.INTEGER
+_AVERAGE = Trait.AVERAGE | Trait.INTEGER
+
+OPERATORS: Mapping[object, Operator] = MappingProxyType(
+    _rows(Trait.LINEAR | Trait.INTEGER, aten.linear.default)
+    | _rows(_CONVOLUTION, aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding)
+    | _rows(Trait.CONVOLUTION, aten.conv3d.default, aten.conv3d.padding)
+    | _rows(_TRANSPOSED, aten.conv_transpose1d.default, aten.conv_transpose2d.input)
+    | _rows(Trait.TRANSPOSED, aten.conv_transpose3d.input)
+    | _rows(Trait.NORM, aten.batch_norm.default)
+    | _rows(Trait.SUM | Trait.INTEGER, aten.add.Tensor)
+    | _rows(Trait.DIFFERENCE | Trait.INTEGER, aten.sub.Tensor)
+    | _rows(Trait.PRODUCT | Trait.INTEGER, aten.mul.Tensor)
+    | _rows(Trait.JOIN | Trait.INTEGER, aten.cat.default)
+    | _rows(Operator(_CLAMP | Trait.HOMOGENEOUS, low=0.0), aten.relu.default)
+    | _rows(Operator(_CLAMP, low=0.0), aten.relu6.default)
+    | _rows(Operator(_CLAMP, low="min"), aten.clamp.default, aten.clamp_min.default)
+    | _rows(Operator(_CLAMP, low="min_val"), aten.hardtanh.default)
+    | _rows(_CURVE | Trait.HOMOGENEOUS | Trait.KEEPS_SIGN, aten.leaky_relu.default)
+    | _rows(_CURVE | Trait.KEEPS_SIGN, aten.hardswish.default)
+    | _rows(Operator(_CURVE, ends=(0.0, 1.0)), aten.sigmoid.default, aten.hardsigmoid.default)
+    | _rows(Operator(_CURVE, ends=(-1.0, 1.0)), aten.tanh.default)
+    | _rows(Operator(Trait.INTEGER, ends=(0.0, 1.0)), aten.softmax.int)
+    | _rows(Trait.POINTWISE, aten.elu.default, aten.silu.default, aten.gelu.default)
+    | _rows(_AVERAGE | Trait.WINDOW, aten.avg_pool1d.default, aten.avg_pool2d.default)
+    | _rows(_AVERAGE, aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default)
+    | _rows(_AVERAGE | Trait.REDUCTION, aten.mean.dim)
+    | _rows(Trait.PICK, aten.max_pool1d.default, aten.max_pool2d.default)
+    | _rows(Trait.PICK, aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec)
+    | _rows(Trait.PICK | Trait.REDUCTION, aten.amax.default)
+    | _rows(Trait.RESHAPE, aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int)
+    | _rows(Trait.REARRANGE, aten.permute.default, aten.transpose.int, aten.expand.default, aten.select.int)
+    | _rows(Trait.REARRANGE, aten.squeeze.dim, aten.squeeze.default, aten.unsqueeze.default)
+    | _rows(Trait.SLICE, aten.slice.Tensor)
+    | _rows(Trait.PAD, aten.pad.default, aten.constant_pad_nd.default)
+    | _rows(Trait.SPLIT, aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int)
+    | _rows(Trait.NOTHING, aten.alias.default, aten.clone.default, aten.contiguous.default, aten.detach.default)
+    | _rows(Trait.NOTHING, aten.lift_fresh_copy.default)
+    | _rows(Trait.DROPOUT, aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
+    | _rows(Trait.CAST, aten.to.device, aten.to.dtype, aten.to.dtype_layout, aten.to.other)
+    | _rows(Trait.CAST, aten._to_copy.default)  # noqa: SLF001
+    | _rows(Trait.RANDOM, aten.rand.default, aten.randn.default, aten.rand_like.default, aten.randn_like.default)
+)
+_OTHER = Operator(Trait(0))
+
+
+def traits_of(node: fx.Node) -> Trait:
+    """What the node's operator is said to be; no trait where the table has no row for it."""
+    return OPERATORS.get(node.target, _OTHER).traits
+
+
+def fixed_range(node: fx.Node) -> tuple[float, float] | None:
+    """The numbers between which results lie, where TFLite's specification settles their grid."""
+    return OPERATORS.get(node.target, _OTHER).ends
+
+
+def lowest(node: fx.Node) -> float | None:
+    """The number below which no result of the node lies; None where its operator names none."""
+    row = OPERATORS.get(node.target, _OTHER)
+    low: object = row.ends[0] if row.ends else arguments_of(node)[row.low] if isinstance(row.low, str) else row.low
+    return low if isinstance(low, int | float) else None
+
+
+def channel_dim(layer: fx.Node) -> int:
+    """The dimension of a layer's outputs that the rows of its weight make."""
+    return -1 if traits_of(layer) & Trait.LINEAR else 1
+
+
+def channels_follow_batch(layer: fx.Node) -> bool:
+    """Whether they are dimension 1 of its outputs: in all layers but linear ones on more than two dimensions."""
+    return channel_dim(layer) == 1 or len(layer.meta["val"].shape) == 2
 
 
 def moves(node: fx.Node) -> bool:
     """Whether results are values of what is read, moved: the results of a split are, one by one."""
     if node.target is operator.getitem:
-        return cast("fx.Node", node.args[0]).target in SPLITS
-    return node.target in MOVES
+        return bool(traits_of(cast("fx.Node", node.args[0])) & Trait.SPLIT)
+    return bool(traits_of(node) & Trait.MOVE)
 
 
 def keeps_grid(node: fx.Node) -> bool:
@@ -66,8 +159,8 @@ def keeps_grid(node: fx.Node) -> bool:
 
     An average of the whole map is a mean, which may have a grid of its own.
     """
-    if node.target not in _WINDOWS:
-        return node.target in PICKS
+    if not traits_of(node) & Trait.WINDOW:
+        return bool(traits_of(node) & Trait.PICK)
     sizes = cast("fx.Node", node.args[0]).meta["val"].shape[2:]
     window = list(cast("list[int]", node.args[1]))
     return (window * len(sizes))[: len(sizes)] != list(sizes)
@@ -89,15 +182,15 @@ def integer_operations(graph: fx.Graph) -> Iterator[fx.Node]:
 
 def fixed_ranges(graph: fx.Graph) -> dict[str, tuple[float, float]]:
     """The values whose grid TFLite's specification settles, with the numbers between which they lie."""
-    return {node.name: FIXED[node.target] for node in graph.nodes if node.target in FIXED}
+    return {node.name: ends for node in graph.nodes if (ends := fixed_range(node))}
 
 
 def sharing(graph: fx.Graph) -> tuple[tuple[str, ...], ...]:
     """Groups of values that must lie on one grid: what a concatenation reads and what it writes."""
     groups: list[dict[str, None]] = []
     fixed = fixed_ranges(graph)
-    for node in graph.find_nodes(op="call_function", target=aten.cat.default):
-        if _has_integer_form(node):
+    for node in graph.nodes:
+        if traits_of(node) & Trait.JOIN and _has_integer_form(node):
             names = dict.fromkeys(_source(value).name for value in (*_read(node), _after_activation(node)))
             names = {name: None for name in names if name not in fixed}
             for met in [group for group in groups if group.keys() & names.keys()]:
@@ -133,7 +226,7 @@ class FoldedLayer:
 
 def layer_at(node: fx.Node) -> FoldedLayer | None:
     """The layer that this node is; None where it is another operation, or one whose weight is computed."""
-    if node.target not in LAYERS | TRANSPOSED:
+    if not _is_layer(node):
         return None
     parts = arguments_of(node)
     if not _is_constant(parts["weight"]):
@@ -145,7 +238,7 @@ def layer_at(node: fx.Node) -> FoldedLayer | None:
         bias=str(bias.target) if _is_constant(bias) else "",
         inputs=parts["input"],
         groups=int(parts.get("groups", 1)),
-        transposed=node.target in TRANSPOSED,
+        transposed=bool(traits_of(node) & Trait.TRANSPOSED),
         computes_bias=bias is not None and not _is_constant(bias),
     )
 
@@ -160,19 +253,27 @@ def layers(graph: fx.Graph) -> Iterator[FoldedLayer]:
 
 def left_float(graph: fx.Graph) -> tuple[str, ...]:
     """The operations on real numbers that stay in float32, one entry each."""
-    integer = {*PICKS, *MOVES, operator.getitem}
+
+    def carries(node: fx.Node) -> bool:
+        return node.target is operator.getitem or bool(traits_of(node) & (Trait.PICK | Trait.MOVE))
+
     return tuple(
         str(node.target)
         for node in graph.nodes
         if node.op == "call_function" and _is_real(node)
-        if not (node.target in integer or _clamps_at_zero(node) or _has_integer_form(node))
+        if not (carries(node) or _clamps_at_zero(node) or _has_integer_form(node))
     )
 
 
 def integer_weight(node: fx.Node, is_constant: Callable[[object], bool]) -> fx.Node | None:
     """The weight that becomes integers where this is a layer with an integer form, in a graph folded or as traced."""
-    is_layer = node.target in LAYERS | TRANSPOSED
-    return cast("fx.Node", node.args[1]) if is_layer and _has_integer_form(node, is_constant) else None
+    return cast("fx.Node", node.args[1]) if _is_layer(node) and _has_integer_form(node, is_constant) else None
+
+
+def _is_layer(node: fx.Node) -> bool:
+    """Whether it is a layer of a kind that can have an integer form."""
+    traits = traits_of(node)
+    return bool(traits & Trait.LAYER) and bool(traits & Trait.INTEGER)
 
 
 def _is_constant(argument: object) -> bool:
@@ -182,13 +283,14 @@ def _is_constant(argument: object) -> bool:
 
 def _has_integer_form(node: fx.Node, is_constant: Callable[[object], bool] = _is_constant) -> bool:
     """Whether runtimes compute the operation on integers: real values in and out, weights that are constant."""
-    if node.target not in COMPUTES or not _is_real(node):
+    traits = traits_of(node)
+    if not traits & Trait.INTEGER or not _is_real(node):
         return False
-    if node.target in LAYERS | TRANSPOSED and not is_constant(node.args[1]):
+    if traits & Trait.LAYER and not is_constant(node.args[1]):
         return False
-    if node.target in TRANSPOSED and any(extent != 1 for extent in _groups_and_dilations(node)):
+    if traits & Trait.TRANSPOSED and any(extent != 1 for extent in _groups_and_dilations(node)):
         return False
-    if node.target in OF_TWO and (node.kwargs or not all(isinstance(each, fx.Node) for each in node.args)):
+    if traits & Trait.OF_TWO and (node.kwargs or not all(isinstance(each, fx.Node) for each in node.args)):
         return False
     return all(_is_real(value) and not is_constant(_source(value)) for value in _read(node))
 
@@ -208,9 +310,10 @@ def _is_real(node: fx.Node) -> bool:
 
 def _read(node: fx.Node) -> list[fx.Node]:
     """The values that an integer operation reads, weights left out."""
-    if node.target is aten.cat.default:
+    traits = traits_of(node)
+    if traits & Trait.JOIN:
         return list(cast("list[fx.Node]", node.args[0]))
-    return list(cast("list[fx.Node]", node.args[: 2 if node.target in OF_TWO else 1]))
+    return list(cast("list[fx.Node]", node.args[: 2 if traits & Trait.OF_TWO else 1]))
 
 
 def _after_activation(node: fx.Node) -> fx.Node:
@@ -225,10 +328,7 @@ def _after_activation(node: fx.Node) -> fx.Node:
 
 
 def _clamps_at_zero(node: fx.Node) -> bool:
-    if node.target not in CLAMPS:
-        return False
-    low = node.args[1] if len(node.args) > 1 else CLAMPS[node.target]
-    return isinstance(low, int | float) and low == 0
+    return bool(traits_of(node) & Trait.CLAMP) and lowest(node) == 0
 
 
 def _source(value: fx.Node) -> fx.Node:

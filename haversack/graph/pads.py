@@ -8,15 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import Tensor, fx
 
-from haversack.graph.ops import PADS
+from haversack.graph.ops import Trait, traits_of
 from haversack.graph.trace import arguments_of
-
-aten = torch.ops.aten
-
-_LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class Margin:
 
 def margin_of(padded: fx.Node, dims: int, zero: int = 0) -> Margin | None:
     """What a pad puts around maps of so many dimensions; None for what pads otherwise, or with numbers but `zero`."""
-    if padded.target not in PADS or len(padded.meta["val"].shape) != dims + 2:
+    if not traits_of(padded) & Trait.PAD or len(padded.meta["val"].shape) != dims + 2:
         return None
     given = arguments_of(padded)
     plain = all(isinstance(amount, int) and amount >= 0 for amount in given["pad"])
@@ -47,7 +42,7 @@ def margin_of(padded: fx.Node, dims: int, zero: int = 0) -> Margin | None:
 def absorb_pads(graph: fx.Graph) -> None:
     """Convolutions take in the zeros before them that are as many on both sides, which is what their padding says."""
     for layer in graph.nodes:
-        if layer.target in _LAYERS:
+        if traits_of(layer) & Trait.CONVOLUTION:
             _absorb(layer)
 
 
@@ -55,7 +50,7 @@ def _absorb(layer: fx.Node) -> None:
     given = arguments_of(layer)
     weight: Tensor = given["weight"].meta["val"]
     margin = margin_of(cast("fx.Node", given["input"]), weight.dim() - 2)
-    if margin is None or margin.before != margin.behind:
+    if margin is None or isinstance(given["padding"], str) or margin.before != margin.behind:
         return
     own = [given["padding"]] if isinstance(given["padding"], int) else list(given["padding"])
     own = own * len(margin.before) if len(own) == 1 else own

@@ -16,8 +16,9 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
 from haversack.errors import RecipeError
-from haversack.graph.ops import LAYERS, PADS, SPLITS, FoldedLayer, keeps_grid, layer_at, moves
+from haversack.graph.ops import FoldedLayer, Trait, channels_follow_batch, keeps_grid, layer_at, moves, traits_of
 from haversack.graph.run import named_tensors
+from haversack.graph.trace import arguments_of
 from haversack.grid import Grid, blocks
 
 aten = torch.ops.aten
@@ -97,12 +98,12 @@ class _Insertion:
 
     def _move(self, node: fx.Node, integers: fx.Node, grid: Grid) -> None:
         arguments = [integers, *node.args[1:]]
-        if node.target in PADS:
+        if traits_of(node) & Trait.PAD:
             arguments[2:] = _padded_with_zero_point(node, grid)
         readers = list(node.users)
         with self.graph.inserting_before(node):
             moved = self._call(node.target, tuple(arguments), node, grid.dtype, node.kwargs)
-        if node.target in SPLITS:
+        if traits_of(node) & Trait.SPLIT:
             # Several results: each becomes real again where it is taken out.
             self.integers[node] = (moved, grid)
         else:
@@ -116,7 +117,7 @@ class _Insertion:
             raise _unfit(layer.weight, grid, f"a weight of shape {tuple(whole.shape)}")
         arguments = list(node.args)
         arguments[1] = self._constant(node, layer.weight, grid)
-        if layer.bias and len(arguments) > 2 and inputs is not None and _adds_bias_inside(node):
+        if layer.bias and len(arguments) > 2 and inputs is not None and channels_follow_batch(node):
             arguments[2] = self._constant(node, layer.bias, _bias_grid(inputs, grid))
         node.args = tuple(arguments)
 
@@ -173,11 +174,6 @@ def _unfit(name: str, grid: Grid, what: str) -> RecipeError:
     return RecipeError(said, where=name, mend="quantize the network again.")
 
 
-def _adds_bias_inside(node: fx.Node) -> bool:
-    """Whether runtimes add the bias to the 32-bit sums: in all but linear layers on more than two dimensions."""
-    return node.target is not aten.linear.default or len(node.meta["val"].shape) == 2
-
-
 def _settings(grid: Grid) -> tuple[float, int, int, int, torch.dtype]:
     return grid.scale[0], grid.zero_point[0], grid.qmin, grid.qmax, grid.dtype
 
@@ -189,12 +185,11 @@ def _bias_grid(inputs: Grid, weights: Grid) -> Grid:
 
 
 def _padded_with_zero_point(node: fx.Node, grid: Grid) -> list[Any]:
-    mode = node.args[2] if node.target is aten.pad.default and len(node.args) > 2 else "constant"
-    if mode != "constant":
-        return list(node.args[2:])
-    value = node.args[-1] if isinstance(node.args[-1], float | int) else 0.0
-    integer = int(grid.quantize(torch.tensor(float(value))))
-    return ["constant", integer] if node.target is aten.pad.default else [integer]
+    """What a pad is told beside its value and the amounts: the integer that stands for its number."""
+    told = dict(list(arguments_of(node).items())[2:])
+    if told.get("mode", "constant") == "constant":
+        told["value"] = int(grid.quantize(torch.tensor(float(told["value"] or 0.0))))
+    return list(told.values())
 
 
 def output_step(lowered: fx.GraphModule) -> float | None:
@@ -208,7 +203,7 @@ def output_step(lowered: fx.GraphModule) -> float | None:
 def quantized_layers(lowered: fx.GraphModule) -> int:
     """How many layers read integers, multiply them by integers and give integers."""
     return sum(
-        node.target in LAYERS
+        bool(traits_of(node) & (Trait.CONVOLUTION | Trait.LINEAR))
         and all(isinstance(each, fx.Node) and each.target in _DEQUANTIZE for each in node.args[:2])
         and _is_rounded(node)
         for node in lowered.graph.nodes

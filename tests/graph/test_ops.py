@@ -1,11 +1,43 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from quantizable_networks import Does, build, convolution, model_of, quantized
 from torch.nn import functional as F
 
+import haversack
 from haversack.graph.inference import inference, lower
-from haversack.graph.ops import left_float, points
+from haversack.graph.ops import OPERATORS, Trait, left_float, points
 from haversack.model import Model
+
+PACKAGE = Path(haversack.__file__).parent
+NAMING = {
+    "graph/ops.py": "the table",
+    "integer/read": "reads graphs with pairs",
+    "runtimes": "write files",
+    "graph/structure.py": "leaves out what torch.export checks",
+    "graph/fold.py": "writes what stands for a batch norm, a mean and a view",
+    "graph/pairs.py": "writes a grouped weight's shape",
+    "training/machine.py": "knows torch's functions that are slow in bfloat16",
+}
+
+
+def test_passes_ask_for_traits_and_only_readers_and_writers_name_operators():
+    naming = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r"\baten\.\w+\.\w+", "".join(re.split(r'"[^"\n]*"|#.*', path.read_text("utf-8"))))
+    }
+    assert [name for name in sorted(naming) if not name.startswith(tuple(NAMING))] == []
+    assert [name for name in NAMING if not any(path.startswith(name) for path in naming)] == []
+
+
+def test_what_has_a_fixed_range_computes_on_integers_and_what_clamps_is_pointwise():
+    rows = OPERATORS.values()
+    assert all(row.traits & Trait.INTEGER for row in rows if row.ends)
+    assert all(bool(row.traits & Trait.CLAMP) == (row.low is not None) for row in rows)
+    assert all(row.traits & Trait.POINTWISE for row in rows if row.traits & (Trait.CLAMP | Trait.HOMOGENEOUS))
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from haversack.calibration.least_squares import Moments
-from haversack.calibration.patches import Patches, channel_dim
+from haversack.calibration.patches import Patches
 from haversack.calibration.sweep import Lane
 from haversack.channels.group import ChannelGroup, Member
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
-from haversack.graph.ops import FoldedLayer, layer_at
+from haversack.graph.ops import FoldedLayer, Trait, channel_dim, layer_at, traits_of
 from haversack.graph.run import Batches
 from haversack.model import Model
 from haversack.progress import note, track
 from haversack.techniques.prune_channels.importance import Ranking, Scores, l2
-
-aten = torch.ops.aten
 
 _RIDGE = 1e-2
 _MOST_POSITIONS = 50_000
@@ -210,7 +208,7 @@ def _powers(folded: Folded, nodes: Sequence[fx.Node], batches: Batches) -> dict[
 def _completed(layer: fx.Node) -> fx.Node:
     """The sum that the layer completes, where nothing else reads it; otherwise the layer."""
     reader = next(iter(layer.users))
-    return reader if len(layer.users) == 1 and reader.target is aten.add.Tensor else layer
+    return reader if len(layer.users) == 1 and traits_of(reader) & Trait.SUM else layer
 
 
 def _reading(folded: Folded, member: Member) -> ReadingLayer | None:

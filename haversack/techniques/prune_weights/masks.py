@@ -12,13 +12,12 @@ from torch import Tensor, fx
 
 from haversack.errors import RecipeError
 from haversack.graph.inference import inference
+from haversack.graph.ops import Trait, traits_of
 from haversack.graph.run import is_finite
 from haversack.graph.trace import arguments_of
 from haversack.model import Model
 
 Tensors = Mapping[str, Tensor]
-
-_LAYERS = ("aten.conv", "aten.linear")
 
 
 def prunable(model: Model) -> dict[str, Tensor]:
@@ -38,7 +37,7 @@ def prunable(model: Model) -> dict[str, Tensor]:
 
 def _weight(node: fx.Node) -> str:
     """The name of the weight that a layer reads, or ''."""
-    if node.op != "call_function" or not str(node.target).startswith(_LAYERS):
+    if not traits_of(node) & Trait.LAYER:
         return ""
     weight = arguments_of(node)["weight"]
     return str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else ""

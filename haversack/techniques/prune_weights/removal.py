@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from haversack.calibration.least_squares import MOST_WORK, Fit, descended, refitted
-from haversack.calibration.patches import channel_dim
 from haversack.calibration.sweep import Sweep, SweptLayer
 from haversack.graph.folded import Folded
+from haversack.graph.ops import channel_dim
 from haversack.graph.run import Batches, joined
 from haversack.progress import track
 

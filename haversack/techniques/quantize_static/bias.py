@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from haversack.graph.folded import Folded
+from haversack.graph.ops import channel_dim
 from haversack.graph.pairs import dequantized, pairs
 from haversack.graph.run import Batches, joined, numbers_a_sample, show
 from haversack.grid import Grid
-
-aten = torch.ops.aten
 
 _MOST_SAMPLES = 256
 # All samples run at once: as many as keep one value of the network below this.
@@ -57,11 +56,11 @@ class _Sweep(fx.Interpreter):
             return value
         shift = _channel_means(n, value) - self.wanted[n.name]
         self.shifts[n.name] = shift
-        return value - (shift if n.target is aten.linear.default else shift.view(-1, *[1] * (value.dim() - 2)))
+        return value - shift.view(-1, *[1] * (value.dim() - 1 - channel_dim(n) % value.dim()))
 
 
 def _channel_means(layer: fx.Node, value: Tensor) -> Tensor:
-    channels = value.dim() - 1 if layer.target is aten.linear.default else 1
+    channels = channel_dim(layer) % value.dim()
     return value.mean([dim for dim in range(value.dim()) if dim != channels])
 
 

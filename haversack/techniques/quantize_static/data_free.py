@@ -19,32 +19,12 @@ from haversack.calibration.ranges import Observed
 from haversack.errors import TaskError
 from haversack.graph.folded import Folded, Norm
 from haversack.graph.memory import operation
-from haversack.graph.ops import LAYERS, TRANSPOSED, layer_at
+from haversack.graph.ops import Trait, fixed_range, layer_at, traits_of
 from haversack.graph.trace import layer_path
 
-aten = torch.ops.aten
-
 _SIGMAS, _INPUT_SIGMAS, _BYTE = 6.0, 3.0, 255.0
-_LAYERS = LAYERS | TRANSPOSED
-_ELEMENTWISE = {
-    *(aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default),
-    *(aten.leaky_relu.default, aten.elu.default, aten.silu.default, aten.gelu.default, aten.hardswish.default),
-    *(aten.sigmoid.default, aten.hardsigmoid.default, aten.tanh.default),
-}
-_AVERAGES = {
-    *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.mean.dim),
-    *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default),
-}
 # These take means to means and limits to limits. A variance they leave or lessen; no limit depends on that.
-_KEEPING = {
-    *(aten.max_pool1d.default, aten.max_pool2d.default, aten.amax.default),
-    *_AVERAGES,
-    *(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.cat.default),
-    *(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.expand.default),
-    *(aten.permute.default, aten.transpose.int, aten.squeeze.dim, aten.squeeze.default, aten.unsqueeze.default),
-    *(aten.slice.Tensor, aten.select.int, aten.pad.default, aten.constant_pad_nd.default),
-    *(aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int),
-}
+_KEEPING = Trait.PICK | Trait.AVERAGE | Trait.JOIN | Trait.MOVE
 
 
 @dataclass(frozen=True)
@@ -136,6 +116,7 @@ class _Reading:
         return Spread.normal(mean, deviation.square())
 
     def _followed(self, node: fx.Node) -> Any:  # noqa: ANN401 - a Spread, or what holds several, or a size
+        traits = traits_of(node)
         arguments: tuple[Any, ...] = fx.map_arg(node.args, self.values.__getitem__)
         is_plain = not any(isinstance(self.values[each], Spread | list) for each in node.all_input_nodes)
         if node.target is operator.getitem:
@@ -143,11 +124,11 @@ class _Reading:
         if is_plain or not isinstance(node.meta.get("val"), Tensor | list | tuple):
             plain = fx.map_arg(node.args, lambda each: getattr(self.values[each], "mean", self.values[each]))
             return cast("Callable[..., Any]", node.target)(*plain, **node.kwargs)
-        if node.target in _LAYERS and node not in self.settled and self.settled.isdisjoint(node.all_input_nodes):
+        if traits & Trait.LAYER and node not in self.settled and self.settled.isdisjoint(node.all_input_nodes):
             raise _unsettled(node, "neither it nor a layer before it has a batch norm")
-        if node.target in _KEEPING:
+        if traits & _KEEPING:
             return self._kept(node)
-        rule = _RULES.get(node.target)
+        rule = next((rule for asked, rule in _RULES if traits & asked), _between if fixed_range(node) else None)
         if rule is None:
             raise _unsettled(node, f"batch norm does not say what {operation(node)} makes of its values")
         return rule(node, arguments)
@@ -160,7 +141,7 @@ class _Reading:
         if isinstance(parts[0], Tensor):
             spread = Spread(*parts)
             # A mean of many numbers is nearly normal, and deviates no more than each of them.
-            return spread.within(Spread.normal(*parts[:2])) if node.target in _AVERAGES else spread
+            return spread.within(Spread.normal(*parts[:2])) if traits_of(node) & Trait.AVERAGE else spread
         return [Spread(*each) for each in zip(*parts, strict=True)]
 
     def _part(self, part: str, node: fx.Node) -> Any:  # noqa: ANN401
@@ -208,7 +189,7 @@ def _elementwise(node: fx.Node, arguments: Any) -> Spread:  # noqa: ANN401
 
 def _sum(node: fx.Node, arguments: Any) -> Spread:  # noqa: ANN401
     ours, theirs = (Spread.of(each) for each in arguments[:2])
-    factor = float(node.kwargs.get("alpha", 1.0)) * (-1.0 if node.target is aten.sub.Tensor else 1.0)  # type: ignore[arg-type]
+    factor = float(node.kwargs.get("alpha", 1.0)) * (-1.0 if traits_of(node) & Trait.DIFFERENCE else 1.0)  # type: ignore[arg-type]
     scaled = _product(node, (theirs, factor))
     mean, variance = ours.mean + scaled.mean, ours.variance + scaled.variance
     return Spread(mean, variance, ours.low + scaled.low, ours.high + scaled.high).within(Spread.normal(mean, variance))
@@ -222,19 +203,19 @@ def _product(_: fx.Node, arguments: Any) -> Spread:  # noqa: ANN401
     return Spread(a.mean * b.mean, variance, corners.amin(0), corners.amax(0))
 
 
-def _shares(node: fx.Node, arguments: Any) -> Spread:  # noqa: ANN401, ARG001
-    """Softmax: anything from 0 to 1."""
-    value = arguments[0].mean
-    return Spread(*(torch.full_like(value, number) for number in (0.5, 1 / 12, 0.0, 1.0)))
+def _between(node: fx.Node, arguments: Any) -> Spread:  # noqa: ANN401
+    """Softmax: anything between its ends."""
+    low, high = fixed_range(node) or (0.0, 1.0)
+    numbers = (low + high) / 2, (high - low) ** 2 / 12, low, high
+    return Spread(*(torch.full_like(arguments[0].mean, number) for number in numbers))
 
 
-_RULES: Mapping[Any, Callable[[fx.Node, Any], Spread]] = {
-    **dict.fromkeys(_LAYERS, _layer),
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), _sum),
-    aten.mul.Tensor: _product,
-    aten.softmax.int: _shares,
-}
+_RULES: tuple[tuple[Trait, Callable[[fx.Node, Any], Spread]], ...] = (
+    (Trait.LAYER, _layer),
+    (Trait.POINTWISE, _elementwise),
+    (Trait.SUM | Trait.DIFFERENCE, _sum),
+    (Trait.PRODUCT, _product),
+)
 
 
 def _unsettled(node: fx.Node, why: str) -> TaskError:

@@ -15,19 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from haversack.graph.folded import Folded
-from haversack.graph.ops import FoldedLayer
+from haversack.graph.ops import FoldedLayer, Trait, traits_of
+from haversack.graph.trace import arguments_of
 
-aten = torch.ops.aten
-
-_ELEMENTWISE = {aten.relu.default, aten.leaky_relu.default}
-_SPATIAL = {
-    *(aten.max_pool1d.default, aten.max_pool2d.default, aten.avg_pool1d.default, aten.avg_pool2d.default),
-    *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default),
-    *(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec),
-}
-_REDUCTIONS = {aten.mean.dim, aten.amax.default}
-_PADS = {aten.pad.default, aten.constant_pad_nd.default}
-_RESHAPES = {aten.view.default, aten.reshape.default, aten.flatten.using_ints}
 _ROUNDS, _SETTLED = 40, 1e-3
 
 
@@ -88,18 +78,19 @@ def _pairs(folded: Folded) -> Iterator[_Pair]:
 
 def _next(first: FoldedLayer, ours: Mapping[fx.Node, FoldedLayer]) -> _Pair | None:
     """The layer that alone reads the first one's output through operations that commute with a positive factor."""
-    node, spread, channels_last = first.node, 1, first.node.target is aten.linear.default
+    node, spread, channels_last = first.node, 1, bool(traits_of(first.node) & Trait.LINEAR)
     while len(node.users) == 1:
         reader = next(iter(node.users))
         if reader in ours:
             is_input = reader.args[0] is node and reader.args.count(node) == 1
-            fits = (reader.target is aten.linear.default) == (channels_last or len(node.meta["val"].shape) == 2)
+            is_linear = bool(traits_of(reader) & Trait.LINEAR)
+            fits = is_linear == (channels_last or len(node.meta["val"].shape) == 2)
             return _Pair(first, ours[reader], spread) if is_input and fits else None
         if reader.args[0] is not node:
             return None
         if _flattens(reader):
             spread *= math.prod(node.meta["val"].shape[2:])
-        elif not (reader.target in _ELEMENTWISE or (not channels_last and _keeps_channels(reader))):
+        elif not (traits_of(reader) & Trait.HOMOGENEOUS or (not channels_last and _keeps_channels(reader))):
             return None
         node = reader
     return None
@@ -108,19 +99,19 @@ def _next(first: FoldedLayer, ours: Mapping[fx.Node, FoldedLayer]) -> _Pair | No
 def _keeps_channels(node: fx.Node) -> bool:
     """Whether an operation works within each channel (dimension 1) and commutes with a positive factor."""
     rank = len(cast("fx.Node", node.args[0]).meta["val"].shape)
-    if node.target in _REDUCTIONS:
-        return len(node.args) > 1 and all(dim % rank > 1 for dim in cast("list[int]", node.args[1]))
-    if node.target is aten.slice.Tensor:
-        return len(node.args) > 1 and cast("int", node.args[1]) % rank > 1
-    if node.target in _PADS:
-        value = node.args[-1] if isinstance(node.args[-1], int | float) else 0.0
-        return value == 0 and len(cast("list[int]", node.args[1])) // 2 <= rank - 2
-    return node.target in _SPATIAL
+    traits, told = traits_of(node), arguments_of(node)
+    if traits & Trait.REDUCTION:
+        return bool(told["dim"]) and all(dim % rank > 1 for dim in told["dim"])
+    if traits & Trait.SLICE:
+        return int(told["dim"]) % rank > 1
+    if traits & Trait.PAD:
+        return (told["value"] or 0) == 0 and len(told["pad"]) // 2 <= rank - 2
+    return bool(traits & (Trait.AVERAGE | Trait.PICK))
 
 
 def _flattens(node: fx.Node) -> bool:
     """Whether the operation lines up each channel's map: (N, C, H, W) to (N, C x H x W)."""
-    if node.target not in _RESHAPES:
+    if not traits_of(node) & Trait.RESHAPE:
         return False
     before, after = (each.meta["val"].shape for each in (cast("fx.Node", node.args[0]), node))
     return len(after) == 2 and len(before) > 1 and after[1] == math.prod(before[1:])

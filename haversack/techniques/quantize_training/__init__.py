@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, fx
@@ -15,7 +15,7 @@ from haversack.device import Device
 from haversack.errors import NothingChangedError
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
-from haversack.graph.ops import left_float, points, sharing
+from haversack.graph.ops import Trait, left_float, lowest, points, sharing, traits_of
 from haversack.graph.write_back import written_back
 from haversack.grid import Grid, affine
 from haversack.model import Model
@@ -26,24 +26,9 @@ from haversack.task import Task
 from haversack.techniques.quantize_training.fake import fake_quantized
 from haversack.training import Training, finetune
 
-aten = torch.ops.aten
-
-_START_AT_ZERO = {
-    aten.relu.default,
-    aten.relu6.default,
-    aten.sigmoid.default,
-    aten.hardsigmoid.default,
-    aten.softmax.int,
-}
-_CLAMPS = {aten.clamp.default, aten.clamp_min.default, aten.hardtanh.default}
 # What gives nothing negative where it reads nothing negative.
-_KEEP_SIGN: set[Any] = {
-    *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool1d.default),
-    *(aten.adaptive_avg_pool2d.default, aten.mean.dim, aten.amax.default, aten.cat.default),
-    *(aten.max_pool1d.default, aten.max_pool2d.default, aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec),
-    *(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.permute.default, aten.transpose.int),
-    *(aten.slice.Tensor, aten.add.Tensor, aten.mul.Tensor, aten.hardswish.default, aten.leaky_relu.default),
-}
+_KEEP_SIGN = Trait.AVERAGE | Trait.PICK | Trait.JOIN | Trait.SUM | Trait.PRODUCT | Trait.KEEPS_SIGN
+_KEEP_SIGN |= Trait.RESHAPE | Trait.REARRANGE | Trait.SLICE
 
 
 @dataclass(frozen=True)
@@ -158,11 +143,10 @@ def _nonnegative(graph: fx.Graph) -> set[str]:
     """The values that are zero or more whatever the input is."""
     found: set[str] = set()
     for node in graph.nodes:
-        carries = node.target in _KEEP_SIGN and not node.kwargs
+        carries = traits_of(node) & _KEEP_SIGN and not node.kwargs
         carried = carries and all(each.name in found for each in _tensors_read(node))
-        low = node.args[1] if node.target in _CLAMPS and len(node.args) > 1 else None
-        clamped = isinstance(low, int | float) and low >= 0
-        if node.target in _START_AT_ZERO or clamped or carried:
+        low = lowest(node)
+        if carried or (low is not None and low >= 0):
             found.add(node.name)
     return found
 

@@ -17,13 +17,11 @@ from torch import Tensor, fx, nn
 from haversack.calibration.blocks import round_to_steps
 from haversack.calibration.ranges import Rounded
 from haversack.graph.folded import Folded
-from haversack.graph.ops import FoldedLayer, fixed_ranges, sharing
+from haversack.graph.ops import FoldedLayer, Trait, fixed_ranges, sharing, traits_of
 from haversack.graph.run import named_tensors
 from haversack.grid import Grid
 
 _PAIRS = torch.ops.quantized_decomposed
-_WINDOWS = {torch.ops.aten.avg_pool1d.default, torch.ops.aten.avg_pool2d.default}
-_PADS = {torch.ops.aten.pad.default, torch.ops.aten.constant_pad_nd.default}
 
 
 class Rounding(nn.Module):
@@ -153,7 +151,7 @@ class _Exchange:
                 self.graph.erase_node(node)
             elif node.name in self.layers:
                 self._layer(node, self.layers[node.name])
-            elif node.target in _PADS and not node.meta["val"].dtype.is_floating_point:
+            elif traits_of(node) & Trait.PAD and not node.meta["val"].dtype.is_floating_point:
                 self._pad(node)
 
     def finished(self, trainable: Collection[str]) -> FakeQuantized:
@@ -171,7 +169,7 @@ class _Exchange:
         value = cast("fx.Node", quantize.args[0])
         if value.name in self.roundings:
             self._round(quantize, value.name)
-        elif value.target in _WINDOWS:
+        elif traits_of(value) & Trait.WINDOW:
             self._round(quantize, self._grid_of(value))
         else:
             # Picked values are on the grid already; rounded again, those at its ends would pass no gradient.
