@@ -1,4 +1,4 @@
-"""A technique, a device and a family of networks are one file each: what is there finds it and tests it."""
+"""A technique, a device and a family of networks are one file each, an operator of one number is five."""
 
 import os
 import shutil
@@ -89,6 +89,99 @@ class Rectified(nn.Sequential):
 FAMILY = ThreeConvolutions
 '''
 
+# What each file gets for aten.abs, and the line that it goes behind. ONNX's writer has it already.
+OPERATOR = {
+    "graph/ops.py": (
+        "    | _rows(_CURVE | Trait.KEEPS_SIGN, aten.hardswish.default)\n",
+        "    | _rows(_CURVE | Trait.KEEPS_SIGN, aten.abs.default)\n",
+    ),
+    "integer/kinds.py": (
+        "KINDS: Mapping[str, Kind] = MappingProxyType(\n    {\n",
+        """        "ABS": Kind(
+            (_DATA,), dtypes=(FLOAT, INT8), curve=Curve(np.abs, lambda before, behind: np.asarray(np.clip(np.round(
+                np.abs(np.arange(-128, 128) - before[1]) * before[0] / behind[0]) + behind[1], -128, 127), np.int8)
+            )
+        ),
+""",
+    ),
+    "integer/read/elementwise.py": (
+        '    aten.hardswish.default: Rule(unary("HARD_SWISH"), (8,)),\n',
+        '    aten.abs.default: Rule(unary("ABS"), (8,)),\n',
+    ),
+    "runtimes/tflite/schema.py": (
+        '        "HARD_SWISH": Builtin(117, versions=(1, 1), releases="1.15.0"),\n',
+        '        "ABS": Builtin(101, 78, versions=(1, 2), releases="1.13.0 2.4.0"),\n',
+    ),
+    "runtimes/onnx/operators/activations.py": ("TABLE: Table = {\n", '    "aten.abs": same("Abs"),\n'),
+}
+NETWORK = """
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from haversack.graph.inference import inference, lower
+from haversack.graph.ops import left_float, points
+from haversack.graph.pairs import output_step
+from haversack.integer.read import read
+from haversack.integer.reference import run
+from haversack.integer.shapes import check_shapes
+from haversack.model import Model
+from haversack.runtimes import agreement, host, rows
+from haversack.task import Task
+from haversack.techniques.quantize_static import QuantizeStatic
+
+
+class Absolute(nn.Module):
+    def forward(self, x):
+        return x.abs()
+
+
+def images(count):
+    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(count)) * 2 - 1
+
+
+def built():
+    torch.manual_seed(0)
+    head = (Absolute(), nn.Flatten(), nn.Linear(144, 5))
+    model = Model(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), *head).eval(), (images(1),))
+    return {"float32": model, "int8": QuantizeStatic(activations="int8").apply(model, TASK)}
+
+
+TASK = Task(train=list, calibrate=lambda: [images(64)], score=lambda _: 0.0)
+MODELS = built()
+
+
+def test_it_is_folded_and_computed_on_integers():
+    graph = inference(MODELS["int8"]).graph
+    assert points(graph) == ("input_1", "conv2d", "abs_1", "linear") and not left_float(graph)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("runtime", ["onnx", "litert", "tflite-micro"])
+def test_a_file_agrees_with_torch(runtime, name):
+    row, lowered = next(row for row in rows() if row.name == runtime), lower(MODELS[name])
+    if not row.is_installed:
+        pytest.skip(row.install)
+    orders = row.orders(lowered) if row.orders else None
+    theirs = agreement.outputs(host.load(row.write(lowered), 1, runtime=runtime, orders=orders), [(images(20),)])
+    gate = agreement.Gate(name == "int8", output_step(lowered))
+    ours = agreement.outputs(agreement.in_torch(lowered), [(images(20),)])
+    assert gate.lets(agreement.compare(ours, theirs, gate.step))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_reference_agrees_with_torch(name):
+    lowered = lower(MODELS[name])
+    graph = read(lowered)
+    check_shapes(graph)
+    assert "ABS" in [operation.kind for operation in graph.operations]
+    with torch.no_grad():
+        wanted = lowered(images(20))
+    (given,) = run(graph, [images(20).permute(graph.input_orders[0]).contiguous().numpy()])
+    assert np.allclose(given, wanted, atol=1e-5 if name == "float32" else 2 * output_step(lowered))
+"""
+
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
@@ -139,3 +232,16 @@ def test_a_device_is_one_file(copied):
 def test_a_family_of_networks_is_one_file(copied):
     (copied / "haversack" / "zoo" / "three_convolutions.py").write_text(FAMILY, "utf-8")
     hold(copied, "three_convolutions", "zoo/test_zoo.py", "zoo/test_rebuilt.py")
+
+
+@pytest.mark.slow
+def test_an_operator_of_one_number_is_five_files(copied):
+    assert len(OPERATOR) <= 5
+    for name, (line, more) in OPERATOR.items():
+        file = copied / "haversack" / name
+        text = file.read_text("utf-8")
+        assert text.count(line) == 1
+        assert ('"ABS"' in text or "aten.abs" in text) == (more in text)
+        file.write_text(text if more in text else text.replace(line, line + more), "utf-8")
+    (copied / "test_absolute.py").write_text(NETWORK, "utf-8")
+    assert " passed" in run(copied, "pytest", "test_absolute.py")

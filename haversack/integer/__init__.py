@@ -14,15 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from haversack.errors import ExportError
 from haversack.grid import Grid
+from haversack.integer.arithmetic import Array
 from haversack.integer.kinds import FLOAT, KINDS, Input, Option
 
 __all__ = ["KINDS", "Array", "IntegerGraph", "Operation", "Value", "check"]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)

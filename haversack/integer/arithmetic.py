@@ -10,10 +10,11 @@ once (ties up). All functions take and return int64 arrays that hold numbers of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from haversack.integer import Array
+Array = np.ndarray[Any, Any]
 
 INT32_MAX = 2**31 - 1
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from haversack.integer import Array
 from haversack.integer.arithmetic import (
     INT32_MAX,
+    Array,
     divide_by_power_of_two,
     doubling_high_multiply,
     multiply_by_power_of_two,

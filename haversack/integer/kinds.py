@@ -6,12 +6,16 @@ reference and writers ask this table; nobody else knows a default or what the th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from haversack.grid import Grid
+from haversack.integer.arithmetic import Array
+from haversack.integer.tables import Affine, hard_swish_table, logistic_table, tanh_table
 
 FLOAT, INT8, INT16 = "float32", "int8", "int16"
 _ALL = (FLOAT, INT8, INT16)
@@ -56,17 +60,32 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A function of one number: of real ones, and the table of what int8 integers on two grids become.
+
+    `exact_shifts` are those of a 16-bit form's input that are taken as they are; `least` is the smallest step of the
+    result that the arithmetic of 8 bits can write, as a share of what it reads.
+    """
+
+    real: Callable[[Array], Array]
+    table: Callable[[Affine, Affine], Array]
+    exact_shifts: tuple[int, ...] = ()
+    least: float = 0.0
+
+
+@dataclass(frozen=True)
 class Kind:
     """What an operation reads, its options and the types it computes in, which are those of what it makes.
 
     `fixed` holds, by type, the grid that its result must have where TFLite's specification names one. Each kind makes
-    one value, but for SPLIT, which makes as many as its option says.
+    one value, but for SPLIT, which makes as many as its option says. What computes a `curve` needs no other rule.
     """
 
     inputs: tuple[Input, ...]
     options: tuple[Option, ...] = ()
     dtypes: tuple[str, ...] = _ALL
     fixed: Mapping[str, Grid] = field(default_factory=dict)
+    curve: Curve | None = None
 
     @property
     def data(self) -> int:
@@ -114,7 +133,16 @@ _POOL = Kind((_DATA,), (Option("filter", tuple), *_WINDOW, _ACTIVATION))
 _REDUCTION = Kind((_DATA, _plain("axes")), (_KEEP,))
 _SUM = Kind(_TWO, (_ACTIVATION,))
 _EITHER = Kind(_TWO)
-_CURVE = Kind((_DATA,))
+_RECTIFIER = Kind((_DATA,))
+
+
+def _logistic(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def _hard_swish(x: Array) -> Array:
+    return np.asarray(x * np.clip(x + np.float32(3), np.float32(0), np.float32(6)) / np.float32(6))
+
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -125,9 +153,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "DEPTHWISE_CONV_2D": Kind(_LAYER.inputs, (*_LAYER.options, Option("depth_multiplier", int))),
         "DEQUANTIZE": Kind((Input("input", ("float16", INT8, INT16)),), dtypes=(FLOAT,)),
         "FULLY_CONNECTED": Kind(_LAYER.inputs, (Option("keep_num_dims", bool, False), _ACTIVATION)),
-        "HARD_SWISH": Kind((_DATA,), dtypes=(FLOAT, INT8)),
+        "HARD_SWISH": Kind((_DATA,), dtypes=(FLOAT, INT8), curve=Curve(_hard_swish, hard_swish_table, least=1 / 128)),
         "LEAKY_RELU": Kind((_DATA,), (Option("alpha", float),)),
-        "LOGISTIC": Kind((_DATA,), fixed=_FRACTION),
+        "LOGISTIC": Kind((_DATA,), fixed=_FRACTION, curve=Curve(_logistic, logistic_table, (0,))),
         "MAXIMUM": _EITHER,
         "MAX_POOL_2D": _POOL,
         "MEAN": _REDUCTION,
@@ -137,8 +165,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "PADV2": Kind((_DATA, _plain("paddings"), Input("value", constant=True))),
         "QUANTIZE": Kind((Input("input", _ALL),), dtypes=(INT8, INT16)),
         "REDUCE_MAX": _REDUCTION,
-        "RELU": _CURVE,
-        "RELU6": _CURVE,
+        "RELU": _RECTIFIER,
+        "RELU6": _RECTIFIER,
         "RELU_N1_TO_1": Kind((_DATA,), dtypes=(FLOAT, INT8)),
         "RESHAPE": Kind((_DATA, _plain("shape"))),
         "RESIZE_NEAREST_NEIGHBOR": Kind(
@@ -148,7 +176,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "SPLIT": Kind((_plain("axis"), _DATA), (Option("num_splits", int),)),
         "STRIDED_SLICE": Kind((_DATA, _plain("begin"), _plain("end"), _plain("strides")), _MASKS),
         "SUB": _SUM,
-        "TANH": Kind((_DATA,), fixed=_SIGNED_FRACTION),
+        "TANH": Kind((_DATA,), fixed=_SIGNED_FRACTION, curve=Curve(np.tanh, tanh_table, (0, 1))),
         "TRANSPOSE": Kind((_DATA, _plain("permutation"))),
         "TRANSPOSE_CONV": Kind((_plain("shape"), _WEIGHT, _DATA, _BIAS), (*_WINDOW, _ACTIVATION)),
     }

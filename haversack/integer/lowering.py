@@ -42,7 +42,7 @@ from haversack.integer.parameters import (
     Turned,
     WindowedProducts,
 )
-from haversack.integer.tables import curve_scale, hard_swish_table, logistic_table, softmax_table, tanh_table
+from haversack.integer.tables import curve_scale, softmax_table
 from haversack.integer.windows import Window
 
 _LIMITS = {"NONE": (-math.inf, math.inf), "RELU": (0.0, math.inf), "RELU_N1_TO_1": (-1.0, 1.0), "RELU6": (0.0, 6.0)}
@@ -197,28 +197,16 @@ def _leaky(row: _Values) -> Pieces:
     return Pieces(_zero(row.data), above, below, float(alpha), row.output())
 
 
-def _logistic(row: _Values) -> Parameters:
-    if not row.integer:
+def _curve(row: _Values) -> Parameters:
+    """A kind's own function: tables of it, where it is computed on integers."""
+    curve = KINDS[row.operation.kind].curve
+    if curve is None or not row.integer:
         return Same()
     if row.data.dtype == "int16":
-        return Interpolation(*curve_scale(_step(row.data), exact_shifts=(0,)), sigmoid_table())
-    return Lookup(logistic_table(_step(row.data), _zero(row.data)))
-
-
-def _tanh(row: _Values) -> Parameters:
-    if not row.integer:
-        return Same()
-    if row.data.dtype == "int16":
-        return Interpolation(*curve_scale(_step(row.data), exact_shifts=(0, 1)), sigmoid_table())
-    return Lookup(tanh_table(_step(row.data), _zero(row.data)))
-
-
-def _hard_swish(row: _Values) -> Parameters:
-    if not row.integer:
-        return Same()
-    if _step(row.data) >= 128 * _step(row.result):
+        return Interpolation(*curve_scale(_step(row.data), curve.exact_shifts), sigmoid_table())
+    if curve.least * _step(row.data) >= _step(row.result):
         row.refuse("its result's step is too small beside what it reads")
-    return Lookup(hard_swish_table((_step(row.data), _zero(row.data)), (_step(row.result), _zero(row.result))))
+    return Lookup(curve.table((_step(row.data), _zero(row.data)), (_step(row.result), _zero(row.result))))
 
 
 def _softmax(row: _Values) -> Parameters:
@@ -314,6 +302,7 @@ def _same(_: _Values) -> Same:
 
 
 _TABLE: Mapping[str, Callable[[_Values], Parameters]] = {
+    **{kind: _curve for kind, row in KINDS.items() if row.curve},
     "ADD": _sum(1),
     "AVERAGE_POOL_2D": _pool,
     "CONCATENATION": _joined,
@@ -321,9 +310,7 @@ _TABLE: Mapping[str, Callable[[_Values], Parameters]] = {
     "DEPTHWISE_CONV_2D": _windowed,
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _products,
-    "HARD_SWISH": _hard_swish,
     "LEAKY_RELU": _leaky,
-    "LOGISTIC": _logistic,
     "MAXIMUM": _same,
     "MAX_POOL_2D": _pool,
     "MEAN": _mean,
@@ -342,7 +329,6 @@ _TABLE: Mapping[str, Callable[[_Values], Parameters]] = {
     "SPLIT": _parts,
     "STRIDED_SLICE": _steps_taken,
     "SUB": _sum(-1),
-    "TANH": _tanh,
     "TRANSPOSE": lambda row: Turned(row.numbers("permutation")),
     "TRANSPOSE_CONV": _windowed,
 }

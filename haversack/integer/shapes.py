@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from haversack.errors import ExportError
-from haversack.integer import IntegerGraph, Operation, Value, check
+from haversack.integer import KINDS, IntegerGraph, Operation, Value, check
 from haversack.integer.lowering import parameters
 from haversack.integer.parameters import Steps
 from haversack.integer.windows import Window
@@ -278,8 +278,8 @@ _RULES: Mapping[str, Callable[[_Row], Shape]] = {
     **_LAYERS,
     **dict.fromkeys(("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM"), _two),
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), _pool),
-    **dict.fromkeys(("LOGISTIC", "TANH", "HARD_SWISH", "QUANTIZE", "DEQUANTIZE"), _as_it_is),
-    **dict.fromkeys(("RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU"), _as_it_is),
+    **dict.fromkeys((kind for kind, row in KINDS.items() if row.curve), _as_it_is),
+    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU"), _as_it_is),
     **dict.fromkeys(("MEAN", "REDUCE_MAX"), _reduction),
     **dict.fromkeys(("PAD", "PADV2"), _padded),
     "CONCATENATION": _joined,

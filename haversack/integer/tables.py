@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from haversack.integer import Array
 from haversack.integer.arithmetic import (
+    Array,
     Multiplier,
     divide_by_power_of_two,
     doubling_high_multiply,
@@ -29,18 +29,19 @@ Affine = tuple[float, int]
 """A step and a zero point."""
 
 
-def logistic_table(step: float, zero: int) -> Array:
+def logistic_table(before: Affine, _: Affine) -> Array:
     """LOGISTIC in steps of 1/256 from -128 on."""
-    return _curve(step, zero, lambda x: divide_by_power_of_two(logistic(x, _CURVE_BITS), 23) - 128)
+    return _curve(before, lambda x: divide_by_power_of_two(logistic(x, _CURVE_BITS), 23) - 128)
 
 
-def tanh_table(step: float, zero: int) -> Array:
+def tanh_table(before: Affine, _: Affine) -> Array:
     """TANH in steps of 1/128."""
-    return _curve(step, zero, lambda x: divide_by_power_of_two(tanh(x, _CURVE_BITS), 24))
+    return _curve(before, lambda x: divide_by_power_of_two(tanh(x, _CURVE_BITS), 24))
 
 
-def _curve(step: float, zero: int, function: Callable[[Array], Array]) -> Array:
+def _curve(before: Affine, function: Callable[[Array], Array]) -> Array:
     """`function` of numbers with 4 integer bits, and an end of the integers for what lies outside (-15, 15)."""
+    step, zero = before
     x = _INTEGERS - zero
     by = quantize_multiplier(step * (1 << 31 - _CURVE_BITS))
     outside = np.sign(x) * (np.abs(x) >= _radius(_CURVE_BITS, int(by.shift)))

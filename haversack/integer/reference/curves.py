@@ -1,10 +1,10 @@
-"""LOGISTIC, TANH, SOFTMAX and HARD_SWISH as tflite-micro computes them."""
+"""SOFTMAX, and functions of one number (LOGISTIC, TANH, HARD_SWISH) as tflite-micro computes them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from haversack.integer import Array
+from haversack.integer import KINDS, Array
 from haversack.integer.arithmetic import divide_by_power_of_two, doubling_high_multiply, multiply
 from haversack.integer.curves import interpolate, reciprocal
 from haversack.integer.parameters import Interpolation, Lookup, RealSoftmax, Same, Softmax8, Softmax16
@@ -14,32 +14,14 @@ from haversack.integer.reference.elementwise import tabulated
 _SUM_BITS = 12
 
 
-def logistic(call: KernelCall, by: Same | Lookup | Interpolation) -> Array:
-    """LOGISTIC: [0, 1) in steps of 1/256 (int8) or 1/32768 (int16)."""
-    x = call.array(0)
+def curve(call: KernelCall, by: Same | Lookup | Interpolation) -> Array:
+    """A kind's own function: int8 integers looked up, int16 ones between two places of a table."""
+    kind, x = call.operation.kind, call.array(0)
     if isinstance(by, Interpolation):
-        return tabulated(x, lambda x: _logistic16(_thirds(x, by), by.table))
-    return _looked_up(x, by) if isinstance(by, Lookup) else (1 / (1 + np.exp(-x))).astype(np.float32)
-
-
-def tanh(call: KernelCall, by: Same | Lookup | Interpolation) -> Array:
-    """TANH: [-1, 1) in steps of 1/128 (int8) or 1/32768 (int16)."""
-    x = call.array(0)
-    if isinstance(by, Interpolation):
-        return tabulated(x, lambda x: _tanh16(_thirds(x, by), by.table))
-    return _looked_up(x, by) if isinstance(by, Lookup) else np.tanh(x).astype(np.float32)
-
-
-def hard_swish(call: KernelCall, by: Same | Lookup) -> Array:
-    """HARD_SWISH: x min(max(x + 3, 0), 6) / 6."""
-    x = call.array(0)
+        return tabulated(x, lambda x: _WORDS[kind](_thirds(x, by), by.table))
     if isinstance(by, Lookup):
-        return _looked_up(x, by)
-    return (x * np.clip(x + np.float32(3), np.float32(0), np.float32(6)) / np.float32(6)).astype(np.float32)
-
-
-def _looked_up(x: Array, by: Lookup) -> Array:
-    return np.asarray(by.table[x.astype(np.intp) + 128])
+        return np.asarray(by.table[x.astype(np.intp) + 128])
+    return _REAL[kind](x).astype(np.float32)
 
 
 def _thirds(x: Array, by: Interpolation) -> Array:
@@ -95,9 +77,9 @@ def _softmax16(below: Array, by: Softmax16) -> Array:
     return np.asarray(np.clip(result, 0, 32767), np.int16)
 
 
+_REAL = {kind: row.curve.real for kind, row in KINDS.items() if row.curve}
+_WORDS = {"LOGISTIC": _logistic16, "TANH": _tanh16}
 KERNELS: dict[str, Kernel] = {
-    "LOGISTIC": logistic,
-    "TANH": tanh,
+    **dict.fromkeys(_REAL, curve),
     "SOFTMAX": softmax,
-    "HARD_SWISH": hard_swish,
 }
