@@ -44,6 +44,7 @@ AT_LEAST = {
     "resnet20.w8a8": 0.917,
     "resnet20.w4a8": 0.915,
     "resnet20.w4a8_learned": 0.915,
+    "resnet20.w4a8_learned_elsewhere": 0.915,
     "resnet20.qat_w4a4": 0.902,
     "resnet56.w8a8": 0.934,
     "resnet56.w4a8": 0.932,

@@ -94,7 +94,7 @@ def _missed(name: str) -> Iterator[str]:
             if row is None:
                 yield f"{words} not measured | |"
             elif not asked.met(figure_name, value := float(str(row.figures[figure_name]))):
-                yield f"{words} {value:.3g} | {_cpu(row)} |"
+                yield f"{words} {value:.4g} | {_cpu(row)} |"
 
 
 def _cpu(row: Measured) -> str:
