@@ -69,8 +69,8 @@ class Operator:
     low: float | str | None = None
 
 
-def _rows(operator: Operator | Trait, *targets: object) -> dict[object, Operator]:
-    return dict.fromkeys(targets, operator if isinstance(operator, Operator) else Operator(operator))
+def _rows(row: Operator | Trait, *targets: object) -> dict[object, Operator]:
+    return dict.fromkeys(targets, row if isinstance(row, Operator) else Operator(row))
 
 
 _CURVE, _CLAMP = Trait.POINTWISE | Trait.INTEGER, Trait.POINTWISE | Trait.CLAMP

@@ -171,6 +171,23 @@ def test_a_value_that_may_be_negative_keeps_eight_bits_and_is_named():
     ]
 
 
+def test_a_sum_of_squeezed_values_after_a_relu_has_few_bits():
+    class Squeezed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.head = nn.Conv2d(1, 4, 8), nn.Conv2d(1, 4, 8), nn.Linear(4, 3)
+
+        def forward(self, x):
+            one, two = (F.relu(layer(x)).squeeze(-1).squeeze(-1) for layer in (self.one, self.two))
+            return self.head(one + two)
+
+    torch.manual_seed(0)
+    x = torch.randn(32, 1, 8, 8)
+    model = Model(Squeezed().eval(), (x[:1],))
+    grids = QuantizeTraining(4, 4, 0).apply(model, replace(task(), calibrate=lambda: [x])).grids
+    assert [name for name, grid in grids.items() if grid.qmin == 240] == ["add"]
+
+
 def test_a_dictated_range_has_the_dictated_grid_and_concatenated_values_one():
     class Gated(nn.Module):
         def __init__(self):
