@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from haversack.graph.folded import Folded, Norm
-from haversack.graph.run import Batches, watch
+from haversack.graph.run import Batches, Visit, watch
 
 Tensors = Mapping[str, Tensor]
 
@@ -27,8 +27,37 @@ class Distribution:
     variance: Tensor
 
 
+class Noted:
+    """Calibration inputs, and how the outputs of a network's layers on the first of them are distributed.
+
+    The latter is noted by `watch`, while the network runs for something else.
+    """
+
+    def __init__(self, folded: Folded, batches: Batches) -> None:
+        self.folded, self.batches = folded, batches
+        self._parts: dict[str, list[_Part]] = {folded.layer_of(weight).name: [] for weight in folded.norms}
+
+    def watch(self, network: fx.GraphModule, batches: Batches, names: Collection[str], visit: Visit) -> None:
+        """Runs the network on the batches like `run.watch`, and notes what its layers compute."""
+
+        def note(name: str, value: Tensor) -> None:
+            if name in self._parts:
+                self._parts[name].append(_part(value))
+            if name in names:
+                visit(name, value)
+
+        first = list(_some(batches))
+        watch(network, first, {*names, *self._parts}, note)
+        watch(network, list(_rest(batches, sum(len(batch[0]) for batch in first))), names, visit)
+
+    def distributions(self, weights: Collection[str]) -> dict[str, Distribution] | None:
+        """Those of the layers of these weights; None where they were not noted."""
+        noted = {weight: self._parts[self.folded.layer_of(weight).name] for weight in weights}
+        return {weight: _joined(some) for weight, some in noted.items()} if all(noted.values()) else None
+
+
 def expected(
-    folded: Folded, changed: Tensors, names: Mapping[str, Norm], batches: Batches | None
+    folded: Folded, changed: Tensors, names: Mapping[str, Norm], inputs: Batches | Noted | None
 ) -> dict[str, Distribution]:
     """What the layers of the weights `names` give once the inference graph computes with `changed`.
 
@@ -38,10 +67,12 @@ def expected(
     """
     norms = {weight: _norms(folded, weight, norm) for weight, norm in names.items()}
     before = {weight: _left_behind(each, folded.own) for weight, each in norms.items()}
+    batches = inputs.batches if isinstance(inputs, Noted) else inputs
     some = list(_some(batches)) if names and batches else []
     if not some:
         return before
-    seen, now = (_measured(each, names, some) for each in (folded, folded.with_tensors(changed)))
+    seen = inputs.distributions(names) if isinstance(inputs, Noted) else None
+    seen, now = seen or _measured(folded, names, some), _measured(folded.with_tensors(changed), names, some)
     return {
         weight: _moved(before[weight], seen[weight], now[weight]) if len(norms[weight]) == 1 else now[weight]
         for weight in names
@@ -73,17 +104,13 @@ def _moved(trained: Distribution, before: Distribution, now: Distribution) -> Di
 
 def _measured(folded: Folded, weights: Mapping[str, Norm], batches: Batches) -> dict[str, Distribution]:
     readers = {weight: folded.layer_of(weight).name for weight in weights}
-    parts: dict[str, list[_Part]] = {readers[weight]: [] for weight in weights}
+    seen: dict[str, list[_Part]] = {readers[weight]: [] for weight in weights}
 
     def visit(name: str, value: Tensor) -> None:
-        # In two steps: torch.var_mean takes seven times as long.
-        maps = value.detach().reshape(*value.shape[:2], -1)
-        mean = maps.mean((0, 2), keepdim=True)
-        variance = (maps - mean).square_().mean((0, 2))
-        parts[name].append(_Part(len(maps) * maps.shape[2], Distribution(mean.flatten().double(), variance.double())))
+        seen[name].append(_part(value))
 
-    watch(folded.module, batches, parts.keys(), visit)
-    return {weight: _joined(parts[readers[weight]]) for weight in weights}
+    watch(folded.module, batches, seen.keys(), visit)
+    return {weight: _joined(seen[readers[weight]]) for weight in weights}
 
 
 @dataclass(frozen=True)
@@ -94,11 +121,19 @@ class _Part:
     values: Distribution
 
 
-def _joined(parts: list[_Part]) -> Distribution:
-    shares = torch.tensor([part.count for part in parts], dtype=torch.float64).view(-1, 1)
+def _part(value: Tensor) -> _Part:
+    # In two steps: torch.var_mean takes seven times as long.
+    maps = value.detach().reshape(*value.shape[:2], -1)
+    mean = maps.mean((0, 2), keepdim=True)
+    variance = (maps - mean).square_().mean((0, 2))
+    return _Part(len(maps) * maps.shape[2], Distribution(mean.flatten().double(), variance.double()))
+
+
+def _joined(some: list[_Part]) -> Distribution:
+    shares = torch.tensor([part.count for part in some], dtype=torch.float64).view(-1, 1)
     shares = shares / shares.sum()
-    means = torch.stack([part.values.mean for part in parts])
-    variances = torch.stack([part.values.variance for part in parts])
+    means = torch.stack([part.values.mean for part in some])
+    variances = torch.stack([part.values.variance for part in some])
     mean = (shares * means).sum(0)
     return Distribution(mean, (shares * (variances + (means - mean).square())).sum(0))
 
@@ -110,3 +145,11 @@ def _some(batches: Batches) -> Iterator[tuple[Tensor, ...]]:
         if left > 0:
             yield tuple(value[:left] for value in batch)
         left -= len(batch[0])
+
+
+def _rest(batches: Batches, count: int) -> Iterator[tuple[Tensor, ...]]:
+    """The samples after the first `count`."""
+    for batch in batches:
+        if count < len(batch[0]):
+            yield tuple(value[count:] for value in batch)
+        count = max(0, count - len(batch[0]))

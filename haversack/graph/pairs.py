@@ -6,7 +6,7 @@ from such a graph, and from nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from haversack.errors import RecipeError
 from haversack.graph.ops import FoldedLayer, Trait, channels_follow_batch, keeps_grid, layer_at, moves, traits_of
 from haversack.graph.run import named_tensors
 from haversack.graph.trace import arguments_of
-from haversack.grid import Grid, blocks
+from haversack.grid import Grid, blocks, round_
 
 aten = torch.ops.aten
 pairs = torch.ops.quantized_decomposed
@@ -47,8 +47,22 @@ def insert(network: fx.GraphModule, grids: Mapping[str, Grid]) -> fx.GraphModule
     return fx.GraphModule(used, graph, "Quantized")
 
 
-def dequantized(integers: Tensor, scales: Tensor, zeros: Tensor, axis: int, *limits: Any) -> Tensor:  # noqa: ANN401
-    """What `dequantize_per_channel` gives; beside that, it takes next to no memory."""
+def _rounded(real: Tensor, scale: float, zero: int, *limits: Any) -> Tensor:  # noqa: ANN401
+    low, high, dtype = limits
+    integers = torch.empty_like(real, dtype=dtype)
+    for some in blocks(real):
+        integers[some] = round_(real[some] * (1.0 / scale)).add_(zero).clamp_(low, high)
+    return integers
+
+
+def _real(integers: Tensor, scale: float, zero: int, *_: Any) -> Tensor:  # noqa: ANN401
+    real = torch.empty_like(integers, dtype=torch.float32)
+    for some in blocks(integers):
+        torch.sub(integers[some].to(torch.float32), zero, out=real[some]).mul_(scale)
+    return real
+
+
+def _dequantized(integers: Tensor, scales: Tensor, zeros: Tensor, axis: int, *limits: Any) -> Tensor:  # noqa: ANN401
     dequantize = pairs.dequantize_per_channel.default
     if axis:
         whole: Tensor = dequantize(integers, scales, zeros, axis, *limits)
@@ -57,6 +71,14 @@ def dequantized(integers: Tensor, scales: Tensor, zeros: Tensor, axis: int, *lim
     for rows in blocks(integers):
         real[rows] = dequantize(integers[rows], scales[rows], zeros[rows], axis, *limits)
     return real
+
+
+IN_BLOCKS: Mapping[Any, Callable[..., Tensor]] = {
+    pairs.quantize_per_tensor.default: _rounded,
+    pairs.dequantize_per_tensor.default: _real,
+    pairs.dequantize_per_channel.default: _dequantized,
+}
+"""What the pairs give, to the bit; beside that, these take next to no memory, and half the time."""
 
 
 class _Insertion:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 Batches = Sequence[tuple[Tensor, ...]]
+Visit = Callable[[str, Tensor], None]
 # As much of a value as is computed at a time: larger ones are slower, for their memory is new each time.
 _MOST_NUMBERS = 1 << 22
 
@@ -34,9 +35,7 @@ def _parts(network: fx.GraphModule, batches: Batches) -> list[tuple[Tensor, ...]
     return [part for batch in batches for part in zip(*(each.split(size) for each in batch), strict=True)]
 
 
-def watch(
-    network: fx.GraphModule, batches: Batches, names: Collection[str], visit: Callable[[str, Tensor], None]
-) -> None:
+def watch(network: fx.GraphModule, batches: Batches, names: Collection[str], visit: Visit) -> None:
     """Runs the batches through the graph and shows `visit` each value called in `names`, with its name.
 
     Large batches run in parts: what is shown is of some of their samples.
@@ -46,9 +45,7 @@ def watch(
             show(network, batch, names, visit)
 
 
-def show(
-    network: fx.GraphModule, inputs: tuple[Tensor, ...], names: Collection[str], visit: Callable[[str, Tensor], None]
-) -> None:
+def show(network: fx.GraphModule, inputs: tuple[Tensor, ...], names: Collection[str], visit: Visit) -> None:
     """Runs one batch, all of it at once, and shows `visit` each value called in `names`, with its name."""
     _Watcher(network, frozenset(names), visit).run(*inputs)
 
@@ -63,7 +60,7 @@ def values_of(network: fx.GraphModule, inputs: tuple[Tensor, ...], names: Collec
 class _Watcher(fx.Interpreter):
     """Runs the graph and shows the wanted values to `visit`."""
 
-    def __init__(self, network: fx.GraphModule, names: Collection[str], visit: Callable[[str, Tensor], None]) -> None:
+    def __init__(self, network: fx.GraphModule, names: Collection[str], visit: Visit) -> None:
         super().__init__(network)
         self._names, self._visit = names, visit
 

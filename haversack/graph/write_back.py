@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from haversack.errors import RecipeError
-from haversack.graph.distributions import Distribution, expected
+from haversack.graph.distributions import Distribution, Noted, expected
 from haversack.graph.fold import along_outputs
 from haversack.graph.folded import Folded, Norm
 from haversack.graph.merge import apart
@@ -43,12 +43,17 @@ def _check_writable(folded: Folded, names: Iterable[str]) -> None:
 
 @torch.no_grad()
 def written_back(
-    model: Model, folded: Folded, tensors: Mapping[str, Tensor], batches: Batches | None = None, *, exact: bool = True
+    model: Model,
+    folded: Folded,
+    tensors: Mapping[str, Tensor],
+    inputs: Batches | Noted | None = None,
+    *,
+    exact: bool = True,
 ) -> Model:
     """The model whose folded graph, now `folded`, has `tensors`, named as there, for its weights and biases.
 
     A batch norm whose layer is written keeps its slope, and gets the statistics that its inputs have: those of
-    training, as far as `batches` do not say that they moved. With `exact`, slopes become powers of two, so that folding
+    training, as far as `inputs` do not say that they moved. With `exact`, slopes become powers of two, so that folding
     gives the very weights again; without, up to float rounding, as it always gives biases. Zeros stay zeros. Branches
     that were merged into a layer that is written become zero. `folded` is of no use afterwards: weights that folding
     made are used up for the new model. Raises RecipeError for a name that is not in `folded.writable`.
@@ -58,7 +63,7 @@ def written_back(
     norms = {
         name: norm for name, norm in folded.norms.items() if not wanted.keys().isdisjoint((name, norm.folded_bias))
     }
-    outputs = expected(folded, tensors, norms, batches)
+    outputs = expected(folded, tensors, norms, inputs)
     for weight, norm in norms.items():
         chosen, bias = (wanted[name] if name in wanted else folded.tensor(name) for name in (weight, norm.folded_bias))
         layer = _Layer(norm, chosen, bias, _slope(norm, own, exact=exact))

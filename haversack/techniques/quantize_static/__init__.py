@@ -13,10 +13,11 @@ from haversack.calibration.ranges import Activations, Observed, Ranges, Rounded,
 from haversack.calibration.rewrite import bits_by_weight, leaving_float
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
+from haversack.graph.distributions import Noted
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.ops import left_float, points
-from haversack.graph.run import Batches
+from haversack.graph.run import Batches, watch
 from haversack.graph.write_back import written_back
 from haversack.grid import Grid
 from haversack.model import Model
@@ -95,12 +96,13 @@ class QuantizeStatic(Step):
             )
         start = equalize(scope) if self.equalize else Equalized({}, {})
         even, scope = (each.with_tensors(start.tensors) if start.tensors else each for each in (folded, scope))
-        seen = self._seen(scope, model, batches, start.divisors)
+        noted = None if batches is None else Noted(folded, batches)
+        seen = self._seen(scope, model, noted, start.divisors)
         grids = value_grids(scope, seen, self.ranges, self.activations)
         _tell(even, seen, self.leave_float)
-        rounded = self._rounded(even, scope, grids, batches, model.sparse)
+        rounded = self._rounded(even, scope, grids, noted, model.sparse)
         tensors = {**start.tensors, **rounded.tensors}
-        settled = written_back(model, folded, tensors, batches) if tensors else model
+        settled = written_back(model, folded, tensors, noted) if tensors else model
         return replace(settled, grids={**grids, **rounded.grids})
 
     def skeleton(self) -> Self:
@@ -114,6 +116,11 @@ class QuantizeStatic(Step):
             return
         activations: Activations = "int8" if device.signed_activations else "uint8"
         yield from (cls(8, activations), cls(4, activations, rounding="gptq"))
+
+    @property
+    def _writes(self) -> bool:
+        """Whether weights or biases change."""
+        return self.rounding != "nearest" or self.correct_bias
 
     def _exceptions(self) -> dict[str, int]:
         """The bits of layers by path."""
@@ -144,24 +151,27 @@ class QuantizeStatic(Step):
         return None
 
     def _seen(
-        self, scope: Folded, model: Model, batches: Batches | None, divisors: Mapping[str, Tensor]
+        self, scope: Folded, model: Model, noted: Noted | None, divisors: Mapping[str, Tensor]
     ) -> Mapping[str, Observed]:
-        if batches is None:
+        if noted is None:
             return ranges_from_norms(scope, points(scope.graph), model.example, divisors)
-        return observe(scope, points(scope.graph), batches, counted=self.ranges != "min_max")
+        # What layers compute is asked for where weights or biases change, and known of the network as it came.
+        run = noted.watch if self._writes and scope is noted.folded else watch
+        return observe(scope, points(scope.graph), noted.batches, counted=self.ranges != "min_max", first=run)
 
     def _rounded(
         self,
         folded: Folded,
         scope: Folded,
         grids: Mapping[str, Grid],
-        batches: Batches | None,
+        noted: Noted | None,
         sparse: frozenset[str],
     ) -> Rounded:
         """The weights' grids, and the weights and biases that change."""
+        batches = noted.batches if noted else None
         bits = self._bits(scope, batches)
         weights = weight_grids(scope, grids, bits, joint=self.joint_linear)
-        if batches is None or (self.rounding == "nearest" and not self.correct_bias):
+        if batches is None or not self._writes:
             return Rounded({}, weights)
         if self.rounding == "nearest":
             biases = corrected_biases(folded, {**grids, **weights}, batches)

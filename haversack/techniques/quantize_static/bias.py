@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from haversack.graph.folded import Folded
 from haversack.graph.ops import channel_dim
-from haversack.graph.pairs import dequantized, pairs
+from haversack.graph.pairs import IN_BLOCKS
 from haversack.graph.run import Batches, joined, numbers_a_sample, show
 from haversack.grid import Grid
 
@@ -49,8 +49,8 @@ class _Sweep(fx.Interpreter):
         self.wanted, self.shifts = wanted, dict[str, Tensor]()
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - torch's signature
-        if n.target is pairs.dequantize_per_channel.default:
-            return dequantized(*self.fetch_args_kwargs_from_env(n)[0])
+        if n.target in IN_BLOCKS:
+            return IN_BLOCKS[n.target](*self.fetch_args_kwargs_from_env(n)[0])
         value = super().run_node(n)
         if n.name not in self.wanted:
             return value
