@@ -15,10 +15,11 @@ from torch import nn
 from haversack.training.machine import Processes
 
 PROGRAM = Path(__file__).parent / "trained_together.py"
+WHAT = ("plain", "taught", "few", "norms", "hints")
 
 
-def together(processes: int, folder: Path, *words: str) -> list[dict]:
-    """What each process of `trained_together.py` found; one that was stopped found nothing."""
+def together(processes: int, folder: Path, *words: str) -> dict[str, list[dict]]:
+    """What each process of `trained_together.py` found, by training; one that was stopped found nothing."""
     folder.mkdir(exist_ok=True)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     done = subprocess.run(
@@ -30,14 +31,26 @@ def together(processes: int, folder: Path, *words: str) -> list[dict]:
         check=False,
     )
     assert done.returncode == 0 or "--stop-at" in words, done.stderr[-3000:]
-    return [json.loads(found.read_text()) for found in sorted(folder.glob("*.json"))]
+    trainings = {word: sorted((folder / word).glob("*.json")) for word in words if word in WHAT}
+    return {what: [json.loads(file.read_text()) for file in files] for what, files in trainings.items()}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """What one process found, training by training: starting one takes longer than all that it trains."""
+    return {what: alone for what, (alone,) in together(1, tmp_path_factory.mktemp("one"), *WHAT).items()}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What each of two processes found."""
+    return together(2, tmp_path_factory.mktemp("two"), *WHAT)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["plain", "taught", "few"])
-def test_two_processes_end_with_the_weights_and_losses_of_one(tmp_path, what):
-    (alone,) = together(1, tmp_path / "one", what)
-    first, second = together(2, tmp_path / "two", what)
+def test_two_processes_end_with_the_weights_and_losses_of_one(one, two, what):
+    alone, (first, second) = one[what], two[what]
     assert first == second
     assert len(alone["losses"]) == len(first["losses"])
     for name in ("losses", "weights"):
@@ -45,26 +58,24 @@ def test_two_processes_end_with_the_weights_and_losses_of_one(tmp_path, what):
 
 
 @pytest.mark.slow
-def test_batch_norm_sees_its_own_process_s_part_and_yet_all_end_with_the_same_statistics(tmp_path):
-    (alone,) = together(1, tmp_path / "one", "norms")
-    first, second = together(2, tmp_path / "two", "norms")
+def test_batch_norm_sees_its_own_process_s_part_and_yet_all_end_with_the_same_statistics(one, two):
+    alone, (first, second) = one["norms"], two["norms"]
     assert first == second
     assert sum(first["losses"]) == pytest.approx(sum(alone["losses"]), rel=0.1)
 
 
 @pytest.mark.slow
-def test_regressors_learn_from_the_maps_of_all_processes(tmp_path):
-    (alone,) = together(1, tmp_path / "one", "hints")
-    first, second = together(2, tmp_path / "two", "hints")
+def test_regressors_learn_from_the_maps_of_all_processes(one, two):
+    alone, (first, second) = one["hints"], two["hints"]
     assert first == second
     torch.testing.assert_close(torch.tensor(first["weights"]), torch.tensor(alone["weights"]), rtol=0, atol=0.02)
 
 
 @pytest.mark.slow
-def test_two_processes_that_are_killed_go_on_together(tmp_path):
-    whole, _ = together(2, tmp_path / "whole", "plain")
-    assert not together(2, tmp_path / "killed", "plain", "--stop-at", "13")
-    first, second = together(2, tmp_path / "killed", "plain")
+def test_two_processes_that_are_killed_go_on_together(two, tmp_path):
+    whole, _ = two["plain"]
+    assert not together(2, tmp_path / "killed", "plain", "--stop-at", "13")["plain"]
+    first, second = together(2, tmp_path / "killed", "plain")["plain"]
     assert first["weights"] == second["weights"] == whole["weights"]
     assert first["losses"] == whole["losses"][13:]
 

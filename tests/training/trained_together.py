@@ -1,4 +1,4 @@
-"""A training that one process or several go through, and what came of it, written to a folder."""
+"""Trainings that one process or several go through, and what came of each, written to a folder of its name."""
 
 import argparse
 import json
@@ -68,33 +68,39 @@ def network(dtype: torch.dtype, *, norm: bool) -> nn.Module:
     return nn.Sequential(nn.Conv2d(2, 8, 3), *norms, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 3)).to(dtype)
 
 
-def main() -> None:
-    words = argparse.ArgumentParser()
-    words.add_argument("folder", type=Path)
-    words.add_argument("what")
-    words.add_argument("--stop-at", type=int)
-    given = words.parse_args()
-    dtype = torch.float32 if given.what == "norms" else torch.float64
-    data = Data(1 if given.what == "few" else 9, dtype)
-    start = network(dtype, norm=given.what == "norms")
+def train(what: str, folder: Path, stop_at: int | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = torch.float32 if what == "norms" else torch.float64
+    data = Data(1 if what == "few" else 9, dtype)
+    start = network(dtype, norm=what == "norms")
     torch.manual_seed(7)
     training = Training(epochs=5, learning_rate=0.1)
     teacher = None
-    if given.what == "taught":
+    if what == "taught":
         teacher = nn.Sequential(nn.Flatten(), nn.Linear(72, 3)).to(dtype)
-    if given.what == "hints":
+    if what == "hints":
         teacher = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)).to(dtype)
         training = replace(training, features="fitnet")
     task = Task(data.train, None, data.score, loss=data.loss)
-    with checkpoints_in(given.folder / "states", seconds=0), shown_by(Stop(given.stop_at)):
+    with checkpoints_in(folder / "states", seconds=0), shown_by(Stop(stop_at)):
         after = finetune(Model(start, (data.images[:1],), teacher=teacher), task, training)
     losses = sum(map(Counter, gather_object([data.losses])), Counter())
     found = {
         "losses": [losses[batch] for batch in sorted(losses) if losses[batch]],
         "weights": torch.cat([each.double().flatten() for each in after.state_dict().values()]).tolist(),
     }
+    (folder / f"{accelerate.PartialState().process_index}.json").write_text(json.dumps(found))
+
+
+def main() -> None:
+    words = argparse.ArgumentParser()
+    words.add_argument("folder", type=Path)
+    words.add_argument("what", nargs="+")
+    words.add_argument("--stop-at", type=int)
+    given = words.parse_args()
+    for what in given.what:
+        train(what, given.folder / what, given.stop_at)
     state = accelerate.PartialState()
-    (given.folder / f"{state.process_index}.json").write_text(json.dumps(found))
     state.wait_for_everyone()  # torch aborts now and then in a process that another leaves behind
     state.destroy_process_group()
     os._exit(0)  # and where its threads outlive the interpreter
