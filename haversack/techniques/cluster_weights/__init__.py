@@ -19,7 +19,7 @@ from haversack.model import Model
 from haversack.recipe import Stage, Step
 from haversack.settings import Amount, AtLeast, AtMost, Count, Positive, checked
 from haversack.task import Task
-from haversack.techniques.cluster_weights.codebook import Codebook, entropy_constrained, halved, k_means
+from haversack.techniques.cluster_weights.codebook import Clustering, entropy_constrained, halved, k_means
 from haversack.training import Training, finetune
 
 ValueBits = Annotated[int, AtLeast(1), AtMost(8), "files store 1 to 4 as 4, and 5 to 8 as 8"]
@@ -94,7 +94,7 @@ class ClusterWeights(Step):
             )
         return dict(zip(names, self.layer_bits or [self.bits] * len(names), strict=True))
 
-    def _codebook(self, weight: Tensor, bits: int, *, keep_zero: bool) -> Codebook:
+    def _codebook(self, weight: Tensor, bits: int, *, keep_zero: bool) -> Clustering:
         found = k_means(weight, 2**bits, keep_zero=keep_zero)
         return entropy_constrained(weight, found, self.entropy_weight) if self.entropy_weight else found
 
@@ -102,7 +102,7 @@ class ClusterWeights(Step):
 class _Shared(nn.Module):
     """The folded network, each weight read from its codebook; the codebooks and the biases are what trains."""
 
-    def __init__(self, folded: Folded, codebooks: Mapping[str, Codebook], biases: Mapping[str, Tensor]) -> None:
+    def __init__(self, folded: Folded, codebooks: Mapping[str, Clustering], biases: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.network = folded.module
         self.places = {name: f"values{index}" for index, name in enumerate((*codebooks, *biases))}

@@ -12,7 +12,7 @@ _HALF_PRECISION = 2.0**-10
 
 
 @dataclass(frozen=True)
-class Codebook:
+class Clustering:
     """`centroids` in rising order, and which of them each element is."""
 
     centroids: Tensor
@@ -24,7 +24,7 @@ class Codebook:
         return self.centroids[self.indices]
 
 
-def k_means(weight: Tensor, count: int, *, keep_zero: bool) -> Codebook:
+def k_means(weight: Tensor, count: int, *, keep_zero: bool) -> Clustering:
     """The `count` centroids nearest to the elements of `weight` in the mean square, by Lloyd's algorithm.
 
     In one dimension each cluster is an interval, so that sorting once makes every round cheap. The better of two starts
@@ -37,7 +37,7 @@ def k_means(weight: Tensor, count: int, *, keep_zero: bool) -> Codebook:
     return min(books, key=lambda book: float((book.values - weight).double().square().sum()))
 
 
-def entropy_constrained(weight: Tensor, start: Codebook, entropy_weight: float) -> Codebook:
+def entropy_constrained(weight: Tensor, start: Clustering, entropy_weight: float) -> Clustering:
     """The codebook that makes error + `entropy_weight` * bits small, found from `start` (Chou et al. 1989).
 
     The error is the mean square one as a share of the mean square of what is not zero; the bits are the entropy of an
@@ -56,7 +56,7 @@ def entropy_constrained(weight: Tensor, start: Codebook, entropy_weight: float) 
             break
         indices, centroids = found, _moved(flat, found, centroids)
     used, indices = indices.unique(return_inverse=True)
-    return Codebook(centroids[used].float(), indices.view(weight.shape))
+    return Clustering(centroids[used].float(), indices.view(weight.shape))
 
 
 def halved(tensor: Tensor) -> Tensor:
@@ -95,9 +95,9 @@ def _settled(flat: Tensor, centroids: Tensor, *, keep_zero: bool) -> Tensor:
     return _with_zero(centroids) if keep_zero else centroids
 
 
-def _codebook(weight: Tensor, centroids: Tensor) -> Codebook:
+def _codebook(weight: Tensor, centroids: Tensor) -> Clustering:
     kept = centroids.float().unique()
-    return Codebook(kept, torch.bucketize(weight, _borders(kept)))
+    return Clustering(kept, torch.bucketize(weight, _borders(kept)))
 
 
 def _companded(flat: Tensor, count: int) -> Tensor:

@@ -30,7 +30,7 @@ class Equalized:
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Neighbours:
     """Two layers of which the second reads each channel of the first as `spread` of its input channels."""
 
     first: FoldedLayer
@@ -63,7 +63,7 @@ def equalize(folded: Folded) -> Equalized:
     return Equalized({name: each.float() for name, each in tensors.items()}, divisors)
 
 
-def _pairs(folded: Folded) -> Iterator[_Pair]:
+def _pairs(folded: Folded) -> Iterator[_Neighbours]:
     ours = {layer.node: layer for layer in folded.layers()}
 
     def is_free(layer: FoldedLayer) -> bool:
@@ -76,7 +76,7 @@ def _pairs(folded: Folded) -> Iterator[_Pair]:
             yield pair
 
 
-def _next(first: FoldedLayer, ours: Mapping[fx.Node, FoldedLayer]) -> _Pair | None:
+def _next(first: FoldedLayer, ours: Mapping[fx.Node, FoldedLayer]) -> _Neighbours | None:
     """The layer that alone reads the first one's output through operations that commute with a positive factor."""
     node, spread, channels_last = first.node, 1, bool(traits_of(first.node) & Trait.LINEAR)
     while len(node.users) == 1:
@@ -85,7 +85,7 @@ def _next(first: FoldedLayer, ours: Mapping[fx.Node, FoldedLayer]) -> _Pair | No
             is_input = reader.args[0] is node and reader.args.count(node) == 1
             is_linear = bool(traits_of(reader) & Trait.LINEAR)
             fits = is_linear == (channels_last or len(node.meta["val"].shape) == 2)
-            return _Pair(first, ours[reader], spread) if is_input and fits else None
+            return _Neighbours(first, ours[reader], spread) if is_input and fits else None
         if reader.args[0] is not node:
             return None
         if _flattens(reader):
@@ -117,7 +117,7 @@ def _flattens(node: fx.Node) -> bool:
     return len(after) == 2 and len(before) > 1 and after[1] == math.prod(before[1:])
 
 
-def _scale(pair: _Pair, tensors: Mapping[str, Tensor]) -> Tensor:
+def _scale(pair: _Neighbours, tensors: Mapping[str, Tensor]) -> Tensor:
     """What each channel is divided by so that both layers' weights of it become equally large."""
     ours = tensors[pair.first.weight].abs().flatten(1).amax(1)
     theirs = _span_of_inputs(pair, tensors[pair.second.weight])
@@ -129,7 +129,7 @@ def _scale(pair: _Pair, tensors: Mapping[str, Tensor]) -> Tensor:
     return scale
 
 
-def _divide(pair: _Pair, scale: Tensor, tensors: dict[str, Tensor]) -> None:
+def _divide(pair: _Neighbours, scale: Tensor, tensors: dict[str, Tensor]) -> None:
     first, second, bias = pair.first.weight, pair.second.weight, pair.first.bias
     tensors[first] = tensors[first] / scale.view(-1, *[1] * (tensors[first].dim() - 1))
     if bias:
@@ -139,7 +139,7 @@ def _divide(pair: _Pair, scale: Tensor, tensors: dict[str, Tensor]) -> None:
     tensors[second] = theirs * factors.reshape(*theirs.shape[:2], *[1] * (theirs.dim() - 2))
 
 
-def _span_of_inputs(pair: _Pair, weight: Tensor) -> Tensor:
+def _span_of_inputs(pair: _Neighbours, weight: Tensor) -> Tensor:
     """The largest of the second layer's weights that each channel of the first one meets."""
     largest = weight.abs().flatten(2).amax(2) if weight.dim() > 2 else weight.abs()
     grouped = largest.reshape(pair.second.groups, -1, largest.shape[1]).amax(1)
