@@ -13,6 +13,7 @@ from haversack.errors import RecipeError, UntrustedError
 from haversack.untrusted import parse_toml
 
 if TYPE_CHECKING:
+    from haversack.choices import Choices
     from haversack.device import Device
     from haversack.model import Model
     from haversack.task import Task
@@ -58,6 +59,12 @@ class Step(Protocol):
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """Settings worth trying on this device, mildest first; worked out one by one, and nothing is measured."""
         ...
+
+    @classmethod
+    def choices(cls, model: Model, device: Device) -> Choices | None:
+        """Where it can act on the network, and how, for a planner; None where a planner has nothing to choose."""
+        del model, device
+        return None
 
     def untrained(self) -> Self:
         """The same step without its training."""

@@ -1,0 +1,61 @@
+"""Problem: sites with options, what they lose and what they cost, as tables that a solver reads. Knows no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A part of a sum that depends on a few sites: `amounts` has a dimension a site, with an entry an option."""
+
+    sites: tuple[int, ...]
+    amounts: Numbers
+
+    def of(self, chosen: Sequence[int]) -> float:
+        """The amount for one option of each of all sites."""
+        return float(self.amounts[tuple(chosen[site] for site in self.sites)])
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """A figure of the whole network: fixed + factor x the largest of its moments, each a sum of terms.
+
+    Sizes and times have one moment; memory has one for each operation that runs.
+    """
+
+    moments: tuple[tuple[Term, ...], ...]
+    fixed: float = 0.0
+    factor: float = 1.0
+
+    def of(self, chosen: Sequence[int]) -> float:
+        """The figure for one option of each site."""
+        largest = max((sum(term.of(chosen) for term in terms) for terms in self.moments), default=0.0)
+        return self.fixed + self.factor * largest
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The least loss is wanted at which every measure keeps its limit.
+
+    `options` says how many each site has, the first being that nothing is done. Losses add up over `losses`.
+    """
+
+    options: tuple[int, ...]
+    losses: tuple[Term, ...]
+    measures: Mapping[str, Measure]
+    """By the field of `Measurement` that it predicts, such as flash_bytes or latency_ratio."""
+
+    def loss(self, chosen: Sequence[int]) -> float:
+        """The sum of losses for one option of each site."""
+        return sum(term.of(chosen) for term in self.losses)
+
+    def figures(self, chosen: Sequence[int]) -> dict[str, float]:
+        """Every measure for one option of each site."""
+        return {name: measure.of(chosen) for name, measure in self.measures.items()}
