@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from haversack.graph.run import Batches
-    from haversack.recipe import Step
 
 
 @dataclass(frozen=True)
@@ -86,27 +80,3 @@ class Site:
     """The path of the layer, module or channel group."""
     technique: str
     options: tuple[Option, ...]
-
-
-class Choices(Protocol):
-    """Where one technique can act on one network."""
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """In the order in which they run; none where the technique finds nothing to do."""
-        ...
-
-    def losses(self, batches: Batches) -> list[tuple[float, ...]]:
-        """For each site, what each option alone loses, repaired as it would be, in nats or its like; 0 for the first.
-
-        The currency is the mean divergence of the outputs from the original's over the calibration inputs (Kullback
-        1951; where outputs are no classes, half their squared error relative to the outputs' own variance).
-        """
-        ...
-
-    def step(self, chosen: Sequence[int]) -> Step | None:
-        """The step, with its choice for each site spelled out, that does what the options `chosen` say; None if none do.
-
-        It does not train.
-        """
-        ...

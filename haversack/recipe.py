@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
@@ -13,7 +13,9 @@ from haversack.errors import RecipeError, UntrustedError
 from haversack.untrusted import parse_toml
 
 if TYPE_CHECKING:
-    from haversack.choices import Choices
+    from torch import Tensor
+
+    from haversack.choices import Site
     from haversack.device import Device
     from haversack.model import Model
     from haversack.task import Task
@@ -73,6 +75,30 @@ class Step(Protocol):
     def skeleton(self) -> Self:
         """The same structure with as little work on its weights as size and speed need; training aside."""
         return self
+
+
+class Choices(Protocol):
+    """Where one technique can act on one network."""
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """In the order in which they run; none where the technique finds nothing to do."""
+        ...
+
+    def losses(self, batches: Sequence[tuple[Tensor, ...]]) -> list[tuple[float, ...]]:
+        """For each site, what each option alone loses, repaired as it would be; 0 for the first.
+
+        The currency is the mean divergence of the outputs from the original's over the calibration inputs, in nats
+        (Kullback 1951; where outputs are no classes, half their squared error relative to the outputs' own variance).
+        """
+        ...
+
+    def step(self, chosen: Sequence[int]) -> Step | None:
+        """The step, its choices spelled out, that does what the options `chosen` of the sites say; None if nothing.
+
+        It does not train.
+        """
+        ...
 
 
 Catalogue = Mapping[str, type[Step]]

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "haversack"
 FLOORS = (
-    "allocate errors",
+    "allocate choices errors",
     "fingerprint interrupt progress quantity settings untrusted",
     "disk",
     "task",
