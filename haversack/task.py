@@ -43,7 +43,9 @@ class Task:
     every exported file are scored with the same function. Classification scores lie in 0..1. `validate(predict)` is as
     `score`, on samples that decide nothing: it is taken once of the original and of the file that was chosen, and
     reported. `kind` picks the loss (cross-entropy, or mean squared error) unless `loss(outputs, target)` is given; a
-    reconstruction task's target is its input.
+    reconstruction task's target is its input. `samples` says of how many independent samples a score in 0..1 is a
+    share, which tells how far chance moves it: two scores closer than that are equal. Without it, those that pass
+    through `predict` are counted where the task is a classification.
     """
 
     train: Callable[[], Iterable[Batch]]
@@ -52,6 +54,7 @@ class Task:
     kind: Kind = "classification"
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     validate: Callable[[Predict], float] | None = None
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("classification", "regression", "reconstruction"):
@@ -60,6 +63,8 @@ class Task:
             absent = name in ("calibrate", "validate") and getattr(self, name) is None
             if not callable(getattr(self, name)) and not absent:
                 raise TaskError(f"Task.{name} is not a function.", mend=f"pass a function; Task({name}=...).")
+        if self.samples is not None and self.samples < 1:
+            raise TaskError(f"Task.samples is {self.samples}.", mend="say how many samples score() is a share of.")
 
     def error(self, outputs: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """The loss to be made small: a scalar tensor. Labels can be smoothed where the loss is cross-entropy."""

@@ -173,7 +173,9 @@ class Bench:
         find_runtime(device)
         model = checked_model(module, task)
         circumstances = f"{settings.task_digest} threads={settings.threads}"
-        measuring = f"{host.machine()} {host.versions()} {settings.seconds} s, score {fingerprint(task.score)}"
+        measuring = (
+            f"{host.machine()} {host.versions()} {settings.seconds} s, score {fingerprint(task.score, task.samples)}"
+        )
         workspace = open_workspace(cache, module, task, device, circumstances, measuring)
         original = replace(model, target=Files(device, settings.threads, memory=workspace))
         gauge = Gauge(original, task, device, settings.threads, settings.seconds)

@@ -86,8 +86,8 @@ def _check_copies(module: nn.Module) -> None:
 
 
 def scored(task: Task, predict: Predict) -> Figure:
-    """The score of `predict`, with what chance moves it by where it is a share of the samples that passed."""
-    return _figure(task, task.scored, predict)
+    """The score of `predict`, with what chance moves it by where it is a share of known samples."""
+    return _figure(task, task.scored, predict, task.samples)
 
 
 def validated(task: Task, predict: Predict) -> Figure:
@@ -95,11 +95,12 @@ def validated(task: Task, predict: Predict) -> Figure:
     return _figure(task, task.validated, predict)
 
 
-def _figure(task: Task, taken: Callable[[Predict], float], predict: Predict) -> Figure:
+def _figure(task: Task, taken: Callable[[Predict], float], predict: Predict, samples: int | None = None) -> Figure:
+    """The number that is `taken`, a share of `samples`, or of those that passed where the task is a classification."""
     counted = Counted(predict)
     value = taken(counted)
-    share = task.kind == "classification" and counted.samples > 0 and 0 <= value <= 1
-    return share_of(counted.samples, value) if share else Figure(value, "host")
+    behind = samples or (counted.samples if task.kind == "classification" else 0)
+    return share_of(behind, value) if behind and 0 <= value <= 1 else Figure(value, "host")
 
 
 def checked_score(task: Task, predict: Predict) -> Figure:

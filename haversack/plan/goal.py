@@ -91,16 +91,37 @@ class Goal:
     def answer(self, candidates: Sequence[Candidate], done: Collection[Step] = ()) -> Candidate | None:
         """Of those that meet every limit, the one to ship; None where none does.
 
-        What needed no training is replaced by what did only where that scores better beyond the noise. Of equals in
-        score the smaller and faster wins, in what was limited. `done` are steps whose training counts for nothing: all
-        candidates share it.
+        The best score, where scores within the noise are equal; of equals the smaller and faster in what was limited;
+        of those that need as little, what needed no training, then the best score. None that meets the limits dominates
+        it (`dominates`). `done` are steps whose training counts for nothing: all candidates share it.
         """
-        met = [each for each in candidates if self.met(each)]
-        trained = [each for each in met if any(step.trains for step in each.recipe.steps if step not in done)]
-        free = self._least([each for each in met if each not in trained])
-        if free is None:
-            return self._least(trained)
-        return self._least([each for each in trained if _score(each) > _score(free) + noise(free)]) or free
+        met = [candidate for candidate in candidates if self.met(candidate)]
+        if not met:
+            return None
+        best = max(met, key=_score)
+        equal = [candidate for candidate in met if _score(candidate) >= _score(best) - noise(best)]
+        least = min(map(self._load, equal))
+        small = [candidate for candidate in equal if self._load(candidate) <= least * (1 + _WORTH_IT)]
+
+        def order(candidate: Candidate) -> tuple[bool, float, float]:
+            return _trained(candidate, done), -_score(candidate), self._load(candidate)
+
+        answer = min(small, key=order)
+        above = [candidate for candidate in met if self.dominates(candidate, answer)]
+        undominated = [one for one in above if not any(self.dominates(other, one) for other in above)]
+        return min(undominated, key=order, default=answer)
+
+    def dominates(self, one: Candidate, other: Candidate) -> bool:
+        """Whether `one` is as good in flash, latency, all that was limited and score, and in one better beyond noise.
+
+        The noise of a score is what chance moves it by; that of a size or a time is 2 %.
+        """
+        limits = dict.fromkeys((*self._wanted, *_ALWAYS))
+        ours, theirs = ([_value(each, limit) for limit in limits] for each in (one, other))
+        changes = [_change(old, new) for old, new in zip(theirs, ours, strict=True)]
+        if any(change > 1 for change in changes) or _score(one) < _score(other):
+            return False
+        return any(change < 1 - _WORTH_IT for change in changes) or _score(one) > _score(other) + noise(other)
 
     def kept_its_score(self, candidate: Candidate) -> bool:
         """Whether it lost no more than the noise, or what somebody allowed."""
@@ -108,24 +129,13 @@ class Goal:
             return self.met(candidate)
         return self.met(candidate) and _score(candidate) >= self._score_before - noise(self.baseline)
 
-    def _least(self, candidates: Sequence[Candidate]) -> Candidate | None:
-        """The least load of those that score as well as the best, and the best score of those that need as little."""
-        if not candidates:
-            return None
-        best = max(candidates, key=_score)
-        equal = [each for each in candidates if _score(each) >= _score(best) - noise(best)]
-        least = min(map(self._load, equal))
-        small = [each for each in equal if self._load(each) <= least * (1 + _WORTH_IT)]
-        return min(small, key=lambda each: (-_score(each), self._load(each)))
-
     def _load(self, candidate: Candidate) -> float:
         """The sum of the measures that were limited, each as a share of the original's."""
         found = zip(self._measures(self.baseline), self._measures(candidate), strict=True)
         return sum(math.inf if new is None else _change(old or 1.0, new) for old, new in found)
 
     def _measures(self, candidate: Candidate) -> tuple[float | None, ...]:
-        figures = (_figure(candidate, limit) for limit in self._wanted)
-        return tuple(None if figure is None else figure.value for figure in figures)
+        return tuple(_value(candidate, limit) for limit in self._wanted)
 
     @property
     def _wanted(self) -> tuple[Limit, ...]:
@@ -162,6 +172,11 @@ def _figure(candidate: Candidate, limit: Limit) -> Figure | None:
     return measurement.latency_ratio if timed_here else measurement.figure(limit)
 
 
+def _value(candidate: Candidate, limit: Limit) -> float | None:
+    figure = _figure(candidate, limit)
+    return None if figure is None else figure.value
+
+
 def _told(limit: Limit, before: Candidate, after: Candidate) -> str:
     """What became of a measure: `flash x0.25`."""
     was, now = _figure(before, limit), _figure(after, limit)
@@ -174,6 +189,10 @@ def _change(old: float | None, new: float | None) -> float:
     if new is None or old is None:
         return 1.0 if new is old else math.inf if new is None else 0.0
     return new / old if old else 1.0 if new == old else math.inf
+
+
+def _trained(candidate: Candidate, done: Collection[Step]) -> bool:
+    return any(step.trains for step in candidate.recipe.steps if step not in done)
 
 
 def _score(candidate: Candidate) -> float:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from haversack.errors import TaskError, WorkspaceError
-from haversack.packing.check import check_alone, checked_model, checked_score
+from haversack.measurement import chance
+from haversack.packing.check import check_alone, checked_model, checked_score, scored
 from haversack.task import Task
 
 COUNTS = itertools.count(1)
@@ -124,3 +125,19 @@ def test_a_single_process_passes_however_it_was_started(monkeypatch, processes):
     if processes is not None:
         monkeypatch.setenv("WORLD_SIZE", processes)
     check_alone()
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_the_task_says_of_how_many_samples_its_score_is_a_share(kind):
+    def spread(samples: int | None) -> float:
+        told = Task(train=list, calibrate=None, score=lambda predict: 0.9, kind=kind, samples=samples)
+        return chance(scored(told, nn.Identity()))
+
+    assert spread(10_000) == pytest.approx(0.003, rel=0.01)
+    assert spread(100) == pytest.approx(0.03, rel=0.05)
+    assert spread(None) == pytest.approx(0.0018)
+
+
+def test_a_count_of_samples_is_above_zero():
+    with pytest.raises(TaskError, match="samples is 0"):
+        Task(train=list, calibrate=None, score=lambda predict: 0.9, samples=0)
