@@ -52,6 +52,8 @@ class Limit:
     """Whether less is worse, as of a score."""
     judged_by: Literal["counts", "file", "samples"] = "counts"
     """What it takes to judge it: counts and what the device states, a written file, or the task's samples."""
+    timed: bool = False
+    """Whether its figure is a time, whose spread is a confidence interval: a limit within it is too close to call."""
 
     @property
     def title(self) -> str:
@@ -72,9 +74,9 @@ LIMITS = (
     Limit("ram", "RAM", "ram_bytes", "ram", parse_bytes, show_bytes, told=show_bytes,
           help="Limit of the memory while running."),
     Limit("latency", "latency", "latency_ms", "latency", lambda words: parse_latency(words)[0], show_ms, told=show_ms,
-          help=_INFERENCE),
+          help=_INFERENCE, timed=True),
     Limit("latency ratio", "latency", "latency_ratio", "latency", lambda words: parse_latency(words)[1], show_ratio,
-          help=_INFERENCE, kind="ratio", judged_by="file"),
+          help=_INFERENCE, kind="ratio", judged_by="file", timed=True),
     Limit("energy (mJ)", "energy", "energy_mj", "energy", parse_mj, show_mj,
           help="Limit of one inference, such as 3mJ."),
     Limit("update", "update", "update_bytes", "update", parse_bytes, show_bytes, told=show_bytes,
@@ -149,6 +151,9 @@ class Miss:
     limit: str
     allowed: float
     found: float
+    """Of a time that is too close to call, the far end of its confidence interval."""
+    too_close: bool = False
+    """Whether the limit lies within the confidence interval: it may be met, and counts as missed."""
 
     @property
     def by(self) -> float:
@@ -162,4 +167,7 @@ class Miss:
 
     def __str__(self) -> str:
         told = next(limit.told for limit in LIMITS if limit.name == self.limit)
+        if self.too_close:
+            allowed = f"allowed {told(self.allowed)} (too close to call)"
+            return f"{self.limit}: {told(self.found)} at the far end of its confidence interval, {allowed}"
         return f"{self.limit}: {told(self.found)}, allowed {told(self.allowed)} (misses by {told(self.by)})"

@@ -18,7 +18,11 @@ Origin = Literal["estimated", "host", "emulator", "board"]
 
 @dataclass(frozen=True)
 class Figure:
-    """One number with its origin and, where it has one, its spread (`low` to `high`)."""
+    """One number with its origin and, where it has one, its spread (`low` to `high`).
+
+    That is the range of an estimate, one standard error of a score to each side, the extremes of measured memory, and
+    of a time that was measured the 95 % confidence interval of its median.
+    """
 
     value: float
     origin: Origin
@@ -31,7 +35,7 @@ class Figure:
 
     @property
     def worst(self) -> float:
-        """What a limit is held against: the far end of an estimate, the median of a measurement."""
+        """The far end of an estimate, the median of a measurement."""
         return self.high if self.origin == "estimated" and self.high is not None else self.value
 
 
@@ -87,13 +91,17 @@ class Conditions:
     versions: dict[str, str] = field(default_factory=dict)
     date: str = ""
     """When: UTC, as ISO 8601 has it; empty for estimates."""
+    timed_s: float = 0.0
+    """For how many seconds the file and the original's were timed."""
 
 
 @dataclass(frozen=True)
 class Judgement:
     """A limit beside the figure that it is held against.
 
-    It is met, missed, unjudged where no figure is known, and kept in part where the figure leaves something out.
+    It is met, missed, unjudged where no figure is known, and kept in part where the figure leaves something out. A time
+    that was measured meets its limit when its whole confidence interval does, and misses it when all of that does; in
+    between it is too close to call, which counts as missed.
     """
 
     limit: Limit
@@ -109,21 +117,32 @@ class Judgement:
         return self.figure.value if self.limit.at_least else self.figure.worst
 
     @property
-    def state(self) -> Literal["met", "missed", "in part", "unjudged"]:
+    def state(self) -> Literal["met", "missed", "too close", "in part", "unjudged"]:
         """What is unknown is never met."""
-        if self.found is None or self.allowed is None:
+        figure, allowed = self.figure, self.allowed
+        if figure is None or allowed is None or self.found is None:
             return "unjudged"
-        kept = self.found >= self.allowed - 1e-12 if self.limit.at_least else self.found <= self.allowed
+        if self._is_interval and (figure.low or 0.0) <= allowed < (figure.high or 0.0):
+            return "too close"
+        kept = self.found >= allowed - 1e-12 if self.limit.at_least else self.found <= allowed
         if not kept:
             return "missed"
-        return "in part" if self.figure is not None and self.figure.part else "met"
+        return "in part" if figure.part else "met"
 
     @property
     def miss(self) -> Miss | None:
-        """By how much it is known to be missed."""
-        if self.state != "missed" or self.allowed is None or self.found is None:
+        """By how much it is missed, or may be."""
+        if self.state not in ("missed", "too close") or self.allowed is None or self.found is None:
             return None
+        if self.state == "too close" and self.figure and self.figure.high is not None:
+            return Miss(self.limit.name, self.allowed, self.figure.high, too_close=True)
         return Miss(self.limit.name, self.allowed, self.found)
+
+    @property
+    def _is_interval(self) -> bool:
+        figure = self.figure
+        known = figure is not None and figure.low is not None and figure.high is not None
+        return known and self.limit.timed and figure is not None and figure.origin != "estimated"
 
 
 @dataclass(frozen=True)
@@ -160,7 +179,7 @@ class Measurement:
         return tuple(Judgement(limit, allowed, self.figure(limit)) for limit, allowed in bounds)
 
     def misses(self, budget: Budget, baseline_score: float | None = None) -> tuple[Miss, ...]:
-        """The limits that are known to be missed, worst first. What `judged` calls unjudged is not met either."""
+        """The limits that are missed or too close to call, worst first; what is unjudged is not met either."""
         missed = [each.miss for each in self.judged(budget, baseline_score) if each.miss]
         return tuple(sorted(missed, key=lambda miss: -miss.share))
 

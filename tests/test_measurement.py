@@ -55,14 +55,28 @@ def test_no_limit_is_never_missed():
 
 
 @pytest.mark.parametrize("name", ["latency_ms", "latency_ratio", "energy_mj"])
-def test_an_estimate_is_held_against_its_slow_end_and_a_measurement_against_its_median(name):
+def test_an_estimate_is_held_against_its_slow_end_and_other_measurements_than_times_against_their_median(name):
     budget = Budget(**{name: 6.0})
     spread = {"value": 5.0, "low": 4.0, "high": 7.0}
     (miss,) = measured(**{name: Figure(origin="estimated", **spread)}).misses(budget)
-    assert miss.found == 7.0
+    assert (miss.found, miss.too_close) == (7.0, False)
     for origin in ("host", "emulator", "board"):
-        assert measured(**{name: Figure(origin=origin, **spread)}).misses(budget) == ()
+        misses = measured(**{name: Figure(origin=origin, **spread)}).misses(budget)
+        assert [miss.too_close for miss in misses] == ([] if name == "energy_mj" else [True])
     assert measured(**{name: Figure(5.0, "estimated")}).misses(budget) == ()
+
+
+@pytest.mark.parametrize("name", ["latency_ms", "latency_ratio"])
+@pytest.mark.parametrize(
+    ("allowed", "state"), [(7.0, "met"), (6.9, "too close"), (4.0, "too close"), (3.9, "missed"), (5.0, "too close")]
+)
+def test_a_time_is_met_or_missed_only_with_its_whole_confidence_interval(name, allowed, state):
+    found = measured(**{name: Figure(5.0, "host", 4.0, 7.0)})
+    (judged,) = found.judged(Budget(**{name: allowed}))
+    assert judged.state == state
+    assert [str(miss) for miss in found.misses(Budget(**{name: allowed})) if "too close to call" in str(miss)] == (
+        [str(judged.miss)] if state == "too close" else []
+    )
 
 
 def test_a_drop_is_counted_from_the_baseline_s_score():

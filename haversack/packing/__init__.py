@@ -228,6 +228,9 @@ class Bench:
         kept = self.workspace.artifact(trial.recipe, scored=trial.scored)
         if kept is not None:
             self.gauge.twin(kept.files, trial)
+            if self.gauge.undecided(kept):  # of the limits of this run
+                kept = self.gauge.timed_again(kept, self._baseline(trial))
+                self.workspace.keep_artifact(kept, scored=trial.scored)
             return self.gauge.remembered(kept)
         if not trial.recipe.steps:
             say("measuring the network as it is: its file, its time and its score")
@@ -272,6 +275,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     if rounding:
         tell_of_ratio(budget, bench.device)
     within = budget.within(bench.device)
+    bench = replace(bench, gauge=replace(bench.gauge, budget=within))
     students = _students(bench, within, settings, rounding)
     goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()

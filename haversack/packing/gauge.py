@@ -16,16 +16,19 @@ from haversack.graph.inference import lower
 from haversack.graph.pairs import output_step, quantized_layers
 from haversack.graph.trace import trace
 from haversack.limits import Budget
-from haversack.measurement import Conditions, Figure, Measurement
+from haversack.measurement import Conditions, Figure, Judgement, Measurement
 from haversack.model import Model
 from haversack.packing.check import checked_score, scored, validated
 from haversack.plan.found import Trial
 from haversack.progress import note, noted, say
 from haversack.quantity import now
 from haversack.runtimes import Runtime, agreement, coded, estimate, find_runtime, host
+from haversack.runtimes.host import Timing
 from haversack.task import Task
 
 Predict = Callable[..., Tensor]
+_LONGEST = 8
+"""Times the seconds of one timing: for so long it is taken at most, where it is too close to call."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Gauge:
     device: Device
     threads: int
     seconds: float
+    budget: Budget = field(default_factory=Budget)
+    """A time that is too close to one of its limits is taken for longer."""
     seen: dict[str, Artifact] = field(default_factory=dict)
     """What was measured in this run, by the bytes of its files."""
 
@@ -73,13 +78,43 @@ class Gauge:
             )
         return twin.measurement
 
-    def timed_again(self, found: Artifact, baseline: bytes | None) -> Artifact:
+    def timed_again(self, artifact: Artifact, baseline: bytes | None) -> Artifact:
         """The artifact with its speed measured once more, for twice as long; what says nothing is not asked again."""
-        content, measured = next(iter(found.files.values())), found.measurement
-        timed = host.time_files([baseline or content, content], threads=self.threads, seconds=2 * self.seconds)[1]
-        latency_ms = timed.latency_ms if self.device.is_host else measured.latency_ms
-        ratio = timed.ratio if measured.latency_ratio else None
-        return replace(found, measurement=replace(measured, latency_ms=latency_ms, latency_ratio=ratio))
+        measured = artifact.measurement
+        timing, seconds = self._timing(next(iter(artifact.files.values())), baseline, 2 * self.seconds)
+        latency_ms = timing.latency_ms if self.device.is_host else measured.latency_ms
+        ratio = timing.ratio if measured.latency_ratio else None
+        conditions = replace(measured.conditions, timed_s=seconds)
+        figures = replace(measured, latency_ms=latency_ms, latency_ratio=ratio, conditions=conditions)
+        return replace(artifact, measurement=figures)
+
+    def undecided(self, artifact: Artifact) -> bool:
+        """Whether its time is too close to a limit to call, and was not yet taken for as long as it may be."""
+        measured = artifact.measurement
+        close = self._too_close(measured.latency_ms, measured.latency_ratio)
+        return close and bool(artifact.recipe.steps) and measured.conditions.timed_s < _LONGEST * self.seconds
+
+    def _timing(self, content: bytes, baseline: bytes | None, seconds: float) -> tuple[Timing, float]:
+        """The file's timing against the original's, and how long it took.
+
+        It goes on, twice as long each time and in a fresh process, where it is too close to a limit to call.
+        """
+        files = [baseline or content, content]
+        timing = host.time_files(files, threads=self.threads, seconds=seconds)[1]
+        while (
+            baseline is not None
+            and seconds < _LONGEST * self.seconds
+            and self._too_close(timing.latency_ms if self.device.is_host else None, timing.ratio)
+        ):
+            say("its time is too close to the limit to call: it is taken for longer")
+            timing = timing.joined(host.time_files(files, threads=self.threads, seconds=seconds)[1])
+            seconds *= 2
+        return timing, seconds
+
+    def _too_close(self, latency_ms: Figure | None, ratio: Figure | None) -> bool:
+        figures = {"latency_ms": latency_ms, "latency_ratio": ratio}
+        limits = ((limit, allowed) for limit, allowed in self.budget.asked.items() if limit.timed)
+        return any(Judgement(limit, bound, figures[limit.field]).state == "too close" for limit, bound in limits)
 
     def validated(self, found: Artifact, model: Model) -> Artifact:
         """The artifact of `model` with its score on the samples that decide nothing, where the task has some."""
@@ -104,11 +139,12 @@ class Gauge:
         self, found: Measurement, lowered: fx.GraphModule, content: bytes, baseline: bytes | None
     ) -> Measurement:
         """With the latency on this host, in alternation with the float original."""
-        timed = host.time_files([baseline or content, content], threads=self.threads, seconds=self.seconds)[1]
+        timing, seconds = self._timing(content, baseline, self.seconds)
+        found = replace(found, conditions=replace(found.conditions, timed_s=seconds))
         if self.device.is_host:
-            found = replace(found, latency_ms=timed.latency_ms)
-        if self._runs_here(lowered, content, timed.ratio):
-            found = replace(found, latency_ratio=timed.ratio)
+            found = replace(found, latency_ms=timing.latency_ms)
+        if self._runs_here(lowered, content, timing.ratio):
+            found = replace(found, latency_ratio=timing.ratio)
         return found
 
     def _runs_here(self, lowered: fx.GraphModule, content: bytes, ratio: Figure) -> bool:

@@ -79,7 +79,7 @@ def _limits(found: Measurement, budget: Budget, baseline_score: float | None) ->
     for each in found.judged(budget, baseline_score):
         show = each.limit.show
         allowed, value = (UNKNOWN if value is None else show(value) for value in (each.allowed, each.found))
-        state = f"misses by {show(each.miss.by)}" if each.miss else each.state
+        state = f"misses by {show(each.miss.by)}" if each.state == "missed" and each.miss else each.state
         rows.append((each.limit.name.replace("ram", "RAM"), allowed, value, state))
     return rows
 
@@ -162,7 +162,12 @@ def _unlimited_drop(before: Figure | None, after: Figure | None, budget: Budget)
 def _limit_table(limits: Sequence[tuple[str, str, str, str]]) -> Block:
     if not limits:
         return "No limit is set."
-    note = "An estimate is held against its limit with the far end of its range, a measurement with its median."
+    note = (
+        "An estimate is held against its limit with the far end of its range, a measurement with its median, a "
+        "measured time with the 95 % confidence interval of its median."
+    )
+    if any(state == "too close" for *_, state in limits):
+        note += " Too close: the limit lies in that interval, however long it was timed; it counts as missed."
     if any(state == "in part" for *_, state in limits):
         note += " In part: the activations alone; the weights and the runtime, which are in RAM too, are not counted."
     return Lines((Rows(("limit", "allowed", "found", "state"), limits), Paragraph(note)))

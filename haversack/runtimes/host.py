@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import math
 import os
 import platform
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MEMORY_PROCESSES = 3
+_TAIL = 0.025
+"""What a confidence interval of 95 % leaves out at each end."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,21 @@ class Timing:
     """How long one file takes at batch 1, and against the first file that it was timed with."""
 
     latency_ms: Figure
-    """Median over the rounds of each round's median; `low` to `high` are the rounds' 10th to 90th percentiles."""
+    """Median over the rounds of each round's median; `low` to `high` is the median's 95 % confidence interval."""
     ratio: Figure
-    """Median over the rounds of (this file / the first file) within one round, spread likewise."""
+    """Median over the rounds of (this file / the first file) within one round, with its interval likewise."""
+    rounds: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+    """Milliseconds and ratio of each round."""
+
+    @classmethod
+    def of(cls, rounds: Sequence[tuple[float, float]], runtime: str) -> Timing:
+        """The figures of so many rounds."""
+        times, ratios = zip(*rounds, strict=True)
+        return cls(_spread(times, runtime), _spread(ratios, runtime), tuple(rounds))
+
+    def joined(self, more: Timing) -> Timing:
+        """The figures of the rounds of both."""
+        return Timing.of((*self.rounds, *more.rounds), self.ratio.runtime)
 
 
 def time_files(  # noqa: PLR0913 - all but the files have defaults
@@ -183,19 +198,32 @@ def versions() -> dict[str, str]:
 
 def _timings(rounds: Sequence[Sequence[float]], runtime: str) -> tuple[Timing, ...]:
     """The figures of each file from its medians (ms) in every round."""
-    firsts = [found[0] for found in rounds]
-    timings = []
-    for times in zip(*rounds, strict=True):
-        ratios = [ours / first for ours, first in zip(times, firsts, strict=True)]
-        timings.append(Timing(_spread(times, runtime), _spread(ratios, runtime)))
-    return tuple(timings)
+    firsts = [medians[0] for medians in rounds]
+    return tuple(
+        Timing.of([(ours, ours / first) for ours, first in zip(times, firsts, strict=True)], runtime)
+        for times in zip(*rounds, strict=True)
+    )
 
 
 def _spread(values: Sequence[float], runtime: str) -> Figure:
-    """The median with the 10th and 90th percentile. These are interpolated: rounding must not push them past it."""
-    deciles = statistics.quantiles(values, n=10, method="inclusive")
-    median = statistics.median(values)
-    return Figure(median, "host", min(deciles[0], median), max(deciles[-1], median), runtime=runtime)
+    """The median with its 95 % confidence interval."""
+    low, high = median_interval(values)
+    return Figure(statistics.median(values), "host", low, high, runtime=runtime)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Between which two of the values the median of their distribution lies, with 95 % confidence.
+
+    By order statistics, whatever the distribution: of n independent values so many are below the median as a fair coin
+    falls heads. Of fewer than six values it is the extremes, and the confidence less (75 % of three).
+    """
+    ordered, count = sorted(values), len(values)
+    tail, rank = 2.0**-count, 0
+    while tail <= _TAIL:
+        rank += 1
+        tail += math.comb(count, rank) / 2**count
+    outside = max(0, rank - 1)
+    return ordered[outside], ordered[count - 1 - outside]
 
 
 @functools.lru_cache

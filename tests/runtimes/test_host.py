@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from scipy.stats import binom
 
 from haversack.errors import MeasureError
 from haversack.runtimes import host, process
@@ -92,7 +93,29 @@ def test_a_neighbours_load_moves_times_but_not_the_ratio(loads, ratio):
     assert found[1].ratio.value == pytest.approx(ratio)
     assert found[1].ratio.high == pytest.approx(found[1].ratio.low)
     assert found[0].latency_ms.value == pytest.approx(float(np.median(loads)))
-    assert found[0].latency_ms.low == pytest.approx(float(np.percentile(loads, 10)))
+    again = found[1].joined(found[1])
+    assert len(again.rounds) == 2 * len(loads)
+    assert again.latency_ms.value == pytest.approx(found[1].latency_ms.value)
+
+
+@pytest.mark.parametrize("count", [3, 5, 6, 17, 50, 101])
+def test_a_median_s_interval_is_the_narrowest_of_order_statistics_that_covers_95_percent(count):
+    """SciPy's binomial distribution is the oracle: how likely between two order statistics the true median lies."""
+    values = list(range(count))
+    low, high = host.median_interval(values)
+    assert low + high == count - 1
+
+    def covered(outside: int) -> float:
+        return float(binom.cdf(count - 1 - outside, count, 0.5) - binom.cdf(outside, count, 0.5))
+
+    assert covered(low) >= 0.95 or (low == 0 and count < 6)
+    assert covered(low + 1) < 0.95
+
+
+def test_an_interval_of_the_median_holds_it_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    intervals = [host.median_interval(rng.lognormal(0.0, 1.0, 40)) for _ in range(1000)]
+    assert 0.94 < sum(low <= 1.0 <= high for low, high in intervals) / 1000 < 0.985
 
 
 @settings(max_examples=100)

@@ -1,0 +1,86 @@
+"""How long a file is timed: until its limit is met or missed beyond doubt, up to a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from haversack.artifact import Artifact
+from haversack.device import find_device
+from haversack.limits import Budget
+from haversack.measurement import Conditions, Figure, Measurement
+from haversack.model import Model
+from haversack.packing.gauge import Gauge
+from haversack.recipe import Recipe
+from haversack.runtimes import host
+from haversack.task import Task
+from haversack.techniques.quantize_static import QuantizeStatic
+
+TASK = Task(train=list, calibrate=None, score=lambda predict: 0.5)
+
+
+def gauge(**limits: float) -> Gauge:
+    original = Model(nn.Linear(2, 2), (torch.zeros(1, 2),))
+    return Gauge(original, TASK, find_device("host"), 1, 1.0, Budget(**limits))  # type: ignore[arg-type]
+
+
+class Clock:
+    """Stands in for timing: 20 rounds a second of the second file at `ratio` of the first, which takes 10 ms."""
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio, self.seconds = ratio, list[float]()
+        self.rng = np.random.default_rng(0)
+
+    def time_files(self, files: Sequence[bytes], *, threads: int, seconds: float) -> tuple[host.Timing, ...]:
+        self.seconds.append(seconds)
+        ratios = self.rng.normal(self.ratio, 0.05, int(20 * seconds))
+        return tuple(host._timings([[10.0, 10.0 * ratio] for ratio in ratios], "onnx"))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "limits", "state", "seconds"),
+    [
+        (0.40, {"latency_ratio": 0.5}, "met", [1.0]),
+        (0.60, {"latency_ratio": 0.5}, "missed", [1.0]),
+        (0.40, {"latency_ms": 5.0}, "met", [1.0]),
+        (0.52, {"latency_ratio": 0.5}, "missed", None),
+        (0.48, {"latency_ms": 5.0}, "met", None),
+        (0.50, {"latency_ratio": 0.5}, "too close", [1.0, 1.0, 2.0, 4.0]),
+        (0.50, {"flash_bytes": 5}, None, [1.0]),
+    ],
+)
+def test_a_time_is_taken_for_longer_only_while_it_is_too_close_to_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+    ratio: float,
+    limits: dict[str, Any],
+    state: str | None,
+    seconds: list[float] | None,
+) -> None:
+    clock = Clock(ratio)
+    monkeypatch.setattr(host, "time_files", clock.time_files)
+    timing, spent = gauge(**limits)._timing(b"packed", b"original", 1.0)
+    assert spent == sum(clock.seconds) <= 8
+    assert seconds in (None, clock.seconds)
+    assert len(timing.rounds) == 20 * spent
+    measured = measurement(timing.latency_ms, timing.ratio)
+    assert [each.state for each in measured.judged(Budget(**limits)) if each.limit.timed] == ([state] if state else [])
+
+
+def measurement(latency_ms: Figure, ratio: Figure, timed_s: float = 1.0) -> Measurement:
+    conditions = Conditions("host", "onnx", 1, "here", timed_s=timed_s)
+    return Measurement(Figure(9, "host"), Figure(9, "host"), latency_ms, conditions, latency_ratio=ratio)
+
+
+@pytest.mark.parametrize(("allowed", "timed_s", "undecided"), [(0.5, 1.0, True), (0.5, 8.0, False), (0.6, 1.0, False)])
+def test_what_an_earlier_run_timed_is_timed_again_where_it_is_too_close_to_this_run_s_limit(
+    allowed: float, timed_s: float, *, undecided: bool
+) -> None:
+    found = measurement(Figure(5.0, "host", 4.9, 5.1), Figure(0.5, "host", 0.49, 0.51), timed_s)
+    recipe = Recipe((QuantizeStatic(),))
+    assert gauge(latency_ratio=allowed).undecided(Artifact("onnx", {}, recipe, found)) == undecided
+    assert not gauge(latency_ratio=allowed).undecided(Artifact("onnx", {}, Recipe(), found))
