@@ -1,5 +1,6 @@
 # make demo   installs into .venv and packs a small network for a Raspberry Pi
 # make test   installs into .venv, then checks and all tests (what CI runs)
+# make sweep  all cases of the tests that try some of many: networks, hostile files (for hours; CI does not run it)
 # make check  the daily round: format, lint, types, fast tests
 # make fix    what a machine can mend
 PYTHON ?= python3
@@ -8,12 +9,15 @@ BIN := .venv/bin
 PIP := $(PYTHON) -m pip --python $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check lint fix
+.PHONY: demo test sweep check lint fix
 demo: .venv/installed
 	$(BIN)/haversack pack examples/digits.py --device raspberry-pi-zero-2w --flash 20kB --latency 1ms --max-drop 1% --try prune_channels,prune_layers,quantize_static --seconds 0.5 --out out/digits
 
 test: .venv/installed lint
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
+sweep: .venv/installed
+	HAVERSACK_SWEEP=whole $(BIN)/pytest -m sweep --numprocesses logical --maxprocesses 4 --dist worksteal
 
 check: .venv/installed lint
 	$(BIN)/pytest -m "not slow"

@@ -50,6 +50,11 @@ class Device:
         return self.name == "host"
 
     @property
+    def takes_codebooks(self) -> bool:
+        """Whether its runtime's files can hold a weight as places in a codebook, or with a step for each group."""
+        return self.runtime == "onnx"
+
+    @property
     def loads_weights(self) -> bool:
         """Whether an operating system's runtime loads the weights into RAM; a microcontroller reads them from flash.
 

@@ -25,6 +25,8 @@ except ImportError:  # Windows: nobody waits there, and nothing is swept
 LISTING = "files.json"
 """Holds the digest of each file of a sealed folder."""
 _UNFINISHED, REPLACED = ".unfinished-", ".replaced-"
+_LARGEST = 1 << 31
+"""Where protobuf ends, and with it every ONNX file; so nobody hashes for hours what only claims to be long."""
 
 
 @contextmanager
@@ -160,9 +162,9 @@ def listed(folder: Path) -> dict[str, str]:
     return dict(files)
 
 
-def changed(folder: Path) -> list[str]:
-    """The files of a sealed folder that are gone, or no longer what they were; raises UntrustedError as `listed`."""
-    return [name for name, digest in listed(folder).items() if not _holds(folder / name, digest)]
+def changed(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """Those of the files, by name with their digests, that are gone from `folder`, or no longer what they were."""
+    return [name for name, digest in files.items() if not _holds(folder, name, digest)]
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,41 @@ class _Listing:
     files: Mapping[str, str]
 
 
-def _holds(path: Path, digest: str) -> bool:
+def _holds(folder: Path, name: str, digest: str) -> bool:
     try:
-        return stat.S_ISREG(path.lstat().st_mode) and digest_of(path) == digest
-    except OSError:
+        return digest_of(file_in(folder, name)) == digest
+    except (OSError, UntrustedError):
         return False
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """Where a file lies in `folder`; raises UntrustedError for a name or link that leads elsewhere, and for no file."""
+    parts = name.split("/")
+    if not all(map(plain_name, parts)):
+        raise UntrustedError(f"{name!r} is no file in this folder.", where=str(folder))
+    path = folder
+    for part in parts[:-1]:
+        path /= part
+        if stat.S_ISLNK(_status(path).st_mode):
+            raise UntrustedError("it is a link, and leads elsewhere.", where=str(path), mend="put the folder there.")
+    check_regular(path / parts[-1])
+    return path / parts[-1]
+
+
+def check_regular(path: Path) -> None:
+    """Raises UntrustedError unless `path` is itself a file, and of a size that files here may have."""
+    known = _status(path)
+    if not stat.S_ISREG(known.st_mode):
+        raise UntrustedError("it cannot be read: no regular file.", where=str(path))
+    if known.st_size > _LARGEST:
+        raise UntrustedError(f"it has more than {_LARGEST:,} bytes.", where=str(path))
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.lstat()
+    except OSError as error:
+        raise UntrustedError(f"it cannot be read: {error.strerror}.", where=str(path)) from error
 
 
 def digest_of(path: Path) -> str:

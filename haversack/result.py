@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -16,7 +15,7 @@ from typing import Any
 
 from haversack.artifact import CODED_FILE
 from haversack.coded.container import MOST_BYTES, CodedFile
-from haversack.disk import LISTING, digest_of, listed
+from haversack.disk import LISTING, changed, check_regular, file_in, listed
 from haversack.errors import MeasureError, UntrustedError
 from haversack.limits import Budget
 from haversack.measurement import Measurement
@@ -25,8 +24,6 @@ from haversack.untrusted import SMALL, decoded, parse_json, parse_toml, plain_na
 NETWORK, WORKSPACE = "network", "workspace"
 RECIPE, MEASURED, REPORT = "recipe.toml", "measurement.json", "report.txt"
 TEXTS = (RECIPE, MEASURED, REPORT)
-_LARGEST = 1 << 31
-"""Where protobuf ends, and with it every ONNX file; so nobody hashes for hours what only claims to be long."""
 _MEND = "make the result again."
 
 
@@ -69,7 +66,7 @@ class Result:
         if not os.path.lexists(self.folder / LISTING):
             return None
         try:
-            _check_regular(self.folder / LISTING)
+            check_regular(self.folder / LISTING)
             return listed(self.folder)
         except UntrustedError as error:
             raise MeasureError(error.what, where=error.where, mend=_MEND) from error
@@ -79,8 +76,8 @@ class Result:
         """All files with size and digest, by name; raises MeasureError unless each of them is what was written."""
         if self.listing is None:
             raise self._absent(f"it has no {LISTING}, which says what a result consists of.")
-        if changed := self.changed():
-            raise self._altered(changed[0])
+        if altered := self.changed():
+            raise self._altered(altered[0])
         return tuple(
             ResultFile(name, (self.folder / name).lstat().st_size, digest) for name, digest in self.listing.items()
         )
@@ -127,30 +124,19 @@ class Result:
         place = self.folder / NETWORK
         if not place.is_dir():
             raise self._absent("it holds no result of `pack` or `apply`.")
-        if changed := self.changed(f"{NETWORK}/"):
-            raise self._altered(changed[0])
+        if altered := self.changed(f"{NETWORK}/"):
+            raise self._altered(altered[0])
         return place
 
     def changed(self, start: str = "") -> list[str]:
         """The files whose names start so that are gone, or no longer what was written; none without a listing."""
-        return [
-            name
-            for name, digest in (self.listing or {}).items()
-            if name.startswith(start) and not self._holds(name, digest)
-        ]
+        return changed(
+            self.folder, {name: each for name, each in (self.listing or {}).items() if name.startswith(start)}
+        )
 
     def path(self, name: str) -> Path:
         """Where a file of the result lies; raises UntrustedError for a name that leads elsewhere, and for no file."""
-        parts = name.split("/")
-        if not all(map(plain_name, parts)):
-            raise UntrustedError(f"{name!r} is no file in this folder.", where=str(self.folder))
-        path = self.folder
-        for part in parts[:-1]:
-            path /= part
-            if stat.S_ISLNK(_status(path).st_mode):
-                raise UntrustedError("it is a link, and leads elsewhere.", where=str(path), mend=_MEND)
-        _check_regular(path / parts[-1])
-        return path / parts[-1]
+        return file_in(self.folder, name)
 
     def _text(self, name: str) -> str:
         return decoded(self._content(name, SMALL.size_bytes), str(self.folder / name))
@@ -167,30 +153,8 @@ class Result:
             )
         return content
 
-    def _holds(self, name: str, digest: str) -> bool:
-        try:
-            return digest_of(self.path(name)) == digest
-        except (OSError, UntrustedError):
-            return False
-
     def _absent(self, what: str) -> MeasureError:
         return MeasureError(what, where=str(self.folder), mend="give the folder that --out named.")
 
     def _altered(self, name: str) -> MeasureError:
         return MeasureError(f"{name} is gone, or not what was written.", where=str(self.folder), mend=_MEND)
-
-
-def _check_regular(path: Path) -> None:
-    """Raises UntrustedError unless `path` is itself a file, and of a size that a result's may have."""
-    known = _status(path)
-    if not stat.S_ISREG(known.st_mode):
-        raise UntrustedError("it cannot be read: no regular file.", where=str(path))
-    if known.st_size > _LARGEST:
-        raise UntrustedError(f"it has more than {_LARGEST:,} bytes.", where=str(path))
-
-
-def _status(path: Path) -> os.stat_result:
-    try:
-        return path.lstat()
-    except OSError as error:
-        raise UntrustedError(f"it cannot be read: {error.strerror}.", where=str(path)) from error

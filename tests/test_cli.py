@@ -194,10 +194,17 @@ def test_a_score_that_cannot_judge_is_refused(
     run: Run, task_file: Callable[[str], Path], tmp_path: Path, score: str, said: str
 ) -> None:
     path = task_file(GOOD.replace("predict(inputs).mean().item()", score))
-    code, _, err = run("pack", path, "--out", tmp_path / "out")
+    code, _, err = run("pack", path, "--seconds", "0.1", "--out", tmp_path / "out")
     assert code == 2
     assert said in err
     assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_a_technique_of_each_try_is_looked_up(run: Run, task_file: Callable[[str], Path], tmp_path: Path) -> None:
+    words = ["--try", "magic", "--try", "quantize_static", "--seconds", "0.1", "--out", tmp_path / "out"]
+    code, _, err = run("pack", task_file(GOOD), *words)
+    assert code == 2
+    assert "magic" in err
 
 
 def test_a_network_that_cannot_be_traced_names_the_layer(run: Run, task_file: Callable[[str], Path]) -> None:

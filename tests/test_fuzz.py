@@ -10,22 +10,24 @@ import pytest
 
 from tests.fuzz.subjects import SUBJECTS
 from tests.fuzz.watch import ROOT, Tally, fuzz, grown, in_turn
+from tests.sweep import count
 
 SEED = 15
 CASES = {
-    "device": 60,
-    "recipe": 60,
-    "network": 40,
-    "coded": 150,
-    "graph": 150,
-    "line": 80,
+    "device": 30,
+    "recipe": 40,
+    "network": 12,
+    "coded": 60,
+    "graph": 100,
+    "line": 60,
     "applied": 8,
-    "result": 4,
-    "reading": 60,
-    "onnx": 4,
-    "tflite": 4,
-    "workspace": 3,
+    "result": 3,
+    "reading": 30,
+    "onnx": 3,
+    "tflite": 3,
+    "workspace": 2,
 }
+"""How many of each are tried; the sweep tries thirty times as many."""
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,10 @@ def seeds():
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_no_hostile_input_ends_in_a_traceback_a_hang_a_flood_or_elsewhere(seeds):
-    found = fuzz(in_turn(SUBJECTS, SEED, CASES), Tally.of(SUBJECTS), seeds)
+    cases = {name: count(some, 30 * some) for name, some in CASES.items()}
+    found = fuzz(in_turn(SUBJECTS, SEED, cases), Tally.of(SUBJECTS), seeds)
     assert not found, "\n".join(f"{each}\n{each.detail}" for each in found)
 
 

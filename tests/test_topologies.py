@@ -27,10 +27,11 @@ from haversack.runtimes.onnx.write import write
 from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
+from tests.sweep import part
 
 FAMILIES = (plain, residual, mobile, maps, sequences, attention)
 NETWORKS = {name: each for family in FAMILIES for name, each in family.NETWORKS.items()}
-# One of each kind of topology in the quick tests; all in the slow ones.
+# One of each kind of topology in the quick tests; what is pinned somewhere and one in four others in the slow ones.
 QUICK = {"SE-Net", "ShuffleNetV2", "bidirectional GRU", "ViT", "ViT, whole heads", "spelled flatten", "maxout and GLU"}
 # Why networks are refused as a whole, and which layers of others must stay besides their outputs.
 REFUSED = {
@@ -76,8 +77,12 @@ def pruned(module: nn.Module, x: Tensor) -> Model:
     return step.apply(Model(module, (x[:1],)), task)
 
 
+TRIED = part(list(NETWORKS), [*QUICK, *PINNED], 4)
+
+
+@pytest.mark.sweep
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRIED]
 )
 def test_an_architecture_loses_three_tenths_and_runs_everywhere(name: str, tmp_path: Path) -> None:
     module, x = built(name)

@@ -52,7 +52,9 @@ def pack(  # noqa: PLR0913 - one argument an option
     device: DeviceName = "host",
     runtime: RuntimeName = None,
     limits: Words = NO_WORDS,
-    techniques: Annotated[str, typer.Option("--try", help="Only these techniques, separated by commas.")] = "",
+    techniques: Annotated[
+        list[str] | None, typer.Option("--try", help="Only these techniques: a,b or once each.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning, where a step trains.", min=1)] = None,
     student: StudentName = "",
     student_epochs: StudentEpochs = 60,
@@ -67,7 +69,8 @@ def pack(  # noqa: PLR0913 - one argument an option
     from haversack.packing import pack as run
 
     target, budget = target_of(device, runtime), budget_of(limits)
-    names = tuple(word.strip() for word in techniques.split(",") if word.strip())
+    words = (word.strip() for asked in techniques or () for word in asked.split(","))
+    names = tuple(dict.fromkeys(filter(None, words)))
     training = {"epochs": epochs, "student": student, "student_epochs": student_epochs, "seed": seed}
     with progress(quiet=as_json):
         file = loaded(task)

@@ -74,7 +74,7 @@ class Workspace:
         """The model that `recipe` made earlier, or None."""
         place = self._place("model", recipe)
         try:
-            if changed(place):
+            if changed(place, listed(place)):
                 return None
             found = load(network, place, original.example)
         except HaversackError:
@@ -90,7 +90,7 @@ class Workspace:
         """The measured files of `recipe`, or None where they were not measured (or not scored) yet."""
         place = self._place(self._kind(scored=scored), recipe)
         try:
-            if changed(place):
+            if changed(place, listed(place)):
                 return None
             found = typed(_Measured, read_json(place / "measurement.json"))
             if {f"files/{name}" for name in found.names} != listed(place).keys() - {"measurement.json"}:

@@ -74,7 +74,7 @@ class QuantizeWeights(Step):
             return
         if "float16" in device.number_formats and not _is_halved(inference(model)):
             yield cls(16)
-        yield from (cls(8), cls(4, 32 if device.runtime == "onnx" else 0))
+        yield from (cls(8), cls(4, 32 if device.takes_codebooks else 0))
 
 
 def _halved(model: Model, folded: Folded) -> Model:

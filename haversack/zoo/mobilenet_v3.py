@@ -61,7 +61,7 @@ class SqueezeExcite(nn.Module):
         return shares * x
 
 
-class InvertedResidual(nn.Module):
+class Bottleneck(nn.Module):
     """A 1 x 1 convolution to `expanded` channels, a depthwise one, attention if `excite`, and a linear 1 x 1 one.
 
     Maps (samples, inputs, height, width) to (samples, outputs, height / stride, width / stride), rounded up. The input
@@ -116,12 +116,12 @@ class MobileNetV3(Compact):
         )
 
 
-def _blocks(stage: _Stage, inputs: int, stride: int, sizes: Sizes) -> list[InvertedResidual]:
+def _blocks(stage: _Stage, inputs: int, stride: int, sizes: Sizes) -> list[Bottleneck]:
     """A stage's blocks: its first ones, or more like its last."""
     outputs = sizes.wide(stage.outputs)
     wide = chain(stage.expanded, repeat(stage.expanded[-1]))
     return [
-        InvertedResidual(
+        Bottleneck(
             outputs if block else inputs,
             outputs,
             sizes.wide(expanded),

@@ -24,6 +24,7 @@ from haversack.graph.write_back import written_back
 from haversack.model import Model
 from haversack.techniques.prune_weights.masks import prunable
 from haversack.techniques.quantize_static.data_free import ranges_from_norms
+from tests.sweep import count
 
 aten = torch.ops.aten
 
@@ -126,7 +127,8 @@ def test_branches_become_one_layer_that_computes_and_takes_the_same(drawn):
 
 
 @pytest.mark.slow
-@settings(FEW, max_examples=40)
+@pytest.mark.sweep
+@settings(FEW, max_examples=count(40, 600))
 @given(branched())
 def test_many_branches_become_one_layer_that_computes_and_takes_the_same(drawn):
     check(drawn)

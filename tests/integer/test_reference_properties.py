@@ -14,6 +14,7 @@ from haversack.integer import IntegerGraph
 from haversack.integer.passes import with_float_ports
 from haversack.integer.reference import run
 from haversack.runtimes.tflite.write import write
+from tests.sweep import count
 
 ROWS = 2
 # tflite-micro has no kernel for these; LiteRT's reference kernels have, but for HARD_SWISH of 16 bits.
@@ -51,16 +52,18 @@ def mismatches_with_litert(graph: IntegerGraph, inputs: list[np.ndarray]) -> int
     return bad
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("kind", "dtype"), MICRO, ids=[f"{kind}-{dtype}" for kind, dtype in MICRO])
-@settings(max_examples=5)
+@settings(max_examples=count(5, 40))
 @given(seed=st.integers(0, 2**32 - 1))
 def test_an_operation_equals_tflite_micro_to_the_bit(kind: str, dtype: str, seed: int) -> None:
     graph = graph_of(kind, dtype, seed)
     assert mismatches_with_micro(graph, rows_for(graph, ROWS, seed)) == 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("kind", "dtype"), LITERT_ONLY, ids=[f"{kind}-{dtype}" for kind, dtype in LITERT_ONLY])
-@settings(max_examples=5)
+@settings(max_examples=count(5, 40))
 @given(seed=st.integers(0, 2**32 - 1))
 def test_an_operation_that_tflite_micro_lacks_equals_litert_to_the_bit(kind: str, dtype: str, seed: int) -> None:
     graph = graph_of(kind, dtype, seed)
@@ -98,8 +101,9 @@ def test_two_steps_are_multiplied_in_float64_whether_there_is_a_bias_or_not(seed
     assert mismatches_with_micro(graph, [np.arange(-20, 20, dtype=np.int8)[:, None]]) == 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
-@settings(max_examples=5)
+@settings(max_examples=count(5, 40))
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_way_from_real_numbers_to_integers_and_back_equals_tflite_micro(dtype: str, seed: int) -> None:
     draft = Draft(seed, dtype)

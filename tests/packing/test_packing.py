@@ -77,7 +77,7 @@ def packed(file: TaskFile, out: Path, calls: list[str]) -> Packed:
     task = replace(file.task, score=score, validate=validate)
     budget = Budget(flash_bytes=FLASH, max_drop=0.03)
     settings = Settings(
-        out=out, cache=out / "workspace", epochs=2, seconds=0.3, task_digest=file.digest, techniques=TWO
+        out=out, cache=out / "workspace", epochs=2, seconds=0.1, task_digest=file.digest, techniques=TWO
     )
     return pack(file.network, task, "host", budget, settings)
 
@@ -162,7 +162,7 @@ def test_no_file_of_the_result_holds_the_users_data(packed: Packed, out: Path, f
 
 
 def test_applying_the_recipe_again_gives_the_same_bytes(packed: Packed, file: TaskFile, out: Path) -> None:
-    again = apply(read_recipe(out / "recipe.toml"), file.network, file.task, find_device("host"), Settings(seconds=0.3))
+    again = apply(read_recipe(out / "recipe.toml"), file.network, file.task, find_device("host"), Settings(seconds=0.1))
     assert again.artifact.files == packed.artifact.files
 
 
@@ -222,7 +222,7 @@ def test_a_ratio_of_this_host_says_nothing_of_integers_that_it_computes_in_float
 
 @pytest.mark.slow
 def test_an_impossible_limit_is_named_with_the_nearest_candidate_and_its_score(file: TaskFile, tmp_path: Path) -> None:
-    settings = Settings(out=tmp_path, epochs=1, seconds=0.3, techniques=TWO)
+    settings = Settings(out=tmp_path, epochs=1, seconds=0.1, techniques=TWO)
     with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB.*scores 0\."):
         pack(file.network, file.task, "host", Budget(flash_bytes=1000), settings)
     report = (tmp_path / "report.txt").read_text()
@@ -246,7 +246,7 @@ def test_an_older_result_stays_where_a_later_goal_is_impossible(packed: Packed, 
 def test_what_weigh_says_of_the_size_is_near_the_file(file: TaskFile, packed: Packed) -> None:
     device = find_device("host")
     needs = cost(trace(file.network(), packed.model.example))
-    int8 = apply(Recipe((QuantizeStatic(),)), file.network, file.task, device, Settings(seconds=0.3))
+    int8 = apply(Recipe((QuantizeStatic(),)), file.network, file.task, device, Settings(seconds=0.1))
     for measured, number_format in ((packed.baseline, "float32"), (int8.artifact.measurement, "int8")):
         said = weigh(needs, device, number_format).flash_bytes.value
         assert said == pytest.approx(measured.flash_bytes.value, rel=0.1)
@@ -276,7 +276,7 @@ def test_a_reconstruction_task_is_packed_by_its_own_score() -> None:
         kind="reconstruction",
     )
     found = haversack.pack(
-        network, task, "host", Budget(flash_bytes=7_000), Settings(epochs=2, seconds=0.3, techniques=TWO)
+        network, task, "host", Budget(flash_bytes=7_000), Settings(epochs=2, seconds=0.1, techniques=TWO)
     )
     assert found.artifact.flash_bytes <= 7_000
     assert found.artifact.measurement.parity is not None
@@ -300,7 +300,7 @@ def _start(out: Path) -> subprocess.Popen[bytes]:
         "--epochs",
         "2",
         "--seconds",
-        "0.3",
+        "0.1",
         "--out",
         out,
         "--try",
@@ -364,7 +364,7 @@ class Interrupted(Step):
         return ()
 
 
-def _bench(file: TaskFile, folder: Path, digest: str, seconds: float = 3.0, device: str = "host") -> Bench:
+def _bench(file: TaskFile, folder: Path, digest: str, seconds: float = 0.1, device: str = "host") -> Bench:
     settings = Settings(task_digest=digest, seconds=seconds)
     return Bench.set_up(file.network, file.task, find_device(device), settings, folder)
 

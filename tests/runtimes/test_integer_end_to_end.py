@@ -24,11 +24,12 @@ from haversack.runtimes import host
 from haversack.runtimes.onnx import ONNX
 from haversack.runtimes.tflite import LITERT, MICRO
 from haversack.techniques.quantize_static import QuantizeStatic
+from tests.sweep import count
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
 FEW = settings(max_examples=4, derandomize=True, suppress_health_check=list(HealthCheck))
-MANY = settings(FEW, max_examples=25)
+MANY = settings(FEW, max_examples=count(25, 300))
 
 
 @st.composite
@@ -148,6 +149,7 @@ def test_integer_files_compute_what_the_reference_and_torch_compute(activations,
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @MANY
 @given(networks(), st.sampled_from(["int8", "int8", "int16"]))
 def test_many_networks_compute_the_same_everywhere(drawn, activations):

@@ -20,6 +20,7 @@ from haversack.grid import affine
 from haversack.model import Edits, Model, Slices
 from haversack.surgery.edit import edit
 from haversack.surgery.save import export_pt2, load, save
+from tests.sweep import count
 
 Kept = list[tuple[int, ...]]
 
@@ -119,10 +120,11 @@ BLOCKS = st.sampled_from(["conv", "wide", "mobile", "excite", "grouped", "pool"]
 HEADS = st.sampled_from(["flatten", "pool"])
 
 
+@pytest.mark.sweep
 @given(
     st.lists(BLOCKS, min_size=1, max_size=4), st.sampled_from(["flatten", "pool"]), st.randoms(use_true_random=False)
 )
-@settings(max_examples=12)
+@settings(max_examples=count(12, 150))
 def test_random_networks_run_train_export_and_reload_after_random_pruning(
     tmp_path_factory: pytest.TempPathFactory, blocks: list[str], head: str, random: object
 ) -> None:

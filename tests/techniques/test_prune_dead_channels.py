@@ -20,6 +20,7 @@ from haversack.model import Model, Swap
 from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.prune_dead_channels import PruneDeadChannels
+from tests.sweep import count
 
 
 def no_data() -> Task:
@@ -319,9 +320,10 @@ def test_networks_of_every_build_shrink_and_stay_as_they_are(name: str) -> None:
     assert sum(p.numel() for p in small.module.parameters()) < 0.95 * sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @given(st.integers(0, 100_000))
-@settings(max_examples=12)
+@settings(max_examples=count(12, 300))
 def test_random_networks_stay_as_they_are_without_their_dead_channels(seed: int) -> None:
     module, shape = network(chooser(seed), most=7)
     try:

@@ -77,7 +77,7 @@ class ClusterWeights(Step):
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
         """8 and 4 bits where files can hold codebooks, so long as a tensor would change."""
-        if model.grids or device.runtime != "onnx":
+        if model.grids or not device.takes_codebooks:
             return
         folded = inference(model)
         if any(_is_clustered(folded.tensor(layer.weight)) for layer in folded.layers()):

@@ -14,6 +14,7 @@ from haversack.channels.book import operation_name
 from haversack.graph.trace import Trace, trace
 from haversack.techniques.prune_dead_channels.constants import Seen, seen
 from haversack.techniques.prune_dead_channels.intervals import LARGEST
+from tests.sweep import count
 
 KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -168,9 +169,10 @@ def test_zeros_padded_around_a_constant_channel_show_at_the_border() -> None:
     assert known.maps[0].tolist() == pytest.approx([8.5, 12.5, 8.5, 12.5, 18.5, 12.5, 8.5, 12.5, 8.5])
 
 
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @given(st.integers(0, 10_000))
-@settings(max_examples=8)
+@settings(max_examples=count(8, 300))
 def test_no_layer_of_a_random_network_sees_anything_that_was_ruled_out(seed: int) -> None:
     module, shape = network(chooser(seed), most=6)
     module = deadened(module, chooser(seed))
