@@ -25,8 +25,9 @@ from haversack.progress import note
 from haversack.recipe import Stage, Step
 from haversack.settings import AtLeast, AtMost, Bits, Like, checked
 from haversack.task import Task
+from haversack.techniques._choices import LayerChoices, paths_of
 from haversack.techniques.quantize_static.bias import corrected_biases
-from haversack.techniques.quantize_static.bits import sensitivity, spent
+from haversack.techniques.quantize_static.bits import OFFERED, bit_sites, in_fewer_bits, sensitivity, spent
 from haversack.techniques.quantize_static.data_free import ranges_from_norms
 from haversack.techniques.quantize_static.equalize import Equalized, equalize
 
@@ -116,6 +117,32 @@ class QuantizeStatic(Step):
             return
         activations: Activations = "int8" if device.signed_activations else "uint8"
         yield from (cls(8, activations), cls(4, activations, rounding="gptq"))
+
+    @classmethod
+    def choices(cls, model: Model, device: Device) -> LayerChoices | None:
+        """A site a weight, with 8 bits and fewer; the step is 8 bits where nothing else is chosen.
+
+        None where integers do not pay.
+        """
+        if model.grids or "int8" not in device.number_formats:
+            return None
+        folded = inference(model)
+        paths = paths_of(dict.fromkeys(layer.weight for layer in folded.layers(transposed=True)))
+        activations: Activations = "int8" if device.signed_activations else "uint8"
+
+        def made(chosen: Sequence[int]) -> QuantizeStatic:
+            bits = {path: OFFERED[option] for path, option in zip(paths.values(), chosen, strict=True) if option}
+            spelled = tuple(f"{path}={few}" for path, few in bits.items())
+            return cls(8, activations, rounding="gptq" if bits else "nearest", layer_bits=spelled)
+
+        return LayerChoices(
+            model,
+            sites=bit_sites(list(paths.values())),
+            weights=tuple(paths),
+            tried=lambda index, _: in_fewer_bits(folded, list(paths)[index]),
+            made=made,
+            normed=False,
+        )
 
     @property
     def _writes(self) -> bool:

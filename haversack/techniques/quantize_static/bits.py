@@ -1,4 +1,4 @@
-"""Sensitivity: what few bits cost in each layer, and how to spend bits where they count (Dong et al. 2019)."""
+"""Bits: what few of them cost in each layer, and how to spend them where they count (Dong et al. 2019)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from haversack.allocate import allocate
+from haversack.calibration.ranges import limits_of_least_error
+from haversack.choices import Bits, Option, Site
 from haversack.graph.folded import Folded
 from haversack.graph.run import Batches, joined
 from haversack.grid import symmetric
@@ -55,3 +58,26 @@ def spent(losses: Losses, counts: Mapping[str, int], limit: float) -> dict[str, 
         [Spending(name, few, few * counts[name], loss) for few, loss in each.items()] for name, each in losses.items()
     )
     return {each.name: each.bits for each in allocate(list(options), limit)}
+
+
+OFFERED = (8, 6, 4, 3, 2)
+"""Bits of weights that a planner chooses from. Plain files store 4 and fewer in half a byte; coded ones any number."""
+_SHARES = tuple(share / 100 for share in range(100, 29, -5))
+
+
+def bit_sites(paths: Sequence[str]) -> tuple[Site, ...]:
+    """A site for the weight of each layer at `paths`."""
+    return tuple(
+        Site(path, "quantize_static", tuple(Option(f"{bits} bits", Bits(path, bits)) for bits in OFFERED))
+        for path in paths
+    )
+
+
+def in_fewer_bits(folded: Folded, name: str) -> list[Tensor]:
+    """The weight of that name, nearest on the best grid of each number of bits that is offered below 8."""
+    weight = folded.tensor(name).detach()
+    axis = next(layer.axis for layer in folded.layers(transposed=True) if layer.weight == name)
+    rows = weight.transpose(0, axis).flatten(1)
+    limits = [limits_of_least_error(rows, bits, _SHARES) for bits in OFFERED[1:]]
+    grids = [symmetric(limit, axis=axis, bits=bits) for limit, bits in zip(limits, OFFERED[1:], strict=True)]
+    return [grid.round(weight) for grid in grids]

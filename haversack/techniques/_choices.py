@@ -1,0 +1,86 @@
+"""Choices of layers that each may have another weight: what they lose is tried, one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from haversack.calibration.replay import Replay
+from haversack.choices import Site
+from haversack.errors import RecipeError
+from haversack.graph.cost import cost
+from haversack.graph.inference import inference
+from haversack.graph.run import Batches
+from haversack.graph.trace import trace
+from haversack.model import Model
+from haversack.progress import track
+from haversack.recipe import Step
+
+
+@dataclass(frozen=True)
+class LayerChoices:
+    """Sites that each are one layer, whose weight in the folded network has one of the names `weights`.
+
+    `tried` gives, for the number of a site and the calibration inputs, the folded weight with each option but the
+    first; `made` the step for one option number of each site.
+    """
+
+    model: Model
+    sites: tuple[Site, ...]
+    weights: tuple[str, ...]
+    tried: Callable[[int, Batches], Sequence[Tensor]]
+    made: Callable[[Sequence[int]], Step | None]
+    normed: bool = True
+    """Whether batch norm's statistics are corrected afterwards."""
+
+    def losses(self, batches: Sequence[tuple[Tensor, ...]]) -> list[tuple[float, ...]]:
+        """For each site, what each option alone moves the outputs, in nats; 0 for the first."""
+        if not self.sites:
+            return []
+        count = sum(len(site.options) - 1 for site in self.sites)
+        # A layer in the middle is half the network to run again.
+        work = cost(trace(self.model.module, self.model.example)).macs * count / 2
+        replay = Replay(inference(self.model), batches, work, normed=self.normed)
+        numbered = track(list(enumerate(self.weights)), f"trying {self.sites[0].technique}", len(self.weights))
+        return [(0.0, *replay.losses(weight, self.tried(index, batches))) for index, weight in numbered]
+
+    def step(self, chosen: Sequence[int]) -> Step | None:
+        """The step that does what the options `chosen` say, without training; None if nothing."""
+        return self.made(chosen)
+
+
+def paths_of(weights: Iterable[str]) -> dict[str, str]:
+    """The path by which a setting names the layer of each weight, and no other of them."""
+    names = list(weights)
+    short = {name: name.removesuffix(".weight") for name in names}
+    return {
+        name: name if any(other != name and f"{other}.".startswith(f"{path}.") for other in names) else path
+        for name, path in short.items()
+    }
+
+
+def spelled(entries: Sequence[str], setting: str) -> dict[str, str]:
+    """What a setting such as ("conv=8",) says of each path; raises RecipeError for a path that it names twice."""
+    said: dict[str, str] = {}
+    for entry in entries:
+        path, _, value = entry.rpartition("=")
+        if path in said:
+            raise RecipeError(f"{setting} names {path} twice.", mend="name each layer once.")
+        said[path] = value
+    return said
+
+
+def weights_at(paths: Iterable[str], weights: Iterable[str], setting: str) -> dict[str, str]:
+    """The weight that each path names, itself or as its layer; raises RecipeError for other paths."""
+    names = list(weights)
+    known = {**{name.removesuffix(".weight"): name for name in names}, **{name: name for name in names}}
+    lost = [path for path in paths if path not in known]
+    if lost:
+        raise RecipeError(
+            f"no such layer: {', '.join(lost)}.",
+            where=setting,
+            mend=f"write the path of a layer: {', '.join(paths_of(names).values())}.",
+        )
+    return {path: known[path] for path in paths}
