@@ -125,6 +125,10 @@ class Runtime:
     """It believes every number in a file, and so runs each in a process of its own."""
     signed_mend: str = ""
     """What to do where x86 computes a quantized file with signed activations partly in float; empty if it does not."""
+    integer_ports: bool = False
+    """Files may have integers as inputs and outputs in the graph that they are written from."""
+    maps_channels_last: bool = False
+    """It turns maps of integers so that their channels come last, at both ends of what it computes so."""
     remark: str = ""
     """What a device's card says beside the name."""
 

@@ -183,7 +183,7 @@ def bench(path: Path, threads: int = 1, seconds: float = 3.0, against: Path | No
 
 def machine() -> str:
     """This machine's processor, cores and operating system on one line."""
-    return f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    return f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
 
 
 def versions() -> dict[str, str]:
@@ -249,7 +249,8 @@ def _in_pieces(opened: Opened, arrays: Arrays, where: str) -> np.ndarray[Any, An
     return np.concatenate(outputs)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """This machine's processor, as it calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -24,6 +24,8 @@ Array = np.ndarray[Any, Any]
 
 _ROUND_NS = 30_000_000
 """How long one file runs before it is the next one's turn: long against the clock, short against a neighbour's job."""
+_PORTION_NS = 3_000_000
+"""The same for small files of which many are compared with one: long enough to be warm again after the other."""
 _LEAST_ROUNDS = 3
 
 
@@ -81,6 +83,43 @@ def in_turns(request: Request, bound: Callable[[str], Run]) -> dict[str, Any]:
         found = {index: _median_ns(runs[index], counts[index]) / 1e6 for index in order}
         rounds.append([found[index] for index in range(len(runs))])
     return {"rounds": rounds, "runs_per_round": counts}
+
+
+def beside_first(request: Request, bound: Callable[[str], Run]) -> dict[str, Any]:
+    """What each file takes over what the first takes at the same time, a round after the other.
+
+    `{"rounds": [[...] a file], "first_ms": [...]}`, without a list for the first file, and with an empty one for a
+    file that the runtime refuses. A portion of the first file comes before each portion of another. A file is run for
+    `seconds`, portions of the first included, and for three rounds at least.
+    """
+    first, *others = (_bound_or_none(bound, file) for file in request["files"])
+    if first is None:
+        raise RefusedError("the runtime does not run the file that others are compared with.")
+    budget_ns, turn_ns = int(request["seconds"] * 1e9), _PORTION_NS
+    first_count = max(1, turn_ns // max(1, _warm_up(first, turn_ns)))
+    counts = [run and max(1, turn_ns // max(1, _warm_up(run, turn_ns))) for run in others]
+    rounds: list[list[float]] = [[] for _ in others]
+    firsts, spent = [], [0 if run else budget_ns for run in others]
+    gc.disable()
+    while any(run and _goes_on(rounds[index], spent[index], budget_ns) for index, run in enumerate(others)):
+        for index, (run, count) in enumerate(zip(others, counts, strict=True)):
+            if run and count and _goes_on(rounds[index], spent[index], budget_ns):
+                start = time.perf_counter_ns()
+                firsts.append(_median_ns(first, first_count))
+                rounds[index].append(_median_ns(run, count) / firsts[-1])
+                spent[index] += time.perf_counter_ns() - start
+    return {"rounds": rounds, "first_ms": [taken / 1e6 for taken in firsts]}
+
+
+def _goes_on(ratios: Sequence[float], spent_ns: int, budget_ns: int) -> bool:
+    return len(ratios) < _LEAST_ROUNDS or spent_ns < budget_ns
+
+
+def _bound_or_none(bound: Callable[[str], Run], file: str) -> Run | None:
+    try:
+        return bound(file)
+    except RefusedError:
+        return None
 
 
 def given_arrays(request: Request, kinds: Sequence[type]) -> list[Array] | None:

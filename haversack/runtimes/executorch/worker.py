@@ -70,11 +70,16 @@ def execute(method: LoadedMethod, arrays: list[Any]) -> Any:  # noqa: ANN401 - a
 
 def main() -> None:
     """Answer the request on stdin."""
-    turns.answer({"time": _time})
+    turns.answer({"time": _time, "beside": _beside})
 
 
 def _time(request: turns.Request) -> dict[str, Any]:
     found: dict[str, Any] = turns.in_turns(request, lambda file: _bound(file, request))
+    return found
+
+
+def _beside(request: turns.Request) -> dict[str, Any]:
+    found: dict[str, Any] = turns.beside_first(request, lambda file: _bound(file, request))
     return found
 
 

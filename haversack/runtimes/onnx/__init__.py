@@ -31,6 +31,8 @@ ONNX = Runtime(
     packages=("onnx", "onnxruntime"),
     install="pip install onnx onnxruntime",
     around=Around(120, 430, 1),
+    integer_ports=True,
+    maps_channels_last=True,
     signed_mend="Files for LiteRT (--runtime litert) are computed in integers here too.",
 )
 OPENVINO = Runtime(

@@ -99,7 +99,7 @@ def explain_run(error: Exception) -> str:
 
 def main() -> None:
     """Answer the request on stdin."""
-    turns.answer({"memory": _memory, "time": _time, "operators": _operators})
+    turns.answer({"memory": _memory, "time": _time, "beside": _beside, "operators": _operators})
 
 
 def _memory(request: turns.Request) -> dict[str, int]:
@@ -116,6 +116,11 @@ def _memory(request: turns.Request) -> dict[str, int]:
 
 def _time(request: turns.Request) -> dict[str, Any]:
     found: dict[str, Any] = turns.in_turns(request, lambda file: _bound(file, request))
+    return found
+
+
+def _beside(request: turns.Request) -> dict[str, Any]:
+    found: dict[str, Any] = turns.beside_first(request, lambda file: _bound(file, request))
     return found
 
 

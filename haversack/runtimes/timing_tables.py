@@ -1,0 +1,177 @@
+"""Tables of timings in the user's cache: sealed, merged where two runs write at once, and never in the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from haversack.disk import locked
+from haversack.errors import UntrustedError
+from haversack.progress import note, say
+from haversack.runtimes.pieces import Piece
+from haversack.untrusted import Bounds, read_json, typed
+
+FORMAT = 1
+_BOUNDS = Bounds(size_bytes=1 << 25, values=3_000_000)
+
+
+@dataclass(frozen=True)
+class TimedPiece:
+    """A piece, and what a run of it took over one of the reference piece."""
+
+    piece: Piece
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was timed on one kind of processor, in one version of a runtime, on so many threads."""
+
+    processor: str
+    runtime: str
+    version: str
+    threads: int
+    date: str = ""
+    """When it was last added to."""
+    reference_ms: float = 0.0
+    call: float = 0.0
+    """What a run of an empty file takes, over the reference piece."""
+    pieces: tuple[TimedPiece, ...] = ()
+    files: Mapping[str, float] = field(default_factory=dict)
+    """What whole files take over their original, by their digest."""
+
+    @cached_property
+    def ratios(self) -> dict[Piece, float]:
+        """What each piece takes over the reference piece."""
+        return {each.piece: each.ratio for each in self.pieces}
+
+    @property
+    def of(self) -> tuple[str, str, str, int]:
+        """What all of its times hold for."""
+        return self.processor, self.runtime, self.version, self.threads
+
+    @property
+    def name(self) -> str:
+        """The file that it is kept in."""
+        return f"{self.runtime}-{hashlib.sha256(repr(self.of).encode()).hexdigest()[:16]}.json"
+
+
+@dataclass(frozen=True)
+class _Sealed:
+    format: int
+    digest: str
+    table: object
+
+
+class _NewerError(UntrustedError):
+    """A table of a version that is not known yet."""
+
+
+def cache_folder() -> Path:
+    """The folder of tables: in HAVERSACK_CACHE, or where the user's caches are."""
+    named = os.environ.get("HAVERSACK_CACHE")
+    if named:
+        return Path(named) / "timings"
+    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not caches.is_absolute():
+        caches = Path(os.path.expanduser("~")) / ".cache"  # noqa: PTH111 - Path.expanduser raises where there is no home
+    return caches / "haversack" / "timings"
+
+
+def read_table(path: Path) -> Table:
+    """The table in a file; raises UntrustedError where it is damaged, or of a version that is not known."""
+    data = read_json(path, _BOUNDS)
+    if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
+        raise _NewerError("it was written by a newer version.", where=str(path))
+    sealed = typed(_Sealed, data, str(path))
+    if sealed.format != FORMAT or sealed.digest != _digest(sealed.table):
+        raise UntrustedError("it is damaged.", where=str(path))
+    return typed(Table, sealed.table, str(path))
+
+
+def tables(folder: Path) -> Iterator[tuple[Path, Table | UntrustedError]]:
+    """Every table in the folder, or what is wrong with it."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            yield path, read_table(path)
+        except UntrustedError as error:
+            yield path, error
+
+
+class Place:
+    """Where tables are kept. It says so where one is damaged and so ignored, or cannot be written and so not kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._closed = folder, False
+
+    def read(self, empty: Table) -> Table:
+        """The table that is kept for the same processor, runtime and threads as the empty one, or that."""
+        path = self.folder / empty.name
+        if not path.exists():
+            self._tell_of_others(empty)
+            return empty
+        try:
+            table = read_table(path)
+        except UntrustedError as error:
+            self._closed = isinstance(error, _NewerError)
+            note(f"the times kept in {path} are ignored: {error.what}")
+            return empty
+        if table.of != empty.of:
+            note(f"the times kept in {path} are ignored: they are of {table.processor}, {table.version}.")
+            return empty
+        return table
+
+    def merged(self, table: Table) -> Table:
+        """The table with what another run kept meanwhile, written where that can be done."""
+        if self._closed:
+            return table
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder):
+                together = self._with_kept(table)
+                _write(self.folder / table.name, together)
+        except OSError as error:
+            self._closed = True
+            note(f"times of layers are not kept for the next run: {self.folder} cannot be written: {error.strerror}.")
+            return table
+        return together
+
+    def _with_kept(self, table: Table) -> Table:
+        try:
+            kept = read_table(self.folder / table.name)
+        except UntrustedError:
+            return table
+        if kept.of != table.of or not kept.pieces:
+            return table
+        # Ratios to the reference piece hold in every run; its own time and the empty call's are the first run's.
+        pieces = tuple(TimedPiece(piece, ratio) for piece, ratio in {**table.ratios, **kept.ratios}.items())
+        files = {**kept.files, **table.files}
+        return replace(table, reference_ms=kept.reference_ms, call=kept.call, pieces=pieces, files=files)
+
+    def _tell_of_others(self, empty: Table) -> None:
+        others = [table for _, table in tables(self.folder) if isinstance(table, Table)]
+        if any(table.runtime == empty.runtime and table.threads == empty.threads for table in others):
+            say(f"times kept in {self.folder} are of another processor or version of {empty.runtime}, and not used.")
+
+
+def _write(path: Path, table: Table) -> None:
+    content = asdict(table)
+    text = json.dumps({"format": FORMAT, "digest": _digest(content), "table": content}, separators=(",", ":"))
+    handle, fresh = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(fresh).replace(path)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
