@@ -2,6 +2,9 @@
 
 Costs and losses have to add up. Where what one site saves depends on the others, as channel counts do, or what is lost
 does, as removed layers do, it is another problem.
+
+`plan/solve.py` is the planner's, for any such problem and several limits at once, and within about 1 %. This one is
+exact, for one limit and sums alone; techniques use it, below the planner, and in tests it is an oracle of the other.
 """
 
 from __future__ import annotations
