@@ -32,6 +32,7 @@ for _command in (
     commands.blame,
     commands.encode,
     commands.decode,
+    commands.timings,
 ):
     app.command()(guarded(_command))
 app.add_typer(devices_app, name="devices")

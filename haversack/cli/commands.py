@@ -210,6 +210,27 @@ def show_device(name: str, *, as_json: AsJson = False) -> None:
         typer.echo(device_card(found))
 
 
+def timings(
+    *,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them: all is timed anew.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What is kept of the times of layers on this machine: for which processor, runtime and threads."""
+    from haversack.report.devices import timing_table
+    from haversack.runtimes.timing_tables import cache_folder, remove_tables, tables
+
+    folder = cache_folder()
+    kept = list(tables(folder))
+    if clear:
+        remove_tables(folder)
+    if as_json:
+        print_json({"folder": str(folder), "removed": clear, "tables": [each.to_json() for each in kept]})
+    else:
+        typer.echo(timing_table(kept, folder))
+        if clear:
+            typer.echo(f"removed: {len(kept)} tables")
+
+
 def _weighed(path: Path, device: Device, *formats: str) -> tuple[Model, Cost, dict[str, Measurement]]:
     from haversack.graph.cost import cost
     from haversack.graph.trace import trace

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from haversack.device import Device
 from haversack.quantity import show_bytes
 from haversack.report.blocks import Document, Lines, Paragraph, Rows, document
 from haversack.runtimes import named
+from haversack.runtimes.timing_tables import TableFile
 
 _FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "flash_bytes": ("flash", show_bytes),
@@ -55,6 +57,22 @@ def device_table(devices: Sequence[Device]) -> Rows:
     rows = [(each.name, *(_fact(each, name) or _NOT_STATED for name in names), each.runtime) for each in devices]
     head = ("device", *(_FACTS[name][0] for name in names), "runtime")
     return Rows(head, rows, right=("flash", "RAM", "cores", "clock"))
+
+
+def timing_table(kept: Sequence[TableFile], folder: Path) -> Document:
+    """The tables of times of layers, one a line, and the folder that they are in."""
+    rows = [
+        (
+            *(table.runtime, table.version, str(table.threads)),
+            *(str(len(table.pieces)), str(len(table.files)), table.date, table.processor),
+        )
+        for table in (each.table for each in kept)
+        if table
+    ]
+    head = ("runtime", "version", "threads", "layers", "files", "last added to", "processor")
+    wrong = [f"{each.path.name}: ignored: {each.wrong}" for each in kept if each.table is None]
+    shown = [Rows(head, rows, right=("threads", "layers", "files"))] if rows else []
+    return document(f"{folder}: {len(rows)} tables", *shown, Lines(wrong))
 
 
 def _fact(device: Device, name: str) -> str:

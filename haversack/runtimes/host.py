@@ -251,9 +251,26 @@ def _in_pieces(opened: Opened, arrays: Arrays, where: str) -> np.ndarray[Any, An
 
 def processor() -> str:
     """This machine's processor, as it calls itself."""
+    facts = _facts()
+    name = next((value for key, value in facts.items() if key.startswith(("model name", "Model"))), "")
+    return name or platform.processor() or platform.machine()
+
+
+def processor_in_full() -> str:
+    """The processor with what sets it apart from others that call themselves so, as those of rented machines do."""
+    facts = _facts()
+    numbers = [f"{name} {facts[name]}" for name in ("cpu family", "model", "stepping") if name in facts]
+    return ", ".join([processor(), *numbers])
+
+
+def _facts() -> dict[str, str]:
+    """What Linux says of the first core."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
-    return next(names, "") or platform.processor() or platform.machine()
+        return {}
+    facts: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), value.strip())
+    return facts

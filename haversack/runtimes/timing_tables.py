@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from haversack.disk import locked
+from haversack.disk import disk_errors, locked
 from haversack.errors import UntrustedError
 from haversack.progress import note, say
 from haversack.runtimes.pieces import Piece
@@ -95,13 +95,38 @@ def read_table(path: Path) -> Table:
     return typed(Table, sealed.table, str(path))
 
 
-def tables(folder: Path) -> Iterator[tuple[Path, Table | UntrustedError]]:
-    """Every table in the folder, or what is wrong with it."""
+@dataclass(frozen=True)
+class TableFile:
+    """A file of the folder: its table, or what is wrong with it."""
+
+    path: Path
+    table: Table | None
+    wrong: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """What there is, without the times themselves."""
+        told: dict[str, object] = {"file": self.path.name}
+        if self.table is None:
+            return {**told, "wrong": self.wrong}
+        what = ("processor", "runtime", "version", "threads", "date")
+        counts = {"pieces": len(self.table.pieces), "files": len(self.table.files)}
+        return {**told, **{name: getattr(self.table, name) for name in what}, **counts}
+
+
+def tables(folder: Path) -> Iterator[TableFile]:
+    """Every table in the folder; none where there is no such folder."""
     for path in sorted(folder.glob("*.json")):
         try:
-            yield path, read_table(path)
+            yield TableFile(path, read_table(path))
         except UntrustedError as error:
-            yield path, error
+            yield TableFile(path, None, error.what)
+
+
+def remove_tables(folder: Path) -> None:
+    """Removes every table in the folder; raises WorkspaceError where that cannot be done."""
+    with disk_errors(folder):
+        for path in folder.glob("*.json"):
+            path.unlink()
 
 
 class Place:
@@ -155,7 +180,7 @@ class Place:
         return replace(table, reference_ms=kept.reference_ms, call=kept.call, pieces=pieces, files=files)
 
     def _tell_of_others(self, empty: Table) -> None:
-        others = [table for _, table in tables(self.folder) if isinstance(table, Table)]
+        others = [each.table for each in tables(self.folder) if each.table]
         if any(table.runtime == empty.runtime and table.threads == empty.threads for table in others):
             say(f"times kept in {self.folder} are of another processor or version of {empty.runtime}, and not used.")
 

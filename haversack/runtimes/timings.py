@@ -13,7 +13,7 @@ from haversack.progress import note, track
 from haversack.quantity import now
 from haversack.runtimes import File, Runtime
 from haversack.runtimes.files import checked_threads
-from haversack.runtimes.host import processor, versions
+from haversack.runtimes.host import processor_in_full, versions
 from haversack.runtimes.piece_estimates import Estimates
 from haversack.runtimes.piece_graphs import graph_of, with_integer_ports
 from haversack.runtimes.pieces import Piece
@@ -121,4 +121,4 @@ def _empty_table(runtime: Runtime, threads: int) -> Table:
     known = versions()
     names = [package.replace("_", "-") for package in runtime.packages]
     version = ", ".join(f"{name} {known.get(name, 'unknown')}" for name in names)
-    return Table(processor(), runtime.name, version, threads)
+    return Table(processor_in_full(), runtime.name, version, threads)

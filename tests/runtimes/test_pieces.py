@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haversack import progress
+from haversack.cli import main
 from haversack.errors import ExportError, MeasureError
 from haversack.runtimes import host, named, timings, turns
+from haversack.runtimes.host import processor
 from haversack.runtimes.piece_estimates import Estimates
 from haversack.runtimes.piece_graphs import graph_of
 from haversack.runtimes.pieces import Piece
-from haversack.runtimes.timing_tables import FORMAT, cache_folder, read_table, tables
+from haversack.runtimes.timing_tables import FORMAT, cache_folder, tables
 from haversack.runtimes.timings import Times, written
 
 ONNX, LITERT = named("onnx"), named("litert")
@@ -254,7 +256,7 @@ def test_a_damaged_or_newer_table_is_ignored_and_said(clock, tmp_path, damage, s
 
 def test_a_table_of_another_processor_is_ignored_and_said(clock, tmp_path, monkeypatch):
     Times(ONNX, folder=tmp_path).measure([CONV])
-    monkeypatch.setattr(timings, "processor", lambda: "Another CPU")
+    monkeypatch.setattr(timings, "processor_in_full", lambda: "Another CPU")
     lines = []
 
     class Listener:
@@ -297,18 +299,30 @@ def test_where_tables_are_kept(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "own" / "timings"
 
 
-def test_tables_are_listed_with_what_is_wrong(clock, tmp_path):
-    Times(ONNX, folder=tmp_path).measure([CONV])
-    (tmp_path / "zzz.json").write_text("{}")
-    (_, table), (_, wrong) = tables(tmp_path)
-    assert table.ratios.keys() == {CONV}
-    assert "zzz.json" in str(wrong)
-    assert read_table(_kept_first(tmp_path)) == table
-    assert json.loads(_kept_first(tmp_path).read_text())["format"] == FORMAT
+def _said(*words):
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert not ended.value.code
 
 
-def _kept_first(folder):
-    return min(folder.glob("*.json"))
+def test_tables_are_listed_with_what_is_wrong_and_removed(clock, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HAVERSACK_CACHE", str(tmp_path))
+    _said("timings")
+    assert "0 tables" in capsys.readouterr().out
+    times = Times(ONNX, 2)
+    times.measure([CONV, LINEAR])
+    times.keep("whole", 0.5)
+    (cache_folder() / "zzz.json").write_text("{}")
+    _said("timings")
+    shown = capsys.readouterr().out
+    assert "zzz.json: ignored" in shown
+    assert processor().split()[0] in shown
+    _said("timings", "--json", "--clear")
+    told = json.loads(capsys.readouterr().out)
+    assert told["tables"][0] == {"file": times._table.name, "date": times._table.date, "pieces": 2, "files": 1} | dict(
+        zip(("processor", "runtime", "version", "threads"), times._table.of, strict=True)
+    )
+    assert list(tables(cache_folder())) == []
 
 
 def test_portions_take_turns_and_only_what_is_refused_has_none(monkeypatch):
