@@ -45,8 +45,9 @@ CHOSEN_ON: People = [(range(1, 15), range(15, 19)), (range(5, 19), range(1, 5))]
 SEEDS = 3
 CHOOSING, REPORTING = 2, 6
 """Seeds of the features' students."""
-# Output channels, kernel and stride of the baseline's convolutions.
-LAYERS = ((64, 9, 2), (64, 5, 1), (128, 5, 2), (128, 5, 1))
+Layers = Sequence[tuple[int, int, int]]
+"""Output channels, kernel and stride of convolutions."""
+LAYERS: Layers = ((64, 9, 2), (64, 5, 1), (128, 5, 2), (128, 5, 1))
 BASELINE = Training(epochs=40, learning_rate=0, weight_decay=5e-4, distillation=0, label_smoothing=0.1)
 TAUGHT = Training(epochs=20, learning_rate=0, weight_decay=5e-4, outputs="kd", distillation=0.7, temperature=3)
 LABELS = replace(TAUGHT, distillation=0)
@@ -162,10 +163,10 @@ def run(data: Path, *, quick: bool, row: str) -> dict[str, object]:
     return har(data, quick=quick) if row == "har" else features(data, quick=quick)
 
 
-def trained_baseline(windows: Windows, training: Training) -> nn.Module:
+def trained_baseline(windows: Windows, training: Training, layers: Layers = LAYERS) -> nn.Module:
     """The plain network, trained on these windows; it is kept until its data, its layers or its settings change."""
     with seeded(training.seed):
-        network = plain()
+        network = plain(layers)
     made_of = inspect.getsource(har_phone), str(network), str(training), str(windows.chosen.tolist())
     digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
     kept = Path(tempfile.gettempdir()) / f"haversack-har-{digest}.safetensors"
@@ -178,14 +179,14 @@ def trained_baseline(windows: Windows, training: Training) -> nn.Module:
     return network
 
 
-def plain() -> nn.Module:
-    """The baseline: four convolutions over time, the average of what they find, and a linear layer."""
-    inputs, layers = 6, []
-    for outputs, kernel, stride in LAYERS:
+def plain(layers: Layers = LAYERS) -> nn.Module:
+    """The baseline: convolutions over time, the average of what they find, and a linear layer."""
+    inputs, modules = 6, []
+    for outputs, kernel, stride in layers:
         convolution = nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-        layers += [convolution, nn.BatchNorm1d(outputs), nn.ReLU()]
+        modules += [convolution, nn.BatchNorm1d(outputs), nn.ReLU()]
         inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(inputs, CLASSES))
+    return nn.Sequential(*modules, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(inputs, CLASSES))
 
 
 def fresh_student(seed: int) -> nn.Module:

@@ -87,10 +87,13 @@ def missed() -> str:
 
 def _missed(name: str) -> Iterator[str]:
     asked: Asked = import_module(name).ASKED
+    if not results(name):
+        yield f"| {name}: all {len({**asked.at_least, **asked.at_most})} figures | not measured | |"
+        return
     for sign, limits in ((">=", asked.at_least), ("<=", asked.at_most)):
         for figure_name, limit in limits.items():
             row = next((row for row in results(name).values() if figure_name in row.figures), None)
-            words = f"| `{figure_name}` {sign} {limit:g} |"
+            words = f"| {name}: `{figure_name}` {sign} {limit:g} |"
             if row is None:
                 yield f"{words} not measured | |"
             elif not asked.met(figure_name, value := float(str(row.figures[figure_name]))):

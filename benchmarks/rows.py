@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -67,7 +67,7 @@ def part(module: str, **settings: object) -> Row:
 
 
 def _run(options: argparse.Namespace, rows: Mapping[str, Row], summed: Summed) -> dict[str, Measured]:
-    chosen = {name: row for name, row in rows.items() if any(name.startswith(each) for each in options.only)}
+    chosen = {name: row for name, row in rows.items() if any(_means(each, name, rows) for each in options.only)}
     if not chosen:
         raise HaversackError(f"no row is called {' or '.join(options.only)}.", mend=f"choose from {', '.join(rows)}.")
     if not options.data.is_dir():
@@ -85,6 +85,11 @@ def _run(options: argparse.Namespace, rows: Mapping[str, Row], summed: Summed) -
             found |= _following(found, summed, quick=options.quick, commit=code)
             write(options.json, found)
     return found
+
+
+def _means(words: str, name: str, rows: Collection[str]) -> bool:
+    """Whether these words choose the row of that name: a row's whole name chooses no other one."""
+    return name == words if words in rows else name.startswith(words)
 
 
 def _following(rows: Mapping[str, Measured], summed: Summed, *, quick: bool, commit: str) -> dict[str, Measured]:

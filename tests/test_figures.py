@@ -43,6 +43,12 @@ def test_a_row_that_is_measured_again_leaves_none_of_its_old_figures(tmp_path, m
     assert json.loads(file.read_text()).keys() == {"a.new", "ab.score", "rows"}
 
 
+def test_a_row_is_chosen_by_its_name_and_several_by_their_beginning(tmp_path, monkeypatch):
+    given = {"a_one": {"a.one": 1}, "a_one_more": {"a.more": 2}, "b": {"b.score": 3}}
+    assert run(monkeypatch, tmp_path / "x.json", given, "--only", "a_one").keys() == {"a_one"}
+    assert run(monkeypatch, tmp_path / "y.json", given, "--only", "a_").keys() == {"a_one", "a_one_more"}
+
+
 def test_a_quick_row_does_not_replace_a_whole_one(tmp_path, monkeypatch, capsys):
     file = tmp_path / "x.json"
     run(monkeypatch, file, {"a": {"a.score": 0.9}})

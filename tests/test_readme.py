@@ -32,7 +32,7 @@ def test_a_figure_that_is_not_what_was_asked_is_listed(file):
     found = {name: value for row in figures.read(file).values() for name, value in row.figures.items()}
     for name in found.keys() & {*asked.at_least, *asked.at_most}:
         met = asked.at_least.get(name, -inf) <= found[name] <= asked.at_most.get(name, inf)
-        listed = any(f"| `{name}` {sign} " in TEXT for sign in (">=", "<="))
+        listed = any(f"| {file.stem}: `{name}` {sign} " in TEXT for sign in (">=", "<="))
         assert listed == (not met), name
 
 

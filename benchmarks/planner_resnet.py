@@ -1,0 +1,48 @@
+"""Pretrained ResNets on CIFAR-10, each to two limits, for this host in ONNX Runtime on one thread.
+
+500 training images calibrate, 5,000 that are held back score candidates, the others train; the pretrained networks had
+learned from all of them. The 10,000 test images validate the answer's file, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cifar10 import images
+from planner_job import Job, Outcome
+from resnet20_task import network, task
+
+from haversack.limits import Budget
+from haversack.packing import Settings
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A network's depth, its limits, and how long a plan is trained."""
+
+    depth: int
+    limits: Budget
+    epochs: int
+    """As many as fit into the minutes that are asked for on two cores: no score chose them."""
+
+
+WANTED = {
+    "resnet20": Wanted(20, Budget(flash_bytes=200_000, latency_ratio=0.45), 8),
+    "resnet20_small": Wanted(20, Budget(flash_bytes=80_000, latency_ratio=0.30), 28),
+    "resnet56": Wanted(56, Budget(flash_bytes=480_000, latency_ratio=0.25), 16),
+}
+LEARN, QUICK = 45_000, 2_000
+
+
+def job(data: Path, row: str, *, quick: bool) -> Job:
+    """The row's network and limits; `quick` learns from 2,000 images for an epoch, and tests 1,000."""
+    wanted, test = WANTED[row], images(data)[1].first(1_000 if quick else 10_000)
+    whole = replace(task(data, learn=QUICK if quick else LEARN), validate=test.accuracy)
+    settings = Settings(epochs=1 if quick else wanted.epochs)
+    return Job(network(data, wanted.depth), whole, "host", wanted.limits, settings)
+
+
+def run(data: Path, *, quick: bool, row: str) -> dict[str, object]:
+    """The row's figures."""
+    return Outcome.of(job(data, row, quick=quick)).figures(row)
