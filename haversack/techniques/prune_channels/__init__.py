@@ -231,7 +231,7 @@ class _Choices:
     def sites(self) -> tuple[Site, ...]:
         return self.widths.sites
 
-    def losses(self, batches: Batches, kind: Kind) -> list[tuple[float, ...]]:
+    def losses(self, batches: Batches, kind: Kind = "classification") -> list[tuple[float, ...]]:
         return self.widths.losses(batches, kind)
 
     def step(self, chosen: Sequence[int]) -> PruneChannels | None:

@@ -157,7 +157,7 @@ class _Blocks:
             for block in self.blocks
         )
 
-    def losses(self, batches: Batches, kind: Kind) -> list[tuple[float, ...]]:
+    def losses(self, batches: Batches, kind: Kind = "classification") -> list[tuple[float, ...]]:
         """How far the outputs move without each block, before the others are refitted."""
         original = Yardstick.of(self.model.module, batches, kind, _SAMPLES)
         return [(0.0, original.nats(without(self.model.module, [block.path]))) for block in self.blocks]
