@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from haversack.calibration.currency import nats
 from haversack.graph.folded import Folded
 from haversack.graph.ops import FoldedLayer, channel_dim
 from haversack.graph.run import Batches, joined
+from haversack.task import Kind
 
 _FEWEST, _MOST = 32, 256
 _NUMBERS = 1 << 28
@@ -28,12 +30,14 @@ class Replay:
     `normed`, layers before a batch norm keep the spread of their outputs too, not only the mean.
     """
 
-    def __init__(self, folded: Folded, batches: Batches, work: float, *, normed: bool) -> None:
-        self._folded, self._normed = folded, normed
+    def __init__(
+        self, folded: Folded, batches: Batches, work: float, *, normed: bool, kind: Kind = "classification"
+    ) -> None:
+        self._folded, self._normed, self._kind = folded, normed, kind
         self._interpreter = fx.Interpreter(folded.module)
         self._layers = {layer.weight: layer for layer in folded.layers(transposed=True)}
         self._plain = self._computed(joined(batches, samples(folded, work)))
-        self._outputs = _logarithms(self._plain[folded.graph.output_node()])
+        self._outputs = tree_leaves(self._plain[folded.graph.output_node()])
 
     def losses(self, weight: str, others: Sequence[Tensor]) -> list[float]:
         """The mean divergence of the outputs, in nats, with each of `others` in the place of the weight of that name.
@@ -53,8 +57,9 @@ class Replay:
                     continue
                 value = run.run_node(node)
                 run.env[node] = self._repaired(layer, value) if node is layer.node and layer.bias else value
-        outputs = _logarithms(run.env[self._folded.graph.output_node()])
-        return sum(map(_divergence, self._outputs, outputs)) / max(len(outputs), 1)
+        outputs = tree_leaves(run.env[self._folded.graph.output_node()])
+        pairs = zip(outputs, self._outputs, strict=True)
+        return sum(nats(ours, wanted, self._kind) for ours, wanted in pairs) / max(len(outputs), 1)
 
     def _repaired(self, layer: FoldedLayer, value: Tensor) -> Tensor:
         plain: Tensor = self._plain[layer.node]
@@ -101,19 +106,3 @@ def _numbers(value: object) -> int:
     """How many numbers of a value belong to one sample."""
     sizes = [size for size in value.shape[1:] if isinstance(size, int)] if isinstance(value, Tensor) else [0]
     return int(torch.Size(sizes).numel())
-
-
-def _logarithms(outputs: object) -> list[Tensor]:
-    """The outputs, class scores as logarithms of probabilities."""
-    return [each.log_softmax(1) if _is_scores(each) else each for each in tree_leaves(outputs)]
-
-
-def _is_scores(output: Tensor) -> bool:
-    return output.dim() == 2 and output.shape[1] > 1
-
-
-def _divergence(wanted: Tensor, output: Tensor) -> float:
-    """In nats where both are logarithms of probabilities, and half the relative squared error otherwise."""
-    if _is_scores(wanted):
-        return max(0.0, float((wanted.exp() * (wanted - output)).sum(1).mean()))
-    return float((output - wanted).square().mean() / (wanted.var() + _TINY)) / 2

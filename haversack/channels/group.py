@@ -30,7 +30,8 @@ class Member:
 class ChannelGroup:
     """Channels of equal build: each may go, but only with its slices of all members.
 
-    `name` is the path of the layer that makes them; `least` of them must stay.
+    `name` is the path of the layer that makes them, with a number where it makes several groups ("conv#2"); `least` of
+    them must stay.
     """
 
     name: str

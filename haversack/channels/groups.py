@@ -65,11 +65,21 @@ def grouped(book: Book, weights: Mapping[Place, Atoms], roots: Atoms, reasons: M
         paired[numbers[roots[atoms]][numbers[roots[atoms]] >= 0]] = True
     columns = {int(atoms[0]) for atoms in book.read if len(atoms)}
     reads = {place for place, atoms in weights.items() if len(atoms) and int(atoms[0]) in columns}
+    found = list(_groups(_alike(slices, paired), slices, reads))
+    names = _names([layers[free[first]] for first, _ in found])
     groups = tuple(
-        ChannelGroup(layers[free[first]], members, 2 if paired[first] else 1)
-        for first, members in _groups(_alike(slices, paired), slices, reads)
+        ChannelGroup(name, members, 2 if paired[first] else 1)
+        for name, (first, members) in zip(names, found, strict=True)
     )
     return Groups(groups, tuple(_stay(layers, reasons)))
+
+
+def _names(layers: Sequence[str]) -> Iterator[str]:
+    """The layers' paths; those of a layer that makes several groups are numbered from the second on."""
+    met: dict[str, int] = {}
+    for layer in layers:
+        met[layer] = met.get(layer, 0) + 1
+        yield f"{layer}#{met[layer]}" if met[layer] > 1 else layer
 
 
 @dataclass(frozen=True)

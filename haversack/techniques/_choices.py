@@ -17,6 +17,7 @@ from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import track
 from haversack.recipe import Step
+from haversack.task import Kind
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class LayerChoices:
     normed: bool = True
     """Whether batch norm's statistics are corrected afterwards."""
 
-    def losses(self, batches: Sequence[tuple[Tensor, ...]]) -> list[tuple[float, ...]]:
+    def losses(self, batches: Sequence[tuple[Tensor, ...]], kind: Kind = "classification") -> list[tuple[float, ...]]:
         """For each site, what each option alone moves the outputs, in nats; 0 for the first."""
         if not self.sites:
             return []
         count = sum(len(site.options) - 1 for site in self.sites)
         # A layer in the middle is half the network to run again.
         work = cost(trace(self.model.module, self.model.example)).macs * count / 2
-        replay = Replay(inference(self.model), batches, work, normed=self.normed)
+        replay = Replay(inference(self.model), batches, work, normed=self.normed, kind=kind)
         numbered = track(list(enumerate(self.weights)), f"trying {self.sites[0].technique}", len(self.weights))
         return [(0.0, *replay.losses(weight, self.tried(index, batches))) for index, weight in numbered]
 

@@ -216,7 +216,7 @@ def distance(  # noqa: PLR0913 - what a distance is made of
     """
     if kind != "classification":
         return F.mse_loss(outputs, taught)
-    ours, theirs = (_by_class(each, target) for each in (outputs, taught))
+    ours, theirs = (by_class(each, target) for each in (outputs, taught))
     if way == "kd":
         return _softened(ours, theirs, heat)
     if way == "dkd":
@@ -250,7 +250,7 @@ def _form(outputs: object) -> str:
     return f"{len(outputs)} outputs" if isinstance(outputs, Sized) else f"no tensor but {type(outputs).__name__}"
 
 
-def _by_class(scores: Tensor, target: Tensor | None) -> Tensor:
+def by_class(scores: Tensor, target: Tensor | None) -> Tensor:
     """The scores as (samples, classes)."""
     if scores.dim() == 1:
         scores = scores.unsqueeze(-1)

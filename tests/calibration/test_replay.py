@@ -62,5 +62,5 @@ def test_much_work_means_fewer_samples_and_never_none(model):
 def test_outputs_that_are_no_scores_count_by_their_variance():
     model = Model(nn.Sequential(nn.Linear(3, 1)).eval(), (torch.randn(1, 3),))
     folded, inputs = inference(model), torch.randn(64, 3)
-    said = Replay(folded, [(inputs,)], 1, normed=False).losses("0.weight", [torch.zeros(1, 3)])
+    said = Replay(folded, [(inputs,)], 1, normed=False, kind="regression").losses("0.weight", [torch.zeros(1, 3)])
     assert said == pytest.approx([0.5], rel=0.05)

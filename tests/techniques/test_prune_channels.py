@@ -1,4 +1,5 @@
 import copy
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from haversack.device import Device
+from haversack.choices import Width
+from haversack.device import Device, find_device
 from haversack.errors import ExportError, NothingChangedError, RecipeError, SurgeryError
 from haversack.model import Model
 from haversack.recipe import Recipe, recipe_from_toml
@@ -284,3 +286,75 @@ def test_options_are_within_reach_and_mildest_first(model: Model) -> None:
 
 def test_a_device_whose_blocks_are_too_wide_gets_no_options(model: Model) -> None:
     assert list(PruneChannels.options(model, Device("d", "a device", "onnx", channel_multiple=64))) == []
+
+
+def test_widths_are_left_as_they_are_spelled_out_and_survive_toml(model: Model) -> None:
+    step = PruneChannels(widths=("a=20", "stem=9"), epochs=0)
+    small = step.apply(model, task()).module
+    assert (small.stem.out_channels, small.a.out_channels, small.b.out_channels) == (9, 20, 32 - (16 - 9))
+    recipe = Recipe((step,))
+    assert recipe_from_toml(recipe.to_toml(), {"prune_channels": PruneChannels}) == recipe
+    assert recipe.skeleton().steps[0].widths == step.widths
+    bare = recipe.skeleton().apply(model, task()).module
+    assert (bare.stem.out_channels, bare.a.out_channels) == (9, 20)
+
+
+def test_widths_take_the_channels_that_matter_least_first(model: Model) -> None:
+    wide, narrow = (
+        PruneChannels(widths=(f"a={count}",), imitate=0, epochs=0).apply(model, task()).edits.kept["a.weight"][0]
+        for count in (24, 12)
+    )
+    assert set(narrow) < set(wide)
+
+
+@pytest.mark.parametrize(
+    ("widths", "said"),
+    [
+        (("a=3", "a=4"), "names a twice"),
+        (("head=3",), r"head, whose channels must stay \(an output"),
+        (("nothing=3",), "makes no channel group"),
+        (("a=33",), "leaves 33 channels of a, which has 32"),
+        (("a=0",), "widths holds 'a=0'"),
+        (("a",), "widths holds 'a'"),
+    ],
+)
+def test_widths_that_cannot_be_are_named(model: Model, widths: tuple[str, ...], said: str) -> None:
+    with pytest.raises(RecipeError, match=said) as caught:
+        PruneChannels(widths=widths, importance="l2", correct="nothing", imitate=0, epochs=0).apply(model, task())
+    assert caught.value.mend
+
+
+def test_widths_that_leave_everything_change_nothing(model: Model) -> None:
+    with pytest.raises(NothingChangedError, match="every channel"):
+        PruneChannels(widths=("a=32",), epochs=0).apply(model, task())
+
+
+def test_choices_are_widths_whose_losses_rise_and_whose_step_leaves_them(model: Model) -> None:
+    choices = PruneChannels.choices(model, replace(device(), channel_multiple=4))
+    assert choices is not None
+    (stem, a) = choices.sites
+    assert (stem.name, a.name) == ("stem", "a")
+    assert [each.effect for each in stem.options] == [None, *(Width("stem", count) for count in (12, 8, 4))]
+    for site, losses in zip(choices.sites, choices.losses(task().calibration(), "classification"), strict=True):
+        assert len(losses) == len(site.options)
+        assert losses[0] == 0
+        assert all(low < high for low, high in itertools.pairwise(losses))
+    step = choices.step((2, 1))
+    assert step is not None
+    assert not step.trains
+    small = step.apply(model, task()).module
+    assert (small.stem.out_channels, small.a.out_channels) == (8, a.options[1].effect.channels)
+    assert choices.step((0, 0)) is None
+
+
+def test_channels_that_no_convolution_reads_are_tried(model: Model) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.ConvTranspose2d(16, 4, 3)).eval()
+    choices = PruneChannels.choices(Model(module, (torch.randn(1, 1, 8, 8),)), replace(device(), channel_multiple=4))
+    assert choices is not None
+    (losses,) = choices.losses(task().calibration(), "regression")
+    assert losses[0] == 0 < losses[1] <= losses[2] <= losses[3]
+
+
+def device() -> Device:
+    return find_device("host")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from haversack.choices import Gone
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.model import Edits, Model, Swap
@@ -229,3 +230,47 @@ def test_blocks_go_from_a_network_whose_channels_went_before() -> None:
     assert gone(both)
     assert both.module.stem.out_channels == narrow.module.stem.out_channels < 8
     assert both.teacher is narrow.teacher
+
+
+def test_layers_that_are_spelled_out_go_and_survive_toml() -> None:
+    step, original = PruneLayers(layers=("blocks.3", "blocks.1"), epochs=0), model()
+    small = step.apply(original, task())
+    assert gone(small) == ["blocks.1", "blocks.3"]
+    assert small.teacher is original.module
+    recipe = Recipe((step,))
+    assert recipe_from_toml(recipe.to_toml(), {"prune_layers": PruneLayers}) == recipe
+    assert gone(recipe.skeleton().apply(original, task())) == ["blocks.1", "blocks.3"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (("blocks.1", "blocks.1"), "names blocks.1 twice"),
+        (("stem",), "stem, which cannot go: it turns"),
+        (("nothing",), "nothing, which cannot go"),
+        (("",), "layers holds ''"),
+    ],
+)
+def test_layers_that_cannot_go_are_named(layers: tuple[str, ...], said: str) -> None:
+    with pytest.raises(RecipeError, match=said) as caught:
+        PruneLayers(layers=layers, refit=False, epochs=0).apply(model(), task())
+    assert caught.value.mend
+
+
+def test_choices_are_blocks_and_those_that_do_little_lose_little() -> None:
+    choices = PruneLayers.choices(model(), find_device("host"))
+    assert choices is not None
+    assert [site.name for site in choices.sites] == [f"blocks.{number}" for number in range(4)]
+    assert choices.sites[2].options[1].effect == Gone("blocks.2")
+    lost = [losses[1] for losses in choices.losses(task().calibration(), "classification")]
+    assert lost[2] < lost[1] < min(lost[0], lost[3])
+    step = choices.step((0, 1, 1, 0))
+    assert step is not None
+    assert gone(step.apply(model(), task())) == ["blocks.1", "blocks.2"]
+    assert choices.step((0, 0, 0, 0)) is None
+
+
+def test_a_layer_without_a_shortcut_is_no_choice_for_its_channels_would_be_joined() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    assert PruneLayers.choices(Model(plain, (torch.randn(1, 8),)), find_device("host")) is None

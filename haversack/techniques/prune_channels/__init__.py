@@ -16,19 +16,22 @@ from haversack.calibration.sweep import reconstructed
 from haversack.channels.cost import Measure, channel_cost
 from haversack.channels.group import edits_for
 from haversack.channels.groups import ChannelGroup, Groups, channel_groups
+from haversack.choices import Site
 from haversack.device import Device
 from haversack.errors import HaversackError, NothingChangedError, RecipeError, SurgeryError
 from haversack.graph.run import Batches
 from haversack.graph.trace import trace
-from haversack.model import Model
+from haversack.model import Edits, Model
 from haversack.progress import note
-from haversack.recipe import Stage, Step
-from haversack.settings import Above, AtLeast, AtMost, Count, Fraction, Positive, checked
+from haversack.recipe import Choices, Stage, Step
+from haversack.settings import Above, AtLeast, AtMost, Count, Fraction, Like, Positive, checked
 from haversack.surgery.edit import edit
-from haversack.task import Task, unpack
+from haversack.task import Kind, Task, unpack
 from haversack.techniques.prune_channels.importance import Importance, Ranking, bn_scale, fpgm, l1, l2, taylor
 from haversack.techniques.prune_channels.ladder import Ladder, MeasuredCost, Price, measured_cost, rungs
+from haversack.techniques.prune_channels.narrowing import Widths
 from haversack.techniques.prune_channels.order import second_order
+from haversack.techniques.prune_channels.widths import counts_of, narrowed
 from haversack.training import Training, finetune
 
 Scope = Literal["global", "layer"]
@@ -58,6 +61,10 @@ class PruneChannels(Step):
     in `imitate` passes over the calibration inputs, without labels, to repeat the original's values (see
     calibration/imitate.py). `epochs` of training with the task's data follow; with `rounds`, equal parts of pruning and
     training take turns.
+
+    `widths` ("layer1.0.conv1=8") says instead how many channels are left of a group, which bears the name of the layer
+    that makes them; groups that it does not name stay whole. Then `keep`, `of`, `scope`, `multiple`, `min_share` and
+    `rounds` are not looked at.
     """
 
     keep: Fraction = 0.7
@@ -72,17 +79,20 @@ class PruneChannels(Step):
     epochs: Count = 2
     learning_rate: Positive = 0.02
     seed: int = 0
+    widths: tuple[Annotated[str, Like("(?s:.+)=[1-9][0-9]{0,8}", "layer1.0.conv1=8")], ...] = ()
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
     strength: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:
         checked(self)
+        counts_of(self.widths)
 
     def apply(self, model: Model, task: Task) -> Model:
         """The smaller model, corrected and then trained for `epochs`; edits and teacher follow.
 
-        Raises RecipeError, naming the smallest fraction in reach, when `keep` lies below it.
+        Raises RecipeError, naming the smallest fraction in reach, when `keep` lies below it, and where `widths` names
+        no group of the network or a count that the group cannot have.
         """
         for part in self._parts():
             small = replace(part._pruned(model, task), teacher=model.teacher or model.module)  # noqa: SLF001 - its own
@@ -92,16 +102,17 @@ class PruneChannels(Step):
 
     def _parts(self) -> Iterable[Self]:
         """Steps of one round each, which together keep and train as much as this one."""
+        if self.widths:
+            yield replace(self, rounds=1)
+            return
         keep, floor = self.keep ** (1 / self.rounds), self.min_share ** (1 / self.rounds)
         for done in range(self.rounds):
             epochs = self.epochs * (done + 1) // self.rounds - self.epochs * done // self.rounds
             yield replace(self, rounds=1, keep=keep, min_share=floor, epochs=epochs, seed=self.seed + done)
 
     def _pruned(self, model: Model, task: Task) -> Model:
-        ladder = self._ladder(model)
         batches = _inputs(task) if self._reads_inputs else []
-        rankings = self._rankings(model, ladder.groups, task, batches)
-        edits = edits_for(model.module, ladder.groups, self._kept(ladder, rankings))
+        edits = self._edits(model, task, batches)
         small = model.with_module(edit(model.module, edits), edits)
         _check_runs(small, model)
         if self.correct == "statistics":
@@ -111,6 +122,19 @@ class PruneChannels(Step):
         if not self.imitate:
             return small
         return imitating(small, model, edits, batches, passes=self.imitate, seed=self.seed)
+
+    def _edits(self, model: Model, task: Task, batches: Batches) -> Edits:
+        """What leaves the channels that shall stay, and no others."""
+        if not self.widths:
+            ladder = self._ladder(model)
+            rankings = self._rankings(model, ladder.groups, task, batches)
+            return edits_for(model.module, ladder.groups, self._kept(ladder, rankings))
+        groups, counts = narrowed(channel_groups(trace(model.module, model.example), model.module), self.widths)
+        if all(count == group.size for group, count in zip(groups, counts, strict=True)):
+            raise NothingChangedError("widths leaves every channel.", mend="leave fewer of some group.")
+        rankings = self._rankings(model, groups, task, batches)
+        kept = [ranking.left(count) for ranking, count in zip(rankings, counts, strict=True)]
+        return edits_for(model.module, groups, kept)
 
     @property
     def trains(self) -> bool:
@@ -135,6 +159,12 @@ class PruneChannels(Step):
             except NothingChangedError:
                 return
             yield from (replace(mildest, keep=keep / 100) for keep in range(95, 15, -5) if keep / 100 >= smallest)
+
+    @classmethod
+    def choices(cls, model: Model, device: Device) -> Choices | None:
+        """The widths that each channel group may have; None for a quantized network, and where no channel can go."""
+        widths = None if model.grids else Widths.of(model, device.channel_multiple)
+        return _Choices(widths) if widths and widths.groups else None
 
     def _ladder(self, model: Model) -> Ladder:
         read = trace(model.module, model.example)
@@ -189,6 +219,24 @@ class PruneChannels(Step):
             return lambda place, step, saved: losses[place][step] / saved
         gone = [-np.diff(rungs) for rungs in ladder.rungs]
         return lambda place, step, _: losses[place][step] / gone[place][step]
+
+
+@dataclass(frozen=True, eq=False)
+class _Choices:
+    """What a planner chooses from."""
+
+    widths: Widths
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return self.widths.sites
+
+    def losses(self, batches: Batches, kind: Kind = "classification") -> list[tuple[float, ...]]:
+        return self.widths.losses(batches, kind)
+
+    def step(self, chosen: Sequence[int]) -> PruneChannels | None:
+        named = self.widths.named(chosen)
+        return PruneChannels(widths=named, epochs=0) if named else None
 
 
 def _inputs(task: Task) -> list[tuple[Tensor, ...]]:

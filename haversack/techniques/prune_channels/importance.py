@@ -33,6 +33,10 @@ class Ranking:
         order = np.argsort(scores, kind="stable")
         return cls(tuple(order.tolist()), (0.0, *np.cumsum(scores[order]).tolist()))
 
+    def left(self, count: int) -> list[int]:
+        """The `count` channels that go last, in their own order."""
+        return sorted(self.order[len(self.order) - count :])
+
 
 # Molchanov's squares are taken a mini-batch: small ones keep effects of opposite sign from cancelling out.
 _SAMPLES, _MINI_BATCH = 512, 16

@@ -64,7 +64,7 @@ class Ladder:
     def kept(self, steps: Sequence[int], rankings: Sequence[Ranking]) -> list[list[int]]:
         """The channels of each group that stay on these rungs: those that go last."""
         counts = self.counts(steps).tolist()
-        return [sorted(each.order[len(each.order) - count :]) for each, count in zip(rankings, counts, strict=True)]
+        return [each.left(count) for each, count in zip(rankings, counts, strict=True)]
 
     def descend(self, keep: float, price: Price) -> list[int]:
         """The rung of each group at which the cost is just below `keep`.

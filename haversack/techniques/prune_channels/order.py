@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from haversack.calibration.currency import curvatures
 from haversack.calibration.least_squares import Moments
 from haversack.calibration.patches import Patches
 from haversack.calibration.sweep import Lane
@@ -25,6 +26,7 @@ from haversack.graph.ops import FoldedLayer, Trait, channel_dim, layer_at, trait
 from haversack.graph.run import Batches
 from haversack.model import Model
 from haversack.progress import note, track
+from haversack.task import Kind
 from haversack.techniques.prune_channels.importance import Ranking, Scores, l2
 
 _RIDGE = 1e-2
@@ -74,6 +76,21 @@ def second_order(model: Model, groups: Sequence[ChannelGroup], batches: Batches)
     return known[asked]
 
 
+def lost_nats(model: Model, groups: Sequence[ChannelGroup], batches: Batches, kind: Kind) -> list[Ranking | None]:
+    """For each group the order of `second_order`, and what it costs in nats that the first channels are gone.
+
+    Each error left in a reader's outputs counts by the curvature of the network's outputs there (see
+    calibration/currency.py). None for groups that something other than a convolution or a linear layer reads.
+    """
+    folded = inference(model)
+    found = {place: reads for place, group in enumerate(groups) if (reads := readings(folded, group))}
+    if not found:
+        return [None] * len(groups)
+    nodes = {each.layer.node for reads in found.values() for each in reads}
+    ranked = _ranked(folded, found, batches, curvatures(folded, batches, kind, nodes))
+    return [ranked.get(place) for place in range(len(groups))]
+
+
 def _rankings(model: Model, groups: Sequence[ChannelGroup], batches: Batches) -> list[Ranking]:
     folded = inference(model)
     found = {place: reads for place, group in enumerate(groups) if (reads := readings(folded, group))}
@@ -97,7 +114,13 @@ def _by_norm(norms: Scores, whole: float) -> Ranking:
     return Ranking.of(squares * (whole / max(float(squares.sum()), 1e-30)))
 
 
-def _ranked(folded: Folded, found: Mapping[int, Sequence[ReadingLayer]], batches: Batches) -> dict[int, Ranking]:
+def _ranked(
+    folded: Folded,
+    found: Mapping[int, Sequence[ReadingLayer]],
+    batches: Batches,
+    counted: Mapping[fx.Node, Tensor] | None = None,
+) -> dict[int, Ranking]:
+    """The ranking of each group; its losses in nats where `counted` says what an error of each reader's rows costs."""
     order = {node: place for place, node in enumerate(folded.graph.nodes)}
     readers = {each.layer.node: each.layer for reads in found.values() for each in reads}
     layers = [readers[node] for node in sorted(readers, key=order.__getitem__)]
@@ -108,7 +131,9 @@ def _ranked(folded: Folded, found: Mapping[int, Sequence[ReadingLayer]], batches
     for node, weight, curvature in _curvatures(folded, layers, batches):
         for place, reads in left.items():
             for each in [each for each in reads if each.layer.node is node]:
-                parts[place].append(_part(weight / math.sqrt(max(powers[node], 1e-30)), curvature, each.columns))
+                power = max(powers[node], 1e-30)
+                rows = torch.ones(len(weight)) if counted is None else counted[node] * (power / 2)
+                parts[place].append(_part(weight / math.sqrt(power), curvature, rows, each.columns))
                 reads.remove(each)
             if not reads and place not in ranked:
                 ranked[place] = _eliminated(parts.pop(place))
@@ -117,20 +142,24 @@ def _ranked(folded: Folded, found: Mapping[int, Sequence[ReadingLayer]], batches
 
 @dataclass
 class _Weighed:
-    """One reader's weight (rows, columns) and inverse curvature, a channel's columns side by side, channels first."""
+    """One reader's weight (rows, columns) and inverse curvature, a channel's columns side by side, channels first.
+
+    `rows` says how much a row's error counts in what is lost; for the order, all count alike.
+    """
 
     weight: Tensor
     inverse: Tensor
+    rows: Tensor
     channels: int
     width: int
 
     def costs(self) -> Tensor:
-        """What each channel's going adds to the error."""
+        """What each channel's going adds to the error, and to what is lost; (2, channels)."""
         size, shape = self.channels * self.width, (self.channels, self.width)
         blocks = self.inverse[:size, :size].view(*shape, *shape).diagonal(dim1=0, dim2=2).movedim(-1, 0)
         weights = self.weight[:, :size].view(-1, *shape).movedim(1, 0)
-        costs: Tensor = (torch.linalg.solve(blocks, weights.mT).mT * weights).sum((1, 2))
-        return costs
+        errors = (torch.linalg.solve(blocks, weights.mT).mT * weights).sum(2)
+        return torch.stack([errors.sum(1), errors @ self.rows.to(errors)])
 
     def remove(self, channels: Tensor) -> None:
         """Eliminates the channels: the other columns make up for them, as far as they can."""
@@ -153,22 +182,22 @@ def _eliminated(parts: Sequence[_Weighed]) -> Ranking:
     order: list[int] = []
     losses = [0.0]
     while alive.any():
-        costs = torch.stack([part.costs() for part in parts]).sum(0).clamp_min(0)
+        costs, lost = torch.stack([part.costs() for part in parts]).sum(0).clamp_min(0)
         costs[~alive] = math.inf
-        least, gone = costs.topk(min(each, int(alive.sum())), largest=False)
+        gone = costs.topk(min(each, int(alive.sum())), largest=False).indices
         for part in parts:
             part.remove(gone)
         alive[gone] = False
         order += gone.tolist()
-        losses += (losses[-1] + least.cumsum(0)).tolist()
+        losses += (losses[-1] + lost[gone].cumsum(0)).tolist()
     return Ranking(tuple(order), tuple(losses))
 
 
-def _part(weight: Tensor, curvature: Tensor, columns: tuple[tuple[int, ...], ...]) -> _Weighed:
+def _part(weight: Tensor, curvature: Tensor, rows: Tensor, columns: tuple[tuple[int, ...], ...]) -> _Weighed:
     taken = [column for each in columns for column in each]
     rest = sorted(set(range(weight.shape[1])) - set(taken))
     order = torch.tensor([*taken, *rest])
-    return _Weighed(weight[:, order], torch.linalg.inv(curvature[order][:, order]), len(columns), len(columns[0]))
+    return _Weighed(weight[:, order], torch.linalg.inv(curvature[order][:, order]), rows, len(columns), len(columns[0]))
 
 
 def _curvatures(

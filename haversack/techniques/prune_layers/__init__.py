@@ -5,27 +5,37 @@ from __future__ import annotations
 import functools
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from haversack.calibration.currency import Yardstick, nats
 from haversack.calibration.sweep import reconstructed
 from haversack.channels.cost import Measure
+from haversack.choices import Gone, Option, Site
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.cost import cost
 from haversack.graph.run import Batches, digest, joined
 from haversack.graph.trace import trace
 from haversack.model import Model
-from haversack.recipe import Stage, Step
-from haversack.settings import Count, Fraction, Positive, checked
+from haversack.recipe import Choices, Stage, Step
+from haversack.settings import Count, Fraction, Like, Positive, checked
 from haversack.surgery.edit import edit
 from haversack.task import Kind, Task
-from haversack.techniques.prune_layers.removable import Removable, Removables, outermost, removable, removal, without
+from haversack.techniques.prune_layers.removable import (
+    Removable,
+    Removables,
+    apart,
+    outermost,
+    removable,
+    removal,
+    without,
+)
 from haversack.training import Training, finetune
 
 _SAMPLES = 128
@@ -47,6 +57,8 @@ class PruneLayers(Step):
     blocks out of residual networks; Elkerdawy et al. 2020 find that this beats removing filters at equal latency).
     The layers that are left are refitted (`refit`) to the original's values, as far as they see what the others did
     (see calibration/sweep.py); the original is the teacher of the `epochs` that follow.
+
+    `layers` ("layer3.2") says instead which modules go, by their path. Then `keep` and `of` are not looked at.
     """
 
     keep: Fraction = 0.7
@@ -55,20 +67,25 @@ class PruneLayers(Step):
     epochs: Count = 4
     learning_rate: Positive = 0.02
     seed: int = 0
+    layers: tuple[Annotated[str, Like("(?s:.+)", "layer3.2")], ...] = ()
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
     strength: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:
         checked(self)
+        twice = [path for path, count in Counter(self.layers).items() if count > 1]
+        if twice:
+            raise RecipeError(f"layers names {twice[0]} twice.", mend="name each module once.")
 
     def apply(self, model: Model, task: Task) -> Model:
         """The shorter model, refitted and trained for `epochs`; edits and teacher follow.
 
-        Raises RecipeError, naming the smallest fraction in reach, when `keep` lies below it, and NothingChangedError
-        where no module may go or no removal pays.
+        Raises RecipeError, naming the smallest fraction in reach, when `keep` lies below it, and where `layers` names a
+        module that may not go; NothingChangedError where no module may go or no removal pays.
         """
-        small = replace(self._shortened(model, task), teacher=model.teacher or model.module)
+        shortened = self._spelled_out if self.layers else self._shortened
+        small = replace(shortened(model, task), teacher=model.teacher or model.module)
         training = Training(epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
         return small.with_module(finetune(small, task, training)) if self.epochs else small
 
@@ -91,6 +108,13 @@ class PruneLayers(Step):
             return
         yield from (cls(keep=keep / 100, of=of) for keep in range(95, 15, -5) if keep / 100 >= smallest)
 
+    @classmethod
+    def choices(cls, model: Model, device: Device) -> Choices | None:
+        """The blocks that may go; None for a quantized network, and where none may."""
+        del device
+        blocks = () if model.grids else apart(model)
+        return _Blocks(model, blocks) if blocks else None
+
     def _shortened(self, model: Model, task: Task) -> Model:
         """The model without the modules that go; its other layers may be refitted whenever some more have gone."""
         choice = _Choice.of(model, self.of)
@@ -99,7 +123,7 @@ class PruneLayers(Step):
                 f"keep is {self.keep:.4g}, but the smallest fraction of {self.of} in reach is {choice.smallest:.3f}.",
                 mend="keep more, or remove channels (prune_channels) as well.",
             )
-        batches, gone, small = [joined(task.calibration(), _REFIT_SAMPLES)], list[Removable](), model
+        batches, gone, small = _inputs(task), list[Removable](), model
         for share in _portions(1 - self.keep) if self.refit else [1 - self.keep]:
             more = choice.cheapest(share, _losses(small, model, batches, task.kind), gone)
             if more:
@@ -107,6 +131,60 @@ class PruneLayers(Step):
                 gone, small = [*gone, *more], _without(small, paths)
                 small = reconstructed(small, model, removal(paths), batches) if self.refit else small
         return small
+
+    def _spelled_out(self, model: Model, task: Task) -> Model:
+        """The model without `layers`; its other layers may be refitted after every few that have gone."""
+        found, batches, small = removable(model.module, model.example), _inputs(task), model
+        _check_may_go(self.layers, found)
+        gone = outermost([each for each in found.removable if each.path in self.layers])
+        for paths in _in_turns([each.path for each in gone], len(found.removable)):
+            small = _without(small, paths)
+            small = reconstructed(small, model, removal(paths), batches) if self.refit else small
+        return small
+
+
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """What a planner chooses from: blocks that stay or go."""
+
+    model: Model
+    blocks: Sequence[Removable]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(
+            Site(block.path, "prune_layers", (Option("there"), Option("gone", Gone(block.path))))
+            for block in self.blocks
+        )
+
+    def losses(self, batches: Batches, kind: Kind = "classification") -> list[tuple[float, ...]]:
+        """How far the outputs move without each block, before the others are refitted."""
+        original = Yardstick.of(self.model.module, batches, kind, _SAMPLES)
+        return [(0.0, original.nats(without(self.model.module, [block.path]))) for block in self.blocks]
+
+    def step(self, chosen: Sequence[int]) -> PruneLayers | None:
+        gone = tuple(block.path for block, option in zip(self.blocks, chosen, strict=True) if option)
+        return PruneLayers(layers=gone, epochs=0) if gone else None
+
+
+def _check_may_go(layers: Sequence[str], found: Removables) -> None:
+    """Raises RecipeError for the path of a module that stays."""
+    reasons, may_go = {each.path: each.reason for each in found.staying}, {each.path for each in found.removable}
+    for path in layers:
+        if path not in may_go:
+            listed = ", ".join(sorted(may_go)) or "nothing; no module of this network may go"
+            reason = reasons.get(path, "it is a part of another, a chain of others or no module of this network")
+            raise RecipeError(f"layers names {path}, which cannot go: {reason}.", mend=f"choose from: {listed}.")
+
+
+def _in_turns(paths: Sequence[str], of: int) -> Iterator[Sequence[str]]:
+    """The paths, a tenth of all `of` modules that may go at a time: refitted, the network stands the next better."""
+    size = max(1, round(_PORTION * of))
+    return (paths[start : start + size] for start in range(0, len(paths), size))
+
+
+def _inputs(task: Task) -> list[tuple[Tensor, ...]]:
+    return [joined(task.calibration(), _REFIT_SAMPLES)]
 
 
 Loss = Callable[[frozenset[str]], float]
@@ -250,18 +328,10 @@ def _losses(small: Model, original: Model, batches: Batches, kind: Kind) -> Loss
     def loss(gone: frozenset[str]) -> float:
         if gone not in noted:
             with torch.no_grad():
-                noted[gone] = _distance(without(small.module, sorted(gone))(*inputs), wanted, kind)
+                noted[gone] = nats(without(small.module, sorted(gone))(*inputs), wanted, kind)
         return noted[gone]
 
     return loss
-
-
-def _distance(outputs: Tensor, wanted: Tensor, kind: Kind) -> float:
-    """The divergence of class probabilities (Kullback 1951), or the squared difference relative to the outputs' own."""
-    if kind == "classification":
-        ours, theirs = F.log_softmax(outputs, dim=-1), F.log_softmax(wanted, dim=-1)
-        return float(F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1).mean())
-    return float((outputs - wanted).square().mean() / (wanted.square().mean() + _TINY))
 
 
 @functools.lru_cache(maxsize=64)

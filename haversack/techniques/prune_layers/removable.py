@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from haversack.model import Edits, Swap
+from haversack.channels.group import ChannelGroup
+from haversack.channels.groups import channel_groups
+from haversack.graph.trace import trace
+from haversack.model import Edits, Model, Swap
 from haversack.surgery.edit import edit
 
 
@@ -139,6 +142,23 @@ def _failure(module: nn.Module, path: str, example: tuple[Tensor, ...], outputs:
         return f"the network does not run without it ({type(error).__name__})"
     same = isinstance(rest, Tensor) and isinstance(outputs, Tensor) and rest.shape == outputs.shape
     return "" if same else "the network's output changes its shape without it"
+
+
+def apart(model: Model) -> tuple[Removable, ...]:
+    """The modules that may go, none a part of another, and without which every channel group of the rest is as before.
+
+    A module that alone makes or reads a group would join it with the group on its other side.
+    """
+    found = removable(model.module, model.example).removable
+    groups = channel_groups(trace(model.module, model.example), model.module).groups if found else ()
+    return outermost([each for each in found if not any(_ends(group, f"{each.path}.") for group in groups)])
+
+
+def _ends(group: ChannelGroup, inside: str) -> bool:
+    """Whether all makers of a group, or all its readers, are `inside`, but not all of both."""
+    makers = {member.tensor.startswith(inside) for member in group.members if not member.reads}
+    readers = {member.tensor.startswith(inside) for member in group.members if member.reads}
+    return makers | readers == {False, True} and (makers == {True} or readers == {True})
 
 
 def outermost(among: Sequence[Removable]) -> tuple[Removable, ...]:
