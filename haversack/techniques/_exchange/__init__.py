@@ -6,7 +6,7 @@ counted otherwise; the selection is one choice a site. `factorize` and `replace_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -143,11 +143,29 @@ class Exchange:
             )
         selection = Selection(price, found, choices)
         chosen = selection.cheapest() if keep is None else selection.within(keep)
+        return self._replaced([(site, choice) for site, choice in zip(found, chosen, strict=True) if choice.method])
+
+    def told(
+        self, setting: str, said: Mapping[str, str], choice: Callable[[Site, str], Choice]
+    ) -> tuple[Model, list[str]]:
+        """The model in which each layer named in `said` is what `choice` reads there, and the paths that changed.
+
+        Raises RecipeError, naming the layers that may be, for others.
+        """
+        known, left = sites(self.model)
+        at = {site.path: site for site in known if self.ways.suits(site.geometry)}
+        for path in said.keys() - at.keys():
+            reason = left.get(path, self.ways.lacking if path in {site.path for site in known} else "no such layer")
+            raise RecipeError(f"{path}: {reason}.", where=setting, mend=f"choose from: {', '.join(at)}.")
+        return self._replaced([(at[path], choice(at[path], text)) for path, text in said.items()])
+
+    def _replaced(self, chosen: Iterable[tuple[Site, Choice]]) -> tuple[Model, list[str]]:
         replacements = {}
-        for site, choice in zip(found, chosen, strict=True):
-            if choice.method:
-                say(f"{site.path}: {choice}, {choice.loss:.1%} of its output is lost.")
-                replacements[site.path] = self.ways.replacement(self._problem(site), choice)
+        for site, choice in chosen:
+            problem = self._problem(site)
+            replacements[site.path] = self.ways.replacement(problem, choice)
+            lost = choice.loss or self.ways.loss(problem, choice)
+            say(f"{site.path}: {choice}, {lost:.1%} of its output is lost.")
         small = self.model.with_module(*with_replacements(self.model.module, replacements))
         return replace(small, teacher=self.model.teacher or self.model.module), list(replacements)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Self
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from haversack.choices import Option, Site, Zeros
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.folded import Folded
@@ -17,12 +18,18 @@ from haversack.graph.run import is_finite
 from haversack.graph.write_back import written_back
 from haversack.model import Model
 from haversack.recipe import Stage, Step
-from haversack.settings import Amount, AtLeast, AtMost, Count, Positive, checked
+from haversack.settings import Amount, AtLeast, AtMost, Count, Like, Positive, checked
 from haversack.task import Task
+from haversack.techniques._choices import LayerChoices, paths_of, spelled, weights_at
 from haversack.techniques.cluster_weights.codebook import Clustering, entropy_constrained, halved, k_means
 from haversack.training import Training, finetune
 
 ValueBits = Annotated[int, AtLeast(1), AtMost(8), "files store 1 to 4 as 4, and 5 to 8 as 8"]
+
+_FEWEST, _MOST = 2, 256
+"""How many values a codebook of a file may have."""
+_OFFERED = (64, 32, 16, 8, 4)
+"""Sizes of codebooks that a planner chooses from."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class ClusterWeights(Step):
     k-means chooses them tensor by tensor, after batch norm is folded; training sums the gradients of all weights that
     share a value, and moves the biases too. Zeros of pruned weights stay exactly zero, and zero is one of their values.
     `layer_bits` gives the bits layer by layer, in the order in which the network computes them, in place of `bits`.
+    With `codebooks` ("fc1=8") only the layers that it names get few values, at most so many, and neither is looked at.
     `entropy_weight` is what a bit may cost, as a share of a weight's mean square, in a file whose coder makes frequent
     values short (Choi et al. 2017): weights then move to more frequent values, often to zero.
 
@@ -45,6 +53,7 @@ class ClusterWeights(Step):
     learning_rate: Positive = 0.001
     entropy_weight: Annotated[Amount, "or 0.02"] = 0.0
     layer_bits: tuple[ValueBits, ...] = ()
+    codebooks: tuple[Annotated[str, Like(r"(?s:.+)=\d{1,3}", "fc1=8")], ...] = ()
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.NUMERICS
@@ -52,6 +61,9 @@ class ClusterWeights(Step):
 
     def __post_init__(self) -> None:
         checked(self)
+        for path, count in spelled(self.codebooks, "codebooks").items():
+            if not _FEWEST <= int(count) <= _MOST:
+                raise RecipeError(f"{path} shall have {count} values.", where="codebooks", mend="write 2 to 256.")
 
     def apply(self, model: Model, task: Task) -> Model:
         """The model with few different weights a tensor."""
@@ -59,12 +71,12 @@ class ClusterWeights(Step):
             raise NothingChangedError("the weights lie on grids already.", mend="cluster the float network.")
         folded, sparse = inference(model), model.sparse
         weights = _weights(folded)
-        bits = self._bits(tuple(dict.fromkeys(layer.weight for layer in folded.layers())))
-        worth_it = {name: weight for name, weight in weights.items() if _is_worth_it(weight, bits[name])}
-        found = {name: self._codebook(each, bits[name], keep_zero=name in sparse) for name, each in worth_it.items()}
+        counts = self._counts(folded, weights)
+        found = {name: self._codebook(weights[name], few, keep_zero=name in sparse) for name, few in counts.items()}
         if not found:
+            few = "so few values" if self.codebooks else f"2^{self.bits} values"
             raise NothingChangedError(
-                f"no layer has weights that 2^{self.bits} values would make smaller.", mend="write fewer bits."
+                f"no layer has weights that {few} would make smaller.", mend="write fewer bits, or fewer values."
             )
         shared = _Shared(folded, found, _biases(folded))
         if self.epochs:
@@ -85,6 +97,35 @@ class ClusterWeights(Step):
         weights = _weights(folded).values()
         yield from (cls(bits=bits) for bits in (8, 4) if any(_is_worth_it(weight, bits) for weight in weights))
 
+    @classmethod
+    def choices(cls, model: Model, device: Device) -> LayerChoices | None:
+        """A site a weight, with codebooks of ever fewer values; coded files are smaller by them, and ONNX's."""
+        del device
+        folded = inference(model)
+        weights = {} if model.grids else {name: each for name, each in _weights(folded).items() if _is_large(each)}
+        paths = paths_of(weights)
+
+        def made(chosen: Sequence[int]) -> ClusterWeights | None:
+            pairs = zip(paths.values(), chosen, strict=True)
+            books = tuple(f"{path}={_OFFERED[option - 1]}" for path, option in pairs if option)
+            return cls(epochs=0, codebooks=books) if books else None
+
+        def tried(index: int, _: object) -> list[Tensor]:
+            name, weight = list(weights.items())[index]
+            return [k_means(weight, count, keep_zero=name in model.sparse).values for count in _OFFERED]
+
+        sites = tuple(_site(path) for path in paths.values())
+        return LayerChoices(model, sites, tuple(weights), tried, made, normed=False) if sites else None
+
+    def _counts(self, folded: Folded, weights: Mapping[str, Tensor]) -> dict[str, int]:
+        """How many values each weight may have of those that get smaller by it."""
+        if self.codebooks:
+            said = spelled(self.codebooks, "codebooks")
+            own = {name: int(said[path]) for path, name in weights_at(said, weights, "codebooks").items()}
+            return {name: count for name, count in own.items() if len(weights[name].unique()) > count}
+        bits = self._bits(tuple(dict.fromkeys(layer.weight for layer in folded.layers())))
+        return {name: 2 ** bits[name] for name, weight in weights.items() if _is_worth_it(weight, bits[name])}
+
     def _bits(self, names: tuple[str, ...]) -> dict[str, int]:
         """The bits of each layer's weight."""
         if self.layer_bits and len(self.layer_bits) != len(names):
@@ -94,8 +135,8 @@ class ClusterWeights(Step):
             )
         return dict(zip(names, self.layer_bits or [self.bits] * len(names), strict=True))
 
-    def _codebook(self, weight: Tensor, bits: int, *, keep_zero: bool) -> Clustering:
-        found = k_means(weight, 2**bits, keep_zero=keep_zero)
+    def _codebook(self, weight: Tensor, count: int, *, keep_zero: bool) -> Clustering:
+        found = k_means(weight, count, keep_zero=keep_zero)
         return entropy_constrained(weight, found, self.entropy_weight) if self.entropy_weight else found
 
 
@@ -151,3 +192,13 @@ def _is_worth_it(weight: Tensor, bits: int) -> bool:
 
 def _is_clustered(weight: Tensor) -> bool:
     return len(weight.unique()) <= min(256, weight.numel() // 8)
+
+
+def _is_large(weight: Tensor) -> bool:
+    """Whether a planner may choose its codebook: the weight has more values than the largest one, and more numbers."""
+    return weight.numel() >= 4 * _OFFERED[0] and len(weight.unique()) > _OFFERED[0]
+
+
+def _site(path: str) -> Site:
+    books = (Option(f"{count} values", Zeros(path, 0.0, count)) for count in _OFFERED)
+    return Site(path, "cluster_weights", (Option("all values"), *books))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -10,20 +10,34 @@ from haversack.calibration.least_squares import Problem
 from haversack.calibration.patches import Geometry
 from haversack.calibration.statistics import with_corrected_statistics
 from haversack.channels.cost import Measure
+from haversack.choices import Factors, Option
+from haversack.choices import Site as ChoiceSite
 from haversack.device import Device
 from haversack.errors import RecipeError
 from haversack.model import Edits, Model
 from haversack.recipe import Stage, Step
-from haversack.settings import AtLeast, Count, Fraction, Positive, checked
+from haversack.settings import AtLeast, Count, Fraction, Like, Positive, checked
 from haversack.task import Task
+from haversack.techniques._choices import LayerChoices, spelled
 from haversack.techniques._exchange import Choice, Exchange, Ways
+from haversack.techniques._exchange.choices import Exchangeable, exchangeable, folded_weights, spelled_out
 from haversack.techniques._exchange.sites import Site
 from haversack.techniques.factorize.method import Method
-from haversack.techniques.factorize.ways import by_energy, factorized, fitting, ladder, loss
+from haversack.techniques.factorize.ways import (
+    METHODS,
+    by_energy,
+    check_ranks,
+    composed,
+    factorized,
+    fitting,
+    ladder,
+    loss,
+)
 from haversack.training import Training, finetune
 
 Way = Literal["auto", "svd", "spatial", "tucker", "cp"]
 Rule = Literal["measured", "energy"]
+_SPELLED = r"(?s:.+)=(svd|spatial|tucker|cp):\d{1,6}(x\d{1,6})?"
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,8 @@ class Factorize(Step):
     its weight. With `ranks` `measured`, ladders of ranks, multiples of `multiple`, are timed on the model's target
     (without one, multiply-accumulates count for latency), and those are taken that lose least of the outputs; a layer
     that no rank makes faster stays. With `energy` the ranks are those that hold this share of the outputs: `keep` is
-    not looked at, and each layer takes the cheapest way. Grouped convolutions stay as they are.
+    not looked at, and each layer takes the cheapest way. Grouped convolutions stay as they are. With `factors`
+    ("conv=tucker:8x8") only the layers that it names become factors, of these ranks, and nothing is timed.
     """
 
     keep: Fraction = 0.7
@@ -46,6 +61,7 @@ class Factorize(Step):
     ranks: Rule = "measured"
     energy: Fraction = 0.95
     multiple: Annotated[int, AtLeast(1)] = 1
+    factors: tuple[Annotated[str, Like(_SPELLED, "conv=tucker:8x8")], ...] = ()
     epochs: Count = 1
     learning_rate: Positive = 0.02
     seed: int = 0
@@ -55,6 +71,7 @@ class Factorize(Step):
 
     def __post_init__(self) -> None:
         checked(self)
+        spelled(self.factors, "factors")
         if self.ranks != "measured" and self.method == "cp":
             raise RecipeError("cp has no matrix whose energy tells a rank.", mend="write ranks = 'measured'.")
 
@@ -66,7 +83,10 @@ class Factorize(Step):
         """
         batches = task.calibration() if task.calibrate is not None else []
         exchange = Exchange(model, self.of, self._ways, batches)
-        small, _ = exchange.done(self.keep if self.ranks == "measured" else None)
+        if self.factors:
+            small, _ = exchange.told("factors", spelled(self.factors, "factors"), _read)
+        else:
+            small, _ = exchange.done(self.keep if self.ranks == "measured" else None)
         if batches:
             # Factors take no channel from any batch norm; what earlier steps took is gone from both networks.
             small = small.with_module(with_corrected_statistics(small.module, model.module, Edits(), batches))
@@ -81,6 +101,30 @@ class Factorize(Step):
             mildest = cls(0.85, of, multiple=device.channel_multiple)
             keeps = Exchange(model, of, mildest._ways).in_reach((0.85, 0.7, 0.55, 0.4))
             yield from (replace(mildest, keep=keep) for keep in keeps)
+
+    @classmethod
+    def choices(cls, model: Model, device: Device) -> LayerChoices | None:
+        """A site a layer that factors make cheaper, with a few ranks; None where there is none."""
+
+        def tried(site: Site) -> Iterable[Choice]:
+            return ladder([way for way in fitting(site.geometry) if way.sides], site.geometry, device.channel_multiple)
+
+        layers = [] if model.grids else exchangeable(model, tried, composed)
+
+        def made(chosen: Sequence[int]) -> Factorize | None:
+            told = spelled_out(layers, chosen).items()
+            factors = tuple(f"{path}={each.method}:{'x'.join(map(str, each.ranks))}" for path, each in told)
+            return cls(factors=factors, epochs=0) if factors else None
+
+        if not layers:
+            return None
+        return LayerChoices(
+            model,
+            sites=tuple(_site(layer) for layer in layers),
+            weights=tuple(layer.weight for layer in layers),
+            tried=lambda index, batches: folded_weights(model, layers[index], batches, composed),
+            made=made,
+        )
 
     @property
     def _ways(self) -> Ways:
@@ -103,3 +147,22 @@ class Factorize(Step):
         if self.ranks == "measured":
             return ladder(methods, site.geometry, self.multiple)
         return by_energy(methods, problem(), self.multiple, self.energy)
+
+
+def _site(layer: Exchangeable) -> ChoiceSite:
+    path = layer.site.path
+    options = (Option(str(each), Factors(path, each.method, each.ranks)) for each in layer.choices)
+    return ChoiceSite(path, "factorize", (Option("one layer"), *options))
+
+
+def _read(site: Site, text: str) -> Choice:
+    """What a setting such as tucker:8x8 says; raises RecipeError where it does not suit the layer."""
+    name, _, numbers = text.partition(":")
+    suiting = [way.name for way in fitting(site.geometry)]
+    if name not in suiting:
+        raise RecipeError(
+            f"{name} does not suit {site.path}.", where="factors", mend=f"choose from: {', '.join(suiting)}."
+        )
+    ranks = tuple(int(number) for number in numbers.split("x"))
+    check_ranks(site.geometry, name, ranks)
+    return Choice(name, ranks, METHODS[name].layers(site.geometry, ranks))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from haversack.calibration.least_squares import Problem, spectrum
 from haversack.calibration.patches import Geometry
@@ -41,12 +42,7 @@ def decomposed(problem: Problem, method: str, ranks: Ranks) -> Factors:
     Raises RecipeError where a rank is below 1 or above the full one, which it names.
     """
     way = METHODS[method]
-    full = way.full(problem.geometry)
-    if len(ranks) != len(full) or not all(1 <= rank <= most for rank, most in zip(ranks, full, strict=True)):
-        raise RecipeError(
-            f"{method} cannot have the rank {_said(ranks)}: the full rank of this layer is {_said(full)}.",
-            mend=f"choose from 1 to {_said(full)}.",
-        )
+    check_ranks(problem.geometry, method, ranks)
     found = way.decompose(problem, ranks)
     if problem.moment is None or not way.plain_may_win:
         return found
@@ -54,10 +50,26 @@ def decomposed(problem: Problem, method: str, ranks: Ranks) -> Factors:
     return min(found, plain, key=lambda factors: problem.error(way.compose(factors)))
 
 
+def check_ranks(geometry: Geometry, method: str, ranks: Ranks) -> None:
+    """Raises RecipeError where a rank is below 1 or above the full one, which it names."""
+    full = METHODS[method].full(geometry)
+    if len(ranks) != len(full) or not all(1 <= rank <= most for rank, most in zip(ranks, full, strict=True)):
+        raise RecipeError(
+            f"{method} cannot have the rank {_said(ranks)}: the full rank of this layer is {_said(full)}.",
+            mend=f"choose from 1 to {_said(full)}.",
+        )
+
+
 def loss(problem: Problem, method: str, ranks: Ranks) -> float:
     """The share of the layer's output power that factors lose which fit the inputs; at most so much is lost."""
     way = METHODS[method]
     return problem.error(way.compose(way.decompose(problem, ranks)))
+
+
+def composed(problem: Problem, choice: Choice) -> Tensor:
+    """The weight (outputs, inputs, pixels) that a choice's factors stand for, which fit the inputs."""
+    way = METHODS[choice.method]
+    return way.compose(way.decompose(problem, choice.ranks))
 
 
 def factorized(problem: Problem, method: str, ranks: Ranks) -> Replacement:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from haversack.calibration.statistics import with_corrected_statistics
 from haversack.calibration.sweep import swept_layers
+from haversack.choices import Option, Site, Zeros
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.inference import inference
@@ -20,7 +21,8 @@ from haversack.progress import note
 from haversack.recipe import Stage, Step
 from haversack.settings import Count, Fraction, Like, Positive, Share, checked
 from haversack.task import Task
-from haversack.techniques.prune_weights.masks import masked, prunable, reach
+from haversack.techniques._choices import LayerChoices, paths_of, spelled, weights_at
+from haversack.techniques.prune_weights.masks import kept, masked, prunable, reach
 from haversack.techniques.prune_weights.removal import second_order_scores, second_order_weights
 from haversack.techniques.prune_weights.schedule import Moving, Pool, Rising
 from haversack.training import Masks, Training, finetune
@@ -30,6 +32,10 @@ Scope = Literal["global", "layer"]
 Tensors = Mapping[str, Tensor]
 
 _LADDER = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_OFFERED = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+"""Shares of zeros that a planner chooses from."""
+_LEAST = 64
+"""Weights of a tensor that is worth a choice: its last share leaves one."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,11 @@ class PruneWeights(Step):
     Zeros make no runtime faster that haversack writes for; they make the coded file, and so the update, smaller.
 
     `sparsity` is the share of zeros among the weights of the layers that are pruned; `layer_sparsity` ("head=0.5")
-    sets it for a layer or a module by its path, 0 leaves it alone. `method` says which go: the smallest (`magnitude`,
-    Han et al. 2015), those that training moves towards zero (`movement`, Sanh et al. 2020), or those whose removal
-    costs the outputs least while all others make up for it (`second_order`, Frantar and Alistarh 2022, see
-    removal.py), for which calibration inputs are enough.
+    sets it for a layer or a module by its path, 0 leaves it alone. With `shares` ("fc1=0.95") only the layers that it
+    names are pruned, each by its own share, and the other two are not looked at. `method` says which go: the smallest
+    (`magnitude`, Han et al. 2015), those that training moves towards zero (`movement`, Sanh et al. 2020), or those
+    whose removal costs the outputs least while all others make up for it (`second_order`, Frantar and Alistarh 2022,
+    see removal.py), for which calibration inputs are enough.
 
     With `scope` `global` all layers are judged together, with `layer` each loses the same share; each keeps its best
     weight. There are no patterns (N:M, blocks): no runtime that files are written for reads them faster.
@@ -63,6 +70,7 @@ class PruneWeights(Step):
     ramp: Annotated[Share, "of the training"] = 0.5
     learning_rate: Positive = 0.02
     layer_sparsity: tuple[Annotated[str, Like("(?s:.+=.+)", "head=0.5")], ...] = ()
+    shares: tuple[Annotated[str, Like(r"(?s:.+)=0?\.\d+", "fc1=0.95")], ...] = ()
     seed: int = 0
 
     stage: ClassVar[Stage] = Stage.SPARSITY
@@ -71,6 +79,7 @@ class PruneWeights(Step):
     def __post_init__(self) -> None:
         checked(self)
         self._exceptions()
+        spelled(self.shares, "shares")
 
     def apply(self, model: Model, task: Task) -> Model:
         """The sparse model; raises RecipeError, naming the largest sparsity in reach, where `sparsity` lies above."""
@@ -100,6 +109,30 @@ class PruneWeights(Step):
             step = cls(sparsity)
             if step._pays(weights, model.sparse):
                 yield step
+
+    @classmethod
+    def choices(cls, model: Model, device: Device) -> LayerChoices | None:
+        """A site a weight of some size, with shares of zeros; only coded files are smaller by them."""
+        del device
+        weights = {} if model.grids else _large(prunable(model), model.sparse)
+        paths = paths_of(weights)
+
+        def made(chosen: Sequence[int]) -> PruneWeights | None:
+            shares = [
+                f"{path}={_OFFERED[option - 1]}" for path, option in zip(paths.values(), chosen, strict=True) if option
+            ]
+            return cls(method="second_order", epochs=0, shares=tuple(shares)) if shares else None
+
+        if not weights:
+            return None
+        folded = inference(model)
+        return LayerChoices(
+            model,
+            sites=tuple(_site(path) for path in paths.values()),
+            weights=tuple(weights),
+            tried=lambda index, _: _thinned(list(weights.values())[index], folded.tensor(list(weights)[index])),
+            made=made,
+        )
 
     def _pays(self, weights: Tensors, sparse: frozenset[str]) -> bool:
         try:
@@ -145,7 +178,7 @@ class PruneWeights(Step):
         shares = self._shares(weights)
         together: dict[object, list[str]] = {}
         for name in (name for name in weights if shares[name]):
-            alone = self.scope == "layer" or shares[name] != self.sparsity
+            alone = self.scope == "layer" or bool(self.shares) or shares[name] != self.sparsity
             together.setdefault(name if alone else "all", []).append(name)
         if not together:
             raise NothingChangedError("no layer's weights can be pruned.", mend="see `haversack weigh` for its layers.")
@@ -156,6 +189,10 @@ class PruneWeights(Step):
 
     def _shares(self, weights: Tensors) -> dict[str, float]:
         """The sparsity that each weight shall have; of exceptions the longest path counts."""
+        if self.shares:
+            said = spelled(self.shares, "shares")
+            own = {name: float(said[path]) for path, name in weights_at(said, weights, "shares").items()}
+            return {name: own.get(name, 0.0) for name in weights}
         exceptions, lost = self._exceptions(), set(self._exceptions())
         shares = {}
         for name in weights:
@@ -214,3 +251,18 @@ def _with_statistics(sparse: Model, original: nn.Module, task: Task) -> Model:
     if task.calibrate is None:
         return sparse
     return sparse.with_module(with_corrected_statistics(sparse.module, original, Edits(), task.calibration()))
+
+
+def _large(weights: Tensors, sparse: frozenset[str]) -> Tensors:
+    """The weights that a planner may thin out: of some size, and without zeros that are there to stay."""
+    return {name: weight for name, weight in weights.items() if weight.numel() >= _LEAST and name not in sparse}
+
+
+def _site(path: str) -> Site:
+    shares = (Option(f"{share:.0%} zeros", Zeros(path, share)) for share in _OFFERED)
+    return Site(path, "prune_weights", (Option("no zeros"), *shares))
+
+
+def _thinned(weight: Tensor, folded: Tensor) -> list[Tensor]:
+    """The folded weight without the smallest of its own numbers, for every share that is offered."""
+    return [folded * kept({"": weight.abs()}, share)[""] for share in _OFFERED]

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from haversack.calibration.imitate import block_by_block
 from haversack.calibration.least_squares import Problem
 from haversack.calibration.patches import Geometry
 from haversack.calibration.statistics import with_corrected_statistics
 from haversack.channels.cost import Measure
+from haversack.choices import Option, Swapped
+from haversack.choices import Site as ChoiceSite
 from haversack.device import Device
+from haversack.errors import RecipeError
 from haversack.model import Edits, Model
 from haversack.recipe import Stage, Step
-from haversack.settings import Count, Fraction, Positive, checked
+from haversack.settings import Count, Fraction, Like, Positive, checked
 from haversack.task import Task
+from haversack.techniques._choices import LayerChoices, spelled
 from haversack.techniques._exchange import Choice, Exchange, Ways
-from haversack.techniques._exchange.sites import Replacement
+from haversack.techniques._exchange.choices import Exchangeable, exchangeable, folded_weights, spelled_out
+from haversack.techniques._exchange.sites import Replacement, Site
 from haversack.techniques.replace_blocks.grouped import Shape, fitted, ladder
 from haversack.techniques.replace_blocks.merged import merged, unmerged
 from haversack.training import Training, finetune
@@ -37,6 +42,8 @@ class ReplaceBlocks(Step):
     channels instead (`grouped`, Peng et al. 2018), or to one whose mixture is grouped too, after a shuffle (`shuffle`,
     Zhang et al. 2018); `best` tries them all. Blocks are timed on the model's target (without one, multiply-accumulates
     count for latency): a convolution that no block makes cheaper stays, and of the others those change that lose least.
+    With `layers` ("conv=depthwise", "conv=grouped:4") only those that it names give way, to a kernel in so many groups
+    that gives as many channels as it reads, and a 1 x 1; nothing is timed.
 
     Blocks start from the convolution's own kernel, fitted to its outputs on the calibration inputs. In `passes` over
     these they then learn to give what the convolution gave, and in `epochs` the whole network learns from the data and
@@ -46,6 +53,7 @@ class ReplaceBlocks(Step):
     keep: Fraction = 0.6
     of: Measure = "latency"
     block: Block = "best"
+    layers: tuple[Annotated[str, Like(r"(?s:.+)=(depthwise|grouped:\d{1,6})", "conv=depthwise")], ...] = ()
     passes: Count = 10
     epochs: Count = 4
     learning_rate: Positive = 0.03
@@ -56,6 +64,7 @@ class ReplaceBlocks(Step):
 
     def __post_init__(self) -> None:
         checked(self)
+        spelled(self.layers, "layers")
 
     def apply(self, model: Model, task: Task) -> Model:
         """The network with blocks, trained for `epochs`; edits and teacher follow.
@@ -64,7 +73,10 @@ class ReplaceBlocks(Step):
         lies below it, and NothingChangedError where there is no ordinary convolution, or no block pays.
         """
         exchange = Exchange(model, self.of, self._ways, task.calibration())
-        small, paths = exchange.done(self.keep)
+        if self.layers:
+            small, paths = exchange.told("layers", spelled(self.layers, "layers"), _read)
+        else:
+            small, paths = exchange.done(self.keep)
         return small.with_module(unmerged(small.module, self._taught(small, model.module, task, paths)))
 
     def skeleton(self) -> Self:
@@ -79,6 +91,26 @@ class ReplaceBlocks(Step):
             step = cls(of=of)
             keeps = Exchange(model, of, step._ways).in_reach((0.75, 0.6, 0.5, 0.4))
             yield from (replace(step, keep=keep) for keep in keeps)
+
+    @classmethod
+    def choices(cls, model: Model, device: Device) -> LayerChoices | None:
+        """A site an ordinary convolution, which may be depthwise or in groups; None where there is none."""
+        del device
+        layers = [] if model.grids else exchangeable(model, _offered, _dense)
+
+        def made(chosen: Sequence[int]) -> ReplaceBlocks | None:
+            told = tuple(f"{path}={_spelling(each)}" for path, each in spelled_out(layers, chosen).items())
+            return cls(layers=told, epochs=0) if told else None
+
+        if not layers:
+            return None
+        return LayerChoices(
+            model,
+            sites=tuple(_site(layer) for layer in layers),
+            weights=tuple(layer.weight for layer in layers),
+            tried=lambda index, batches: folded_weights(model, layers[index], batches, _dense),
+            made=made,
+        )
 
     @property
     def _ways(self) -> Ways:
@@ -112,6 +144,50 @@ def blocks(geometry: Geometry) -> Iterator[Choice]:
     """Blocks of every kind, of ever smaller cost."""
     for shape in ladder(geometry):
         yield Choice(_kind(geometry, shape), (shape.inputs, shape.outputs, shape.rank), shape.layers(geometry))
+
+
+def _offered(site: Site) -> Iterator[Choice]:
+    """Kernels in groups of 8, 4, 2 and 1 channels, each with as many channels as the layer reads."""
+    inputs = site.geometry.inputs if _suits(site.geometry) else 0
+    for size in (8, 4, 2, 1):
+        if inputs % size == 0 and size < inputs and size <= site.geometry.outputs:
+            yield _in_groups(site, inputs // size)
+
+
+def _in_groups(site: Site, groups: int) -> Choice:
+    shape = Shape(groups, 1, site.geometry.inputs // groups)
+    return Choice(_kind(site.geometry, shape), (shape.inputs, shape.outputs, shape.rank), shape.layers(site.geometry))
+
+
+def _read(site: Site, text: str) -> Choice:
+    """What a setting such as grouped:4 says; raises RecipeError for groups that the layer cannot have."""
+    inputs = site.geometry.inputs
+    groups = inputs if text == "depthwise" else int(text.partition(":")[2])
+    if groups < 2 or inputs % groups or inputs // groups > site.geometry.outputs:
+        raise RecipeError(
+            f"{site.path} reads {inputs} channels, which cannot be in {groups} groups.",
+            where="layers",
+            mend=f"write depthwise, or a number of groups from 2 up that divides {inputs}.",
+        )
+    return _in_groups(site, groups)
+
+
+def _spelling(choice: Choice) -> str:
+    return "depthwise" if choice.method == "separable" else f"grouped:{choice.ranks[0]}"
+
+
+def _site(layer: Exchangeable) -> ChoiceSite:
+    path = layer.site.path
+    options = (
+        Option(_spelling(each).replace(":", " "), Swapped(path, _spelling(each).partition(":")[0], each.ranks[0]))
+        for each in layer.choices
+    )
+    return ChoiceSite(path, "replace_blocks", (Option("one layer"), *options))
+
+
+def _dense(problem: Problem, choice: Choice) -> Tensor:
+    """The weight that a block amounts to."""
+    return fitted(problem, Shape(*choice.ranks)).weight(problem)
 
 
 def _loss(problem: Problem, choice: Choice) -> float:

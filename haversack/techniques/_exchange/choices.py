@@ -1,0 +1,106 @@
+"""Choices of an exchange: for each layer the few replacements that a planner chooses from, and what they lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from haversack.calibration.least_squares import Problem
+from haversack.calibration.patches import macs, parameters
+from haversack.graph.inference import inference
+from haversack.graph.run import Batches, joined
+from haversack.model import Layer, Model
+from haversack.techniques._exchange import Choice
+from haversack.techniques._exchange.sites import Site, problem_at, sites
+
+_SAMPLES = 128
+_MOST = 5
+"""Replacements of a layer that a planner chooses from."""
+_PAYS = 0.9
+"""A replacement has at most this share of the layer's multiply-accumulates, or of its parameters."""
+_BEARABLE = 1.1
+"""It has at most this multiple of the other."""
+
+Weigh = Callable[[Problem, Choice], Tensor]
+"""The dense weight (outputs, inputs, pixels) that a choice stands for."""
+
+
+@dataclass(frozen=True)
+class Exchangeable:
+    """A layer and what may take its place, mildest first."""
+
+    site: Site
+    choices: tuple[Choice, ...]
+
+    @property
+    def weight(self) -> str:
+        """The name of its weight."""
+        return f"{self.site.path}.weight"
+
+
+def exchangeable(model: Model, tried: Callable[[Site], Iterable[Choice]], weigh: Weigh) -> list[Exchangeable]:
+    """The layers that may give way, each with at most five replacements; those that others beat are left out.
+
+    Beaten is what has neither fewer multiply-accumulates nor fewer parameters than another one that loses no more of
+    the layer's output, if all inputs counted alike.
+    """
+    folded = inference(model)
+    may = folded.writable - folded.merged.keys()
+    layers = [
+        Exchangeable(site, _unbeaten(site, tried(site), problem_at(model.module, site, ()), weigh))
+        for site in sites(model)[0]
+        if f"{site.path}.weight" in may
+    ]
+    return [layer for layer in layers if layer.choices]
+
+
+def folded_weights(model: Model, layer: Exchangeable, batches: Batches, weigh: Weigh) -> Sequence[Tensor]:
+    """What each choice makes of the layer's weight, as it stands in the folded network."""
+    problem = problem_at(model.module, layer.site, [joined(batches, _SAMPLES)])
+    folded = inference(model).tensor(layer.weight).detach()
+    rows = folded.double().flatten(1)
+    # Batch norm, where there is one, multiplied each row by a number.
+    factor = (rows * problem.flat).sum(1) / problem.flat.square().sum(1).clamp_min(1e-30)
+    dense = (weigh(problem, choice).flatten(1) * factor.unsqueeze(1) for choice in layer.choices)
+    return [each.to(folded.dtype).view(folded.shape) for each in dense]
+
+
+def spelled_out(layers: Iterable[Exchangeable], chosen: Sequence[int]) -> Mapping[str, Choice]:
+    """The choice of each layer that changes, by its path."""
+    pairs = zip(layers, chosen, strict=True)
+    return {layer.site.path: layer.choices[option - 1] for layer, option in pairs if option}
+
+
+def _unbeaten(site: Site, tried: Iterable[Choice], problem: Problem, weigh: Weigh) -> tuple[Choice, ...]:
+    """The choices that pay and that no other one beats, at most five of them, the mildest first."""
+    whole = _figures(site, (site.whole,))
+    paying = [
+        (*price, problem.error(weigh(problem, choice)), choice)
+        for choice in tried
+        if _pays(price := _figures(site, choice.layers), whole)
+    ]
+    kept = sorted((row for row in paying if not any(_beats(other, row) for other in paying)), key=lambda row: row[2])
+    last = len(kept) - 1
+    places = {round(index * last / (_MOST - 1)) for index in range(_MOST)} if last >= _MOST else range(last + 1)
+    return tuple(kept[place][3] for place in sorted(places))
+
+
+_Row = tuple[float, float, float, Choice]
+"""Multiply-accumulates, parameters, the share of the output that is lost, and the choice."""
+
+
+def _beats(one: _Row, other: _Row) -> bool:
+    return one[:3] != other[:3] and all(mine <= theirs for mine, theirs in zip(one[:3], other[:3], strict=True))
+
+
+def _pays(price: tuple[float, float], whole: tuple[float, float]) -> bool:
+    """Whether it has noticeably less of one, and not much more of the other."""
+    shares = [few / most for few, most in zip(price, whole, strict=True)]
+    return min(shares) <= _PAYS and max(shares) <= _BEARABLE
+
+
+def _figures(site: Site, layers: Sequence[Layer]) -> tuple[float, float]:
+    """The multiply-accumulates and the parameters."""
+    return float(macs(layers, site.input_shape)), float(parameters(layers))
