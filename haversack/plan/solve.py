@@ -23,7 +23,7 @@ from haversack.plan.repair import enumerated, excess, improved, mixed, repaired
 _STARTS = 16
 _FEW = 1 << 16
 """Up to so many plans are all tried."""
-_REPAIRED, _PAIRED = 8, 3
+_REPAIRED, _PAIRED = 32, 3
 """So many plans are repaired, and so many of these improved by moves of two sites."""
 _LOOSER = 0.01
 _HALVINGS = 14
@@ -172,13 +172,15 @@ def _prices(
 ) -> dict[str, float]:
     """What each looser limit wins; a plan that none of them led to is reached from the solution itself."""
     prices = {}
+    chosen = np.array(solution.chosen, dtype=np.int64)
+    loss = float(evaluator.sums(evaluator.positions(chosen[None]))[0, 0])
     for name, (limits, plan) in looser.items():
         bounds = evaluator.bounds(limits)
-        own = improved(evaluator, np.array(solution.chosen, dtype=np.int64), bounds)
+        own = improved(evaluator, chosen, bounds)
         plans = np.array([plan, own])
         sums = evaluator.sums(evaluator.positions(plans[_order(evaluator, plans, bounds)]))
         kept = excess(evaluator, sums[0], bounds) == 0.0
-        prices[name] = max(0.0, solution.loss - float(sums[0, 0])) if kept and solution.feasible else math.nan
+        prices[name] = max(0.0, loss - float(sums[0, 0])) if kept and solution.feasible else math.nan
     return prices
 
 
