@@ -390,6 +390,30 @@ def test_ctrl_c_before_anything_meets_the_limits_ends_with_130_and_no_result(
     assert not (tmp_path / "out" / "model.onnx").exists()
 
 
+def test_a_row_of_the_frontier_becomes_the_result_without_new_work(
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    task, out = task_file(GOOD), tmp_path / "out"
+    code, shown, err = run("explore", task, *QUICKLY, "--out", out)
+    assert code == 0, err
+    assert "The frontier:" in shown
+    assert not (out / "model.onnx").exists()
+    code, shown, err = run("pack", task, *QUICKLY[:2], *QUICKLY[4:], "--out", out, "--pick", "1")
+    assert code == 0, err
+    assert "applying" not in err
+    assert "measuring" not in err
+    assert shown.startswith("Row 1 of the frontier on Raspberry Pi 4")
+    assert "picked" in shown
+    told = json.loads((out / "measurement.json").read_text())
+    assert told["packed"]["flash_bytes"]["value"] == (out / "model.onnx").stat().st_size
+    wrong = ("pack", task, *QUICKLY[:2], "--out", out, "--pick")
+    assert "no row 99" in run(*wrong, "99")[2]
+    assert "--pick takes a row as it is" in run(*wrong, "1", "--flash", "1kB")[2]
+    other = run(*wrong[:2], "--device", "host", *wrong[4:], "1")
+    assert other[0] == 2
+    assert "no frontier is kept" in other[2]
+
+
 @pytest.mark.slow
 def test_a_result_is_coded_beside_its_file_and_decoded_to_its_weights(
     run: Run, task_file: Callable[[str], Path], tmp_path: Path

@@ -27,6 +27,7 @@ from haversack.model import Model
 from haversack.packing.candidates import Files, Offers
 from haversack.packing.check import check_alone, checked_model
 from haversack.packing.fingerprint import fingerprint
+from haversack.packing.frontier import keep_frontier, kept_frontier
 from haversack.packing.gauge import Gauge, tell_of_ratio
 from haversack.packing.result import leave_report, write_result
 from haversack.packing.student import AUTO, Audition, Vacancy, step_of
@@ -40,6 +41,7 @@ from haversack.progress import noted, say
 from haversack.quantity import now
 from haversack.recipe import Recipe, Step, technique
 from haversack.report.blocks import document
+from haversack.report.plan import explored
 from haversack.report.text import measured_earlier, packed, ranked
 from haversack.result import MEASURED, RECIPE, REPORT, Measured
 from haversack.runtimes import estimate, find_runtime, host
@@ -100,6 +102,7 @@ def pack(
     with cache_folder(settings.cache) as cache, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, cache)
         found, students = _search(bench, budget, settings)
+        keep_frontier(bench.workspace, found, budget.within(device))
         failed = failure(found, budget)
         if failed is not None:
             _report(bench, found, budget.within(device), settings)
@@ -126,6 +129,48 @@ def apply(recipe: Recipe, network: Network, task: Task, device: Device, settings
     if settings.out is not None:
         save(result, settings.out)
     return result
+
+
+def pick(number: int, network: Network, task: Task, device: Device, settings: Settings) -> Packed:
+    """Row `number` of the last run's frontier, from 1, without new work where it was built, else built and measured.
+
+    That run must have had the same network, task, device and `settings.cache`; RecipeError where there is no such row.
+    """
+    with cache_folder(settings.cache) as cache, outputs_kept():
+        bench = Bench.set_up(network, task, device, settings, cache)
+        rows, limits = kept_frontier(bench.workspace, number)
+        chosen = rows[number - 1]
+        if not chosen.built:
+            say(f"row {number} was predicted, and not built: it is built and measured now")
+        goal = Goal(limits, bench.candidate(Trial(Recipe())))
+        best = bench.candidate(Trial(chosen.recipe))
+        built = replace(chosen, measurement=best.measurement)
+        found = Found(best, goal.misses(best), (), unjudged=goal.unjudged(best), picked=number)
+        found = replace(found, frontier=(*rows[: number - 1], built, *rows[number:]))
+        keep_frontier(bench.workspace, found, limits)
+        result = _result(bench, found, device, limits)
+    if settings.out is not None:
+        save(result, settings.out)
+    return result
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What `explore` found: the frontier without limits, and the report of it."""
+
+    baseline: Measurement
+    found: Found
+    report: str
+
+
+def explore(network: Network, task: Task, device: Device, settings: Settings) -> Explored:
+    """The frontier of `network` on `device` without limits but the device's own; `pick` makes a row of it a result."""
+    with cache_folder(settings.cache) as cache, outputs_kept():
+        bench = Bench.set_up(network, task, device, settings, cache)
+        found, _ = _search(bench, Budget(), settings)
+        keep_frontier(bench.workspace, found, Budget().within(device))
+        baseline = bench.artifact(Trial(Recipe())).measurement
+    return Explored(baseline, found, str(explored(found, baseline, device)))
 
 
 def save(result: Packed, folder: Path) -> None:
@@ -281,7 +326,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     start = bench.candidate(Trial(adopted)) if students else None
     search = greedy(offers.steps(bench.model(adopted), bench.device), goal, start)
-    found = followed(search, bench.answer)
+    found = followed(search, bench.answer).with_frontier(goal.baseline.measurement)
     if students and found.met and not goal.moved(goal.baseline, found.best):
         raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
     return found, students

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from haversack.errors import InfeasibleError, NothingChangedError
 from haversack.limits import Budget, Miss
-from haversack.measurement import Candidate
+from haversack.measurement import Candidate, Measurement
+from haversack.plan.frontier import FrontierRow, Prediction, Price, drawn, measured_rows
 from haversack.recipe import Recipe
 
 
@@ -52,11 +53,33 @@ class Found:
     unjudged: tuple[str, ...] = ()
     stopped: bool = False
     """Whether somebody ended the search early."""
+    frontier: tuple[FrontierRow, ...] = ()
+    """At most nine recipes that no other beats in flash, latency and score, the best score first."""
+    predictions: tuple[Prediction, ...] = ()
+    """What was predicted of candidates, beside what they were measured at."""
+    prices: tuple[Price, ...] = ()
+    """How much score a little more of each limit would buy."""
+    picked: int | None = None
+    """The row of the frontier that somebody chose, whatever the limits say."""
 
     @property
     def met(self) -> bool:
         """Whether every limit is known to be met."""
         return not self.misses and not self.unjudged
+
+    @property
+    def place(self) -> int | None:
+        """The number of the best candidate's row on the frontier, from 1; None where it has none."""
+        recipes = [row.recipe for row in self.frontier]
+        return recipes.index(self.best.recipe) + 1 if self.best.recipe in recipes else None
+
+    def with_frontier(self, baseline: Measurement) -> Found:
+        """The same with the frontier of what was tried, where the search has drawn none of its own."""
+        if self.frontier:
+            return self
+        tried = [verdict.candidate for verdict in self.verdicts]
+        rows = drawn(measured_rows([*tried, self.best]), baseline, kept=[self.best.recipe])
+        return replace(self, frontier=rows)
 
 
 Answer = Candidate | Refusal
