@@ -371,7 +371,7 @@ def test_ctrl_c_leaves_the_best_so_far_as_a_whole_result(
 ) -> None:
     out = tmp_path / "out"
     words = [*QUICKLY, "--flash", "2.5kB", "--out", out]
-    code, shown, err = run("pack", task_file(STOPPING.replace("AFTER", "4")), *words)
+    code, shown, err = run("pack", task_file(STOPPING.replace("AFTER", "5")), *words)
     assert code == 130
     assert "stopped: this is the best so far" in err
     assert "Stopped early: this is the best so far that meets every limit" in " ".join(shown.split())
@@ -384,10 +384,29 @@ def test_ctrl_c_before_anything_meets_the_limits_ends_with_130_and_no_result(
     run: Run, task_file: Callable[[str], Path], tmp_path: Path
 ) -> None:
     words = [*QUICKLY, "--flash", "1kB", "--out", tmp_path / "out"]
-    code, _, err = run("pack", task_file(STOPPING.replace("AFTER", "4")), *words)
+    code, _, err = run("pack", task_file(STOPPING.replace("AFTER", "5")), *words)
     assert code == 130
     assert "repeat the command" in err
     assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "words", "says"),
+    [
+        ("", ["--ram", "9B"], "the network's inputs alone take 64 B of RAM, and 9 B are allowed"),
+        ("nn.Flatten()", [], "no technique finds anything to do"),
+        ("nn.Flatten()", ["--flash", "1B"], "no technique finds anything to do"),
+    ],
+)
+def test_what_no_compression_could_reach_is_said_at_once(
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path, network: str, words: list[str], says: str
+) -> None:
+    text = GOOD if not network else GOOD + f"\n\ndef network():\n    return {network}.eval()\n"
+    common = ("--device", "stm32f405", "--seconds", "0.1", "--out", tmp_path / "out")
+    code, _, err = run("pack", task_file(text), *common, *words)
+    assert code == 2, err
+    assert says in err
+    assert "Traceback" not in err
 
 
 def test_a_row_of_the_frontier_becomes_the_result_without_new_work(
