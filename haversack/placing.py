@@ -24,7 +24,7 @@ from haversack.disk import (
     write_listing,
 )
 from haversack.errors import UntrustedError, WorkspaceError
-from haversack.progress import say
+from haversack.progress import tell
 from haversack.result import NETWORK, TEXTS, WORKSPACE
 from haversack.runtimes import formats
 
@@ -68,7 +68,7 @@ def anew(folder: Path) -> Iterator[Path]:
         seal(fresh)
         replaced = _exchange(folder, fresh)
     if replaced:
-        say(f"the older result in {folder} gave way to this one.")
+        tell(f"the older result in {folder} gave way to this one.")
 
 
 def settled(folder: Path) -> None:

@@ -110,12 +110,24 @@ def technique(step: Step | type[Step]) -> str:
     return kind.__module__.rpartition(".")[2]
 
 
+_MOST_SHOWN = 3
+"""So many entries of a setting are shown: one a layer would fill a page."""
+
+
 def describe(step: Step) -> str:
-    """A step on one line: its technique, its first setting and those that differ from the defaults."""
+    """A step on one line: its technique, its first setting and those that differ from the defaults.
+
+    Of a setting of many entries the first is shown, and how many there are.
+    """
     first, *rest = fields(step)  # type: ignore[arg-type]
-    shown = [f"{each.name}={getattr(step, each.name)}" for each in rest if getattr(step, each.name) != each.default]
-    shown.insert(0, f"{first.name}={getattr(step, first.name)}")
-    return f"{technique(step)}({', '.join(shown)})"
+    shown = [each.name for each in rest if getattr(step, each.name) != each.default]
+    return f"{technique(step)}({', '.join(f'{name}={_shown(getattr(step, name))}' for name in (first.name, *shown))})"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple) and len(value) > _MOST_SHOWN:
+        return f"({value[0]!r}, ... {len(value)} in all)"
+    return str(value)
 
 
 @dataclass(frozen=True)

@@ -378,7 +378,7 @@ def test_ctrl_c_leaves_the_best_so_far_as_a_whole_result(
 ) -> None:
     out = tmp_path / "out"
     words = [*QUICKLY, "--flash", "2.5kB", "--out", out]
-    code, shown, err = run("pack", task_file(STOPPING.replace("AFTER", "4")), *words)
+    code, shown, err = run("pack", task_file(STOPPING.replace("AFTER", "5")), *words)
     assert code == 130
     assert "stopped: this is the best so far" in err
     assert "Stopped early: this is the best so far that meets every limit" in " ".join(shown.split())
@@ -391,10 +391,53 @@ def test_ctrl_c_before_anything_meets_the_limits_ends_with_130_and_no_result(
     run: Run, task_file: Callable[[str], Path], tmp_path: Path
 ) -> None:
     words = [*QUICKLY, "--flash", "1kB", "--out", tmp_path / "out"]
-    code, _, err = run("pack", task_file(STOPPING.replace("AFTER", "4")), *words)
+    code, _, err = run("pack", task_file(STOPPING.replace("AFTER", "5")), *words)
     assert code == 130
     assert "repeat the command" in err
     assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "words", "says"),
+    [
+        ("", ["--ram", "9B"], "the network's inputs alone take 64 B of RAM, and 9 B are allowed"),
+        ("nn.Flatten()", [], "no technique finds anything to do"),
+        ("nn.Flatten()", ["--flash", "1B"], "no technique finds anything to do"),
+    ],
+)
+def test_what_no_compression_could_reach_is_said_at_once(
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path, network: str, words: list[str], says: str
+) -> None:
+    text = GOOD if not network else GOOD + f"\n\ndef network():\n    return {network}.eval()\n"
+    common = ("--device", "stm32f405", "--seconds", "0.1", "--out", tmp_path / "out")
+    code, _, err = run("pack", task_file(text), *common, *words)
+    assert code == 2, err
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_a_row_of_the_frontier_becomes_the_result_without_new_work(
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    task, out = task_file(GOOD), tmp_path / "out"
+    code, shown, err = run("explore", task, *QUICKLY, "--out", out)
+    assert code == 0, err
+    assert "The frontier:" in shown
+    assert not (out / "model.onnx").exists()
+    code, shown, err = run("pack", task, *QUICKLY[:2], *QUICKLY[4:], "--out", out, "--pick", "1")
+    assert code == 0, err
+    assert "applying" not in err
+    assert "measuring" not in err
+    assert shown.startswith("Row 1 of the frontier on Raspberry Pi 4")
+    assert "picked" in shown
+    told = json.loads((out / "measurement.json").read_text())
+    assert told["packed"]["flash_bytes"]["value"] == (out / "model.onnx").stat().st_size
+    wrong = ("pack", task, *QUICKLY[:2], "--out", out, "--pick")
+    assert "no row 99" in run(*wrong, "99")[2]
+    assert "--pick takes a row as it is" in run(*wrong, "1", "--flash", "1kB")[2]
+    other = run(*wrong[:2], "--device", "host", *wrong[4:], "1")
+    assert other[0] == 2
+    assert "no frontier is kept" in other[2]
 
 
 @pytest.mark.slow

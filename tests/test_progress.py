@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from haversack.cli.terminal import Bars
-from haversack.progress import note, noted, say, shown_by, track
+from haversack.progress import Status, logged_to, note, noted, phase, say, shown_by, tell, track
 
 
 class Notes:
@@ -99,3 +99,57 @@ def test_a_bar_goes_when_the_loop_ends_early_or_fails():
         with pytest.raises(ZeroDivisionError):
             list(items)
         assert not bars._progress.tasks
+
+
+def test_a_job_with_a_log_says_line_by_line_there_and_tells_the_listener_only_what_must_be_known(tmp_path):
+    heard = Notes()
+    with shown_by(heard), logged_to(tmp_path / "work" / "pack.log"):
+        say("layer 1")
+        tell("mind this")
+        note("noted")
+        phase(Status("training", 2))
+        assert (tmp_path / "work" / "pack.log").read_text() == "layer 1\nmind this\nnoted\n# training: 2 built\n"
+    with shown_by(heard):
+        say("after")
+    assert heard.heard == ["mind this", "after"]
+
+
+def test_a_log_that_cannot_be_written_leaves_the_lines_to_the_listener(tmp_path):
+    (tmp_path / "file").write_text("")
+    heard = Notes()
+    with shown_by(heard), logged_to(tmp_path / "file" / "pack.log"):
+        say("layer 1")
+    assert heard.heard == ["layer 1"]
+
+
+STANDING = (
+    Status("looking", 0, 8),
+    Status("looking", 0, 8),
+    Status("building", 2, 8, "flash 18.2 kB of 20.0 kB"),
+    Status("training", 3, 8, "flash 18.2 kB of 20.0 kB"),
+)
+
+
+def test_where_the_output_is_no_terminal_each_change_of_phase_is_a_line_and_each_better_best(capsys):
+    with Bars() as bars, shown_by(bars):
+        for status in STANDING:
+            phase(status)
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.sub(r"about \d+ s left", "about n s left", line) for line in lines] == [
+        "looking (0 of about 8 built)",
+        "best so far: flash 18.2 kB of 20.0 kB",
+        "building (2 of about 8 built), about n s left",
+        "training (3 of about 8 built), about n s left",
+    ]
+
+
+def test_in_a_terminal_the_standing_is_one_line_in_its_place():
+    bars, screen = in_terminal()
+    with bars, shown_by(bars):
+        for status in STANDING:
+            phase(status)
+        bars._progress.refresh()
+        assert len(bars._progress.tasks) == 1
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "training (3 of about 8 built)" in shown
+    assert shown.count("best so far: flash") == 1

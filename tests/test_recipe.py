@@ -19,6 +19,7 @@ from haversack.recipe import Recipe, Stage, Step, describe, recipe_from_toml, te
 from haversack.settings import checked
 from haversack.task import Task
 from haversack.techniques import catalogue
+from haversack.techniques.quantize_static import QuantizeStatic
 
 KNOWN = catalogue()
 DEVICES = [
@@ -240,3 +241,9 @@ def test_a_skeleton_spends_no_work_that_a_step_says_it_can_leave_out():
     recipe = Recipe((Trained(), Careful()))
     assert recipe.skeleton() == Recipe((Trained(epochs=0), Careful(epochs=0, refit=False)))
     assert recipe.untrained().steps[1].refit
+
+
+def test_a_setting_of_many_entries_is_shown_by_its_first_and_their_number():
+    layers = tuple(f"layer{number}=8" for number in range(40))
+    assert describe(QuantizeStatic(layer_bits=layers)).endswith("layer_bits=('layer0=8', ... 40 in all))")
+    assert "'layer2=8'" in describe(QuantizeStatic(layer_bits=layers[:3]))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from haversack import __version__
-from haversack.cli import commands
+from haversack.cli import commands, packing
 from haversack.cli.terminal import STOPPED, UNEXPECTED, guarded, unexpected
 from haversack.errors import HaversackError, StoppedError
 
@@ -25,8 +25,9 @@ devices_app = typer.Typer(help="The devices that haversack knows.", no_args_is_h
 for _command in (
     commands.weigh,
     commands.advise,
-    commands.pack,
-    commands.apply,
+    packing.pack,
+    packing.explore,
+    packing.apply,
     commands.bench,
     commands.prove,
     commands.blame,

@@ -25,6 +25,9 @@ StudentName = Annotated[
     str, typer.Option("--student", help="A compact network learns to replace yours: auto, or a family.")
 ]
 StudentEpochs = Annotated[int, typer.Option(help="Epochs that the student learns for.", min=1)]
+Tried = Annotated[list[str] | None, typer.Option("--try", help="Only these techniques: a,b or once each.")]
+Seed = Annotated[int, typer.Option(help="Where all drawing starts. What is kept depends on measured time too.")]
+Pick = Annotated[int | None, typer.Option(help="Make this row of the last run's frontier the result.", min=1)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Threads = Annotated[int, typer.Option(help="Threads of the runtime when it is timed.", min=1)]
 Seconds = Annotated[float, typer.Option(help="How long to time each file.", min=0.1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -12,9 +13,18 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from haversack.errors import TaskError
+from haversack.progress import Status
 
 if TYPE_CHECKING:
     from haversack.task import TaskFile
@@ -35,6 +45,8 @@ class Bars:
             transient=True,
             disable=not self._console.is_terminal,
         )
+        self._standing: TaskID | None = None
+        self._status, self._best, self._began = Status(""), "", time.monotonic()
 
     def track(self, items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
         """The items one by one, a bar moving along."""
@@ -50,6 +62,29 @@ class Bars:
         """The line, above the bars."""
         self._console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
+    def phase(self, status: Status) -> None:
+        """In a terminal a line that stays in its place, elsewhere a line each; a better best so far is always one."""
+        if status == self._status:
+            return
+        if status.best and status.best != self._best:
+            self._best = status.best
+            self.say(f"best so far: {status.best}")
+        self._status, left = status, self._left(status)
+        if not self._console.is_terminal:
+            self.say(f"{_line(status)}{left}")
+        elif self._standing is None:
+            self._standing = self._progress.add_task(_line(status), total=status.about, completed=status.built)
+        else:
+            self._progress.update(self._standing, description=_line(status), total=status.about, completed=status.built)
+
+    def _left(self, status: Status) -> str:
+        """How long the candidates that are not built yet take, if they take as long as those that are."""
+        if not status.built or status.about is None:
+            self._began = time.monotonic() if not status.built else self._began
+            return ""
+        seconds = (time.monotonic() - self._began) / status.built * max(0, status.about - status.built)
+        return f", about {seconds:.0f} s left"
+
     def __enter__(self) -> Self:
         self._progress.start()
         return self
@@ -58,6 +93,11 @@ class Bars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+def _line(status: Status) -> str:
+    about = f" of about {status.about}" if status.about is not None else ""
+    return f"{status.phase}{f' ({status.built}{about} built)' if status.built or about else ''}"
 
 
 P = ParamSpec("P")

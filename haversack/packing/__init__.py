@@ -27,19 +27,22 @@ from haversack.model import Model
 from haversack.packing.candidates import Files, Offers
 from haversack.packing.check import check_alone, checked_model
 from haversack.packing.fingerprint import fingerprint
+from haversack.packing.frontier import keep_frontier, kept_frontier
 from haversack.packing.gauge import Gauge, tell_of_ratio
 from haversack.packing.result import leave_report, write_result
 from haversack.packing.student import AUTO, Audition, Vacancy, step_of
+from haversack.packing.watch import Watched
 from haversack.packing.workspace import Workspace, cache_folder, open_workspace
 from haversack.placing import check_place
 from haversack.plan.found import Answer, Found, Refusal, Trial, failure, followed
 from haversack.plan.goal import Goal
 from haversack.plan.search import greedy
 from haversack.plan.students import FamilyMember, Student
-from haversack.progress import noted, say
+from haversack.progress import Status, noted, phase, say, tell
 from haversack.quantity import now
 from haversack.recipe import Recipe, Step, technique
 from haversack.report.blocks import document
+from haversack.report.plan import explored
 from haversack.report.text import measured_earlier, packed, ranked
 from haversack.result import MEASURED, RECIPE, REPORT, Measured
 from haversack.runtimes import estimate, find_runtime, host
@@ -100,7 +103,8 @@ def pack(
     with cache_folder(settings.cache) as cache, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, cache)
         found, students = _search(bench, budget, settings)
-        failed = failure(found, budget)
+        keep_frontier(bench.workspace, found, budget.within(device))
+        failed = failure(found)
         if failed is not None:
             _report(bench, found, budget.within(device), settings)
             raise failed
@@ -126,6 +130,48 @@ def apply(recipe: Recipe, network: Network, task: Task, device: Device, settings
     if settings.out is not None:
         save(result, settings.out)
     return result
+
+
+def pick(number: int, network: Network, task: Task, device: Device, settings: Settings) -> Packed:
+    """Row `number` of the last run's frontier, from 1, without new work where it was built, else built and measured.
+
+    That run must have had the same network, task, device and `settings.cache`; RecipeError where there is no such row.
+    """
+    with cache_folder(settings.cache) as cache, outputs_kept():
+        bench = Bench.set_up(network, task, device, settings, cache)
+        rows, limits = kept_frontier(bench.workspace, number)
+        chosen = rows[number - 1]
+        if not chosen.built:
+            tell(f"row {number} was predicted, and not built: it is built and measured now")
+        goal = Goal(limits, bench.candidate(Trial(Recipe())))
+        best = bench.candidate(Trial(chosen.recipe))
+        built = replace(chosen, measurement=best.measurement)
+        found = Found(best, goal.misses(best), (), unjudged=goal.unjudged(best), picked=number)
+        found = replace(found, frontier=(*rows[: number - 1], built, *rows[number:]))
+        keep_frontier(bench.workspace, found, limits)
+        result = _result(bench, found, device, limits)
+    if settings.out is not None:
+        save(result, settings.out)
+    return result
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What `explore` found: the frontier without limits, and the report of it."""
+
+    baseline: Measurement
+    found: Found
+    report: str
+
+
+def explore(network: Network, task: Task, device: Device, settings: Settings) -> Explored:
+    """The frontier of `network` on `device` without limits but the device's own; `pick` makes a row of it a result."""
+    with cache_folder(settings.cache) as cache, outputs_kept():
+        bench = Bench.set_up(network, task, device, settings, cache)
+        found, _ = _search(bench, Budget(), settings)
+        keep_frontier(bench.workspace, found, Budget().within(device))
+        baseline = bench.artifact(Trial(Recipe())).measurement
+    return Explored(baseline, found, str(explored(found, baseline, device)))
 
 
 def save(result: Packed, folder: Path) -> None:
@@ -168,7 +214,7 @@ class Bench:
         check_alone()
         if settings.out is not None:
             check_place(settings.out)
-        say("building the network, and running it on the calibration inputs")
+        phase(Status("building the network, and running it on the calibration inputs"))
         module = network if isinstance(network, nn.Module) else network()
         find_runtime(device)
         model = checked_model(module, task)
@@ -233,7 +279,7 @@ class Bench:
                 self.workspace.keep_artifact(kept, scored=trial.scored)
             return self.gauge.remembered(kept)
         if not trial.recipe.steps:
-            say("measuring the network as it is: its file, its time and its score")
+            phase(Status("measuring the network as it is: its file, its time and its score"))
         made = self.gauge.artifact(trial, self.model(trial.recipe), self._baseline(trial))
         self.workspace.keep_artifact(made, scored=trial.scored)
         return made
@@ -264,14 +310,16 @@ def _report(bench: Bench, found: Found, budget: Budget, settings: Settings) -> N
     if settings.out is not None:
         baseline = bench.artifact(Trial(Recipe())).measurement
         place = leave_report(settings.out, str(packed(found, baseline, bench.device, budget)))
-        say(f"what was tried, and why it is no answer, stands in {place}")
+        tell(f"what was tried, and why it is no answer, stands in {place}")
 
 
 def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tuple[Student, ...]]:
     """Runs the planner: it asks for trials, and is told what was measured; a student, if any, comes first."""
     offers = Offers(settings.techniques, settings.seed, settings.epochs)
     rounding = offers.to_integers(bench.original, bench.device)
-    estimate.check_judgeable(budget, bench.device, {"float32", "int8"} if rounding else {"float32"})
+    formats = {"float32", "int8"} if rounding else {"float32"}
+    estimate.check_judgeable(budget, bench.device, formats)
+    estimate.check_possible(budget, bench.device, sum(value.numel() for value in bench.original.example), formats)
     if rounding:
         tell_of_ratio(budget, bench.device)
     within = budget.within(bench.device)
@@ -281,7 +329,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     start = bench.candidate(Trial(adopted)) if students else None
     search = greedy(offers.steps(bench.model(adopted), bench.device), goal, start)
-    found = followed(search, bench.answer)
+    found = followed(search, Watched(bench.answer, goal)).with_frontier(goal.baseline.measurement)
     if students and found.met and not goal.moved(goal.baseline, found.best):
         raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
     return found, students
@@ -302,7 +350,7 @@ def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequen
     fitting = place.students(name)
     audition = Audition(bench.original, bench.task, lambda step: bench.model(Recipe((step,))), whole)
     students = audition.ranked(fitting)
-    say(str(ranked(students)))
+    tell(str(ranked(students)))
     return students
 
 

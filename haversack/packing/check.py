@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from haversack.errors import TaskError, WorkspaceError
-from haversack.measurement import Figure, share_of
+from haversack.measurement import Figure, chance, share_of
 from haversack.model import Model
 from haversack.task import Counted, Predict, Task, brief, check_depth
 
 _SAMPLES = 8
+_CLEARLY, _FAR = 5, 0.25
+"""A destroyed network scores better by chance now and then where it knew nothing: not by so many standard errors and,
+beside, so much of its score."""
 _REPEATED = 1e-4
 """How far two runs may be apart, relative to the largest output: sums may be taken in another order."""
 
@@ -104,7 +107,7 @@ def _figure(task: Task, taken: Callable[[Predict], float], predict: Predict, sam
 
 
 def checked_score(task: Task, predict: Predict) -> Figure:
-    """The score of `predict`, taken twice: a score that is not repeatable cannot judge anything."""
+    """The score of `predict`, taken twice, and of its outputs shuffled: repeatable, and more is better."""
     first, second = scored(task, predict), task.scored(predict)
     if not math.isclose(first.value, second, rel_tol=1e-9, abs_tol=1e-12):
         raise TaskError(
@@ -112,7 +115,27 @@ def checked_score(task: Task, predict: Predict) -> Figure:
             where="score()",
             mend="score on the same samples each time: fix the seed, do not shuffle or augment.",
         )
+    shuffled = task.scored(_shuffled(predict))
+    if shuffled > first.value + _CLEARLY * chance(first) + _FAR * abs(first.value):
+        raise TaskError(
+            f"the score rises when the network is destroyed: from {first.value:.4g} to {shuffled:.4g} with its outputs "
+            "handed out among the wrong samples.",
+            where="score()",
+            mend="return a number of which more is better: 1 - error, or -loss; and load trained weights.",
+        )
     return first
+
+
+def _shuffled(predict: Predict) -> Predict:
+    """Predicts for each sample what `predict` does for another of its batch."""
+
+    def wrong(*inputs: Tensor) -> Tensor:
+        outputs = predict(*inputs)
+        if not outputs.dim():
+            return outputs
+        return outputs[torch.randperm(len(outputs), generator=torch.Generator().manual_seed(0)).to(outputs.device)]
+
+    return wrong
 
 
 def _check_repeatable(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:

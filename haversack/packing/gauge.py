@@ -20,7 +20,7 @@ from haversack.measurement import Conditions, Figure, Judgement, Measurement
 from haversack.model import Model
 from haversack.packing.check import checked_score, scored, validated
 from haversack.plan.found import Trial
-from haversack.progress import note, noted, say
+from haversack.progress import note, noted, say, tell
 from haversack.quantity import now
 from haversack.runtimes import Runtime, agreement, coded, estimate, find_runtime, host
 from haversack.runtimes.host import Timing
@@ -218,7 +218,7 @@ def tell_of_ratio(budget: Budget, device: Device) -> None:
     foreign = device.signed_activations and not find_device("host").signed_activations
     runtime = find_runtime(device)
     if budget.latency_ratio is not None and runtime.signed_mend and foreign:
-        say(
+        tell(
             f"files for {device.name} have signed activations, which {runtime.title} computes partly in float on this "
             f"host: a quantized one may not be said to meet {budget.latency_ratio:g}x. Limit milliseconds, which "
             f"are estimated for the device. {runtime.signed_mend}"

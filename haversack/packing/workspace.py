@@ -21,7 +21,7 @@ from haversack.errors import HaversackError, UntrustedError
 from haversack.measurement import Measurement
 from haversack.model import Model
 from haversack.packing.fingerprint import fingerprint
-from haversack.progress import say
+from haversack.progress import logged_to, tell
 from haversack.quantity import now
 from haversack.recipe import Recipe
 from haversack.surgery.save import load, save
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
+LOG = "pack.log"
+"""What a run says on its way, line by line."""
 
 _VERSIONED = ("torch", "haversack")
 """What models depend on. What figures depend on is for `measuring` to say."""
@@ -180,7 +182,7 @@ def _compare(path: Path, data: _Data) -> None:
         before = typed(_Data, read_json(path))
         names = [f"{name}()" for name in ("calibrate", "train") if getattr(before, name) != getattr(data, name)]
         if names:
-            say(
+            tell(
                 f"{' and '.join(names)} gave other data in the run of {before.date}, so nothing kept then is of use: "
                 "unless that was meant, fix the seed that they draw with."
             )
@@ -197,9 +199,13 @@ def _write_json(path: Path, content: object) -> None:
 
 @contextmanager
 def cache_folder(named: Path | None) -> Iterator[Path]:
-    """The folder for finished candidates: the one that is named, or one that goes with the run."""
+    """The folder for finished candidates: the one that is named, or one that goes with the run.
+
+    What is said on the way goes into `pack.log` in the named one.
+    """
     if named is not None:
-        yield named
+        with logged_to(named / LOG):
+            yield named
         return
     with scratch_folder() as folder:
         yield folder

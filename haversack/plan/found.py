@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from haversack.errors import InfeasibleError, NothingChangedError
-from haversack.limits import Budget, Miss
-from haversack.measurement import Candidate
+from haversack.limits import Miss
+from haversack.measurement import Candidate, Measurement
+from haversack.plan.frontier import FrontierRow, Prediction, Price, drawn, measured_rows
 from haversack.recipe import Recipe
 
 
@@ -52,11 +53,33 @@ class Found:
     unjudged: tuple[str, ...] = ()
     stopped: bool = False
     """Whether somebody ended the search early."""
+    frontier: tuple[FrontierRow, ...] = ()
+    """At most nine recipes that no other beats in flash, latency and score, the best score first."""
+    predictions: tuple[Prediction, ...] = ()
+    """What was predicted of candidates, beside what they were measured at."""
+    prices: tuple[Price, ...] = ()
+    """How much score a little more of each limit would buy."""
+    picked: int | None = None
+    """The row of the frontier that somebody chose, whatever the limits say."""
 
     @property
     def met(self) -> bool:
         """Whether every limit is known to be met."""
         return not self.misses and not self.unjudged
+
+    @property
+    def place(self) -> int | None:
+        """The number of the best candidate's row on the frontier, from 1; None where it has none."""
+        recipes = [row.recipe for row in self.frontier]
+        return recipes.index(self.best.recipe) + 1 if self.best.recipe in recipes else None
+
+    def with_frontier(self, baseline: Measurement) -> Found:
+        """The same with the frontier of what was tried, where the search has drawn none of its own."""
+        if self.frontier:
+            return self
+        tried = [verdict.candidate for verdict in self.verdicts]
+        rows = drawn(measured_rows([*tried, self.best]), baseline, kept=[self.best.recipe])
+        return replace(self, frontier=rows)
 
 
 Answer = Candidate | Refusal
@@ -79,13 +102,13 @@ def followed(search: Search, answer: Callable[[Trial], Answer]) -> Found:
         return found
 
 
-def failure(found: Found, budget: Budget) -> BaseException | None:
+def failure(found: Found) -> BaseException | None:
     """What to raise where a search ended, or was stopped, with nothing to ship; None where there is an answer."""
     if found.met and found.best.recipe.steps:
         return None
     if found.stopped:
         return KeyboardInterrupt()
-    return nothing_pays(found, budget) if found.met else infeasible(found)
+    return nothing_pays(found) if found.met else infeasible(found)
 
 
 def infeasible(found: Found) -> InfeasibleError:
@@ -96,12 +119,15 @@ def infeasible(found: Found) -> InfeasibleError:
     known = f", scores {score.value:.4f}" if score and all(miss.limit != "score" for miss in found.misses) else ""
     return InfeasibleError(
         f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}.",
-        mend=("limit what can be judged (the report's notes say what would make it so), " if found.unjudged else "")
+        mend=(
+            "no technique finds anything to do in this network: " if not found.verdicts and not found.refusals else ""
+        )
+        + ("limit what can be judged (the report's notes say what would make it so), " if found.unjudged else "")
         + "raise that limit, allow a larger score drop, or start from a smaller network.",
     )
 
 
-def nothing_pays(found: Found, budget: Budget) -> NothingChangedError:
+def nothing_pays(found: Found) -> NothingChangedError:
     """All that was tried, and why none of it is worth doing."""
     if found.verdicts or found.refusals:
         tried = "; ".join(
@@ -111,4 +137,7 @@ def nothing_pays(found: Found, budget: Budget) -> NothingChangedError:
         return NothingChangedError(
             f"nothing that was tried pays: {tried}.", mend="set a tighter limit, or ship the network as it is."
         )
-    return NothingChangedError("there is nothing to try.", mend=f"the device states no format that pays ({budget}).")
+    return NothingChangedError(
+        "no technique finds anything to do in this network, so there is nothing to try.",
+        mend="pack a network with convolutions, linear or recurrent layers; or try other techniques (--try).",
+    )

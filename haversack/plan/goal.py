@@ -55,6 +55,18 @@ class Goal:
             return f"misses {missed[0]}"
         return f"{' and '.join(unjudged)} cannot be judged: no figure is known" if unjudged else ""
 
+    def standing(self, candidate: Candidate) -> str:
+        """Each limit beside what the candidate has: `flash 18.2 kB of 20.0 kB`; its score where none limits it."""
+        told = [
+            f"{each.limit.measure} {'unknown' if each.found is None else each.limit.show(each.found)} of "
+            f"{'unknown' if each.allowed is None else each.limit.show(each.allowed)}"
+            for each in candidate.measurement.judged(self.budget, self._score_before)
+        ]
+        score = candidate.measurement.score
+        if score and not self.budget.limits_score:
+            told.append(f"score {score.value:.4f}")
+        return ", ".join(told)
+
     def misses_score(self, candidate: Candidate) -> bool:
         """Whether the score is below its limit."""
         return any(miss.limit == "score" for miss in self.misses(candidate))

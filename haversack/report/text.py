@@ -14,6 +14,7 @@ from haversack.plan.found import Found, Refusal, Verdict
 from haversack.plan.students import Student
 from haversack.quantity import show_bytes, show_count, show_ms, show_ratio, show_score
 from haversack.recipe import Recipe, describe
+from haversack.report import plan
 from haversack.report.blocks import UNKNOWN, Block, Document, Lines, Paragraph, Rows, document, figure
 
 
@@ -108,7 +109,7 @@ def _advice_item(place: int, advice: Advice, command: str) -> Lines:
 
 
 def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) -> Document:
-    """Before and after, the limits, the recipe, and every recipe that was tried with what became of it."""
+    """Before and after, the answer, the limits, the frontier, and every recipe that was tried."""
     best = found.best.measurement
     score = baseline.score.value if baseline.score else None
     limits = _limits(best, budget, score)
@@ -116,9 +117,13 @@ def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) 
     return document(
         Paragraph(_ending(found, device)),
         _before_and_after(baseline, best),
+        plan.answer(found, baseline),
         _limit_table(limits),
         _unlimited_drop(baseline.score, best.score, budget),
         _recipe(found.best.recipe),
+        plan.frontier(found, budget),
+        plan.prices(found.prices),
+        plan.predictions(found.predictions),
         Lines([Paragraph(line, "Note: ", "  ") for line in best.notes]),
         Lines(["Tried, in this order:", *tried] if tried else []),
         _refused(found.refusals),
@@ -128,6 +133,8 @@ def packed(found: Found, baseline: Measurement, device: Device, budget: Budget) 
 
 def _ending(found: Found, device: Device) -> str:
     """How the search ended."""
+    if found.picked is not None:
+        return f"Row {found.picked} of the frontier on {device.title}, as it was asked for."
     early = "Stopped early: " if found.stopped else ""
     if not found.met:
         return f"{early}No candidate meets every limit on {device.title}. These are the figures of the nearest one."

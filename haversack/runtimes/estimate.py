@@ -11,7 +11,8 @@ from haversack.errors import BudgetError, DeviceError
 from haversack.graph.cost import Cost
 from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Measurement
-from haversack.progress import say
+from haversack.progress import tell
+from haversack.quantity import show_bytes
 from haversack.runtimes import named
 
 _BITS = {"float32": 32, "float16": 16, "int16": 16, "int8": 8, "int4": 4}
@@ -87,9 +88,33 @@ def check_judgeable(budget: Budget, device: Device, number_formats: Collection[s
         )
     for name, rates in missing.items():
         if rates:
-            say(
+            tell(
                 f"{device.name} states no {' and no '.join(rates)}: a network in {name} is never said to be fast enough"
             )
+
+
+def check_possible(budget: Budget, device: Device, inputs: int, number_formats: Collection[str]) -> None:
+    """Raises BudgetError where less memory is allowed than the `inputs` numbers of one sample take.
+
+    They are in memory while the first layer runs, whatever is done to the network. Memory that is measured, on this
+    host, has no such floor: it counts what is added to an empty session. Says where the device has less than a limit
+    allows.
+    """
+    for limit, allowed in budget.asked.items():
+        fact = getattr(device, limit.field, None)
+        if fact is not None and fact < allowed:
+            tell(
+                f"{device.name} has {limit.show(fact)} of {limit.measure}: that is the limit, not {limit.show(allowed)}"
+            )
+    if budget.ram_bytes is None or device.is_host:
+        return
+    least = math.ceil(inputs * min(map(_bits, number_formats)) / 8)
+    if budget.ram_bytes < least:
+        raise BudgetError(
+            f"the network's inputs alone take {show_bytes(least)} of RAM, and {show_bytes(budget.ram_bytes)} are "
+            "allowed.",
+            mend="raise --ram, or give the network smaller inputs: no step changes those.",
+        )
 
 
 def _other_formats(device: Device, tried: Collection[str]) -> str:

@@ -141,3 +141,39 @@ def test_the_task_says_of_how_many_samples_its_score_is_a_share(kind):
 def test_a_count_of_samples_is_above_zero():
     with pytest.raises(TaskError, match="samples is 0"):
         Task(train=list, calibrate=None, score=lambda predict: 0.9, samples=0)
+
+
+LABELS = torch.arange(40) % 4
+RIGHT = torch.nn.functional.one_hot(LABELS, 4).float()
+
+
+@pytest.mark.parametrize(
+    ("score", "less_is_better"),
+    [
+        (lambda outputs: (outputs.argmax(1) != LABELS).float().mean().item(), True),
+        (lambda outputs: (outputs - RIGHT).square().mean().item(), True),
+        (lambda outputs: (outputs.argmax(1) == LABELS).float().mean().item(), False),
+        (lambda outputs: -(outputs - RIGHT).square().mean().item(), False),
+        (lambda outputs: outputs.mean().item(), False),
+        (lambda outputs: -3.0, False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_score_that_rises_when_the_network_is_destroyed_is_refused(score, kind, *, less_is_better):
+    told = Task(train=list, calibrate=lambda: [INPUTS], score=lambda predict: score(predict(INPUTS)), kind=kind)
+    if less_is_better:
+        with pytest.raises(TaskError, match=r"rises when the network is destroyed") as caught:
+            checked_score(told, lambda inputs: RIGHT + 0.01)
+        assert "more is better" in caught.value.mend
+    else:
+        checked_score(told, lambda inputs: RIGHT + 0.01)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_network_that_knows_nothing_is_not_said_to_be_scored_the_wrong_way_round(seed):
+    outputs = torch.randn(40, 4, generator=torch.Generator().manual_seed(seed))
+    for score in (
+        lambda predict: (predict(INPUTS).argmax(1) == LABELS).float().mean().item(),
+        lambda predict: -(predict(INPUTS) - RIGHT).square().mean().item(),
+    ):
+        checked_score(task(score), lambda inputs: outputs)

@@ -16,7 +16,7 @@ from haversack.measurement import BenchReport, Candidate, Conditions, Fidelity, 
 from haversack.model import Model
 from haversack.plan.advise import advise
 from haversack.plan.found import Found, Refusal, Verdict
-from haversack.recipe import Recipe, Stage
+from haversack.recipe import Recipe, Stage, Step
 from haversack.report import devices
 from haversack.report import text as reports
 from haversack.report.blocks import Lines, Paragraph, Rows, document, figure
@@ -54,12 +54,13 @@ AFTER = Measurement(
 
 
 @dataclass(frozen=True)
-class Halve:
+class Halve(Step):
     """A step that does nothing, to be printed."""
 
     keep: float = 0.7
 
     stage: ClassVar[Stage] = Stage.STRUCTURE
+    strength: ClassVar[str] = "keep"
 
     def apply(self, model: Model, task: Task) -> Model:
         return model
@@ -176,7 +177,7 @@ def test_figures_of_earlier_runs_are_called_so_with_their_date() -> None:
 def test_packing_names_each_limit_and_whether_it_is_met() -> None:
     budget = Budget(flash_bytes=200_000, latency_ms=15.0, latency_ratio=0.45, max_drop=0.01)
     text = packed(found(), BEFORE, PI, budget)
-    assert lines_with(text, "flash ")[1].split() == ["flash", "200.0", "kB", "190.0", "kB", "met"]
+    assert lines_with(text, "flash ")[2].split() == ["flash", "200.0", "kB", "190.0", "kB", "met"]
     assert "15 ms      20 ms      misses by 5 ms" in text
     assert lines_with(text, "latency ratio")[0].split() == ["latency", "ratio", "0.45x", "0.43x", "too", "close"]
     assert "Too close: the limit lies in that interval" in flat(text)

@@ -11,7 +11,8 @@ from haversack.graph.cost import Cost, Stored
 from haversack.graph.memory import Buffer, plan
 from haversack.limits import Budget
 from haversack.measurement import Figure
-from haversack.runtimes.estimate import check_judgeable, energy_mj, latency_ms, ram_bytes, weigh
+from haversack.progress import shown_by
+from haversack.runtimes.estimate import check_judgeable, check_possible, energy_mj, latency_ms, ram_bytes, weigh
 
 BOARD = Device(
     "stm32l4r5", "STM32L4R5", "c", ram_bytes=640 * 1024, clock_hz=120e6, macs_per_cycle_int8=2, active_power_w=0.03
@@ -193,3 +194,25 @@ def test_a_limit_that_no_figure_could_judge_is_refused_with_what_would_make_it_j
 )
 def test_a_limit_that_some_figure_can_judge_is_accepted(device, budget, formats):
     check_judgeable(budget, device, formats)
+
+
+@pytest.mark.parametrize(("formats", "least"), [(BOTH, 64), (("float32",), 256)])
+def test_memory_that_the_inputs_alone_fill_is_refused_where_it_is_planned_and_not_where_it_is_measured(formats, least):
+    check_possible(Budget(ram_bytes=least), BOARD, 64, formats)
+    with pytest.raises(BudgetError, match=f"inputs alone take {least} B of RAM, and {least - 1} B are allowed"):
+        check_possible(Budget(ram_bytes=least - 1), BOARD, 64, formats)
+    check_possible(Budget(ram_bytes=1), find_device("host"), 64, formats)
+
+
+def test_a_limit_beyond_what_the_device_has_gives_way_to_that_and_this_is_told():
+    heard = []
+
+    class Ear:
+        def say(self, line):
+            heard.append(line)
+
+    with shown_by(Ear()):
+        check_possible(Budget(flash_bytes=10**10), replace(BOARD, flash_bytes=64_000), 64, BOTH)
+        check_possible(Budget(flash_bytes=64_000), replace(BOARD, flash_bytes=64_000), 64, BOTH)
+    assert heard == ["stm32l4r5 has 64.0 kB of flash: that is the limit, not 10.0 GB"]
+    assert Budget(flash_bytes=10**10).within(replace(BOARD, flash_bytes=64_000)).flash_bytes == 64_000
