@@ -20,7 +20,7 @@ from haversack.techniques._exchange import Choice, Exchange, Ways
 from haversack.techniques._exchange.sites import Site
 from haversack.techniques.factorize.method import Method
 from haversack.techniques.factorize.ways import by_energy, factorized, fitting, ladder, loss
-from haversack.training import Training, finetune
+from haversack.training import trained
 
 Way = Literal["auto", "svd", "spatial", "tucker", "cp"]
 Rule = Literal["measured", "energy"]
@@ -70,9 +70,7 @@ class Factorize(Step):
         if batches:
             # Factors take no channel from any batch norm; what earlier steps took is gone from both networks.
             small = small.with_module(with_corrected_statistics(small.module, model.module, Edits(), batches))
-        if not self.epochs:
-            return small
-        return small.with_module(finetune(small, task, Training(self.epochs, self.learning_rate, seed=self.seed)))
+        return trained(small, task, self.epochs, learning_rate=self.learning_rate, seed=self.seed)
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
