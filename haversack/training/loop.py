@@ -16,6 +16,13 @@ from haversack.training.resume import Position, Resumable
 from haversack.training.settings import Training
 
 
+def trained(model: Model, task: Task, epochs: int, *, learning_rate: float, seed: int) -> Model:
+    """The model as `finetune` trains it for so many epochs, all else as usual; the model itself for none."""
+    if not epochs:
+        return model
+    return model.with_module(finetune(model, task, Training(epochs, learning_rate, seed=seed)))
+
+
 def finetune(model: Model, task: Task, training: Training, masks: Masks | None = None) -> nn.Module:
     """A trained copy of the model's network, in evaluation mode, on the device where the model's is.
 

@@ -33,7 +33,7 @@ from haversack.techniques.factorize.ways import (
     ladder,
     loss,
 )
-from haversack.training import Training, finetune
+from haversack.training import trained
 
 Way = Literal["auto", "svd", "spatial", "tucker", "cp"]
 Rule = Literal["measured", "energy"]
@@ -90,9 +90,7 @@ class Factorize(Step):
         if batches:
             # Factors take no channel from any batch norm; what earlier steps took is gone from both networks.
             small = small.with_module(with_corrected_statistics(small.module, model.module, Edits(), batches))
-        if not self.epochs:
-            return small
-        return small.with_module(finetune(small, task, Training(self.epochs, self.learning_rate, seed=self.seed)))
+        return trained(small, task, self.epochs, learning_rate=self.learning_rate, seed=self.seed)
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:

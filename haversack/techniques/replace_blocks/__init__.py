@@ -27,7 +27,7 @@ from haversack.techniques._exchange.choices import Exchangeable, exchangeable, f
 from haversack.techniques._exchange.sites import Replacement, Site
 from haversack.techniques.replace_blocks.grouped import Shape, fitted, ladder
 from haversack.techniques.replace_blocks.merged import merged, unmerged
-from haversack.training import Training, finetune
+from haversack.training import trained
 
 Kind = Literal["separable", "grouped", "shuffle"]
 Block = Literal["best", Kind]
@@ -131,8 +131,7 @@ class ReplaceBlocks(Step):
         wide = block_by_block(wide, original, paths, batches, passes=self.passes, seed=self.seed)
         # Blocks take no channel from any batch norm; what earlier steps took is gone from both networks.
         wide = wide.with_module(with_corrected_statistics(wide.module, original, Edits(), batches))
-        training = Training(self.epochs, self.learning_rate, seed=self.seed)
-        return finetune(wide, task, training) if self.epochs else wide.module
+        return trained(wide, task, self.epochs, learning_rate=self.learning_rate, seed=self.seed).module
 
 
 def _suits(geometry: Geometry) -> bool:
