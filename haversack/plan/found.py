@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 
 from haversack.errors import InfeasibleError, NothingChangedError
-from haversack.limits import Budget, Miss
+from haversack.limits import LIMITS, Budget, Miss
 from haversack.measurement import Candidate
 from haversack.recipe import Recipe
 
@@ -52,6 +53,11 @@ class Found:
     unjudged: tuple[str, ...] = ()
     stopped: bool = False
     """Whether somebody ended the search early."""
+    relaxations: Mapping[str, float] = field(default_factory=dict)
+    """Where no plan keeps all limits: for each, by field, the least value with which the others can be kept.
+
+    It is infinite where no value of this one alone is enough.
+    """
 
     @property
     def met(self) -> bool:
@@ -95,10 +101,24 @@ def infeasible(found: Found) -> InfeasibleError:
     short += [f"cannot be judged in its {limit}" for limit in found.unjudged]
     known = f", scores {score.value:.4f}" if score and all(miss.limit != "score" for miss in found.misses) else ""
     return InfeasibleError(
-        f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}.",
+        f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}."
+        f"{_relaxed(found.relaxations)}",
+        relaxations=found.relaxations,
         mend=("limit what can be judged (the report's notes say what would make it so), " if found.unjudged else "")
         + "raise that limit, allow a larger score drop, or start from a smaller network.",
     )
+
+
+def _relaxed(relaxations: Mapping[str, float]) -> str:
+    """What each limit would have to be for the others to be kept."""
+    told = {limit.field: limit for limit in LIMITS}
+    enough = [f"{told[field].title} of {told[field].show(value)}" for field, value in relaxations.items()
+              if math.isfinite(value)]  # fmt: skip
+    if not relaxations:
+        return ""
+    if not enough:
+        return " No single limit is the reason: to raise one of them alone is not enough."
+    return f" With the other limits as they are, it would take a {' or a '.join(enough)}."
 
 
 def nothing_pays(found: Found, budget: Budget) -> NothingChangedError:
