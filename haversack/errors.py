@@ -5,6 +5,8 @@ The command line prints the message and exits with 2; nobody sees a traceback.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class HaversackError(Exception):
     """What is wrong, where, and how to mend it."""
@@ -32,7 +34,14 @@ class BudgetError(HaversackError):
 
 
 class InfeasibleError(HaversackError):
-    """No candidate meets the budget; names the limit, the nearest candidate and what it misses."""
+    """No candidate meets the budget; names the limit, the nearest candidate and what it misses.
+
+    `relaxations` are the least values of single limits, by their field of a budget, with which the others can be kept.
+    """
+
+    def __init__(self, what: str, *, mend: str = "", relaxations: Mapping[str, float] | None = None) -> None:
+        self.relaxations = dict(relaxations or {})
+        super().__init__(what, mend=mend)
 
 
 class RecipeError(HaversackError):

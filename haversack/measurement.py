@@ -78,6 +78,8 @@ class Fidelity:
     mean_difference: float
     """Of the outputs, relative to the original's mean magnitude."""
     samples: int
+    divergence: float | None = None
+    """In nats, the currency of planning (see calibration/currency.py)."""
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,14 @@ from haversack.packing.fingerprint import fingerprint
 from haversack.packing.frontier import keep_frontier, kept_frontier
 from haversack.packing.gauge import Gauge, tell_of_ratio
 from haversack.packing.result import leave_report, write_result
+from haversack.packing.spaces import Readings
 from haversack.packing.student import AUTO, Audition, Vacancy, step_of
 from haversack.packing.watch import Watched
 from haversack.packing.workspace import Workspace, cache_folder, open_workspace
 from haversack.placing import check_place
 from haversack.plan.found import Answer, Found, Refusal, Trial, failure, followed
 from haversack.plan.goal import Goal
-from haversack.plan.search import greedy
+from haversack.plan.rounds import Schedule, rounds
 from haversack.plan.students import FamilyMember, Student
 from haversack.progress import Status, noted, phase, say, tell
 from haversack.quantity import now
@@ -46,9 +47,14 @@ from haversack.report.plan import explored
 from haversack.report.text import measured_earlier, packed, ranked
 from haversack.result import MEASURED, RECIPE, REPORT, Measured
 from haversack.runtimes import estimate, find_runtime, host
+from haversack.runtimes.timings import Times
 from haversack.task import Task
 from haversack.techniques.adopt_student import AdoptStudent
+from haversack.techniques.distill import Distill
 from haversack.training import checkpoints_in, outputs_kept
+
+_EPOCHS = 8
+"""So long a plan is trained where nothing else is said."""
 
 Network = nn.Module | Callable[[], nn.Module]
 
@@ -227,6 +233,11 @@ class Bench:
         gauge = Gauge(original, task, device, settings.threads, settings.seconds)
         return cls(module, original, task, device, workspace, gauge)
 
+    @property
+    def times(self) -> Times | None:
+        """What pieces take on this host; None where a limit is held against another device's time."""
+        return Times(find_runtime(self.device).first, self.gauge.threads)
+
     def candidate(self, trial: Trial) -> Candidate:
         """The measured candidate of a trial."""
         return Candidate(trial.recipe, self.artifact(trial).measurement)
@@ -328,8 +339,13 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     start = bench.candidate(Trial(adopted)) if students else None
-    search = greedy(offers.steps(bench.model(adopted), bench.device), goal, start)
-    found = followed(search, Watched(bench.answer, goal)).with_frontier(goal.baseline.measurement)
+    readings = Readings(
+        bench.model(adopted), bench.task, bench.device, offers, goal.baseline.measurement, bench.workspace, bench.times
+    )
+    spaces = readings.spaces(sparse=within.update_bytes is not None)
+    found = followed(rounds(spaces, goal, _schedule(settings), start), Watched(bench.answer, goal)).with_frontier(
+        goal.baseline.measurement
+    )
     if students and found.met and not goal.moved(goal.baseline, found.best):
         raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
     return found, students
@@ -352,6 +368,13 @@ def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequen
     students = audition.ranked(fitting)
     tell(str(ranked(students)))
     return students
+
+
+def _schedule(settings: Settings) -> Schedule:
+    """How long plans train, where they have to: a quarter as long to see which of them is worth it."""
+    epochs = settings.epochs or _EPOCHS
+    long = Distill(epochs, seed=settings.seed)
+    return Schedule(replace(long, epochs=max(1, epochs // 4)), long)
 
 
 def _schooling(settings: Settings) -> AdoptStudent:

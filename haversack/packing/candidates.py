@@ -35,17 +35,17 @@ class Offers:
     def steps(self, model: Model, device: Device) -> list[list[Step]]:
         """The settings of each technique that are worth trying on `model`, each once."""
         offered = []
-        for step in track(self._chosen(), "looking for settings"):
+        for step in track(self.kinds(), "looking for settings"):
             say(f"looking for settings of {technique(step)}")
             offered.append(list(dict.fromkeys(self._adjusted(each) for each in step.options(model, device))))
         return offered
 
     def to_integers(self, model: Model, device: Device) -> tuple[Step, ...]:
         """The mildest step to 8-bit integers, if one is tried: a student may be as large as leaves room after it."""
-        able = [each for each in self._chosen() if technique(each) in _TO_INTEGERS]
+        able = [each for each in self.kinds() if technique(each) in _TO_INTEGERS]
         return tuple(islice((step for each in able for step in each.options(model, device)), 1))
 
-    def _chosen(self) -> list[type[Step]]:
+    def kinds(self) -> list[type[Step]]:
         """The techniques, a new design only by its name; a student comes before all of them."""
         known = catalogue()
         unknown = set(self.names) - known.keys()

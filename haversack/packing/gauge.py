@@ -180,7 +180,7 @@ class Gauge:
         if said:
             note(said)
         changed = bool(trial.recipe.steps)
-        fidelity = agreement.fidelity(original, outputs) if changed else None
+        fidelity = agreement.fidelity(original, outputs, self.task.kind) if changed else None
         return replace(found, parity=agreed, fidelity=fidelity, score=self._score(trial, run, predict))
 
     def _score(self, trial: Trial, run: _Written, predict: Predict) -> Figure | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
 
 from haversack.errors import InfeasibleError, NothingChangedError
-from haversack.limits import Miss
+from haversack.limits import LIMITS, Miss
 from haversack.measurement import Candidate, Measurement
 from haversack.plan.frontier import FrontierRow, Prediction, Price, drawn, measured_rows
 from haversack.recipe import Recipe
@@ -61,6 +62,11 @@ class Found:
     """How much score a little more of each limit would buy."""
     picked: int | None = None
     """The row of the frontier that somebody chose, whatever the limits say."""
+    relaxations: Mapping[str, float] = field(default_factory=dict)
+    """Where no plan keeps all limits: for each, by field, the least value with which the others can be kept.
+
+    It is infinite where no value of this one alone is enough.
+    """
 
     @property
     def met(self) -> bool:
@@ -118,13 +124,27 @@ def infeasible(found: Found) -> InfeasibleError:
     short += [f"cannot be judged in its {limit}" for limit in found.unjudged]
     known = f", scores {score.value:.4f}" if score and all(miss.limit != "score" for miss in found.misses) else ""
     return InfeasibleError(
-        f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}.",
+        f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}."
+        f"{_relaxed(found.relaxations)}",
+        relaxations=found.relaxations,
         mend=(
             "no technique finds anything to do in this network: " if not found.verdicts and not found.refusals else ""
         )
         + ("limit what can be judged (the report's notes say what would make it so), " if found.unjudged else "")
         + "raise that limit, allow a larger score drop, or start from a smaller network.",
     )
+
+
+def _relaxed(relaxations: Mapping[str, float]) -> str:
+    """What each limit would have to be for the others to be kept."""
+    told = {limit.field: limit for limit in LIMITS}
+    enough = [f"{told[field].title} of {told[field].show(value)}" for field, value in relaxations.items()
+              if math.isfinite(value)]  # fmt: skip
+    if not relaxations:
+        return ""
+    if not enough:
+        return " No single limit is the reason: to raise one of them alone is not enough."
+    return f" With the other limits as they are, it would take a {' or a '.join(enough)}."
 
 
 def nothing_pays(found: Found) -> NothingChangedError:

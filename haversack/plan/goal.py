@@ -44,6 +44,19 @@ class Goal:
         """Whether size and speed are known to be within their limits, and the score too where it was taken."""
         return not self.misses(candidate) and not self.unjudged(candidate)
 
+    def fits_but_for_score(self, candidate: Candidate) -> bool:
+        """Whether size and speed are known to be within their limits, whatever the score is."""
+        return not self.unjudged(candidate) and all(miss.limit == "score" for miss in self.misses(candidate))
+
+    def predictable(self, measures: Collection[str]) -> dict[str, float]:
+        """The limits on what these fields of a measurement hold; a time on this host as a ratio to the original's."""
+        asked = {limit.field: allowed for limit, allowed in self.budget.asked.items() if not limit.at_least}
+        latency = self.baseline.measurement.latency_ms
+        if "latency_ms" in asked.keys() - set(measures) and latency is not None:
+            ratio = asked.pop("latency_ms") / latency.value
+            asked["latency_ratio"] = min(ratio, asked.get("latency_ratio", ratio))
+        return {name: allowed for name, allowed in asked.items() if name in measures}
+
     def met(self, candidate: Candidate) -> bool:
         """Whether every limit is known to be met."""
         return candidate.measurement.score is not None and self.fits(candidate)

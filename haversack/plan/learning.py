@@ -1,0 +1,71 @@
+"""Learning: by what predictions are off, read off the candidates that were built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from haversack.limits import LIMITS
+from haversack.measurement import Candidate
+from haversack.plan.space import Beliefs
+
+_PRIOR = 0.05
+"""How much a factor of one is believed in, against one candidate that was built: it keeps few from telling too much."""
+_MOST = 10.0
+"""A factor lies between this and its inverse."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan's candidate beside what was predicted of it, before any correction."""
+
+    space: str
+    candidate: Candidate
+    losses: Mapping[str, float]
+    """By technique, in nats."""
+    figures: Mapping[str, float]
+    """By measure."""
+
+    @property
+    def loss(self) -> float:
+        """What it truly loses, in nats; the prediction where nobody measured it."""
+        fidelity = self.candidate.measurement.fidelity
+        known = fidelity.divergence if fidelity else None
+        return sum(self.losses.values()) if known is None else known
+
+    def true(self, measure: str) -> float | None:
+        """What a measure was measured at; None where it was not."""
+        limit = next((each for each in LIMITS if each.field == measure), None)
+        figure = self.candidate.measurement.figure(limit) if limit else None
+        return None if figure is None else figure.worst
+
+
+def learned(built: Sequence[Built]) -> Beliefs:
+    """The factors with which the predictions come closest to what was measured; none where nothing was built."""
+    return Beliefs(_of_losses(built), _of_measures(built))
+
+
+def _of_losses(built: Sequence[Built]) -> dict[str, float]:
+    """One factor a technique, by least squares of the relative errors, held near one."""
+    names = sorted({name for each in built for name, loss in each.losses.items() if loss > 0})
+    known = [each for each in built if each.loss > 0]
+    if not names or not known:
+        return {}
+    rows = np.array([[each.losses.get(name, 0.0) / each.loss for name in names] for each in known])
+    squares = rows.T @ rows + _PRIOR * np.eye(len(names))
+    wanted = rows.T @ np.ones(len(known)) + _PRIOR
+    factors = np.clip(np.linalg.solve(squares, wanted), 1 / _MOST, _MOST)
+    return dict(zip(names, factors.tolist(), strict=True))
+
+
+def _of_measures(built: Sequence[Built]) -> dict[str, float]:
+    """One factor a measure: that of the last candidate, since the next one is near it."""
+    factors: dict[str, float] = {}
+    for each in built:
+        for name, predicted in each.figures.items():
+            true = each.true(name)
+            if true and predicted > 0:
+                factors[name] = true / predicted
+    return factors

@@ -1,0 +1,230 @@
+"""Rounds: plans are solved on paper, few are built and measured, what was wrong is corrected, and it is solved again.
+
+`rounds` asks by yielding a Trial and is told by being sent the Candidate, or the Refusal of a step. It knows techniques
+only by what they offer (see plan/space.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from haversack.interrupt import heard
+from haversack.measurement import Candidate
+from haversack.plan.found import Answer, Found, Refusal, Search, Trial, Verdict
+from haversack.plan.goal import Goal
+from haversack.plan.learning import Built, learned
+from haversack.plan.solve import least_relaxation, solve
+from haversack.plan.space import FORBIDDEN, Beliefs, Chosen, Space
+from haversack.recipe import Recipe, Step
+
+_BUILT = 6
+"""So many plans are built before any training, at most."""
+_MARGIN = 0.02
+"""Plans are made for limits that are tighter by this share: predictions are as far off as that."""
+_BETTER = 0.1
+"""A milder plan is built where it is predicted to lose less by this share."""
+_RIVALS = 3
+"""So many plans are trained, at most."""
+_RECOVERED = 0.1
+"""What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
+_REFINEMENTS = 6
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan that was solved for, with what it is predicted to lose and to cost."""
+
+    space: Space
+    chosen: Chosen
+    recipe: Recipe
+    loss: float
+
+    def built(self, candidate: Candidate) -> Built:
+        """The candidate that was built of it, beside what was predicted without any correction."""
+        chosen = self.space.said(self.chosen)
+        return Built(self.space.name, candidate, self.space.losses_of(chosen), self.space.problem.figures(chosen))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How plans are trained: each for a short time, and the best of them for a long one."""
+
+    short: Step
+    long: Step
+
+
+def rounds(spaces: Sequence[Space], goal: Goal, schedule: Schedule | None, start: Candidate | None = None) -> Search:
+    """The plan that loses least within the limits, built, corrected, and trained only where it has lost too much.
+
+    All recipes go on from `start`, a student that takes the original's place, where there is one. Without a schedule
+    nothing is trained. A KeyboardInterrupt that is thrown in ends it with the best candidate so far.
+    """
+    run = _Rounds(spaces, goal, start or goal.baseline)
+    stopped = False
+    try:
+        yield from run.untrained()
+        if not (yield from run.settled()) and schedule is not None:
+            yield from run.trained(schedule)
+    except KeyboardInterrupt:
+        heard()
+        stopped = True
+    yield from run.settled(whatever=True)
+    return run.found(stopped=stopped)
+
+
+@dataclass
+class _Rounds:
+    """What is known so far."""
+
+    spaces: Sequence[Space]
+    goal: Goal
+    start: Candidate
+    built: list[Built] = field(default_factory=list)
+    scored: dict[Recipe, Candidate] = field(default_factory=dict)
+    """All that was built, as it was measured last."""
+    whys: dict[Recipe, str] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+    afresh: set[Recipe] = field(default_factory=set)
+    """Recipes whose speed was measured once more."""
+    answer: Candidate | None = None
+    relaxations: dict[str, float] = field(default_factory=dict)
+
+    def untrained(self) -> Generator[Trial, Answer, None]:
+        """Builds the plan that loses least, and while that misses a limit or leaves room, the one that should not."""
+        for _ in range(_BUILT):
+            draft = self.draft(self.spaces)
+            if draft is None:
+                self.relaxations = self.relaxed()
+            if draft is None or draft.recipe in self.asked or not self.promising(draft):
+                return
+            yield from self.build(draft)
+
+    def trained(self, schedule: Schedule) -> Generator[Trial, Answer, None]:
+        """Trains the rivals for a short time, and the best of them for a long one where that is not enough."""
+        rivals = list(self.rivals())
+        ranked = list[tuple[Candidate, Draft]]()
+        for draft in rivals if len(rivals) > 1 else ():
+            candidate = yield from self.build(draft, schedule.short)
+            if candidate is not None:
+                ranked.append((candidate, draft))
+        if (yield from self.settled()):
+            return
+        ranked.sort(key=lambda pair: self.goal.rank(pair[0]))
+        for draft in [draft for _, draft in ranked[:1]] or rivals:
+            yield from self.build(draft)
+            yield from self.build(draft, schedule.long)
+
+    def rivals(self) -> Iterator[Draft]:
+        """Different plans within the limits: of all techniques, and of one structure alone; best first.
+
+        Training wins back what a structure loses, and little of what rounding does.
+        """
+        structures = list(dict.fromkeys(site.technique for space in self.spaces for site in space.sites
+                                        if site.technique in self.structures))  # fmt: skip
+        without = [(), *(tuple(other for other in structures if other != each) for each in structures)]
+        drafts = [self.draft([space.without(names) for space in self.spaces], _RECOVERED) for names in without]
+        distinct = {draft.recipe: draft for draft in drafts if draft is not None and draft.loss < FORBIDDEN}
+        yield from list(distinct.values())[:_RIVALS]
+
+    def draft(self, spaces: Sequence[Space], kept: float = 1.0) -> Draft | None:
+        """The plan that loses least within the limits; None where none is predicted to be.
+
+        `kept` is what is left of a structure's losses after training.
+        """
+        drafts = [draft for space in spaces if (draft := self._solved(space, kept)) is not None]
+        return min(drafts, key=lambda draft: draft.loss, default=None)
+
+    def _solved(self, space: Space, kept: float) -> Draft | None:
+        beliefs = self._beliefs(space, kept)
+        for _ in range(_REFINEMENTS):
+            solution = solve(space.believing(beliefs), self.limits(space))
+            if not space.pricing.refine(solution.chosen):
+                break
+        recipe = space.recipe(solution.chosen, self.start.recipe)
+        if not solution.feasible or recipe == self.start.recipe:
+            return None
+        return Draft(space, solution.chosen, recipe, solution.loss)
+
+    def limits(self, space: Space) -> dict[str, float]:
+        """What the solver has to keep: the limits of size, memory and time that it can predict, less a margin."""
+        asked = self.goal.predictable(space.problem.measures)
+        return {name: allowed * (1 - _MARGIN) for name, allowed in asked.items()}
+
+    def _beliefs(self, space: Space, kept: float) -> Beliefs:
+        beliefs = learned([each for each in self.built if each.space == space.name])
+        losses = {each: beliefs.losses.get(each, 1.0) * kept for each in self.structures}
+        return replace(beliefs, losses={**beliefs.losses, **losses})
+
+    def relaxed(self) -> dict[str, float]:
+        """For each limit the least value with which the others can be kept, whatever the format."""
+        least: dict[str, float] = {}
+        for space in self.spaces:
+            limits, beliefs = self.limits(space), self._beliefs(space, 1.0)
+            for name in limits:
+                space.pricing.refine(solve(space.believing(beliefs), {name: 0.0}).chosen)
+            for name, value in least_relaxation(space.believing(beliefs), limits).items():
+                least[name] = min(value / (1 - _MARGIN), least.get(name, math.inf))
+        return least
+
+    @property
+    def structures(self) -> frozenset[str]:
+        """The techniques whose losses training wins back."""
+        return frozenset(name for space in self.spaces for name in space.structures)
+
+    @property
+    def asked(self) -> frozenset[Recipe]:
+        """All recipes that were built or refused."""
+        return frozenset((*self.scored, *(each.recipe for each in self.refusals)))
+
+    def promising(self, draft: Draft) -> bool:
+        """Whether a plan should do better than what was built: something fits at last, or less is lost."""
+        fitting = [each.loss for each in self.built if self.goal.fits_but_for_score(each.candidate)]
+        return not fitting or draft.loss < min(fitting) * (1 - _BETTER)
+
+    def build(self, draft: Draft, *steps: Step) -> Generator[Trial, Answer, Candidate | None]:
+        """The measured candidate of a plan, trained by `steps`; None where it is refused."""
+        recipe = draft.recipe
+        for step in steps:
+            recipe = recipe.then(step)
+        if recipe in self.scored:
+            return self.scored[recipe]
+        answer = yield Trial(recipe)
+        if isinstance(answer, Refusal):
+            self.refusals.append(answer)
+            return None
+        self.scored[recipe] = answer
+        if not steps:
+            self.built.append(draft.built(answer))
+        return answer
+
+    def settled(self, *, whatever: bool = False) -> Generator[Trial, Answer, bool]:
+        """Whether something meets every limit and kept its score, or just meets them, when it is timed afresh."""
+        while True:
+            known = [each for each in self.scored.values() if self.goal.moved(self.goal.baseline, each)]
+            self.answer = self.goal.answer(known, done=self.start.recipe.steps)
+            if self.answer is None or not (whatever or self.goal.kept_its_score(self.answer)):
+                return False
+            if self.answer.recipe in self.afresh:
+                return True
+            again = yield Trial(self.answer.recipe, afresh=True)
+            self.afresh.add(self.answer.recipe)
+            if isinstance(again, Refusal):
+                self.refusals.append(again)
+                del self.scored[self.answer.recipe]
+            else:
+                self.scored[again.recipe] = again
+
+    def found(self, *, stopped: bool) -> Found:
+        """The answer, or the nearest candidate, and what was made of all others."""
+        best = self.answer or min(self.scored.values(), key=self.goal.rank, default=self.start)
+        verdicts = tuple(self._verdict(each, best) for each in self.scored.values())
+        misses, unjudged = self.goal.misses(best), self.goal.unjudged(best)
+        return Found(best, misses, verdicts, tuple(self.refusals), unjudged, stopped, relaxations=self.relaxations)
+
+    def _verdict(self, candidate: Candidate, best: Candidate) -> Verdict:
+        if candidate is best:
+            why = self.goal.gain(self.goal.baseline, candidate)
+            return Verdict(candidate, self.goal.met(best), self.goal.shortfall(candidate) or why)
+        return Verdict(candidate, False, self.goal.shortfall(candidate) or f"{best.recipe} does better")

@@ -1,0 +1,172 @@
+"""Space: all that can be done to a network in one number format, as a problem; and from its answers back to recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from haversack.choices import Factors, Gone, Option, Site, Swapped, Width
+from haversack.plan.problem import Measure, Numbers, Problem, Term
+from haversack.recipe import Choices, Recipe, Step
+
+Chosen = tuple[int, ...]
+Losses = Sequence[Sequence[tuple[float, ...]]]
+"""For each technique and site what each option loses."""
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """By what predictions are multiplied, as far as candidates that were built have told."""
+
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """By technique."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """By measure."""
+
+
+class Pricing(Protocol):
+    """What plans cost, as far as it is known."""
+
+    def measures(self) -> Mapping[str, Measure]:
+        """The figures of plans, by the field of `Measurement` that they predict."""
+        ...
+
+    def refine(self, chosen: Chosen) -> bool:
+        """Finds out what is only estimated of this plan, such as the time of a layer; whether there was something."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """The techniques that act in one number format, their sites in one row, what these lose and what they cost."""
+
+    name: str
+    choices: tuple[Choices, ...]
+    losses: tuple[Term, ...]
+    """One a site, in the sites' order."""
+    pricing: Pricing
+    numbers: Step | None = None
+    """What makes the numbers of this format where no site asks for more; None where they stay as they are."""
+
+    @property
+    def problem(self) -> Problem:
+        """The problem as it is known now."""
+        return Problem(tuple(len(site.options) for site in self.sites), self.losses, self.pricing.measures())
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites of all techniques, one after the other."""
+        return tuple(site for choices in self.choices for site in choices.sites)
+
+    @property
+    def structures(self) -> frozenset[str]:
+        """The techniques that change the structure: training wins back most of what they lose."""
+        return frozenset(site.technique for site in self.sites if any(_is_structure(each) for each in site.options))
+
+    def recipe(self, chosen: Chosen, start: Recipe) -> Recipe:
+        """What goes on from `start` and does what is chosen; what lies inside a module that goes stays unsaid."""
+        recipe, numbered, said = start, False, self.said(chosen)
+        for choices, part in zip(self.choices, self._parts(said), strict=True):
+            step = choices.step(part)
+            numbered = numbered or (step is not None and step.stage == step.stage.NUMERICS)
+            recipe = recipe if step is None else recipe.then(step)
+        return recipe if numbered or self.numbers is None else recipe.then(self.numbers)
+
+    def said(self, chosen: Chosen) -> Chosen:
+        """The same with nothing chosen inside modules that go."""
+        gone = [site.name for site, option in zip(self.sites, chosen, strict=True) if option and _goes(site, option)]
+        return tuple(
+            0 if any(site.name.startswith(f"{path}.") for path in gone) else option
+            for site, option in zip(self.sites, chosen, strict=True)
+        )
+
+    def believing(self, beliefs: Beliefs) -> Problem:
+        """The problem with its predictions corrected."""
+        sites = self.sites
+        problem = self.problem
+        losses = tuple(
+            replace(term, amounts=term.amounts * beliefs.losses.get(sites[term.sites[0]].technique, 1.0))
+            for term in problem.losses
+        )
+        measures = {
+            name: replace(measure, fixed=measure.fixed * factor, factor=measure.factor * factor)
+            for name, measure in problem.measures.items()
+            for factor in [beliefs.measures.get(name, 1.0)]
+        }
+        return replace(problem, losses=losses, measures=measures)
+
+    def without(self, techniques: Sequence[str]) -> Space:
+        """The space in which these techniques do nothing: all that they could do loses everything."""
+        sites = self.sites
+        losses = tuple(
+            replace(term, amounts=_forbidden(term)) if sites[term.sites[0]].technique in techniques else term
+            for term in self.losses
+        )
+        return replace(self, losses=losses)
+
+    def losses_of(self, chosen: Chosen) -> dict[str, float]:
+        """What is predicted to be lost, by technique."""
+        sites, sums = self.sites, dict[str, float]()
+        for term in self.losses:
+            name = sites[term.sites[0]].technique
+            sums[name] = sums.get(name, 0.0) + term.of(chosen)
+        return sums
+
+    def _parts(self, chosen: Chosen) -> Iterator[Chosen]:
+        start = 0
+        for choices in self.choices:
+            end = start + len(choices.sites)
+            yield chosen[start:end]
+            start = end
+
+
+FORBIDDEN = 1e6
+"""Nats: more than any network can lose."""
+
+
+def loss_terms(sites: Sequence[Site], losses: Losses) -> tuple[Term, ...]:
+    """A term a site, which loses nothing where a module around it is gone."""
+    removals = {site.name: place for place, site in enumerate(sites) if any(_goes(site, i) for i in _all(site))}
+    flat = [each for technique in losses for each in technique]
+    return tuple(
+        _within(place, np.array(lost), [removals[path] for path in _around(site.name) if path in removals], sites)
+        for place, (site, lost) in enumerate(zip(sites, flat, strict=True))
+    )
+
+
+def _within(place: int, lost: Numbers, around: Sequence[int], sites: Sequence[Site]) -> Term:
+    """The losses of a site over its own options and those of the sites that can take it away."""
+    others = [each for each in around if each != place]
+    shape = (len(lost), *(len(sites[each].options) for each in others))
+    amounts = np.broadcast_to(lost.reshape(-1, *(1,) * len(others)), shape).copy()
+    for axis, other in enumerate(others, start=1):
+        gone = [option for option in _all(sites[other]) if _goes(sites[other], option)]
+        amounts[(slice(None),) * axis + (gone,)] = 0.0
+    return Term((place, *others), amounts)
+
+
+def _forbidden(term: Term) -> Numbers:
+    amounts = term.amounts.copy()
+    amounts[1:] = FORBIDDEN
+    return amounts
+
+
+def _around(name: str) -> Iterator[str]:
+    """The paths of the modules around a layer, itself left out."""
+    parts = name.split(".")
+    return (".".join(parts[:depth]) for depth in range(1, len(parts)))
+
+
+def _all(site: Site) -> range:
+    return range(len(site.options))
+
+
+def _is_structure(option: Option) -> bool:
+    return isinstance(option.effect, Width | Gone | Factors | Swapped)
+
+
+def _goes(site: Site, option: int) -> bool:
+    return isinstance(site.options[option].effect, Gone)
