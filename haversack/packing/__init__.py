@@ -328,6 +328,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     start = bench.candidate(Trial(adopted)) if students else None
+    phase(Status("looking for settings"))
     search = greedy(offers.steps(bench.model(adopted), bench.device), goal, start)
     found = followed(search, Watched(bench.answer, goal)).with_frontier(goal.baseline.measurement)
     if students and found.met and not goal.moved(goal.baseline, found.best):
