@@ -117,9 +117,9 @@ def infeasible(found: Found) -> InfeasibleError:
     short = [f"misses {miss}" for miss in found.misses]
     short += [f"cannot be judged in its {limit}" for limit in found.unjudged]
     known = f", scores {score.value:.4f}" if score and all(miss.limit != "score" for miss in found.misses) else ""
-    idle = "" if found.verdicts else f" {_idle(found)}"
+    idle = "" if found.verdicts else f"; {_idle(found)}"
     return InfeasibleError(
-        f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}.{idle}",
+        f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}{idle}.",
         mend=("limit what can be judged (the report's notes say what would make it so), " if found.unjudged else "")
         + "raise that limit, allow a larger score drop, or start from a smaller network.",
     )
@@ -128,7 +128,9 @@ def infeasible(found: Found) -> InfeasibleError:
 def nothing_pays(found: Found) -> NothingChangedError:
     """All that was tried, and why none of it is worth doing."""
     if not found.verdicts:
-        return NothingChangedError(_idle(found), mend="ship the network as it is, or try other techniques (--try).")
+        return NothingChangedError(
+            f"{_idle(found)}.", mend="ship the network as it is, or try other techniques (--try)."
+        )
     tried = [f"{each.candidate.recipe}: {each.why}" for each in found.verdicts]
     tried += [f"{each.recipe}: {each.why}" for each in found.refusals]
     return NothingChangedError(
@@ -140,4 +142,4 @@ def nothing_pays(found: Found) -> NothingChangedError:
 def _idle(found: Found) -> str:
     """That nothing could be done, with each reason once."""
     reasons = dict.fromkeys(refusal.why.rstrip(".") for refusal in found.refusals)
-    return f"no technique finds anything to do in this network{': ' if reasons else ''}{'; '.join(reasons)}."
+    return f"no technique finds anything to do in this network{': ' if reasons else ''}{'; '.join(reasons)}"
