@@ -80,7 +80,7 @@ def test_losses_rank_as_the_outputs_move(name):
         wanted = model().module(inputs).log_softmax(1)
     said, true = [], []
     for place, site in enumerate(choices(name).sites):
-        for option in range(1, len(site.options)):
+        for option in range(1, len(site.options), 2):
             step = choices(name).step([option if each == place else 0 for each in range(len(choices(name).sites))])
             with torch.no_grad():
                 outputs = quick(step).apply(model(), task()).module(inputs).log_softmax(1)
