@@ -14,7 +14,7 @@ from haversack.cli import main
 from haversack.errors import ExportError, MeasureError
 from haversack.runtimes import host, named, timings, turns
 from haversack.runtimes.host import processor
-from haversack.runtimes.piece_estimates import Estimates
+from haversack.runtimes.piece_estimates import Estimates, Line
 from haversack.runtimes.piece_graphs import graph_of
 from haversack.runtimes.pieces import Piece
 from haversack.runtimes.timing_tables import FORMAT, cache_folder, tables
@@ -142,6 +142,25 @@ def test_beyond_what_was_timed_multiplications_and_bytes_count():
 def test_where_nothing_was_timed_nothing_is_estimated():
     with pytest.raises(MeasureError, match="no piece was timed"):
         Estimates({}).of(CONV)
+
+
+def test_one_whole_file_gives_a_factor_and_many_give_what_is_fixed_too():
+    assert Line.fitted([2.0], [3.0]).of(4.0) == pytest.approx(6.0)
+    sums = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0] * 4
+    line = Line.fitted(sums, [0.5 + 0.8 * each for each in sums])
+    assert line.of(5.0) == pytest.approx(4.5, rel=0.01)
+    assert line.fixed == pytest.approx(0.5, rel=0.1)
+
+
+def test_two_files_of_nearly_equal_sums_settle_no_slope():
+    """Their times differ by noise alone: the line between them would give a twentieth of the sum a negative time."""
+    assert Line.fitted([1.0, 1.01], [1.0, 1.05]).of(0.05) > 0
+    assert Line.fitted([1.0, 2.0], [2.0, 1.0]).factor > 0
+
+
+def test_without_a_whole_file_there_is_no_line():
+    with pytest.raises(MeasureError, match="no whole file"):
+        Line.fitted([], [])
 
 
 class Clock:
