@@ -143,6 +143,18 @@ def test_what_is_not_named_stays():
     assert (small[3].weight == 0).float().mean() == 0.5
 
 
+def test_what_is_said_of_a_layer_holds_for_its_factors_and_the_original_teaches_both():
+    small = Factorize(factors=("6=svd:12",), epochs=0).apply(model(), task())
+    for step in (PruneWeights(epochs=0, shares=("6=0.5",)), ClusterWeights(epochs=0, codebooks=("6=4",))):
+        done = step.apply(small, task())
+        assert done.teacher is model().module
+        assert all(not torch.equal(done.module[6][part].weight, small.module[6][part].weight) for part in (0, 1))
+
+
+def test_a_pruned_network_is_taught_by_what_it_was():
+    assert PruneWeights(epochs=0, shares=("3=0.5",)).apply(model(), task()).teacher is model().module
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
