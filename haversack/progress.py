@@ -83,6 +83,8 @@ def phase(status: Status) -> None:
     listener = _listener.get()
     if isinstance(listener, Watcher):
         listener.phase(status)
+    elif listener is not None:
+        listener.say(status.phase)
     if _log.get() is not None:
         say(f"# {status.phase}: {status.built} built{f'; best so far: {status.best}' if status.best else ''}")
 

@@ -27,13 +27,26 @@ TEXTS = (RECIPE, MEASURED, REPORT)
 _MEND = "make the result again."
 
 
+@dataclass(frozen=True)
+class KeptRow:
+    """A row of a frontier as it is kept."""
+
+    recipe: str
+    """As TOML."""
+    predicted: dict[str, float] = field(default_factory=dict)
+    measurement: Measurement | None = None
+    """None where it was predicted, and not built."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What `measurement.json` says: the result's figures beside the original's, and the limits that it was made for."""
+    """What `measurement.json` says: the result's figures beside the original's, its limits, and the frontier."""
 
     baseline: Measurement | None = None
     packed: Measurement
     limits: Budget = field(default_factory=Budget)
+    frontier: tuple[KeptRow, ...] = ()
+    """The recipes that no other beats, of which the result is one."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary for `measurement.json`."""

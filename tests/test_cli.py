@@ -21,6 +21,7 @@ from haversack.cli import main, terminal
 from haversack.coded import container
 from haversack.errors import HaversackError, TaskError
 from haversack.limits import LIMITS
+from haversack.result import Result
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
 Run = Callable[..., tuple[int, str, str]]
@@ -432,6 +433,8 @@ def test_a_row_of_the_frontier_becomes_the_result_without_new_work(
     assert "picked" in shown
     told = json.loads((out / "measurement.json").read_text())
     assert told["packed"]["flash_bytes"]["value"] == (out / "model.onnx").stat().st_size
+    assert told["frontier"][0]["recipe"] == (out / "recipe.toml").read_text()
+    assert Result(out).measured.frontier[0].measurement is not None
     wrong = ("pack", task, *QUICKLY[:2], "--out", out, "--pick")
     assert "no row 99" in run(*wrong, "99")[2]
     assert "--pick takes a row as it is" in run(*wrong, "1", "--flash", "1kB")[2]

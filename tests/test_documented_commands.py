@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import haversack
-from haversack import zoo
 from haversack.cli import main
 from haversack.task import read_task_file
 
@@ -35,8 +34,6 @@ REDUCED = {
     "my_task.py": str(TASK),
 }
 """What stands in the documents, and what is run here: limits that a small network can meet, and little time."""
-FAMILIES = "ds_cnn", "squeezenet"
-"""Those that `--student auto` looks through here; tests of students look through all."""
 
 REDUCED_CODE = {
     "haversack.Budget(flash_bytes=200_000, max_drop=0.01)": "haversack.Budget(flash_bytes=30_000, max_drop=0.05), "
@@ -78,7 +75,6 @@ def reduced(command: str) -> str:
 @pytest.mark.slow
 def test_all_of_readme_s_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(zoo, "names", lambda: FAMILIES)
     for command in WHOLE:
         with pytest.raises(SystemExit) as ended:
             main(shlex.split(reduced(command))[1:])

@@ -111,7 +111,7 @@ def test_a_job_with_a_log_says_line_by_line_there_and_tells_the_listener_only_wh
         assert (tmp_path / "work" / "pack.log").read_text() == "layer 1\nmind this\nnoted\n# training: 2 built\n"
     with shown_by(heard):
         say("after")
-    assert heard.heard == ["mind this", "after"]
+    assert heard.heard == ["mind this", "training", "after"]
 
 
 def test_a_log_that_cannot_be_written_leaves_the_lines_to_the_listener(tmp_path):

@@ -259,3 +259,24 @@ def test_an_imported_neighbour_is_part_of_the_digest(written):
 
 def test_every_refusal_is_an_error_that_the_command_line_prints():
     assert issubclass(TaskError, HaversackError)
+
+
+def test_no_image_that_the_example_validates_with_trains_calibrates_or_scores():
+    task = read_task_file(Path(__file__).parents[1] / "examples" / "digits.py").task
+    seen: list[bytes] = []
+
+    def predict(images):
+        seen.extend(image.numpy().tobytes() for image in images)
+        return torch.zeros(len(images), 10)
+
+    def shown_to(measure) -> set[bytes]:
+        seen.clear()
+        measure(predict)
+        return set(seen)
+
+    validated = shown_to(task.validated)
+    assert len(validated) == 297
+    learned_from = {image.numpy().tobytes() for images, _ in task.epoch() for image in images}
+    calibrated = {image.numpy().tobytes() for (images,) in task.calibration() for image in images}
+    assert validated.isdisjoint(shown_to(task.scored) | learned_from | calibrated)
+    assert calibrated <= learned_from

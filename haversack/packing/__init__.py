@@ -27,7 +27,7 @@ from haversack.model import Model
 from haversack.packing.candidates import Files, Offers
 from haversack.packing.check import check_alone, checked_model
 from haversack.packing.fingerprint import fingerprint
-from haversack.packing.frontier import keep_frontier, kept_frontier
+from haversack.packing.frontier import keep_frontier, kept_frontier, kept_rows
 from haversack.packing.gauge import Gauge, tell_of_ratio
 from haversack.packing.result import leave_report, write_result
 from haversack.packing.spaces import Readings
@@ -185,7 +185,8 @@ def save(result: Packed, folder: Path) -> None:
 
     `network/` holds what `load` reads, and the float network as a `.pt2` that needs torch alone.
     """
-    measured = Measured(baseline=result.baseline, packed=result.artifact.measurement, limits=result.limits)
+    figures, rows = result.artifact.measurement, kept_rows(result.found)
+    measured = Measured(baseline=result.baseline, packed=figures, limits=result.limits, frontier=rows)
     texts = {
         RECIPE: result.artifact.recipe.to_toml(),
         MEASURED: json.dumps(measured.to_json(), indent=1),
@@ -339,6 +340,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     start = bench.candidate(Trial(adopted)) if students else None
+    phase(Status("looking for choices"))
     readings = Readings(
         bench.model(adopted), bench.task, bench.device, offers, goal.baseline.measurement, bench.workspace, bench.times
     )

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from haversack.errors import RecipeError
 from haversack.limits import Budget
-from haversack.measurement import Measurement
 from haversack.packing.workspace import Workspace
 from haversack.plan.found import Found
 from haversack.plan.frontier import FrontierRow
 from haversack.recipe import recipe_from_toml
+from haversack.result import KeptRow
 from haversack.techniques import catalogue
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row as it is kept."""
-
-    recipe: str
-    """As TOML."""
-    predicted: dict[str, float] = field(default_factory=dict)
-    measurement: Measurement | None = None
 
 
 @dataclass(frozen=True)
 class _Frontier:
     """What is kept of a run."""
 
-    rows: tuple[_Row, ...]
+    rows: tuple[KeptRow, ...]
     limits: Budget
+
+
+def kept_rows(found: Found) -> tuple[KeptRow, ...]:
+    """The frontier as it is written down."""
+    return tuple(KeptRow(row.recipe.to_toml(), dict(row.predicted), row.measurement) for row in found.frontier)
 
 
 def keep_frontier(workspace: Workspace, found: Found, limits: Budget) -> None:
     """Keeps the rows of a run, in the place of those of the run before."""
-    rows = tuple(_Row(row.recipe.to_toml(), dict(row.predicted), row.measurement) for row in found.frontier)
-    workspace.keep_note(_Frontier(rows, limits), "frontier")
+    workspace.keep_note(_Frontier(kept_rows(found), limits), "frontier")
 
 
 def kept_frontier(workspace: Workspace, number: int) -> tuple[tuple[FrontierRow, ...], Budget]:

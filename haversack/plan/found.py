@@ -123,14 +123,12 @@ def infeasible(found: Found) -> InfeasibleError:
     short = [f"misses {miss}" for miss in found.misses]
     short += [f"cannot be judged in its {limit}" for limit in found.unjudged]
     known = f", scores {score.value:.4f}" if score and all(miss.limit != "score" for miss in found.misses) else ""
+    idle = "" if found.verdicts else f"; {_idle(found)}"
     return InfeasibleError(
-        f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}."
+        f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}{idle}."
         f"{_relaxed(found.relaxations)}",
         relaxations=found.relaxations,
-        mend=(
-            "no technique finds anything to do in this network: " if not found.verdicts and not found.refusals else ""
-        )
-        + ("limit what can be judged (the report's notes say what would make it so), " if found.unjudged else "")
+        mend=("limit what can be judged (the report's notes say what would make it so), " if found.unjudged else "")
         + "raise that limit, allow a larger score drop, or start from a smaller network.",
     )
 
@@ -149,15 +147,19 @@ def _relaxed(relaxations: Mapping[str, float]) -> str:
 
 def nothing_pays(found: Found) -> NothingChangedError:
     """All that was tried, and why none of it is worth doing."""
-    if found.verdicts or found.refusals:
-        tried = "; ".join(
-            [f"{each.candidate.recipe}: {each.why}" for each in found.verdicts]
-            + [f"{each.recipe}: {each.why}" for each in found.refusals]
-        )
+    if not found.verdicts:
         return NothingChangedError(
-            f"nothing that was tried pays: {tried}.", mend="set a tighter limit, or ship the network as it is."
+            f"{_idle(found)}.", mend="ship the network as it is, or try other techniques (--try)."
         )
+    tried = [f"{each.candidate.recipe}: {each.why}" for each in found.verdicts]
+    tried += [f"{each.recipe}: {each.why}" for each in found.refusals]
     return NothingChangedError(
-        "no technique finds anything to do in this network, so there is nothing to try.",
-        mend="pack a network with convolutions, linear or recurrent layers; or try other techniques (--try).",
+        f"nothing that was tried pays: {'; '.join(line.rstrip('.') for line in tried)}.",
+        mend="set a tighter limit, or ship the network as it is.",
     )
+
+
+def _idle(found: Found) -> str:
+    """That nothing could be done, with each reason once."""
+    reasons = dict.fromkeys(refusal.why.rstrip(".") for refusal in found.refusals)
+    return f"no technique finds anything to do in this network{': ' if reasons else ''}{'; '.join(reasons)}"

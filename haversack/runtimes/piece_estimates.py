@@ -17,6 +17,9 @@ from haversack.runtimes.pieces import Piece, Shape
 _LEAST = 1e-9
 """Stands for no time at all, of which there is no logarithm."""
 
+_PROPORTIONAL = 0.1
+"""How much a fixed time counts beside errors, both over the mean time: two files much alike settle no slope."""
+
 
 class Estimates:
     """Times of pieces by their channels, of those of one family, or by multiplications and bytes of others."""
@@ -119,3 +122,32 @@ class _Rates:
     def of(self, piece: Piece) -> float:
         """What they say of the piece."""
         return max(self.call + self.mac * piece.macs + self.byte * piece.moved_bytes, _LEAST)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a whole file takes, from the sum of its pieces: a time that each has, and a factor."""
+
+    fixed: float = 0.0
+    factor: float = 1.0
+
+    @classmethod
+    def fitted(cls, sums: Sequence[float], wholes: Sequence[float]) -> Line:
+        """The line nearest to the whole files' times, in proportion; through zero as far as few of them say.
+
+        Raises MeasureError where no file was timed, or one in no time.
+        """
+        if not wholes or min(*sums, *wholes) <= 0:
+            raise MeasureError("no whole file was timed yet, so no sum of pieces is told apart from one.")
+        taken, total = np.array(wholes), np.array(sums)
+        rows = np.stack([1 / taken, total / taken], 1)
+        towards_zero = [_PROPORTIONAL / taken.mean(), 0.0]
+        rows, wanted = np.vstack([rows, towards_zero]), np.append(np.ones(len(taken)), 0.0)
+        fixed, factor = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+        if factor <= 0:
+            return cls(0.0, float(np.median(taken / total)))
+        return cls(float(fixed), float(factor))
+
+    def of(self, total: float) -> float:
+        """What a file takes whose pieces take so much."""
+        return self.fixed + self.factor * total

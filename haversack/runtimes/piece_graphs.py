@@ -18,6 +18,7 @@ from haversack.grid import Grid, affine, symmetric
 from haversack.runtimes.pieces import Piece, Shape
 
 aten = torch.ops.aten
+_ESTIMATED = "its time is estimated instead."
 _EXTENT = 4.0
 """Values lie between minus and plus this; how large they are changes no time."""
 
@@ -26,10 +27,28 @@ def graph_of(piece: Piece, *, signed: bool = True, channels_last: bool = False) 
     """The graph of a piece for one sample, with random weights that are the same each time.
 
     Where its numbers are int8, its inputs and outputs are float32 around pairs, and `signed` says which activations;
-    `channels_last` maps are turned at both ends. Raises ExportError for an operation of which no graph is known.
+    `channels_last` maps are turned at both ends. Raises ExportError for an operation of which no graph is known, and
+    for shapes that it does not give.
     """
-    module = _Graph(piece, channels_last=channels_last and _is_of_maps(piece)).module()
+    try:
+        module = _Graph(piece, channels_last=channels_last and _is_of_maps(piece)).module()
+        _check_shapes(module)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ExportError(f"no {piece.kind} has such shapes: {piece}.", mend=_ESTIMATED) from error
     return module if piece.numbers == "float32" else insert(module, _grids(module, signed=signed))
+
+
+def _check_shapes(module: fx.GraphModule) -> None:
+    """Raises ValueError where an operation gives another shape than it is said to; nothing is computed."""
+    values: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            arguments = fx.node.map_arg(node.args, values.__getitem__)
+            values[node] = node.target(*arguments)
+            if values[node].shape != node.meta["val"].shape:
+                raise ValueError(node.name)
+        elif node.op != "output":
+            values[node] = node.meta["val"]
 
 
 def with_integer_ports(lowered: fx.GraphModule) -> fx.GraphModule:
@@ -127,7 +146,7 @@ class _Graph:
 
     def _pointwise(self, kind: str, x: fx.Node) -> fx.Node:
         if kind not in _POINTWISE:
-            raise ExportError(f"no file of a single {kind} can be written.", mend="its time is estimated instead.")
+            raise ExportError(f"no file of a single {kind} can be written.", mend=_ESTIMATED)
         target = aten.softmax.int if kind == "softmax" else getattr(aten, kind).default
         return self.call(target, (x, *_POINTWISE[kind]), self.piece.output)
 
@@ -181,7 +200,8 @@ def _padded(piece: Piece, inputs: list[fx.Node]) -> tuple[Any, ...]:
 
 def _sliced(piece: Piece, inputs: list[fx.Node]) -> tuple[Any, ...]:
     sizes = zip(piece.inputs[0], piece.output, strict=True)
-    dim, old, new = next((dim, old, new) for dim, (old, new) in enumerate(sizes, 1) if old != new)
+    cut = ((dim, old, new) for dim, (old, new) in enumerate(sizes, 1) if old != new)
+    dim, old, new = next(cut, (1, piece.output[0], piece.output[0]))
     step = piece.stride[0] if piece.stride else 1
     return aten.slice.Tensor, inputs[0], dim, 0, min(old, new * step), step
 

@@ -96,7 +96,7 @@ class Times:
         first: list[File] = [written(REFERENCE, self._runtime), self._runtime.format.empty()]
         timeout_s = TIMEOUT_S + 10 * self._seconds * len(files)
         found = ask("beside", [*first, *files], self._threads, timeout_s=timeout_s, seconds=self._seconds)
-        call, *ratios = (statistics.median(rounds) if rounds else None for rounds in found["rounds"])
+        call, *ratios = (_ratio(rounds) for rounds in found["rounds"])
         if call is None:
             raise MeasureError("the runtime does not run an empty file.", where=self._runtime.title)
         timed = tuple(
@@ -108,13 +108,28 @@ class Times:
             replace(
                 self._table,
                 call=call if first_time else self._table.call,
-                reference_ms=statistics.median(found["first_ms"]) if first_time else self._table.reference_ms,
+                reference_ms=_undisturbed([first for rounds in found["rounds"] for _, first in rounds])
+                if first_time
+                else self._table.reference_ms,
                 pieces=(*self._table.pieces, *timed),
             )
         )
 
     def _store(self, table: Table) -> None:
         self._table, self._estimates = self._place.merged(replace(table, date=now())), None
+
+
+def _ratio(rounds: Sequence[Sequence[float]]) -> float | None:
+    """What a piece takes over the reference piece, both where nobody disturbed them; None where it never ran."""
+    if not rounds:
+        return None
+    taken, first = (_undisturbed(times) for times in zip(*rounds, strict=True))
+    return taken / first
+
+
+def _undisturbed(times: Sequence[float]) -> float:
+    """The lower quartile: what others take from a machine only adds, and the least of all is luck."""
+    return statistics.quantiles(times, n=4, method="inclusive")[0]
 
 
 def _empty_table(runtime: Runtime, threads: int) -> Table:

@@ -86,33 +86,30 @@ def in_turns(request: Request, bound: Callable[[str], Run]) -> dict[str, Any]:
 
 
 def beside_first(request: Request, bound: Callable[[str], Run]) -> dict[str, Any]:
-    """What each file takes over what the first takes at the same time, a round after the other.
+    """What each file takes, and the first file right before it, round by round: medians of a portion.
 
-    `{"rounds": [[...] a file], "first_ms": [...]}`, without a list for the first file, and with an empty one for a
-    file that the runtime refuses. A portion of the first file comes before each portion of another. A file is run for
-    `seconds`, portions of the first included, and for three rounds at least.
+    `{"rounds": [[[ms, ms of the first], ...] a file]}`, without a list for the first file, and with an empty one for a
+    file that the runtime refuses. The files take turns forwards and backwards. A file is run for `seconds`, portions of
+    the first included, and for three rounds at least.
     """
-    first, *others = (_bound_or_none(bound, file) for file in request["files"])
-    if first is None:
-        raise RefusedError("the runtime does not run the file that others are compared with.")
+    first, *more = request["files"]
+    first, bindings = bound(first), [_bound_or_none(bound, file) for file in more]
+    runs = {index: run for index, run in enumerate(bindings) if run is not None}
     budget_ns, turn_ns = int(request["seconds"] * 1e9), _PORTION_NS
     first_count = max(1, turn_ns // max(1, _warm_up(first, turn_ns)))
-    counts = [run and max(1, turn_ns // max(1, _warm_up(run, turn_ns))) for run in others]
-    rounds: list[list[float]] = [[] for _ in others]
-    firsts, spent = [], [0 if run else budget_ns for run in others]
+    counts = {index: max(1, turn_ns // max(1, _warm_up(run, turn_ns))) for index, run in runs.items()}
+    rounds: list[list[list[float]]] = [[] for _ in more]
+    spent, order = dict.fromkeys(runs, 0), list(runs)
     gc.disable()
-    while any(run and _goes_on(rounds[index], spent[index], budget_ns) for index, run in enumerate(others)):
-        for index, (run, count) in enumerate(zip(others, counts, strict=True)):
-            if run and count and _goes_on(rounds[index], spent[index], budget_ns):
-                start = time.perf_counter_ns()
-                firsts.append(_median_ns(first, first_count))
-                rounds[index].append(_median_ns(run, count) / firsts[-1])
-                spent[index] += time.perf_counter_ns() - start
-    return {"rounds": rounds, "first_ms": [taken / 1e6 for taken in firsts]}
-
-
-def _goes_on(ratios: Sequence[float], spent_ns: int, budget_ns: int) -> bool:
-    return len(ratios) < _LEAST_ROUNDS or spent_ns < budget_ns
+    while order:
+        for index in order:
+            start = time.perf_counter_ns()
+            before = _median_ns(first, first_count)
+            rounds[index].append([_median_ns(runs[index], counts[index]) / 1e6, before / 1e6])
+            spent[index] += time.perf_counter_ns() - start
+        unfinished = [index for index in order if len(rounds[index]) < _LEAST_ROUNDS or spent[index] < budget_ns]
+        order = unfinished[::-1]
+    return {"rounds": rounds}
 
 
 def _bound_or_none(bound: Callable[[str], Run], file: str) -> Run | None:

@@ -74,14 +74,17 @@ def spelled(entries: Sequence[str], setting: str) -> dict[str, str]:
 
 
 def weights_at(paths: Iterable[str], weights: Iterable[str], setting: str) -> dict[str, str]:
-    """The weight that each path names, itself or as its layer; raises RecipeError for other paths."""
-    names = list(weights)
-    known = {**{name.removesuffix(".weight"): name for name in names}, **{name: name for name in names}}
-    lost = [path for path in paths if path not in known]
+    """For each weight that a path names, itself, by its layer or by a module around it, the longest such path.
+
+    Raises RecipeError for a path that names none.
+    """
+    said, names = list(paths), list(weights)
+    met = {name: [path for path in said if f"{name}.".startswith(f"{path}.")] for name in names}
+    lost = [path for path in said if not any(path in inside for inside in met.values())]
     if lost:
         raise RecipeError(
             f"no such layer: {', '.join(lost)}.",
             where=setting,
             mend=f"write the path of a layer: {', '.join(paths_of(names).values())}.",
         )
-    return {path: known[path] for path in paths}
+    return {name: max(inside, key=len) for name, inside in met.items() if inside}

@@ -197,7 +197,7 @@ def test_a_ratio_that_this_host_cannot_judge_is_told_of_beforehand(
     x86 = replace(find_device("host"), isa="x86-64")
     monkeypatch.setattr(gauge, "find_device", lambda _: x86)
     heard: list[str] = []
-    monkeypatch.setattr(gauge, "say", heard.append)
+    monkeypatch.setattr(gauge, "tell", heard.append)
     target = x86 if device == "host" else replace(find_device(device), runtime=runtime)
     gauge.tell_of_ratio(Budget(latency_ratio=0.45), target)
     assert bool(heard) == told

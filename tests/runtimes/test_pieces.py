@@ -14,7 +14,7 @@ from haversack.cli import main
 from haversack.errors import ExportError, MeasureError
 from haversack.runtimes import host, named, timings, turns
 from haversack.runtimes.host import processor
-from haversack.runtimes.piece_estimates import Estimates
+from haversack.runtimes.piece_estimates import Estimates, Line
 from haversack.runtimes.piece_graphs import graph_of
 from haversack.runtimes.pieces import Piece
 from haversack.runtimes.timing_tables import FORMAT, cache_folder, tables
@@ -94,6 +94,23 @@ def test_an_unknown_operation_is_refused():
         graph_of(Piece("fft", ((4,),), (4,)))
 
 
+@pytest.mark.parametrize(
+    "piece",
+    [
+        replace(CONV, output=(25, 8, 8)),
+        replace(CONV, inputs=((16, 8),)),
+        replace(CONV, inputs=()),
+        Piece("max_pool2d", ((16, 8),), (16, 4, 4), (2, 2)),
+        Piece("permute", ((16, 8),), (4, 4)),
+        Piece("add", ((3, 2), (2, 3)), (2, 3)),
+    ],
+    ids=_name,
+)
+def test_shapes_that_do_not_fit_are_refused(piece):
+    with pytest.raises(ExportError, match=r"no .* has such shapes"):
+        graph_of(piece)
+
+
 def test_macs_and_bytes():
     assert CONV.macs == 24 * 16 * 9 * 64
     assert DEPTHWISE.macs == 16 * 9 * 16
@@ -144,6 +161,25 @@ def test_where_nothing_was_timed_nothing_is_estimated():
         Estimates({}).of(CONV)
 
 
+def test_one_whole_file_gives_a_factor_and_many_give_what_is_fixed_too():
+    assert Line.fitted([2.0], [3.0]).of(4.0) == pytest.approx(6.0)
+    sums = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0] * 4
+    line = Line.fitted(sums, [0.5 + 0.8 * each for each in sums])
+    assert line.of(5.0) == pytest.approx(4.5, rel=0.01)
+    assert line.fixed == pytest.approx(0.5, rel=0.1)
+
+
+def test_two_files_of_nearly_equal_sums_settle_no_slope():
+    """Their times differ by noise alone: the line between them would give a twentieth of the sum a negative time."""
+    assert Line.fitted([1.0, 1.01], [1.0, 1.05]).of(0.05) > 0
+    assert Line.fitted([1.0, 2.0], [2.0, 1.0]).factor > 0
+
+
+def test_without_a_whole_file_there_is_no_line():
+    with pytest.raises(MeasureError, match="no whole file"):
+        Line.fitted([], [])
+
+
 class Clock:
     """A worker whose pieces take a nanosecond a multiplication, an empty call a tenth of the reference."""
 
@@ -161,8 +197,10 @@ class Clock:
         pieces = [self.files[file] for file in files[2:]]
         self.asked += pieces
         first_ms = timings.REFERENCE.macs * 1e-6
-        ratios = [[] if each.kind in self.refused else [each.macs * 1e-6 / first_ms + 0.1] * 3 for each in pieces]
-        return {"rounds": [[0.1] * 3, *ratios], "first_ms": [first_ms] * 3}
+        taken = [None if each.kind in self.refused else each.macs * 1e-6 + 0.1 * first_ms for each in pieces]
+        rounds = [[0.1 * first_ms, first_ms], *([each, first_ms] if each else None for each in taken)]
+        # A neighbour makes one round of three slow.
+        return {"rounds": [(each and [each, [5 * each[0], 3 * each[1]], each]) or [] for each in rounds]}
 
 
 @pytest.fixture
@@ -342,9 +380,8 @@ def test_portions_take_turns_and_only_what_is_refused_has_none(monkeypatch):
 
     found = turns.beside_first({"files": ["first", "other", "bad", "first"], "seconds": 0.02}, bound)
     assert found["rounds"][1] == []
-    assert set(found["rounds"][0]) == {3.0}
-    assert set(found["rounds"][2]) == {1.0}
-    assert set(found["first_ms"]) == {0.002}
+    assert all(each == [0.006, 0.002] for each in found["rounds"][0])
+    assert all(each == [0.002, 0.002] for each in found["rounds"][2])
     assert len(found["rounds"][0]) >= 3
 
 

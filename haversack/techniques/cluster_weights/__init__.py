@@ -121,7 +121,7 @@ class ClusterWeights(Step):
         """How many values each weight may have of those that get smaller by it."""
         if self.codebooks:
             said = spelled(self.codebooks, "codebooks")
-            own = {name: int(said[path]) for path, name in weights_at(said, weights, "codebooks").items()}
+            own = {name: int(said[path]) for name, path in weights_at(said, weights, "codebooks").items()}
             return {name: count for name, count in own.items() if len(weights[name].unique()) > count}
         bits = self._bits(tuple(dict.fromkeys(layer.weight for layer in folded.layers())))
         return {name: 2 ** bits[name] for name, weight in weights.items() if _is_worth_it(weight, bits[name])}

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from haversack.calibration.currency import Yardstick, nats
+from haversack.calibration.currency import nats
 from haversack.calibration.sweep import reconstructed
 from haversack.channels.cost import Measure
 from haversack.choices import Gone, Option, Site
@@ -36,6 +36,7 @@ from haversack.techniques.prune_layers.removable import (
     removal,
     without,
 )
+from haversack.techniques.prune_layers.weighing import lost_nats
 from haversack.training import Training, finetune
 
 _SAMPLES = 128
@@ -158,9 +159,8 @@ class _Blocks:
         )
 
     def losses(self, batches: Batches, kind: Kind = "classification") -> list[tuple[float, ...]]:
-        """How far the outputs move without each block, before the others are refitted."""
-        original = Yardstick.of(self.model.module, batches, kind, _SAMPLES)
-        return [(0.0, original.nats(without(self.model.module, [block.path]))) for block in self.blocks]
+        """How far the outputs move without each block, the next layers refitted."""
+        return [(0.0, lost) for lost in lost_nats(self.model, self.blocks, batches, kind)]
 
     def step(self, chosen: Sequence[int]) -> PruneLayers | None:
         gone = tuple(block.path for block, option in zip(self.blocks, chosen, strict=True) if option)

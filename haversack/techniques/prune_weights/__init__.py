@@ -85,6 +85,7 @@ class PruneWeights(Step):
         """The sparse model; raises RecipeError, naming the largest sparsity in reach, where `sparsity` lies above."""
         if model.grids:
             raise NothingChangedError("the weights lie on grids already.", mend="prune before numbers are chosen.")
+        model = replace(model, teacher=model.teacher or model.module)
         weights = self._weights(model)
         pools = self._pools(weights)
         if not _falls_short(pools, weights, model.sparse):
@@ -164,14 +165,13 @@ class PruneWeights(Step):
 
     def _trained(self, sparse: Model, model: Model, task: Task, pools: Sequence[Pool]) -> Model:
         training = Training(epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
-        student = replace(sparse, teacher=model.teacher or model.module)
         own = {name: weight.detach() for name, weight in model.module.named_parameters(remove_duplicate=False)}
         masks: Masks | None = None
         if self.method == "magnitude":
             masks = Rising(pools, self.ramp, own, model.sparse)
         elif self.method == "movement":
             masks = Moving(pools, self.ramp, own, model.sparse)
-        return student.with_module(finetune(student, task, training, masks))
+        return sparse.with_module(finetune(sparse, task, training, masks))
 
     def _pools(self, weights: Tensors) -> list[Pool]:
         """The weights that are judged together."""
@@ -191,7 +191,7 @@ class PruneWeights(Step):
         """The sparsity that each weight shall have; of exceptions the longest path counts."""
         if self.shares:
             said = spelled(self.shares, "shares")
-            own = {name: float(said[path]) for path, name in weights_at(said, weights, "shares").items()}
+            own = {name: float(said[path]) for name, path in weights_at(said, weights, "shares").items()}
             return {name: own.get(name, 0.0) for name in weights}
         exceptions, lost = self._exceptions(), set(self._exceptions())
         shares = {}

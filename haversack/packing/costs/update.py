@@ -1,0 +1,95 @@
+"""Update: about how long a coded file is, for every plan."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from haversack.choices import Zeros
+from haversack.coded import container
+from haversack.coded.records import record
+from haversack.coded.tensors import Integers
+from haversack.graph.folded import Folded
+from haversack.grid import symmetric
+from haversack.packing.costs.layout import Layout, Plan, is_layer
+from haversack.packing.costs.operations import FoldedOperation
+from haversack.plan.problem import Term
+
+_MOST = 1 << 16
+"""Numbers of a weight that are coded to see how many bytes each takes."""
+
+
+def coded_terms(folded: Folded, layout: Layout) -> tuple[list[Term], float]:
+    """The terms of the coded file's length, and the length for the plan that does nothing.
+
+    The numbers of each weight are coded once for each way in which they can be stored; plans with fewer of them take in
+    proportion fewer bytes.
+    """
+    terms: list[Term] = []
+    for operation in layout.operations:
+        if operation.weight or operation.constants:
+            terms += _of(folded, layout, operation)
+    nothing = [0] * len(layout.sites)
+    return terms, sum(term.of(nothing) for term in terms)
+
+
+def _of(folded: Folded, layout: Layout, operation: FoldedOperation) -> list[Term]:
+    sites, roundings = layout.sites_of(operation), layout.roundings(operation)
+    rates: dict[tuple[int, Zeros | None], tuple[float, float]] = {}
+    real = _real_rate(folded, operation)
+
+    def amount(plan: Plan) -> float:
+        if layout.is_gone(sites, operation.path, plan):
+            return 0.0
+        lost, length = layout.lost(plan, sites), 0.0
+        for shape in operation.constants:
+            length += 4 * math.prod(extent.left(lost) for extent in shape)
+        layers = [piece for piece in layout.pieces(operation, plan) if is_layer(piece)]
+        way = layout.bits(roundings, plan), layout.zeros(roundings, plan)
+        for piece in layers:
+            if way not in rates:
+                rates[way] = _rate(folded.tensor(operation.weight), *way)
+            each, step = rates[way]
+            length += each * math.prod(piece.weight) + step * piece.weight[0]
+        return length + (real * layers[-1].weight[0] if operation.bias and layers else 0.0)
+
+    return layout.of_operation(operation, amount, roundings)
+
+
+def _real_rate(folded: Folded, operation: FoldedOperation) -> float:
+    """Coded bytes of a number of the bias."""
+    if not operation.bias:
+        return 0.0
+    bias = folded.tensor(operation.bias).detach()
+    return record(container.stored((bias + 0.0).numpy())).bytes_written / max(1, bias.numel())
+
+
+def _rate(weight: Tensor, bits: int, zeros: Zeros | None) -> tuple[float, float]:
+    """Coded bytes of a number, and of a row's step."""
+    rows = weight.detach().reshape(len(weight), -1)
+    some = rows[: max(1, _MOST // max(1, rows.shape[1]))]
+    some = thinned(some, zeros) if zeros else some
+    if bits >= 32:
+        return record(container.stored((some + 0.0).numpy())).bytes_written / some.numel(), 0.0
+    grid = symmetric(some.abs().amax(1), axis=0, bits=bits)
+    steps = np.array(grid.scale, np.float32)
+    integers = grid.quantize(some).numpy()
+    coded = Integers(integers, steps, np.array(grid.zero_point), 0, bits, signed=True, narrow=True)
+    step = record(container.stored(steps)).bytes_written / len(steps)
+    return max(0.0, record(coded).bytes_written - step * len(steps)) / some.numel(), step
+
+
+def thinned(weight: Tensor, zeros: Zeros) -> Tensor:
+    """The weight with its smallest numbers zero, and the others in a codebook of equally many each."""
+    thin = weight.clone()
+    count = int(zeros.share * thin.numel())
+    if count:
+        thin.view(-1)[thin.abs().view(-1).argsort()[:count]] = 0.0
+    left = thin[thin != 0]
+    if zeros.codebook and len(left):
+        ends = torch.quantile(left, torch.linspace(0, 1, zeros.codebook))
+        thin[thin != 0] = ends[torch.bucketize(left, ends[1:-1])]
+    return thin
