@@ -79,7 +79,7 @@ class Fidelity:
     """Of the outputs, relative to the original's mean magnitude."""
     samples: int
     divergence: float | None = None
-    """In nats, the currency of planning (see calibration/currency.py)."""
+    """Of the outputs on samples that score it, in nats: the currency of planning (see calibration/currency.py)."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from haversack.graph.trace import trace
 from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Judgement, Measurement
 from haversack.model import Model
+from haversack.packing.beside import Beside
 from haversack.packing.check import checked_score, scored, validated
 from haversack.plan.found import Trial
 from haversack.progress import note, noted, say, tell
@@ -179,9 +180,12 @@ class Gauge:
         )
         if said:
             note(said)
-        changed = bool(trial.recipe.steps)
-        fidelity = agreement.fidelity(original, outputs, self.task.kind) if changed else None
-        return replace(found, parity=agreed, fidelity=fidelity, score=self._score(trial, run, predict))
+        if not trial.recipe.steps:
+            return replace(found, parity=agreed, score=self._score(trial, run, predict))
+        beside = Beside(predict, agreement.in_torch(self.original.module), self.task.kind)
+        score = self._score(trial, run, beside)
+        fidelity = replace(agreement.fidelity(original, outputs), divergence=beside.divergence)
+        return replace(found, parity=agreed, fidelity=fidelity, score=score)
 
     def _score(self, trial: Trial, run: _Written, predict: Predict) -> Figure | None:
         if not trial.scored:

@@ -6,19 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from haversack.choices import Bits, Effect, Factors, Gone, Site, Swapped, Width, Zeros
 from haversack.device import Device
 from haversack.measurement import Measurement
 from haversack.model import Model
 from haversack.packing.candidates import Offers
-from haversack.packing.workspace import Workspace
 from haversack.packing.costs import Costs
-from haversack.plan.problem import Measure
-from haversack.plan.space import Chosen, Losses, Space, loss_terms
+from haversack.packing.costs.layout import Layout
+from haversack.packing.workspace import Workspace
+from haversack.plan.problem import Measure, Term
+from haversack.plan.space import FORBIDDEN, Chosen, Losses, Space, loss_terms
 from haversack.progress import say, track
 from haversack.recipe import Choices, technique
 from haversack.runtimes.timings import Times
 from haversack.task import Task
+from haversack.techniques.factorize.ways import METHODS
 
 _ORDER: tuple[type[Effect], ...] = (Gone, Width, Swapped, Factors, Zeros, Bits)
 """In which order the techniques of one recipe work: what goes is not cut first, and what is cut not rounded."""
@@ -113,10 +117,11 @@ class Readings:
     def _space(self, name: str, offered: Sequence[Choices]) -> Space:
         sites = tuple(site for each in offered for site in each.sites)
         losses: Losses = [self._losses(each) for each in offered]
-        whole = Costs(self.model, self.device, sites, "float32")
-        costs = whole if name == "float32" else Costs(self.model, self.device, sites, name)
+        whole = Costs(self.model, self.device, sites, "float32", METHODS)
+        costs = whole if name == "float32" else Costs(self.model, self.device, sites, name, METHODS)
         pricing = PricedPlans(costs, whole, self.baseline, self.times)
-        return Space(name, tuple(offered), loss_terms(sites, losses), pricing)
+        terms = (*loss_terms(sites, losses), *_together(costs.layout))
+        return Space(name, tuple(offered), terms, pricing)
 
     def _losses(self, offered: Choices) -> list[tuple[float, ...]]:
         """What each option loses, from the workspace where it was found out before."""
@@ -134,6 +139,25 @@ class _Lost:
     """Losses as they are kept."""
 
     nats: tuple[tuple[float, ...], ...]
+
+
+def _together(layout: Layout) -> Iterator[Term]:
+    """What cannot be done to one layer at once: it is exchanged for another one once, and is whole before."""
+    sizes = [len(site.options) for site in layout.sites]
+    widths = {
+        place for place, site in enumerate(layout.sites) if any(isinstance(each, Width) for each in _effects([site]))
+    }
+    pairs = {
+        (exchange, other)
+        for operation in layout.operations
+        for exchange in layout.exchanges(operation)
+        for other in (*layout.exchanges(operation), *(widths & set(layout.sites_of(operation))))
+        if other != exchange
+    }
+    for exchange, other in sorted(pairs):
+        amounts = np.zeros((sizes[exchange], sizes[other]))
+        amounts[1:, 1:] = FORBIDDEN
+        yield Term((exchange, other), amounts)
 
 
 def _effects(sites: Sequence[Site]) -> Iterator[Effect]:

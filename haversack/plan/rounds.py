@@ -193,6 +193,9 @@ class _Rounds:
         answer = yield Trial(recipe)
         if isinstance(answer, Refusal):
             self.refusals.append(answer)
+            self.spaces = [
+                space.refusing(draft.chosen) if space.name == draft.space.name else space for space in self.spaces
+            ]
             return None
         self.scored[recipe] = answer
         if not steps:

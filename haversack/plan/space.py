@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from haversack.choices import Factors, Gone, Option, Site, Swapped, Width
+from haversack.choices import Effect, Factors, Gone, Option, Site, Swapped, Width
 from haversack.plan.problem import Measure, Numbers, Problem, Term
 from haversack.recipe import Choices, Recipe, Step
 
@@ -46,7 +46,7 @@ class Space:
     name: str
     choices: tuple[Choices, ...]
     losses: tuple[Term, ...]
-    """One a site, in the sites' order."""
+    """One a site, in the sites' order, and then what cannot be done together."""
     pricing: Pricing
     numbers: Step | None = None
     """What makes the numbers of this format where no site asks for more; None where they stay as they are."""
@@ -107,6 +107,17 @@ class Space:
         )
         return replace(self, losses=losses)
 
+    def refusing(self, chosen: Chosen) -> Space:
+        """The space without what a refused plan did: its exchanges of layers, or all of it where it had none."""
+        done = [place for place, option in enumerate(chosen) if option]
+        exchanged = [place for place in done if isinstance(self._effect(place, chosen), Factors | Swapped)]
+        losses = list(self.losses)
+        for place in exchanged or done:
+            amounts = np.zeros(len(self.sites[place].options))
+            amounts[chosen[place]] = FORBIDDEN
+            losses.append(Term((place,), amounts))
+        return replace(self, losses=tuple(losses))
+
     def losses_of(self, chosen: Chosen) -> dict[str, float]:
         """What is predicted to be lost, by technique."""
         sites, sums = self.sites, dict[str, float]()
@@ -114,6 +125,9 @@ class Space:
             name = sites[term.sites[0]].technique
             sums[name] = sums.get(name, 0.0) + term.of(chosen)
         return sums
+
+    def _effect(self, place: int, chosen: Chosen) -> Effect | None:
+        return self.sites[place].options[chosen[place]].effect
 
     def _parts(self, chosen: Chosen) -> Iterator[Chosen]:
         start = 0

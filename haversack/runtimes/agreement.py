@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from haversack.calibration.currency import nats
 from haversack.errors import ParityError
 from haversack.graph.pairs import pairs
 from haversack.measurement import Fidelity, Parity
 from haversack.proof import Agreement
-from haversack.task import Kind
 
 Predict = Callable[..., Tensor]
 
@@ -67,17 +65,16 @@ def compare(ours: Iterable[Tensor], theirs: Iterable[Tensor], step: float | None
     return Parity(_in_units(difference, step or largest), agreeing / samples, samples)
 
 
-def fidelity(original: Iterable[Tensor], packed: Iterable[Tensor], kind: Kind) -> Fidelity:
+def fidelity(original: Iterable[Tensor], packed: Iterable[Tensor]) -> Fidelity:
     """What packing made of the original network's outputs, batch by batch."""
-    difference = magnitude = lost = 0.0
+    difference = magnitude = 0.0
     agreeing = samples = 0
     for one, other in _checked(original, packed):
         difference += float((one - other).abs().sum())
         magnitude += float(one.abs().sum())
         agreeing += _agreeing(one, other)
-        lost += nats(other, one, kind) * len(one)
         samples += len(one)
-    return Fidelity(agreeing / samples, _in_units(difference, magnitude), samples, lost / samples)
+    return Fidelity(agreeing / samples, _in_units(difference, magnitude), samples)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def test_a_network_that_its_own_rounding_has_ruined_is_told_so():
 def test_fidelity_counts_what_packing_moved_over_all_batches():
     packed = OUTPUTS.clone()
     packed[0, 2] = 0.5
-    found = fidelity(iter([OUTPUTS, OUTPUTS]), [packed, OUTPUTS], "classification")
+    found = fidelity(iter([OUTPUTS, OUTPUTS]), [packed, OUTPUTS])
     assert found == Fidelity(0.75, pytest.approx(2.5 / 18), 4)
 
 
