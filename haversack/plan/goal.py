@@ -48,6 +48,15 @@ class Goal:
         """Whether size and speed are known to be within their limits, whatever the score is."""
         return not self.unjudged(candidate) and all(miss.limit == "score" for miss in self.misses(candidate))
 
+    @property
+    def allowed_drop(self) -> float | None:
+        """How far the score may fall below the original's; None where nothing limits it, or nobody took it."""
+        score = self._score_before
+        if score is None or not self.budget.limits_score:
+            return None
+        bounds = [bound for limit, bound in self.budget.bounds(score).items() if limit.figure == "score"]
+        return max(0.0, score - max(bound for bound in bounds if bound is not None))
+
     def predictable(self, measures: Collection[str]) -> dict[str, float]:
         """The limits on what these fields of a measurement hold; a time on this host as a ratio to the original's."""
         asked = {limit.field: allowed for limit, allowed in self.budget.asked.items() if not limit.at_least}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from haversack.limits import LIMITS
 from haversack.measurement import Candidate
 from haversack.plan.space import Beliefs
 
+LOSS = "loss"
 _PRIOR = 0.05
 """How much a factor of one is believed in, against one candidate that was built: it keeps few from telling too much."""
 _MOST = 10.0
@@ -27,6 +28,8 @@ class Built:
     """By technique, in nats."""
     figures: Mapping[str, float]
     """By measure."""
+    foretold: Mapping[str, float] = field(default_factory=dict)
+    """What was believed of it when it was chosen: the figures after all corrections, and `loss`."""
 
     @property
     def loss(self) -> float:
@@ -36,7 +39,10 @@ class Built:
         return sum(self.losses.values()) if known is None else known
 
     def true(self, measure: str) -> float | None:
-        """What a measure was measured at; None where it was not."""
+        """What a measure, or the loss, was measured at; None where it was not."""
+        if measure == LOSS:
+            fidelity = self.candidate.measurement.fidelity
+            return fidelity.divergence if fidelity else None
         limit = next((each for each in LIMITS if each.field == measure), None)
         figure = self.candidate.measurement.figure(limit) if limit else None
         return None if figure is None else figure.worst

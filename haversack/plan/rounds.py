@@ -7,14 +7,16 @@ only by what they offer (see plan/space.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from haversack.interrupt import heard
 from haversack.measurement import Candidate
 from haversack.plan.found import Answer, Found, Refusal, Search, Trial, Verdict
+from haversack.plan.frontier import Price, drawn, measured_rows
 from haversack.plan.goal import Goal
-from haversack.plan.learning import Built, learned
+from haversack.plan.learning import LOSS, Built, learned
+from haversack.plan.outlook import Outlook
 from haversack.plan.solve import least_relaxation, solve
 from haversack.plan.space import FORBIDDEN, Beliefs, Chosen, Space
 from haversack.recipe import Recipe, Step
@@ -30,6 +32,8 @@ _RIVALS = 3
 _RECOVERED = 0.1
 """What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
 _REFINEMENTS = 6
+_TRIES = 3
+"""So often a plan that was predicted to fit and did not is solved for again."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,13 @@ class Draft:
     chosen: Chosen
     recipe: Recipe
     loss: float
+    figures: Mapping[str, float]
 
     def built(self, candidate: Candidate) -> Built:
         """The candidate that was built of it, beside what was predicted without any correction."""
         chosen = self.space.said(self.chosen)
-        return Built(self.space.name, candidate, self.space.losses_of(chosen), self.space.problem.figures(chosen))
+        figures, foretold = self.space.problem.figures(chosen), {**self.figures, LOSS: self.loss}
+        return Built(self.space.name, candidate, self.space.losses_of(chosen), figures, foretold)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class _Rounds:
 
     def trained(self, schedule: Schedule) -> Generator[Trial, Answer, None]:
         """Trains the rivals for a short time, and the best of them for a long one where that is not enough."""
-        rivals = list(self.rivals())
+        rivals = yield from self.rivals()
         ranked = list[tuple[Candidate, Draft]]()
         for draft in rivals if len(rivals) > 1 else ():
             candidate = yield from self.build(draft, schedule.short)
@@ -113,20 +119,32 @@ class _Rounds:
             return
         ranked.sort(key=lambda pair: self.goal.rank(pair[0]))
         for draft in [draft for _, draft in ranked[:1]] or rivals:
-            yield from self.build(draft)
             yield from self.build(draft, schedule.long)
 
-    def rivals(self) -> Iterator[Draft]:
-        """Different plans within the limits: of all techniques, and of one structure alone; best first.
+    def rivals(self) -> Generator[Trial, Answer, list[Draft]]:
+        """Different plans that fit: of all techniques, and of one structure alone; built, as they are before training.
 
         Training wins back what a structure loses, and little of what rounding does.
         """
-        structures = list(dict.fromkeys(site.technique for space in self.spaces for site in space.sites
-                                        if site.technique in self.structures))  # fmt: skip
+        structures = sorted(self.structures)
         without = [(), *(tuple(other for other in structures if other != each) for each in structures)]
-        drafts = [self.draft([space.without(names) for space in self.spaces], _RECOVERED) for names in without]
-        distinct = {draft.recipe: draft for draft in drafts if draft is not None and draft.loss < FORBIDDEN}
-        yield from list(distinct.values())[:_RIVALS]
+        rivals: dict[Recipe, Draft] = {}
+        for techniques in without:
+            draft = yield from self.fitting(techniques)
+            if draft is not None and len(rivals) < _RIVALS:
+                rivals[draft.recipe] = draft
+        return sorted(rivals.values(), key=lambda draft: draft.loss)
+
+    def fitting(self, techniques: Sequence[str]) -> Generator[Trial, Answer, Draft | None]:
+        """The plan without these techniques that loses least after training, once what was built of it fits."""
+        for _ in range(_TRIES):
+            draft = self.draft([space.without(techniques) for space in self.spaces], _RECOVERED)
+            if draft is None or draft.loss >= FORBIDDEN:
+                return None
+            candidate = yield from self.build(draft)
+            if candidate is not None and self.goal.fits_but_for_score(candidate):
+                return draft
+        return None
 
     def draft(self, spaces: Sequence[Space], kept: float = 1.0) -> Draft | None:
         """The plan that loses least within the limits; None where none is predicted to be.
@@ -145,7 +163,7 @@ class _Rounds:
         recipe = space.recipe(solution.chosen, self.start.recipe)
         if not solution.feasible or recipe == self.start.recipe:
             return None
-        return Draft(space, solution.chosen, recipe, solution.loss)
+        return Draft(space, solution.chosen, recipe, solution.loss, solution.figures)
 
     def limits(self, space: Space) -> dict[str, float]:
         """What the solver has to keep: the limits of size, memory and time that it can predict, less a margin."""
@@ -158,14 +176,20 @@ class _Rounds:
         return replace(beliefs, losses={**beliefs.losses, **losses})
 
     def relaxed(self) -> dict[str, float]:
-        """For each limit the least value with which the others can be kept, whatever the format."""
+        """For each limit the least value with which the others can be kept, in any format and without training."""
         least: dict[str, float] = {}
+        points = self.outlook.points_a_nat
+        drop = self.goal.allowed_drop
         for space in self.spaces:
             limits, beliefs = self.limits(space), self._beliefs(space, 1.0)
-            for name in limits:
+            if drop is not None:
+                limits[LOSS] = drop / points
+            for name in limits.keys() - {LOSS}:
                 space.pricing.refine(solve(space.believing(beliefs), {name: 0.0}).chosen)
             for name, value in least_relaxation(space.believing(beliefs), limits).items():
-                least[name] = min(value / (1 - _MARGIN), least.get(name, math.inf))
+                needed = value * points if name == LOSS else value / (1 - _MARGIN)
+                field = "max_drop" if name == LOSS else name
+                least[field] = min(needed if value < FORBIDDEN else math.inf, least.get(field, math.inf))
         return least
 
     @property
@@ -220,11 +244,36 @@ class _Rounds:
                 self.scored[again.recipe] = again
 
     def found(self, *, stopped: bool) -> Found:
-        """The answer, or the nearest candidate, and what was made of all others."""
+        """The answer, or the nearest candidate, what was made of all others, and what else could be had."""
         best = self.answer or min(self.scored.values(), key=self.goal.rank, default=self.start)
-        verdicts = tuple(self._verdict(each, best) for each in self.scored.values())
-        misses, unjudged = self.goal.misses(best), self.goal.unjudged(best)
-        return Found(best, misses, verdicts, tuple(self.refusals), unjudged, stopped, relaxations=self.relaxations)
+        outlook = self.outlook
+        rows = measured_rows([*self.scored.values(), best])
+        known = {row.recipe for row in rows}
+        rows += [row for row in outlook.rows() if row.recipe not in known] if not stopped else []
+        return Found(
+            best,
+            self.goal.misses(best),
+            tuple(self._verdict(each, best) for each in self.scored.values()),
+            tuple(self.refusals),
+            self.goal.unjudged(best),
+            stopped,
+            frontier=drawn(rows, self.goal.baseline.measurement, kept=[best.recipe]),
+            predictions=tuple(outlook.predictions()),
+            prices=tuple(self._prices(best)) if not stopped else (),
+            relaxations=self.relaxations,
+        )
+
+    def _prices(self, best: Candidate) -> Iterator[Price]:
+        """What the limits cost, in the format of the answer."""
+        spaces = {each.candidate.recipe: each.space for each in self.built}
+        space = next((space for space in self.spaces if space.name == spaces.get(best.recipe)), None)
+        limits = self.goal.predictable(space.problem.measures) if space else {}
+        return self.outlook.prices(space, limits) if space and limits else iter(())
+
+    @property
+    def outlook(self) -> Outlook:
+        """What all that is known so far promises."""
+        return Outlook(self.spaces, self.built, self.goal, self.start.recipe)
 
     def _verdict(self, candidate: Candidate, best: Candidate) -> Verdict:
         if candidate is best:

@@ -1,0 +1,85 @@
+"""Outlook: what could be had beside the answer, and how good predictions were, from all that a run has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from haversack.limits import LIMITS
+from haversack.plan.frontier import FrontierRow, Prediction, Price
+from haversack.plan.goal import Goal
+from haversack.plan.learning import Built, learned
+from haversack.plan.solve import Solution, frontier, solve
+from haversack.plan.space import FORBIDDEN, Space
+from haversack.recipe import Recipe
+
+_POINTS_A_NAT = 0.3
+"""How far a score falls for a nat that is lost, as long as nothing was built: about so far for ResNet-20."""
+_RUINED = 0.5
+"""Rows that are predicted to keep a smaller share of the score are of use to nobody."""
+_UNLIMITED = ("flash_bytes", "latency_ratio", "latency_ms")
+"""What a frontier is drawn over where nothing is limited."""
+_LOOSER = 0.01
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The spaces with what was built in them, and what the run is after; recipes go on from `start`."""
+
+    spaces: Sequence[Space]
+    built: Sequence[Built]
+    goal: Goal
+    start: Recipe
+
+    @property
+    def points_a_nat(self) -> float:
+        """How far the score falls for a nat that is lost, by least squares over what was built."""
+        before = self.goal.baseline.measurement.score
+        pairs = [
+            (each.loss, before.value - each.candidate.measurement.score.value)
+            for each in self.built
+            if before is not None and each.candidate.measurement.score is not None
+        ]
+        squares = sum(loss * loss for loss, _ in pairs)
+        slope = sum(loss * fall for loss, fall in pairs) / squares if squares else _POINTS_A_NAT
+        return slope if slope > 0 else _POINTS_A_NAT
+
+    def rows(self) -> list[FrontierRow]:
+        """What is predicted of the plans that lose least for what they need, in every format."""
+        return [row for space in self.spaces for row in self._rows(space)]
+
+    def _rows(self, space: Space) -> Iterator[FrontierRow]:
+        problem = space.believing(learned([each for each in self.built if each.space == space.name]))
+        measures = [name for name in self.goal.predictable(problem.measures) or _UNLIMITED if name in problem.measures]
+        for solution in frontier(problem, {}, measures):
+            recipe = space.recipe(solution.chosen, self.start)
+            predicted = self._predicted(solution)
+            if recipe != self.start and solution.loss < FORBIDDEN and self._is_of_use(predicted):
+                yield FrontierRow(recipe, predicted)
+
+    def _predicted(self, solution: Solution) -> dict[str, float]:
+        before = self.goal.baseline.measurement.score
+        score = {} if before is None else {"score": before.value - self.points_a_nat * solution.loss}
+        return {**solution.figures, **score}
+
+    def _is_of_use(self, predicted: dict[str, float]) -> bool:
+        before = self.goal.baseline.measurement.score
+        return before is None or predicted["score"] >= before.value - _RUINED * abs(before.value)
+
+    def predictions(self) -> Iterator[Prediction]:
+        """What was predicted of each candidate when it was chosen, beside what it was measured at."""
+        for each in self.built:
+            recipe = each.candidate.recipe
+            for measure, predicted in each.foretold.items():
+                true = each.true(measure)
+                if true is not None:
+                    yield Prediction(recipe, measure, predicted, true)
+
+    def prices(self, space: Space, limits: dict[str, float]) -> Iterator[Price]:
+        """How far the score would rise for 1 % more of each limit."""
+        problem = space.believing(learned([each for each in self.built if each.space == space.name]))
+        solution = solve(problem, limits, priced=True)
+        names = {limit.field: limit.name for limit in LIMITS}
+        for field, fall in solution.prices.items():
+            if solution.feasible and fall > 0:
+                yield Price(names[field], _LOOSER * limits[field], fall * self.points_a_nat)
