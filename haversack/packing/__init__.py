@@ -37,7 +37,8 @@ from haversack.packing.workspace import Workspace, cache_folder, open_workspace
 from haversack.placing import check_place
 from haversack.plan.found import Answer, Found, Refusal, Trial, failure, followed
 from haversack.plan.goal import Goal
-from haversack.plan.rounds import Schedule, rounds
+from haversack.plan.rounds import Schedule, rounds, survey
+from haversack.plan.space import Space
 from haversack.plan.students import FamilyMember, Student
 from haversack.progress import Status, noted, phase, say, tell
 from haversack.quantity import now
@@ -53,6 +54,8 @@ from haversack.techniques.adopt_student import AdoptStudent
 from haversack.techniques.distill import Distill
 from haversack.training import checkpoints_in, outputs_kept
 
+_ABOUT = 6
+"""So many candidates are usually built."""
 _EPOCHS = 8
 """So long a plan is trained where nothing else is said."""
 
@@ -174,7 +177,7 @@ def explore(network: Network, task: Task, device: Device, settings: Settings) ->
     """The frontier of `network` on `device` without limits but the device's own; `pick` makes a row of it a result."""
     with cache_folder(settings.cache) as cache, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, cache)
-        found, _ = _search(bench, Budget(), settings)
+        found = _explored(bench, settings)
         keep_frontier(bench.workspace, found, Budget().within(device))
         baseline = bench.artifact(Trial(Recipe())).measurement
     return Explored(baseline, found, str(explored(found, baseline, device)))
@@ -340,17 +343,28 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     start = bench.candidate(Trial(adopted)) if students else None
-    phase(Status("looking for choices"))
-    readings = Readings(
-        bench.model(adopted), bench.task, bench.device, offers, goal.baseline.measurement, bench.workspace, bench.times
-    )
-    spaces = readings.spaces(sparse=within.update_bytes is not None)
-    found = followed(rounds(spaces, goal, _schedule(settings), start), Watched(bench.answer, goal)).with_frontier(
-        goal.baseline.measurement
-    )
+    spaces = _spaces(bench, bench.model(adopted), offers, sparse=within.update_bytes is not None)
+    search = rounds(spaces, goal, _schedule(settings), start)
+    found = followed(search, Watched(bench.answer, goal, _ABOUT))
     if students and found.met and not goal.moved(goal.baseline, found.best):
         raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
     return found, students
+
+
+def _explored(bench: Bench, settings: Settings) -> Found:
+    """What the planner finds without limits."""
+    offers = Offers(settings.techniques, settings.seed, settings.epochs)
+    goal = Goal(Budget().within(bench.device), bench.candidate(Trial(Recipe())), asked=Budget())
+    spaces = _spaces(bench, bench.original, offers, sparse=False)
+    return followed(survey(spaces, goal), Watched(bench.answer, goal, _ABOUT))
+
+
+def _spaces(bench: Bench, model: Model, offers: Offers, *, sparse: bool) -> list[Space]:
+    """What can be done to a model, with what it loses and costs."""
+    phase(Status("looking for choices"))
+    baseline = bench.artifact(Trial(Recipe())).measurement
+    readings = Readings(model, bench.task, bench.device, offers, baseline, bench.workspace, bench.times)
+    return readings.spaces(sparse=sparse)
 
 
 def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequence[Step]) -> tuple[Student, ...]:

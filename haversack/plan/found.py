@@ -123,7 +123,7 @@ def infeasible(found: Found) -> InfeasibleError:
     short = [f"misses {miss}" for miss in found.misses]
     short += [f"cannot be judged in its {limit}" for limit in found.unjudged]
     known = f", scores {score.value:.4f}" if score and all(miss.limit != "score" for miss in found.misses) else ""
-    idle = "" if found.verdicts else f"; {_idle(found)}"
+    idle = "" if found.verdicts or found.relaxations else f"; {_idle(found)}"
     return InfeasibleError(
         f"no candidate meets the budget. The nearest ({found.best.recipe}) {'; '.join(short)}{known}{idle}."
         f"{_relaxed(found.relaxations)}",

@@ -9,7 +9,8 @@ import numpy as np
 
 from haversack.limits import LIMITS
 from haversack.measurement import Candidate
-from haversack.plan.space import Beliefs
+from haversack.plan.space import Beliefs, Chosen, Space
+from haversack.recipe import Recipe
 
 LOSS = "loss"
 _PRIOR = 0.05
@@ -46,6 +47,23 @@ class Built:
         limit = next((each for each in LIMITS if each.field == measure), None)
         figure = self.candidate.measurement.figure(limit) if limit else None
         return None if figure is None else figure.worst
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan that was solved for, with what it is predicted to lose and to cost."""
+
+    space: Space
+    chosen: Chosen
+    recipe: Recipe
+    loss: float
+    figures: Mapping[str, float]
+
+    def built(self, candidate: Candidate) -> Built:
+        """The candidate that was built of it, beside what was predicted without any correction."""
+        chosen = self.space.said(self.chosen)
+        figures, foretold = self.space.problem.figures(chosen), {**self.figures, LOSS: self.loss}
+        return Built(self.space.name, candidate, self.space.losses_of(chosen), figures, foretold)
 
 
 def learned(built: Sequence[Built]) -> Beliefs:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from haversack.limits import LIMITS
 from haversack.plan.frontier import FrontierRow, Prediction, Price
 from haversack.plan.goal import Goal
-from haversack.plan.learning import Built, learned
-from haversack.plan.solve import Solution, frontier, solve
+from haversack.plan.learning import Built, Draft, learned
+from haversack.plan.solve import frontier, solve
 from haversack.plan.space import FORBIDDEN, Space
 from haversack.recipe import Recipe
 
@@ -44,23 +44,27 @@ class Outlook:
         slope = sum(loss * fall for loss, fall in pairs) / squares if squares else _POINTS_A_NAT
         return slope if slope > 0 else _POINTS_A_NAT
 
-    def rows(self) -> list[FrontierRow]:
-        """What is predicted of the plans that lose least for what they need, in every format."""
-        return [row for space in self.spaces for row in self._rows(space)]
+    def drafts(self) -> Iterator[Draft]:
+        """The plans that are predicted to lose least for what they need, in every format."""
+        return (draft for space in self.spaces for draft in self._drafts(space))
 
-    def _rows(self, space: Space) -> Iterator[FrontierRow]:
+    def row(self, draft: Draft) -> FrontierRow:
+        """What is predicted of a plan, its score too."""
+        return FrontierRow(draft.recipe, self._predicted(draft))
+
+    def _drafts(self, space: Space) -> Iterator[Draft]:
         problem = space.believing(learned([each for each in self.built if each.space == space.name]))
         measures = [name for name in self.goal.predictable(problem.measures) or _UNLIMITED if name in problem.measures]
         for solution in frontier(problem, {}, measures):
             recipe = space.recipe(solution.chosen, self.start)
-            predicted = self._predicted(solution)
-            if recipe != self.start and solution.loss < FORBIDDEN and self._is_of_use(predicted):
-                yield FrontierRow(recipe, predicted)
+            draft = Draft(space, solution.chosen, recipe, solution.loss, solution.figures)
+            if recipe != self.start and solution.loss < FORBIDDEN and self._is_of_use(self._predicted(draft)):
+                yield draft
 
-    def _predicted(self, solution: Solution) -> dict[str, float]:
+    def _predicted(self, draft: Draft) -> dict[str, float]:
         before = self.goal.baseline.measurement.score
-        score = {} if before is None else {"score": before.value - self.points_a_nat * solution.loss}
-        return {**solution.figures, **score}
+        score = {} if before is None else {"score": before.value - self.points_a_nat * draft.loss}
+        return {**draft.figures, **score}
 
     def _is_of_use(self, predicted: dict[str, float]) -> bool:
         before = self.goal.baseline.measurement.score

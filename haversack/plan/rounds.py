@@ -7,7 +7,7 @@ only by what they offer (see plan/space.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from haversack.interrupt import heard
@@ -15,10 +15,10 @@ from haversack.measurement import Candidate
 from haversack.plan.found import Answer, Found, Refusal, Search, Trial, Verdict
 from haversack.plan.frontier import Price, drawn, measured_rows
 from haversack.plan.goal import Goal
-from haversack.plan.learning import LOSS, Built, learned
+from haversack.plan.learning import LOSS, Built, Draft, learned
 from haversack.plan.outlook import Outlook
 from haversack.plan.solve import least_relaxation, solve
-from haversack.plan.space import FORBIDDEN, Beliefs, Chosen, Space
+from haversack.plan.space import FORBIDDEN, Beliefs, Space
 from haversack.recipe import Recipe, Step
 
 _BUILT = 6
@@ -32,25 +32,10 @@ _RIVALS = 3
 _RECOVERED = 0.1
 """What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
 _REFINEMENTS = 6
+_EXPLORED = 5
+"""Of the frontier's rows about so many are built where nothing is limited."""
 _TRIES = 3
 """So often a plan that was predicted to fit and did not is solved for again."""
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A plan that was solved for, with what it is predicted to lose and to cost."""
-
-    space: Space
-    chosen: Chosen
-    recipe: Recipe
-    loss: float
-    figures: Mapping[str, float]
-
-    def built(self, candidate: Candidate) -> Built:
-        """The candidate that was built of it, beside what was predicted without any correction."""
-        chosen = self.space.said(self.chosen)
-        figures, foretold = self.space.problem.figures(chosen), {**self.figures, LOSS: self.loss}
-        return Built(self.space.name, candidate, self.space.losses_of(chosen), figures, foretold)
 
 
 @dataclass(frozen=True)
@@ -77,6 +62,24 @@ def rounds(spaces: Sequence[Space], goal: Goal, schedule: Schedule | None, start
         heard()
         stopped = True
     yield from run.settled(whatever=True)
+    return run.found(stopped=stopped)
+
+
+def survey(spaces: Sequence[Space], goal: Goal, start: Candidate | None = None) -> Search:
+    """The frontier without training: plans that are spread over it are built, as many as can be told apart.
+
+    The best of it is the candidate that `goal` likes best.
+    """
+    run = _Rounds(spaces, goal, start or goal.baseline)
+    stopped = False
+    try:
+        drafts = {draft.recipe: draft for draft in run.outlook.drafts()}
+        rows = drawn([run.outlook.row(draft) for draft in drafts.values()], goal.baseline.measurement)
+        for row in rows[:: max(1, len(rows) // _EXPLORED)]:
+            yield from run.build(drafts[row.recipe])
+    except KeyboardInterrupt:
+        heard()
+        stopped = True
     return run.found(stopped=stopped)
 
 
@@ -249,7 +252,8 @@ class _Rounds:
         outlook = self.outlook
         rows = measured_rows([*self.scored.values(), best])
         known = {row.recipe for row in rows}
-        rows += [row for row in outlook.rows() if row.recipe not in known] if not stopped else []
+        drafts = outlook.drafts() if not stopped else ()
+        rows += [outlook.row(draft) for draft in drafts if draft.recipe not in known]
         return Found(
             best,
             self.goal.misses(best),

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from haversack.choices import Bits, Gone, Option, Site, Width
-from haversack.limits import Budget
+from haversack.limits import LIMITS, Budget
 from haversack.measurement import Candidate, Conditions, Fidelity, Figure, Measurement
 from haversack.plan.found import Found, Refusal, Trial, followed
 from haversack.plan.goal import Goal
 from haversack.plan.problem import Measure, Term
-from haversack.plan.rounds import Schedule, rounds
+from haversack.plan.rounds import Schedule, rounds, survey
 from haversack.plan.space import Beliefs, Space, loss_terms
 from haversack.recipe import Recipe, Stage, Step
 
@@ -249,3 +249,47 @@ def test_beliefs_change_what_is_predicted_and_nothing_else():
     assert believed.figures(plan)["flash_bytes"] == pytest.approx(1.5 * space.problem.figures(plan)["flash_bytes"])
     assert believed.figures(plan)["latency_ratio"] == space.problem.figures(plan)["latency_ratio"]
     assert replace(space).sites == space.sites
+
+
+def test_the_frontier_ends_a_run_and_no_row_beats_another():
+    found = World().packed(flash_bytes=150, max_drop=0.5)
+    assert len(found.frontier) >= 3
+    assert any(row.built for row in found.frontier)
+    assert any(not row.built for row in found.frontier)
+    assert found.place is not None
+    flash = [row.figure(LIMITS[0]).value for row in found.frontier]
+    assert len(set(flash)) == len(flash)
+
+
+def test_prices_say_what_more_of_a_limit_would_buy():
+    found = World().packed(flash_bytes=150, max_drop=0.5, schedule=None)
+    assert [price.limit for price in found.prices] in ([], ["flash"])
+    assert all(price.gain > 0 for price in found.prices)
+
+
+def test_predictions_stand_beside_what_was_measured():
+    found = World(off=1.3).packed(latency_ratio=0.4, max_drop=0.5, schedule=None)
+    errors = [each.error for each in found.predictions if each.measure == "latency_ratio"]
+    assert errors[0] == pytest.approx(1 / 1.3 - 1, abs=0.01)
+    assert abs(errors[-1]) < abs(errors[0])
+
+
+def test_the_least_relaxation_of_a_limit_is_enough():
+    refused = World().packed(flash_bytes=20)
+    needed = refused.relaxations["flash_bytes"]
+    assert 20 < needed < 100
+    assert World().packed(flash_bytes=needed * 1.001).met
+
+
+def test_of_two_limits_each_is_relaxed_alone():
+    found = World().packed(flash_bytes=20, latency_ratio=0.01)
+    assert all(value == float("inf") for value in found.relaxations.values())
+
+
+def test_a_survey_builds_some_rows_of_the_frontier_and_trains_none():
+    world = World()
+    baseline = world.answer(Trial(Recipe()))
+    found = followed(survey(spaces(), Goal(Budget(), baseline)), world.answer)
+    assert 2 <= len(world.built) <= 8
+    assert not any(step.trains for recipe in world.built for step in recipe.steps)
+    assert 3 <= len(found.frontier) <= 9
