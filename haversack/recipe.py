@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
@@ -158,19 +158,9 @@ class Recipe:
             model = step.apply(model, task)
         return model
 
-    def untrained(self, done: Collection[Step] = ()) -> Recipe:
-        """The same recipe without any training, to see what it is worth before an hour is spent.
-
-        Steps that are `done` stay as they are.
-        """
-        return Recipe(tuple(step if step in done else step.untrained() for step in self.steps))
-
-    def skeleton(self, done: Collection[Step] = ()) -> Recipe:
-        """The same structure with no work spent on its weights: all that size and speed need.
-
-        Steps that are `done` stay as they are.
-        """
-        return Recipe(tuple(step if step in done else step.untrained().skeleton() for step in self.steps))
+    def skeleton(self) -> Recipe:
+        """The same structure with no work spent on its weights: all that size and speed need."""
+        return Recipe(tuple(step.untrained().skeleton() for step in self.steps))
 
     @property
     def digest(self) -> str:

@@ -15,7 +15,6 @@ from haversack.errors import (
     HaversackError,
     MeasureError,
     NothingChangedError,
-    RecipeError,
     SameFilesError,
     TaskError,
     WorkspaceError,
@@ -203,7 +202,6 @@ class _Refused:
     """A refusal as it is kept."""
 
     why: str
-    too_strong: bool
 
 
 @dataclass(frozen=True)
@@ -253,7 +251,7 @@ class Bench:
         """
         kept = self.workspace.note(_Refused, trial.recipe.digest, self.workspace.measuring)
         if kept is not None:
-            return Refusal(trial.recipe, kept.why, too_strong=kept.too_strong)
+            return Refusal(trial.recipe, kept.why)
         try:
             return self.candidate(trial)
         except (TaskError, WorkspaceError):
@@ -263,10 +261,9 @@ class Bench:
                 raise KeyboardInterrupt from error
             why = f"{error.where}: {error.what}" if error.where else error.what
             say(f"refused: {trial.recipe}: {why}")
-            refused = _Refused(why, isinstance(error, RecipeError))
             if not isinstance(error, MeasureError | SameFilesError):  # the machine's mood, and what else was measured
-                self.workspace.keep_note(refused, trial.recipe.digest, self.workspace.measuring)
-            return Refusal(trial.recipe, refused.why, too_strong=refused.too_strong)
+                self.workspace.keep_note(_Refused(why), trial.recipe.digest, self.workspace.measuring)
+            return Refusal(trial.recipe, why)
 
     def model(self, recipe: Recipe) -> Model:
         """What `recipe` makes, each step done once."""

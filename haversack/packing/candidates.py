@@ -1,4 +1,4 @@
-"""Candidates: each technique's settings that are worth trying, recipes that somebody wrote, and where they time."""
+"""Candidates: the techniques that are tried, recipes that somebody wrote, and where steps time what they consider."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from haversack.graph.inference import lower
 from haversack.graph.run import named_tensors
 from haversack.model import Model, Target
 from haversack.packing.workspace import Workspace
-from haversack.progress import noted, say, track
+from haversack.progress import noted
 from haversack.recipe import Recipe, Stage, Step, recipe_from_toml, technique
 from haversack.runtimes import find_runtime, host
 from haversack.techniques import catalogue
@@ -32,18 +32,10 @@ class Offers:
     epochs: int | None = None
     """How long steps train, where they do; as they like when None."""
 
-    def steps(self, model: Model, device: Device) -> list[list[Step]]:
-        """The settings of each technique that are worth trying on `model`, each once."""
-        offered = []
-        for step in track(self.kinds(), "looking for settings"):
-            say(f"looking for settings of {technique(step)}")
-            offered.append(list(dict.fromkeys(self._adjusted(each) for each in step.options(model, device))))
-        return offered
-
     def to_integers(self, model: Model, device: Device) -> tuple[Step, ...]:
         """The mildest step to 8-bit integers, if one is tried: a student may be as large as leaves room after it."""
         able = [each for each in self.kinds() if technique(each) in _TO_INTEGERS]
-        return tuple(islice((step for each in able for step in each.options(model, device)), 1))
+        return tuple(islice((self._adjusted(step) for each in able for step in each.options(model, device)), 1))
 
     def kinds(self) -> list[type[Step]]:
         """The techniques, a new design only by its name; a student comes before all of them."""

@@ -28,8 +28,7 @@ class Watched:
         told = self.answer(trial)
         if isinstance(told, Candidate):
             self.built += not trial.afresh
-            if trial.scored:
-                self.scored = [one for one in self.scored if one.recipe != told.recipe] + [told]
+            self.scored = [one for one in self.scored if one.recipe != told.recipe] + [told]
         return told
 
     def _best(self) -> str:
@@ -45,4 +44,4 @@ def _doing(trial: Trial) -> str:
         return "timing the answer afresh"
     if any(step.trains for step in trial.recipe.steps):
         return "training"
-    return "building candidates" if trial.scored else "looking for what fits"
+    return "building candidates"

@@ -36,11 +36,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A recipe that a step refused, and why; `too_strong` where a milder setting may do."""
+    """A recipe that a step refused, and why."""
 
     recipe: Recipe
     why: str
-    too_strong: bool = False
 
 
 @dataclass(frozen=True)

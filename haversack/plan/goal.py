@@ -89,10 +89,6 @@ class Goal:
             told.append(f"score {score.value:.4f}")
         return ", ".join(told)
 
-    def misses_score(self, candidate: Candidate) -> bool:
-        """Whether the score is below its limit."""
-        return any(miss.limit == "score" for miss in self.misses(candidate))
-
     def distance(self, candidate: Candidate) -> tuple[int, float]:
         """How far from all limits it is, less being nearer: first what is unknown, then the sum of what is missed."""
         return len(self.unjudged(candidate)), sum(miss.share for miss in self.misses(candidate))
@@ -116,11 +112,6 @@ class Goal:
         known = [limit for limit in free if _figure(before, limit) and _figure(after, limit)]
         beside = ", ".join(_told(limit, before, after) for limit in known)
         return ", ".join(wanted) + (f"; not limited: {beside}" if beside else "")
-
-    def no_gain(self, before: Candidate, after: Candidate) -> str:
-        """Why a candidate that did not move is no gain, in figures."""
-        wanted = f"nothing that was limited fell by {_WORTH_IT:.0%} or more"
-        return f"{wanted if self._limited else 'no gain without a loss'}: {self.gain(before, after)}"
 
     def answer(self, candidates: Sequence[Candidate], done: Collection[Step] = ()) -> Candidate | None:
         """Of those that meet every limit, the one to ship; None where none does.

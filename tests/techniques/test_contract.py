@@ -142,7 +142,7 @@ def test_a_teacher_survives(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_skeleton_is_as_large_as_the_whole(name):
-    whole, bare = (Recipe((first_option(name),)).untrained(), Recipe((first_option(name),)).skeleton())
+    whole, bare = Recipe((first_option(name).untrained(),)), Recipe((first_option(name),)).skeleton()
     steps = (whole, bare) if bare != whole else ()
     sizes = [len(ONNX.write(lower(each.apply(fresh(), task())))) for each in steps]
     assert not sizes or sizes[1] == pytest.approx(sizes[0], rel=0.01)
