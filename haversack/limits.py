@@ -137,6 +137,10 @@ class Budget:
         facts = {limit: getattr(device, limit.field, None) for limit in LIMITS}
         return self.tightened({limit: fact for limit, fact in facts.items() if fact is not None})
 
+    def is_timed_for(self, device: Device) -> bool:
+        """Whether one of these limits is held against what is timed on this host."""
+        return self.latency_ratio is not None or (device.is_host and self.latency_ms is not None)
+
     def tightened(self, limits: Mapping[Limit, float]) -> Budget:
         """This budget with these limits where it sets no tighter ones."""
         asked = self.asked

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haversack.device import Device
+from haversack.device import Device, find_device
 from haversack.errors import BudgetError
 from haversack.limits import LIMITS, Budget, Limit
 from haversack.measurement import Conditions, Figure, Measurement
@@ -110,3 +110,16 @@ def test_a_tighter_limit_never_turns_missed_into_met(budget, measurement, baseli
     for each in after:
         assert not (before.get(each.limit.name) == "missed" and each.state in ("met", "in part"))
         assert not (before.get(each.limit.name) == "unjudged" and each.state in ("met", "in part"))
+
+
+@pytest.mark.parametrize(
+    ("budget", "on_host", "elsewhere"),
+    [
+        (Budget(flash_bytes=1000, max_drop=0.01), False, False),
+        (Budget(latency_ms=1.0), True, False),
+        (Budget(latency_ratio=0.5), True, True),
+    ],
+)
+def test_a_time_is_taken_here_only_for_limits_that_are_held_against_it(budget, *, on_host, elsewhere):
+    assert budget.is_timed_for(find_device("host")) == on_host
+    assert budget.is_timed_for(find_device("raspberry-pi-zero-2w")) == elsewhere

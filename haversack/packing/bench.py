@@ -92,8 +92,8 @@ class Bench:
         return cls(module, original, task, device, workspace, gauge)
 
     @property
-    def times(self) -> Times | None:
-        """What pieces take on this host; None where a limit is held against another device's time."""
+    def times(self) -> Times:
+        """What pieces take on this host."""
         return Times(find_runtime(self.device).first, self.gauge.threads)
 
     def candidate(self, trial: Trial) -> Candidate:

@@ -38,6 +38,8 @@ class PricedPlans:
     baseline: Measurement
     times: Times | None
     """None where nothing is timed here."""
+    coded: bool = True
+    """Whether the length of the coded file is told too."""
     _asked: set[object] = field(default_factory=set)
     _latency: Measure | None = None
 
@@ -64,8 +66,9 @@ class PricedPlans:
         counted = {
             "flash_bytes": self.costs.flash_bytes,
             "ram_bytes": self.costs.ram_bytes(ram),
-            "update_bytes": self.costs.update_bytes,
         }
+        if self.coded:
+            counted["update_bytes"] = self.costs.update_bytes
         if not self.costs.device.is_host and self.baseline.latency_ms is not None:
             counted["latency_ms"] = self.costs.stated_latency_ms()
         return counted
@@ -74,7 +77,7 @@ class PricedPlans:
         """The sum of a plan's pieces over that of the network as it is, in float."""
         if self._latency is None:
             self.timed_whole(times)
-            whole = self.whole.latency(times.of).of(self.whole.nothing)
+            whole = sum(map(times.of, self.whole.pieces(self.whole.nothing)))
             summed = self.costs.latency(times.of)
             self._latency = replace(summed, factor=summed.factor / whole, fixed=summed.fixed / whole)
         return self._latency
@@ -98,14 +101,17 @@ class Readings:
     times: Times | None
 
     def spaces(self, *, sparse: bool) -> list[Space]:
-        """One space a number format; zeros and codebooks are of use only where the coded file is limited (`sparse`)."""
+        """One space a number format.
+
+        Zeros and codebooks, and the coded file's length, are of use only where that is limited (`sparse`).
+        """
         offered = sorted(self._offered(sparse=sparse), key=lambda each: _place(each.sites))
         numbers = next(iter(self.offers.to_integers(self.model, self.device)), None)
         floats = [each for each in offered if not _rounds(each.sites)]
-        spaces = [self._space("float32", floats)]
+        spaces = [self._space("float32", floats, sparse=sparse)]
         if numbers is not None:
             integer = [each for each in offered if not _rounds(each.sites) or _is(each, technique(numbers))]
-            spaces.append(replace(self._space("int8", integer), numbers=numbers))
+            spaces.append(replace(self._space("int8", integer, sparse=sparse), numbers=numbers))
         return spaces
 
     def _offered(self, *, sparse: bool) -> Iterator[Choices]:
@@ -114,12 +120,12 @@ class Readings:
             if choices is not None and choices.sites and (sparse or not _is_sparse(choices.sites)):
                 yield choices
 
-    def _space(self, name: str, offered: Sequence[Choices]) -> Space:
+    def _space(self, name: str, offered: Sequence[Choices], *, sparse: bool) -> Space:
         sites = tuple(site for each in offered for site in each.sites)
         losses: Losses = [self._losses(each) for each in offered]
         whole = Costs(self.model, self.device, sites, "float32", METHODS)
         costs = whole if name == "float32" else Costs(self.model, self.device, sites, name, METHODS)
-        pricing = PricedPlans(costs, whole, self.baseline, self.times)
+        pricing = PricedPlans(costs, whole, self.baseline, self.times, coded=sparse)
         terms = (*loss_terms(sites, losses), *_together(costs.layout))
         return Space(name, tuple(offered), terms, pricing)
 

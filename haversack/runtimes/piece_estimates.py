@@ -27,8 +27,10 @@ class Estimates:
     def __init__(self, times: Mapping[Piece, float]) -> None:
         self._times = times
         self._families: dict[tuple[object, ...], dict[Shape, float]] = defaultdict(dict)
+        self._members: dict[tuple[object, ...], list[Piece]] = defaultdict(list)
         for piece, taken in times.items():
             self._families[piece.family][piece.axes] = taken
+            self._members[piece.family].append(piece)
         self._rates: dict[tuple[str, ...], _Rates] = {}
 
     def of(self, piece: Piece) -> float:
@@ -62,12 +64,10 @@ class Estimates:
     def _correction(self, piece: Piece, rates: _Rates) -> float:
         """Timed over rated of the pieces of its family, nearer ones counting more."""
         weights, logs = [], []
-        for known, taken in self._times.items():
-            if known.family == piece.family:
-                steps = zip(piece.axes, known.axes, strict=True)
-                distance = sum(math.log(ours / theirs) ** 2 for ours, theirs in steps)
-                weights.append(1 / max(distance, 1e-6))
-                logs.append(math.log(max(taken, _LEAST) / max(rates.of(known), _LEAST)))
+        for known in self._members[piece.family]:
+            distance = sum(math.log(ours / theirs) ** 2 for ours, theirs in zip(piece.axes, known.axes, strict=True))
+            weights.append(1 / max(distance, 1e-6))
+            logs.append(math.log(max(self._times[known], _LEAST) / max(rates.of(known), _LEAST)))
         return math.exp(float(np.average(logs, weights=weights)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 Shape = tuple[int, ...]
 _BYTES = {"float32": 4, "int8": 1}
@@ -49,7 +50,7 @@ class Piece:
         numbers = sum(map(math.prod, (*self.inputs, self.output)))
         return (numbers + (math.prod(self.weight) if self.is_layer else 0)) * _BYTES.get(self.numbers, 4)
 
-    @property
+    @cached_property
     def axes(self) -> Shape:
         """The numbers of channels that techniques change apart from each other: one where all must be equal."""
         inputs, output = (_channels(shape, self.kind) for shape in self.inputs), _channels(self.output, self.kind)
@@ -58,7 +59,7 @@ class Piece:
         several = tuple(inputs)
         return several if len(set(several)) > 1 or self.kind == "cat" else several[:1]
 
-    @property
+    @cached_property
     def family(self) -> tuple[object, ...]:
         """What pieces share that differ in channels alone."""
         shapes = tuple(_without_channels(shape, self.kind) for shape in (*self.inputs, self.output))

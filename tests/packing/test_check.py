@@ -9,7 +9,7 @@ from torch import nn
 
 from haversack.errors import TaskError, WorkspaceError
 from haversack.measurement import chance
-from haversack.packing.check import check_alone, checked_model, checked_score, scored
+from haversack.packing.check import Remembered, check_alone, checked_model, checked_score, scored
 from haversack.task import Task
 
 COUNTS = itertools.count(1)
@@ -177,3 +177,35 @@ def test_a_network_that_knows_nothing_is_not_said_to_be_scored_the_wrong_way_rou
         lambda predict: -(predict(INPUTS) - RIGHT).square().mean().item(),
     ):
         checked_score(task(score), lambda inputs: outputs)
+
+
+def test_the_network_runs_once_on_each_batch_however_often_it_is_scored():
+    seen = []
+
+    def predict(inputs):
+        seen.append(inputs)
+        return torch.nn.functional.one_hot(inputs[:, 0].long(), 4).float()
+
+    batches = [LABELS[:16, None].float(), LABELS[16:, None].float(), LABELS[:16, None].double()]
+    wanted = torch.cat([LABELS[:16], LABELS[16:], LABELS[:16]])
+
+    def score(predict):
+        return (torch.cat([predict(batch) for batch in batches]).argmax(1) == wanted).float().mean().item()
+
+    assert checked_score(task(score), predict).value == 1.0
+    assert [(len(each), each.dtype) for each in seen] == [(len(each), each.dtype) for each in batches]
+
+
+def test_outputs_that_a_score_writes_into_are_remembered_as_they_were():
+    predict = Remembered(lambda inputs: inputs * 2)
+    for _ in range(3):
+        outputs = predict(INPUTS)
+        assert (outputs == INPUTS * 2).all()
+        outputs.zero_()
+
+
+def test_what_does_not_fit_is_computed_again():
+    seen = []
+    predict = Remembered(lambda inputs: seen.append(1) or inputs * 2, room=INPUTS.numel() - 1)
+    assert all((predict(INPUTS) == INPUTS * 2).all() for _ in range(3))
+    assert len(seen) == 3
