@@ -29,6 +29,10 @@ _BETTER = 0.1
 """A milder plan is built where it is predicted to lose less by this share."""
 _RIVALS = 3
 """So many plans are trained, at most."""
+_CLOSE = 1.5
+"""And of them those that are predicted to lose no more than so many times what the best loses."""
+_HOPE = 2.0
+"""A plan is hoped to keep its score that is predicted to lose no more than so many times what it may."""
 _RECOVERED = 0.1
 """What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
 _REFINEMENTS = 6
@@ -52,7 +56,7 @@ def rounds(spaces: Sequence[Space], goal: Goal, schedule: Schedule | None, start
     All recipes go on from `start`, a student that takes the original's place, where there is one. Without a schedule
     nothing is trained. A KeyboardInterrupt that is thrown in ends it with the best candidate so far.
     """
-    run = _Rounds(spaces, goal, start or goal.baseline)
+    run = _Rounds(spaces, goal, start or goal.baseline, trains=schedule is not None)
     stopped = False
     try:
         yield from run.untrained()
@@ -90,6 +94,8 @@ class _Rounds:
     spaces: Sequence[Space]
     goal: Goal
     start: Candidate
+    trains: bool = False
+    """Whether training can follow."""
     built: list[Built] = field(default_factory=list)
     scored: dict[Recipe, Candidate] = field(default_factory=dict)
     """All that was built, as it was measured last."""
@@ -132,17 +138,21 @@ class _Rounds:
         structures = sorted(self.structures)
         without = [(), *(tuple(other for other in structures if other != each) for each in structures)]
         rivals: dict[Recipe, Draft] = {}
-        for techniques in without:
-            draft = yield from self.fitting(techniques)
-            if draft is not None and len(rivals) < _RIVALS:
+        for techniques in without[:_RIVALS]:
+            draft = yield from self.fitting(techniques, min((each.loss for each in rivals.values()), default=math.inf))
+            if draft is not None:
                 rivals[draft.recipe] = draft
-        return sorted(rivals.values(), key=lambda draft: draft.loss)
+        ranked = sorted(rivals.values(), key=lambda draft: draft.loss)
+        return [draft for draft in ranked if draft.loss <= ranked[0].loss * _CLOSE]
 
-    def fitting(self, techniques: Sequence[str]) -> Generator[Trial, Answer, Draft | None]:
-        """The plan without these techniques that loses least after training, once what was built of it fits."""
+    def fitting(self, techniques: Sequence[str], least: float) -> Generator[Trial, Answer, Draft | None]:
+        """The plan without these techniques that loses least after training, once what was built of it fits.
+
+        None where it is predicted to lose far more than `least`, which another one loses.
+        """
         for _ in range(_TRIES):
             draft = self.draft([space.without(techniques) for space in self.spaces], _RECOVERED)
-            if draft is None or draft.loss >= FORBIDDEN:
+            if draft is None or draft.loss >= FORBIDDEN or draft.loss > least * _CLOSE:
                 return None
             candidate = yield from self.build(draft)
             if candidate is not None and self.goal.fits_but_for_score(candidate):
@@ -206,9 +216,15 @@ class _Rounds:
         return frozenset((*self.scored, *(each.recipe for each in self.refusals)))
 
     def promising(self, draft: Draft) -> bool:
-        """Whether a plan should do better than what was built: something fits at last, or less is lost."""
+        """Whether a plan should do better than what was built: something fits at last, or so little more is lost.
+
+        A plan that loses less, and still more than it may without training, is not worth building.
+        """
         fitting = [each.loss for each in self.built if self.goal.fits_but_for_score(each.candidate)]
-        return not fitting or draft.loss < min(fitting) * (1 - _BETTER)
+        if not fitting:
+            return True
+        allowed = _HOPE * self.goal.tolerated / self.outlook.points_a_nat
+        return draft.loss < min(fitting) * (1 - _BETTER) and (not self.trains or draft.loss <= allowed)
 
     def build(self, draft: Draft, *steps: Step) -> Generator[Trial, Answer, Candidate | None]:
         """The measured candidate of a plan, trained by `steps`; None where it is refused."""
