@@ -197,7 +197,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     start = bench.candidate(Trial(adopted)) if students else None
-    spaces = _spaces(bench, bench.model(adopted), offers, within)
+    spaces = _spaces(bench, adopted, offers, within)
     search = rounds(spaces, goal, _schedule(settings), start)
     found = followed(search, Watched(bench.answer, goal, _ABOUT))
     if students and found.met and not goal.moved(goal.baseline, found.best):
@@ -209,16 +209,17 @@ def _explored(bench: Bench, settings: Settings) -> Found:
     """What the planner finds without limits."""
     offers = Offers(settings.techniques, settings.seed, settings.epochs)
     goal = Goal(Budget().within(bench.device), bench.candidate(Trial(Recipe())), asked=Budget())
-    spaces = _spaces(bench, bench.original, offers, None)
+    spaces = _spaces(bench, Recipe(), offers, None)
     return followed(survey(spaces, goal), Watched(bench.answer, goal, _ABOUT))
 
 
-def _spaces(bench: Bench, model: Model, offers: Offers, limits: Budget | None) -> list[Space]:
-    """What can be done to a model, with what it loses and costs; only what limits ask for is timed here."""
+def _spaces(bench: Bench, start: Recipe, offers: Offers, limits: Budget | None) -> list[Space]:
+    """What can be done to what `start` makes, with its loss and cost; only what limits ask for is timed here."""
     phase(Status("looking for choices"))
     baseline = bench.artifact(Trial(Recipe())).measurement
     times = bench.times if limits is None or limits.is_timed_for(bench.device) else None
-    readings = Readings(model, bench.task, bench.device, offers, baseline, bench.workspace, times)
+    model = bench.model(start)
+    readings = Readings(model, bench.task, bench.device, offers, baseline, bench.workspace, times, start)
     return readings.spaces(sparse=limits is not None and limits.update_bytes is not None)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
+from haversack.calibration.currency import nats
 from haversack.choices import Bits, Effect, Factors, Gone, Site, Swapped, Width, Zeros
 from haversack.device import Device
+from haversack.errors import HaversackError, TaskError, WorkspaceError
+from haversack.graph.inference import lower
+from haversack.interrupt import is_pressed
 from haversack.measurement import Measurement
 from haversack.model import Model
 from haversack.packing.candidates import Offers
@@ -17,15 +22,18 @@ from haversack.packing.costs import Costs
 from haversack.packing.costs.layout import Layout
 from haversack.packing.workspace import Workspace
 from haversack.plan.problem import Measure, Term
-from haversack.plan.space import FORBIDDEN, Chosen, Losses, Space, loss_terms
-from haversack.progress import say, track
-from haversack.recipe import Choices, technique
+from haversack.plan.space import FORBIDDEN, Chosen, Pricing, Space, loss_terms
+from haversack.progress import say, tell, track
+from haversack.recipe import Choices, Recipe, Step, describe, technique
+from haversack.runtimes import agreement
 from haversack.runtimes.timings import Times
 from haversack.task import Task
 from haversack.techniques.factorize.ways import METHODS
+from haversack.techniques.quantize_weights import QuantizeWeights
 
 _ORDER: tuple[type[Effect], ...] = (Gone, Width, Swapped, Factors, Zeros, Bits)
 """In which order the techniques of one recipe work: what goes is not cut first, and what is cut not rounded."""
+_FLOAT_BITS = 32
 
 
 @dataclass(eq=False)
@@ -88,6 +96,30 @@ class PricedPlans:
         times.measure(sorted(piece for piece in begin if not times.timed(piece)))
 
 
+@dataclass(frozen=True, eq=False)
+class StoredPlans:
+    """What plans cost whose weights are stored in fewer bits and computed in float: a share of the bytes.
+
+    What else the file holds is not told apart: the first file that is built corrects it.
+    """
+
+    whole: Pricing
+    share: float
+
+    def measures(self) -> Mapping[str, Measure]:
+        """As they are in float, files aside."""
+        return {
+            name: replace(each, fixed=each.fixed * self.share, factor=each.factor * self.share)
+            if name in ("flash_bytes", "update_bytes")
+            else each
+            for name, each in self.whole.measures().items()
+        }
+
+    def refine(self, chosen: Chosen) -> bool:
+        """As in float."""
+        return self.whole.refine(chosen)
+
+
 @dataclass(frozen=True)
 class Readings:
     """Reads the spaces of one network: what is offered, and what is lost by it, each asked once."""
@@ -99,52 +131,109 @@ class Readings:
     baseline: Measurement
     workspace: Workspace
     times: Times | None
+    made_by: Recipe = field(default_factory=Recipe)
+    """What the model was made by: that of a student, of the network itself nothing."""
 
     def spaces(self, *, sparse: bool) -> list[Space]:
         """One space a number format.
 
-        Zeros and codebooks, and the coded file's length, are of use only where that is limited (`sparse`).
+        Zeros and codebooks, and the coded file's length, are of use only where that is limited (`sparse`). Weights in
+        fewer bits than floats are a format of their own where the network does not become integers.
         """
-        offered = sorted(self._offered(sparse=sparse), key=lambda each: _place(each.sites))
         numbers = next(iter(self.offers.to_integers(self.model, self.device)), None)
-        floats = [each for each in offered if not _rounds(each.sites)]
-        spaces = [self._space("float32", floats, sparse=sparse)]
-        if numbers is not None:
-            integer = [each for each in offered if not _rounds(each.sites) or _is(each, technique(numbers))]
-            spaces.append(replace(self._space("int8", integer, sparse=sparse), numbers=numbers))
-        return spaces
+        offers = sorted(self._read(numbers, sparse=sparse), key=lambda each: _place(each.choices.sites))
+        floats = [each for each in offers if not _rounds(each.choices.sites)]
+        plain = self._space("float32", floats, sparse=sparse)
+        if numbers is None:
+            return [plain, *self._stored(plain)]
+        return [plain, replace(self._space("int8", offers, sparse=sparse), numbers=numbers)]
 
-    def _offered(self, *, sparse: bool) -> Iterator[Choices]:
+    def _read(self, numbers: Step | None, *, sparse: bool) -> Iterator[_Offer]:
+        """What each technique offers, with its losses; one that cannot tell them is left out."""
         for kind in track(self.offers.kinds(), "looking for choices"):
-            choices = kind.choices(self.model, self.device)
-            if choices is not None and choices.sites and (sparse or not _is_sparse(choices.sites)):
-                yield choices
+            with self._left_out_where_it_fails(technique(kind)):
+                choices = kind.choices(self.model, self.device)
+                if choices is None or not choices.sites or (_is_sparse(choices.sites) and not sparse):
+                    continue
+                if not _rounds(choices.sites) or (numbers is not None and technique(numbers) == technique(kind)):
+                    yield _Offer(choices, self._losses(choices))
 
-    def _space(self, name: str, offered: Sequence[Choices], *, sparse: bool) -> Space:
+    def _space(self, name: str, offers: Sequence[_Offer], *, sparse: bool) -> Space:
+        offered = tuple(each.choices for each in offers)
         sites = tuple(site for each in offered for site in each.sites)
-        losses: Losses = [self._losses(each) for each in offered]
         whole = Costs(self.model, self.device, sites, "float32", METHODS)
         costs = whole if name == "float32" else Costs(self.model, self.device, sites, name, METHODS)
         pricing = PricedPlans(costs, whole, self.baseline, self.times, coded=sparse)
-        terms = (*loss_terms(sites, losses), *_together(costs.layout))
-        return Space(name, tuple(offered), terms, pricing)
+        terms = (*loss_terms(sites, [each.losses for each in offers]), *_together(costs.layout))
+        return Space(name, offered, terms, pricing)
 
-    def _losses(self, offered: Choices) -> list[tuple[float, ...]]:
+    def _stored(self, plain: Space) -> Iterator[Space]:
+        """The float network with its weights in fewer bits, at each setting that is offered."""
+        kinds = [kind for kind in self.offers.kinds() if kind is QuantizeWeights]
+        for step in (step for kind in kinds for step in kind.options(self.model, self.device)):
+            with self._left_out_where_it_fails(describe(step)):
+                lost, pricing = self._lost_by(step), StoredPlans(plain.pricing, step.bits / _FLOAT_BITS)
+                yield replace(plain, name=describe(step), pricing=pricing, numbers=step, lost=lost)
+
+    def _losses(self, offered: Choices) -> Lost:
         """What each option loses, from the workspace where it was found out before."""
-        words = [repr(site) for site in offered.sites]
-        kept = self.workspace.note(_Lost, *words)
-        if kept is None:
+
+        def found_out() -> Lost:
             say(f"what {offered.sites[0].technique} loses, at {len(offered.sites)} places")
-            kept = _Lost(tuple(offered.losses(self.task.calibration(), self.task.kind)))
-            self.workspace.keep_note(kept, *words)
-        return list(kept.nats)
+            return tuple(offered.losses(self.task.calibration(), self.task.kind))
+
+        return self._kept(found_out, *(repr(site) for site in offered.sites))
+
+    def _lost_by(self, step: Step) -> float:
+        """What a step alone loses, on the calibration inputs."""
+
+        def found_out() -> Lost:
+            say(f"what {describe(step)} loses")
+            batches = self.task.calibration()
+            rounded = agreement.in_torch(lower(step.apply(self.model, self.task)))
+            before = agreement.in_torch(self.model.module)
+            lost = [nats(rounded(*batch), before(*batch), self.task.kind) * len(batch[0]) for batch in batches]
+            return ((sum(lost) / sum(len(batch[0]) for batch in batches),),)
+
+        return self._kept(found_out, repr(step))[0][0]
+
+    def _kept(self, found_out: Callable[[], Lost], *words: str) -> Lost:
+        """What was found out of this model earlier, or now."""
+        kept = self.workspace.note(_Kept, self.made_by.digest, *words)
+        if kept is None:
+            kept = _Kept(found_out())
+            self.workspace.keep_note(kept, self.made_by.digest, *words)
+        return kept.nats
+
+    @contextmanager
+    def _left_out_where_it_fails(self, name: str) -> Iterator[None]:
+        """An error within is said, and no end of the run, if it is of one technique."""
+        try:
+            yield
+        except (TaskError, WorkspaceError):
+            raise
+        except HaversackError as error:
+            if is_pressed():
+                raise KeyboardInterrupt from error
+            tell(f"{name} is left out: {f'{error.where}: ' if error.where else ''}{error.what}")
+
+
+Lost = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
-class _Lost:
+class _Offer:
+    """What one technique offers, and what each option of each site loses."""
+
+    choices: Choices
+    losses: Lost
+
+
+@dataclass(frozen=True)
+class _Kept:
     """Losses as they are kept."""
 
-    nats: tuple[tuple[float, ...], ...]
+    nats: Lost
 
 
 def _together(layout: Layout) -> Iterator[Term]:
@@ -180,7 +269,3 @@ def _rounds(sites: Sequence[Site]) -> bool:
 
 def _is_sparse(sites: Sequence[Site]) -> bool:
     return any(isinstance(effect, Zeros) for effect in _effects(sites))
-
-
-def _is(offered: Choices, name: str) -> bool:
-    return offered.sites[0].technique == name

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from haversack.errors import InfeasibleError, NothingChangedError
 from haversack.limits import LIMITS, Miss
-from haversack.measurement import Candidate, Measurement
-from haversack.plan.frontier import FrontierRow, Prediction, Price, drawn, measured_rows
+from haversack.measurement import Candidate
+from haversack.plan.frontier import FrontierRow, Prediction, Price
 from haversack.recipe import Recipe
 
 
@@ -77,14 +77,6 @@ class Found:
         """The number of the best candidate's row on the frontier, from 1; None where it has none."""
         recipes = [row.recipe for row in self.frontier]
         return recipes.index(self.best.recipe) + 1 if self.best.recipe in recipes else None
-
-    def with_frontier(self, baseline: Measurement) -> Found:
-        """The same with the frontier of what was tried, where the search has drawn none of its own."""
-        if self.frontier:
-            return self
-        tried = [verdict.candidate for verdict in self.verdicts]
-        rows = drawn(measured_rows([*tried, self.best]), baseline, kept=[self.best.recipe])
-        return replace(self, frontier=rows)
 
 
 Answer = Candidate | Refusal

@@ -57,7 +57,7 @@ class Outlook:
         measures = [name for name in self.goal.predictable(problem.measures) or _UNLIMITED if name in problem.measures]
         for solution in frontier(problem, {}, measures):
             recipe = space.recipe(solution.chosen, self.start)
-            draft = Draft(space, solution.chosen, recipe, solution.loss, solution.figures)
+            draft = Draft(space, solution.chosen, recipe, solution.loss + space.lost, solution.figures)
             if recipe != self.start and solution.loss < FORBIDDEN and self._is_of_use(self._predicted(draft)):
                 yield draft
 

@@ -99,7 +99,6 @@ class _Rounds:
     built: list[Built] = field(default_factory=list)
     scored: dict[Recipe, Candidate] = field(default_factory=dict)
     """All that was built, as it was measured last."""
-    whys: dict[Recipe, str] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     afresh: set[Recipe] = field(default_factory=set)
     """Recipes whose speed was measured once more."""
@@ -176,7 +175,7 @@ class _Rounds:
         recipe = space.recipe(solution.chosen, self.start.recipe)
         if not solution.feasible or recipe == self.start.recipe:
             return None
-        return Draft(space, solution.chosen, recipe, solution.loss, solution.figures)
+        return Draft(space, solution.chosen, recipe, solution.loss + space.lost, solution.figures)
 
     def limits(self, space: Space) -> dict[str, float]:
         """What the solver has to keep: the limits of size, memory and time that it can predict, less a margin."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from haversack.choices import Effect, Factors, Gone, Option, Site, Swapped, Width
 from haversack.plan.problem import Measure, Numbers, Problem, Term
-from haversack.recipe import Choices, Recipe, Step
+from haversack.recipe import Choices, Recipe, Step, technique
 
 Chosen = tuple[int, ...]
 Losses = Sequence[Sequence[tuple[float, ...]]]
@@ -50,6 +50,8 @@ class Space:
     pricing: Pricing
     numbers: Step | None = None
     """What makes the numbers of this format where no site asks for more; None where they stay as they are."""
+    lost: float = 0.0
+    """What these numbers lose by themselves, in nats."""
 
     @property
     def problem(self) -> Problem:
@@ -124,6 +126,8 @@ class Space:
         for term in self.losses:
             name = sites[term.sites[0]].technique
             sums[name] = sums.get(name, 0.0) + term.of(chosen)
+        if self.numbers is not None and self.lost:
+            sums[technique(self.numbers)] = self.lost
         return sums
 
     def _effect(self, place: int, chosen: Chosen) -> Effect | None:
