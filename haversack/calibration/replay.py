@@ -91,8 +91,8 @@ class Replay:
         return list(changed)
 
 
-_BUDGET = 1.2e11
-"""Multiply-accumulates that all trials of a technique take together, some seconds on one core."""
+_BUDGET = 6e10
+"""Multiply-accumulates that all trials of a technique take together, about a second on one core."""
 
 
 def samples(folded: Folded, work: float) -> int:

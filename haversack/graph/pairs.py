@@ -14,6 +14,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 
 from haversack.errors import RecipeError
 from haversack.graph.ops import FoldedLayer, Trait, channels_follow_batch, keeps_grid, layer_at, moves, traits_of
@@ -186,8 +187,17 @@ class _Insertion:
 
 
 def _as_type(dtype: torch.dtype, value: Tensor) -> Tensor:
-    # Asked even for the type that they have, values without numbers take a millisecond.
-    return value if value.dtype == dtype else value.to(dtype)
+    # Values without numbers take milliseconds for that, and the same ones are asked by every graph of a network.
+    if value.dtype == dtype:
+        return value
+    known: dict[torch.dtype, Tensor] = _OTHER_TYPES.setdefault(value, {})
+    if dtype not in known:
+        known[dtype] = value.to(dtype)
+    return known[dtype]
+
+
+_OTHER_TYPES: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""Values of graphs in other types, as long as the graphs live."""
 
 
 def _unfit(name: str, grid: Grid, what: str) -> RecipeError:

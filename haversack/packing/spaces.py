@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from haversack.calibration.currency import nats
-from haversack.choices import Bits, Effect, Factors, Gone, Site, Swapped, Width, Zeros
+from haversack.choices import Bits, Effect, Factors, Gone, Option, Site, Swapped, Width, Zeros
 from haversack.device import Device
 from haversack.errors import HaversackError, TaskError, WorkspaceError
 from haversack.graph.inference import lower
@@ -28,6 +28,7 @@ from haversack.recipe import Choices, Recipe, Step, describe, technique
 from haversack.runtimes import agreement
 from haversack.runtimes.timings import Times
 from haversack.task import Task
+from haversack.techniques._choices import LayerChoices
 from haversack.techniques.factorize.ways import METHODS
 from haversack.techniques.quantize_weights import QuantizeWeights
 
@@ -155,6 +156,8 @@ class Readings:
                 choices = kind.choices(self.model, self.device)
                 if choices is None or not choices.sites or (_is_sparse(choices.sites) and not sparse):
                     continue
+                if isinstance(choices, LayerChoices) and not sparse:
+                    choices = choices.keeping(_is_stored)
                 if not _rounds(choices.sites) or (numbers is not None and technique(numbers) == technique(kind)):
                     yield _Offer(choices, self._losses(choices))
 
@@ -265,6 +268,11 @@ def _place(sites: Sequence[Site]) -> int:
 
 def _rounds(sites: Sequence[Site]) -> bool:
     return any(isinstance(effect, Bits) for effect in _effects(sites))
+
+
+def _is_stored(option: Option) -> bool:
+    """Whether plain files are smaller by it: they hold weights as floats, bytes and halves of bytes."""
+    return not isinstance(option.effect, Bits) or option.effect.bits in (_FLOAT_BITS, 8, 4)
 
 
 def _is_sparse(sites: Sequence[Site]) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from haversack.calibration.replay import Replay
-from haversack.choices import Site
+from haversack.choices import Option, Site
 from haversack.errors import RecipeError
 from haversack.graph.cost import cost
 from haversack.graph.inference import inference
@@ -46,6 +46,23 @@ class LayerChoices:
         replay = Replay(inference(self.model), batches, work, normed=self.normed, kind=kind)
         numbered = track(list(enumerate(self.weights)), f"trying {self.sites[0].technique}", len(self.weights))
         return [(0.0, *replay.losses(weight, self.tried(index, batches))) for index, weight in numbered]
+
+    def keeping(self, wanted: Callable[[Option], bool]) -> LayerChoices:
+        """The same without the options that are not wanted, which are not tried then; every site's first one stays."""
+        kept = [[at for at, option in enumerate(site.options) if at == 0 or wanted(option)] for site in self.sites]
+        sites = tuple(
+            replace(site, options=tuple(site.options[at] for at in numbers))
+            for site, numbers in zip(self.sites, kept, strict=True)
+        )
+
+        def tried(index: int, batches: Batches) -> list[Tensor]:
+            weights = self.tried(index, batches)
+            return [weights[at - 1] for at in kept[index][1:]]
+
+        def made(chosen: Sequence[int]) -> Step | None:
+            return self.made([numbers[option] for numbers, option in zip(kept, chosen, strict=True)])
+
+        return replace(self, sites=sites, tried=tried, made=made)
 
     def step(self, chosen: Sequence[int]) -> Step | None:
         """The step that does what the options `chosen` say, without training; None if nothing."""

@@ -101,6 +101,16 @@ def test_the_first_plan_of_integers_is_quantize_static_and_that_of_floats_nothin
     assert floats.recipe((0,) * len(floats.sites), Recipe()) == Recipe()
 
 
+@pytest.mark.parametrize(("sparse", "bits"), [(False, {8, 4}), (True, {8, 6, 4, 3, 2})])
+def test_bits_that_no_plain_file_stores_are_offered_only_where_the_coded_file_is_limited(
+    kept: Path, *, sparse: bool, bits: set[int]
+) -> None:
+    _, integers = readings(kept, "quantize_static").spaces(sparse=sparse)
+    effects = [option.effect for site in integers.sites for option in site.options]
+    assert {each.bits for each in effects if isinstance(each, Bits)} == bits
+    assert ("update_bytes" in integers.pricing.measures()) == sparse
+
+
 def lost(space: Space, plan: Sequence[int]) -> float:
     """What a plan loses."""
     return sum(term.of(plan) for term in space.losses)

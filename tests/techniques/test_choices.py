@@ -11,13 +11,17 @@ from torch import nn
 from haversack.choices import Factors, Site, Swapped, Zeros
 from haversack.device import find_device
 from haversack.errors import RecipeError
+from haversack.graph.inference import inference
 from haversack.graph.run import joined
 from haversack.model import Model
 from haversack.recipe import Recipe, Step, recipe_from_toml
 from haversack.techniques import catalogue
 from haversack.techniques._choices import LayerChoices, paths_of
+from haversack.techniques._exchange import choices as exchange_choices
+from haversack.techniques._exchange.sites import problem_at
 from haversack.techniques.cluster_weights import ClusterWeights
 from haversack.techniques.factorize import Factorize
+from haversack.techniques.factorize.ways import composed, fitting, ladder
 from haversack.techniques.prune_weights import PruneWeights
 from haversack.techniques.replace_blocks import ReplaceBlocks
 from tests.tasks.digits_small import network, task
@@ -201,3 +205,36 @@ def test_paths_are_short_where_no_other_weight_lies_inside():
         "a.b.weight": "a.b",
         "c.weight": "c",
     }
+
+
+def test_options_that_are_not_wanted_are_not_tried_and_the_others_keep_their_meaning():
+    whole = choices("quantize_static")
+    some = whole.keeping(lambda option: option.name in ("4 bits", "2 bits"))
+    assert all([each.name for each in site.options] == ["8 bits", "4 bits", "2 bits"] for site in some.sites)
+    places = [[each.name for each in site.options].index for site in whole.sites]
+    for index, at in enumerate(places):
+        all_weights, few = whole.tried(index, task().calibration()), some.tried(index, task().calibration())
+        wanted = [all_weights[at(name) - 1] for name in ("4 bits", "2 bits")]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(few, wanted, strict=True))
+    chosen = [number % 3 for number in range(len(some.sites))]
+    told = [at(site.options[one].name) for at, site, one in zip(places, some.sites, chosen, strict=True)]
+    assert some.step(chosen) == whole.step(told)
+
+
+@pytest.mark.parametrize("room", [1, 1 << 26])
+def test_what_factors_fit_is_what_each_layer_reads_however_many_are_noted_at_once(monkeypatch, room):
+    monkeypatch.setattr(exchange_choices, "_NUMBERS", room)
+
+    def tried(site):
+        return ladder(fitting(site.geometry)[:1], site.geometry, 1)
+
+    layers = exchange_choices.exchangeable(model(), tried, composed)
+    assert len(layers) > 1
+    weights = exchange_choices.FoldedWeights(model(), layers, composed)
+    folded = inference(model())
+    for index, layer in enumerate(layers):
+        problem = problem_at(model().module, layer.site, [joined(task().calibration(), 128)])
+        for choice, weight in zip(layer.choices, weights.of(index, task().calibration()), strict=True):
+            dense, before = composed(problem, choice).flatten(1), folded.tensor(layer.weight).flatten(1).double()
+            scale = (before * problem.flat).sum(1) / problem.flat.square().sum(1)
+            assert torch.allclose(weight.flatten(1).double(), dense * scale[:, None], rtol=1e-5, atol=1e-7)

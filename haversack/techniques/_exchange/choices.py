@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 from torch import Tensor
 
 from haversack.calibration.least_squares import Problem
 from haversack.calibration.patches import macs, parameters
+from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.run import Batches, joined
 from haversack.model import Layer, Model
 from haversack.techniques._exchange import Choice
-from haversack.techniques._exchange.sites import Site, problem_at, sites
+from haversack.techniques._exchange.sites import Site, inputs_at, problem_at, problem_reading, sites
 
 _SAMPLES = 128
+_NUMBERS = 1 << 26
+"""Numbers that layers read and that are kept at a time: a quarter of a gigabyte."""
 _MOST = 5
 """Replacements of a layer that a planner chooses from."""
 _PAYS = 0.9
@@ -56,15 +62,47 @@ def exchangeable(model: Model, tried: Callable[[Site], Iterable[Choice]], weigh:
     return [layer for layer in layers if layer.choices]
 
 
-def folded_weights(model: Model, layer: Exchangeable, batches: Batches, weigh: Weigh) -> Sequence[Tensor]:
-    """What each choice makes of the layer's weight, as it stands in the folded network."""
-    problem = problem_at(model.module, layer.site, [joined(batches, _SAMPLES)])
-    folded = inference(model).tensor(layer.weight).detach()
-    rows = folded.double().flatten(1)
-    # Batch norm, where there is one, multiplied each row by a number.
-    factor = (rows * problem.flat).sum(1) / problem.flat.square().sum(1).clamp_min(1e-30)
-    dense = (weigh(problem, choice).flatten(1) * factor.unsqueeze(1) for choice in layer.choices)
-    return [each.to(folded.dtype).view(folded.shape) for each in dense]
+@dataclass(frozen=True, eq=False)
+class FoldedWeights:
+    """What choices make of the layers' weights, as these stand in the folded network.
+
+    What layers read is noted for as many of them at a time as there is room for: a run of the network for all of these.
+    """
+
+    model: Model
+    layers: Sequence[Exchangeable]
+    weigh: Weigh
+    _read: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def of(self, index: int, batches: Batches) -> Sequence[Tensor]:
+        """The weight of one of the layers with each of its choices."""
+        layer = self.layers[index]
+        problem = problem_reading(self.model.module, layer.site, self._inputs(index, batches))
+        folded = self._folded.tensor(layer.weight).detach()
+        rows = folded.double().flatten(1)
+        # Batch norm, where there is one, multiplied each row by a number.
+        factor = (rows * problem.flat).sum(1) / problem.flat.square().sum(1).clamp_min(1e-30)
+        dense = (self.weigh(problem, choice).flatten(1) * factor.unsqueeze(1) for choice in layer.choices)
+        return [each.to(folded.dtype).view(folded.shape) for each in dense]
+
+    @cached_property
+    def _folded(self) -> Folded:
+        return inference(self.model)
+
+    def _inputs(self, index: int, batches: Batches) -> list[Tensor]:
+        path = self.layers[index].site.path
+        if path not in self._read:
+            numbers = accumulate(_SAMPLES * _numbers_read(layer.site) for layer in self.layers[index:])
+            count = max(1, sum(total <= _NUMBERS for total in numbers))
+            paths = [layer.site.path for layer in self.layers[index : index + count]]
+            self._read.clear()
+            self._read.update(inputs_at(self.model.module, paths, [joined(batches, _SAMPLES)]))
+        return self._read.pop(path)
+
+
+def _numbers_read(site: Site) -> int:
+    """How many numbers of one sample the layer reads."""
+    return math.prod(site.input_shape) * site.calls
 
 
 def spelled_out(layers: Iterable[Exchangeable], chosen: Sequence[int]) -> Mapping[str, Choice]:

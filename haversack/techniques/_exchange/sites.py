@@ -55,7 +55,12 @@ def sites(model: Model) -> tuple[list[Site], dict[str, str]]:
 
 def problem_at(module: nn.Module, site: Site, batches: Batches) -> Problem:
     """The site's weight, and the inputs that it reads on `batches`; without batches every input counts alike."""
-    return problem_of(module.get_submodule(site.path), site.geometry, _inputs(module, site.path, batches))
+    return problem_reading(module, site, inputs_at(module, [site.path], batches)[site.path])
+
+
+def problem_reading(module: nn.Module, site: Site, inputs: Sequence[Tensor]) -> Problem:
+    """The site's weight, and the inputs that it reads."""
+    return problem_of(module.get_submodule(site.path), site.geometry, inputs)
 
 
 @dataclass(frozen=True)
@@ -95,23 +100,26 @@ def blank(model: Model, layers: Mapping[str, Sequence[Layer]]) -> Model:
 
 
 def _input_shapes(model: Model, path: str) -> list[tuple[int, ...]]:
-    return [(1, *value.shape[1:]) for value in _inputs(model.module, path, [model.example])]
+    return [(1, *value.shape[1:]) for value in inputs_at(model.module, [path], [model.example])[path]]
 
 
-def _inputs(module: nn.Module, path: str, batches: Batches) -> list[Tensor]:
-    """What the layer at `path` reads on each batch."""
-    read: list[Tensor] = []
+def inputs_at(module: nn.Module, paths: Sequence[str], batches: Batches) -> dict[str, list[Tensor]]:
+    """What each of the layers at `paths` reads on each batch."""
+    read: dict[str, list[Tensor]] = {path: [] for path in paths}
+    handles = []
+    for path in paths:
 
-    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        read.append(given[0].detach())
+        def keep(_: nn.Module, given: tuple[Tensor, ...], path: str = path) -> None:
+            read[path].append(given[0].detach())
 
-    handle = module.get_submodule(path).register_forward_pre_hook(keep)
+        handles.append(module.get_submodule(path).register_forward_pre_hook(keep))
     try:
         with torch.no_grad():
             for batch in batches:
                 module(*batch)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return read
 
 

@@ -20,7 +20,7 @@ from haversack.settings import AtLeast, Count, Fraction, Like, Positive, checked
 from haversack.task import Task
 from haversack.techniques._choices import LayerChoices, spelled
 from haversack.techniques._exchange import Choice, Exchange, Ways
-from haversack.techniques._exchange.choices import Exchangeable, exchangeable, folded_weights, spelled_out
+from haversack.techniques._exchange.choices import Exchangeable, FoldedWeights, exchangeable, spelled_out
 from haversack.techniques._exchange.sites import Site
 from haversack.techniques.factorize.method import Method
 from haversack.techniques.factorize.ways import (
@@ -120,7 +120,7 @@ class Factorize(Step):
             model,
             sites=tuple(_site(layer) for layer in layers),
             weights=tuple(layer.weight for layer in layers),
-            tried=lambda index, batches: folded_weights(model, layers[index], batches, composed),
+            tried=FoldedWeights(model, layers, composed).of,
             made=made,
         )
 

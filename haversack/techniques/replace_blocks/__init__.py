@@ -23,7 +23,7 @@ from haversack.settings import Count, Fraction, Like, Positive, checked
 from haversack.task import Task
 from haversack.techniques._choices import LayerChoices, spelled
 from haversack.techniques._exchange import Choice, Exchange, Ways
-from haversack.techniques._exchange.choices import Exchangeable, exchangeable, folded_weights, spelled_out
+from haversack.techniques._exchange.choices import Exchangeable, FoldedWeights, exchangeable, spelled_out
 from haversack.techniques._exchange.sites import Replacement, Site
 from haversack.techniques.replace_blocks.grouped import Shape, fitted, ladder
 from haversack.techniques.replace_blocks.merged import merged, unmerged
@@ -108,7 +108,7 @@ class ReplaceBlocks(Step):
             model,
             sites=tuple(_site(layer) for layer in layers),
             weights=tuple(layer.weight for layer in layers),
-            tried=lambda index, batches: folded_weights(model, layers[index], batches, _dense),
+            tried=FoldedWeights(model, layers, _dense).of,
             made=made,
         )
 
