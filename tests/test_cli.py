@@ -365,7 +365,8 @@ import os, signal
 scores = []
 
 def scored(predict):
-    scores.append(round(predict(inputs).mean().item(), 1))
+    # Three of the original, to see whether a score can be trusted; whatever is packed has lost.
+    scores.append(1.0 if len(scores) < 3 else 0.5)
     if len(scores) == AFTER:
         os.kill(os.getpid(), signal.SIGINT)
     return scores[-1]
@@ -385,14 +386,14 @@ def test_ctrl_c_leaves_the_best_so_far_as_a_whole_result(
     assert "Stopped early: this is the best so far that meets every limit" in " ".join(shown.split())
     assert (out / "report.txt").read_text() in shown
     assert {"model.onnx", "recipe.toml", "network"} <= {each.name for each in out.iterdir()}
-    assert "stopped before it was compared" in shown
 
 
+@pytest.mark.parametrize("after", [2, 4], ids=["of the original", "of a candidate"])
 def test_ctrl_c_before_anything_meets_the_limits_ends_with_130_and_no_result(
-    run: Run, task_file: Callable[[str], Path], tmp_path: Path
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path, after: int
 ) -> None:
-    words = [*QUICKLY, "--flash", "1kB", "--out", tmp_path / "out"]
-    code, _, err = run("pack", task_file(STOPPING.replace("AFTER", "5")), *words)
+    words = [*QUICKLY, "--flash", "2.5kB", "--out", tmp_path / "out"]
+    code, _, err = run("pack", task_file(STOPPING.replace("AFTER", str(after))), *words)
     assert code == 130
     assert "repeat the command" in err
     assert not (tmp_path / "out" / "model.onnx").exists()

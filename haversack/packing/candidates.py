@@ -9,7 +9,8 @@ from pathlib import Path
 
 from haversack.device import Device, find_device
 from haversack.errors import RecipeError, UntrustedError
-from haversack.graph.inference import lower
+from haversack.graph.inference import inference, lower
+from haversack.graph.ops import points
 from haversack.graph.run import named_tensors
 from haversack.model import Model, Target
 from haversack.packing.workspace import Workspace
@@ -34,7 +35,8 @@ class Offers:
 
     def to_integers(self, model: Model, device: Device) -> tuple[Step, ...]:
         """The mildest step to 8-bit integers, if one is tried: a student may be as large as leaves room after it."""
-        able = [each for each in self.kinds() if technique(each) in _TO_INTEGERS]
+        integral = points(inference(model).graph)
+        able = [each for each in self.kinds() if integral and technique(each) in _TO_INTEGERS]
         return tuple(islice((self._adjusted(step) for each in able for step in each.options(model, device)), 1))
 
     def kinds(self) -> list[type[Step]]:

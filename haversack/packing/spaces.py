@@ -78,7 +78,7 @@ class PricedPlans:
         }
         if self.coded:
             counted["update_bytes"] = self.costs.update_bytes
-        if not self.costs.device.is_host and self.baseline.latency_ms is not None:
+        if not self.costs.device.is_host and self.baseline.latency_ms is not None and self.costs.whole.macs:
             counted["latency_ms"] = self.costs.stated_latency_ms()
         return counted
 
@@ -86,7 +86,7 @@ class PricedPlans:
         """The sum of a plan's pieces over that of the network as it is, in float."""
         if self._latency is None:
             self.timed_whole(times)
-            whole = sum(map(times.of, self.whole.pieces(self.whole.nothing)))
+            whole = sum(map(times.of, self.whole.pieces(self.whole.nothing))) or 1.0
             summed = self.costs.latency(times.of)
             self._latency = replace(summed, factor=summed.factor / whole, fixed=summed.fixed / whole)
         return self._latency

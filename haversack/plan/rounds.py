@@ -192,7 +192,7 @@ class _Rounds:
         least: dict[str, float] = {}
         points = self.outlook.points_a_nat
         drop = self.goal.allowed_drop
-        for space in self.spaces:
+        for space in (space for space in self.spaces if space.sites or space.numbers):
             limits, beliefs = self.limits(space), self._beliefs(space, 1.0)
             if drop is not None:
                 limits[LOSS] = drop / points

@@ -241,7 +241,7 @@ def _tried(verdict: Verdict) -> Lines:
         f"flash {figure(found.flash_bytes, show_bytes)}, latency ratio {figure(found.latency_ratio, show_ratio)}, "
         f"score {figure(found.score, show_score)}"
     )
-    word = "kept" if verdict.kept else "dropped" if found.score else "dry run"
+    word = "kept" if verdict.kept else "dropped"
     recipe = Paragraph(str(verdict.candidate.recipe), f"  {word:<8}")
     return Lines((recipe, Paragraph(figures, " " * 10), Paragraph(f"because: {verdict.why}", " " * 10)))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -120,7 +120,7 @@ def test_the_result_folder_tells_how_everything_was_measured(out: Path, packed: 
     report = (out / "report.txt").read_text()
     assert report == packed.report
     assert "quantize_static" in report
-    assert "dropped" in report
+    assert "kept    prune_channels" in report
 
 
 def test_the_network_reloads_onto_a_fresh_one(packed: Packed, out: Path, file: TaskFile) -> None:
@@ -221,15 +221,17 @@ def test_a_ratio_of_this_host_says_nothing_of_integers_that_it_computes_in_float
 
 
 @pytest.mark.slow
-def test_an_impossible_limit_is_named_with_the_nearest_candidate_and_its_score(file: TaskFile, tmp_path: Path) -> None:
-    settings = Settings(out=tmp_path, epochs=1, seconds=0.1, techniques=TWO)
-    with pytest.raises(InfeasibleError, match=r"nearest.*prune_channels.*misses flash: .* allowed 1.0 kB.*scores 0\."):
+def test_an_impossible_limit_is_named_with_what_would_be_possible_and_that_is(file: TaskFile, tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path / "out", cache=tmp_path / "cache", epochs=1, seconds=0.1, techniques=TWO)
+    with pytest.raises(InfeasibleError, match=r"misses flash: .* allowed 1.0 kB.*it would take a flash of") as caught:
         pack(file.network, file.task, "host", Budget(flash_bytes=1000), settings)
-    report = (tmp_path / "report.txt").read_text()
+    report = (tmp_path / "out" / "report.txt").read_text()
     assert report.startswith("No candidate meets every limit on this machine")
-    assert "Tried, in this order:" in report
     assert "misses by" in report
-    assert not (tmp_path / "model.onnx").exists()
+    assert not (tmp_path / "out" / "model.onnx").exists()
+    enough = math.ceil(caught.value.relaxations["flash_bytes"])
+    result = pack(file.network, file.task, "host", Budget(flash_bytes=enough), settings)
+    assert result.artifact.flash_bytes <= enough
 
 
 def test_an_older_result_stays_where_a_later_goal_is_impossible(packed: Packed, out: Path, file: TaskFile) -> None:
@@ -237,7 +239,7 @@ def test_an_older_result_stays_where_a_later_goal_is_impossible(packed: Packed, 
     settings = Settings(
         out=out, cache=out / "workspace", seconds=0.1, task_digest=file.digest, techniques=("quantize_weights",)
     )
-    with pytest.raises(InfeasibleError, match=r"quantize_weights.*misses flash"):
+    with pytest.raises(InfeasibleError, match="misses flash"):
         pack(file.network, file.task, "host", Budget(flash_bytes=1000), settings)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
     assert (out / "workspace" / "report.txt").read_text().startswith("No candidate meets every limit")
@@ -286,57 +288,6 @@ def test_a_reconstruction_task_is_packed_by_its_own_score() -> None:
 def test_an_unknown_technique_is_refused(file: TaskFile) -> None:
     with pytest.raises(RecipeError, match="choose from"):
         pack(file.network, file.task, "host", Budget(), Settings(techniques=("magic",)))
-
-
-def _start(out: Path) -> subprocess.Popen[bytes]:
-    """What `packed` is made with, as a command."""
-    words = [
-        "pack",
-        TASK,
-        "--flash",
-        f"{FLASH}B",
-        "--max-drop",
-        "3%",
-        "--epochs",
-        "2",
-        "--seconds",
-        "0.1",
-        "--out",
-        out,
-        "--try",
-        ",".join(TWO),
-    ]
-    command = [sys.executable, "-c", "from haversack.cli import main; main()", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def _finished(out: Path) -> dict[Path, tuple[int, int]]:
-    """Finished entries of the workspace, with what changes when they are made again."""
-    entries = out.glob("workspace/*/*.*scored/measurement.json")
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in entries}
-
-
-@pytest.mark.slow
-def test_a_killed_pack_goes_on_where_it_was_and_ends_the_same(packed: Packed, out: Path, tmp_path: Path) -> None:
-    killed = tmp_path / "killed"
-    run = _start(killed)
-    deadline = time.monotonic() + 120
-    while len(_finished(killed)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(run.pid, signal.SIGKILL)
-    run.communicate()
-    before = _finished(killed)
-    assert len(before) >= 3
-    assert not (killed / "model.onnx").exists()
-
-    again = _start(killed)
-    _, errors = again.communicate(timeout=300)
-    assert again.returncode == 0, errors.decode()
-    after = _finished(killed)
-    assert before.items() <= after.items()
-    assert len(after) > len(before)
-    for name in ("model.onnx", "recipe.toml"):
-        assert (killed / name).read_bytes() == (out / name).read_bytes()
 
 
 @dataclass(frozen=True)
@@ -506,19 +457,6 @@ def test_packing_does_not_run_in_one_of_several_processes(file: TaskFile, monkey
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(WorkspaceError, match="one of 2"):
         pack(file.network, file.task, "host", Budget(), Settings())
-
-
-@pytest.mark.slow
-def test_a_pack_that_was_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
-    run = _start(tmp_path)
-    deadline = time.monotonic() + 120
-    while not _finished(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
-    _, errors = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert "repeat the command" in errors.decode().lower()
-    assert "Traceback" not in errors.decode()
 
 
 @pytest.mark.parametrize(("device", "runtime"), [("raspberry-pi-4", "litert"), ("stm32h743", "")])

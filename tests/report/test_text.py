@@ -195,18 +195,18 @@ def test_what_is_unknown_is_called_unknown_and_never_shown_as_zero() -> None:
 
 
 def test_packing_tells_of_every_recipe_that_was_tried_and_why_it_was_kept_or_dropped() -> None:
-    dry = Candidate(Recipe((Halve(0.9),)), replace(AFTER, score=None))
+    other = Candidate(Recipe((Halve(0.9),)), replace(AFTER, score=None))
     text = packed(
         found(
-            Verdict(dry, False, "untrained, to see its size and speed: misses flash: 210.0 kB"),
+            Verdict(other, False, "misses flash: 210.0 kB"),
             Verdict(found().best, True, "flash x0.17, latency x0.43"),
         ),
         BEFORE,
         PI,
         Budget(),
     )
-    dropped, kept = text.index("dry run test_text(keep=0.9)"), text.index("kept    test_text(keep=0.6)")
-    assert dropped < text.index("because: untrained, to see its size and speed: misses flash: 210.0 kB") < kept
+    dropped, kept = text.index("dropped test_text(keep=0.9)"), text.index("kept    test_text(keep=0.6)")
+    assert dropped < text.index("because: misses flash: 210.0 kB") < kept
     assert kept < text.index("because: flash x0.17, latency x0.43")
     assert "score unknown" in text[dropped:kept]
     assert " 1. test_text(keep=0.6)" in text
