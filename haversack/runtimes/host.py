@@ -41,7 +41,7 @@ class Timing:
     """How long one file takes at batch 1, and against the first file that it was timed with."""
 
     latency_ms: Figure
-    """Median over the rounds of each round's median; `low` to `high` is the median's 95 % confidence interval."""
+    """Median over the rounds of its best turn in each; `low` to `high` is the median's 95 % confidence interval."""
     ratio: Figure
     """Median over the rounds of (this file / the first file) within one round, with its interval likewise."""
     rounds: tuple[tuple[float, float], ...] = field(default=(), repr=False)
@@ -197,8 +197,8 @@ def versions() -> dict[str, str]:
 
 
 def _timings(rounds: Sequence[Sequence[float]], runtime: str) -> tuple[Timing, ...]:
-    """The figures of each file from its medians (ms) in every round."""
-    firsts = [medians[0] for medians in rounds]
+    """The figures of each file from its time (ms) in every round."""
+    firsts = [times[0] for times in rounds]
     return tuple(
         Timing.of([(ours, ours / first) for ours, first in zip(times, firsts, strict=True)], runtime)
         for times in zip(*rounds, strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
-import statistics
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +22,10 @@ Request = dict[str, Any]
 Run = Callable[[], object]
 Array = np.ndarray[Any, Any]
 
-_ROUND_NS = 30_000_000
+_TURN_NS = 10_000_000
 """How long one file runs before it is the next one's turn: long against the clock, short against a neighbour's job."""
+_ROUNDS = 12
+"""So many rounds fill the time: enough for an interval, and long enough that each file is left alone once in each."""
 _PORTION_NS = 3_000_000
 """The same for small files of which many are compared with one: long enough to be warm again after the other."""
 _LEAST_ROUNDS = 3
@@ -61,10 +63,11 @@ def grown_bytes(prepare: Callable[[], Run]) -> dict[str, int]:
 
 
 def in_turns(request: Request, bound: Callable[[str], Run]) -> dict[str, Any]:
-    """Median ms of each file in each round: `{"rounds": [[first, second, ...], ...]}`.
+    """Ms of each file in each round where nobody disturbed it: `{"rounds": [[first, second, ...], ...]}`.
 
-    The files take turns, forwards in one round and backwards in the next, so that a neighbour's load falls on all.
-    `bound` makes the function that runs a file once, on inputs that it has already: the runtime's own time.
+    The files take turns, forwards and then backwards, several times a round, and the best turn of each counts: a
+    neighbour, on the same core or beside it, only makes some turns slower. `bound` makes the function that runs a file
+    once, on inputs that it has already: the runtime's own time.
     """
     runs = []
     for position, file in enumerate(request["files"]):
@@ -73,20 +76,23 @@ def in_turns(request: Request, bound: Callable[[str], Run]) -> dict[str, Any]:
         except RefusedError as refused:
             raise RefusedError(refused.what, refused.mend, position) from refused
     budget_ns = int(request["seconds"] * 1e9)
-    turn_ns = min(_ROUND_NS, budget_ns // (20 * len(runs)))
+    turn_ns = min(_TURN_NS, budget_ns // (4 * _ROUNDS * len(runs)))
     counts = [max(1, turn_ns // max(1, _warm_up(run, turn_ns))) for run in runs]
     gc.disable()
     rounds: list[list[float]] = []
-    end = time.perf_counter_ns() + budget_ns
+    order, end = list(range(len(runs))), time.perf_counter_ns() + budget_ns
     while len(rounds) < _LEAST_ROUNDS or time.perf_counter_ns() < end:
-        order = range(len(runs)) if len(rounds) % 2 == 0 else reversed(range(len(runs)))
-        found = {index: _median_ns(runs[index], counts[index]) / 1e6 for index in order}
-        rounds.append([found[index] for index in range(len(runs))])
-    return {"rounds": rounds, "runs_per_round": counts}
+        best, round_end = [math.inf] * len(runs), time.perf_counter_ns() + budget_ns // _ROUNDS
+        while math.inf in best or time.perf_counter_ns() < round_end:
+            for index in order:
+                best[index] = min(best[index], _undisturbed_ns(runs[index], counts[index]) / 1e6)
+            order.reverse()
+        rounds.append(best)
+    return {"rounds": rounds, "runs_per_turn": counts}
 
 
 def beside_first(request: Request, bound: Callable[[str], Run]) -> dict[str, Any]:
-    """What each file takes, and the first file right before it, round by round: medians of a portion.
+    """What each file takes, and the first file right before it, round by round, each in a portion of runs.
 
     `{"rounds": [[[ms, ms of the first], ...] a file]}`, without a list for the first file, and with an empty one for a
     file that the runtime refuses. The files take turns forwards and backwards. A file is run for `seconds`, portions of
@@ -104,8 +110,8 @@ def beside_first(request: Request, bound: Callable[[str], Run]) -> dict[str, Any
     while order:
         for index in order:
             start = time.perf_counter_ns()
-            before = _median_ns(first, first_count)
-            rounds[index].append([_median_ns(runs[index], counts[index]) / 1e6, before / 1e6])
+            before = _undisturbed_ns(first, first_count)
+            rounds[index].append([_undisturbed_ns(runs[index], counts[index]) / 1e6, before / 1e6])
             spent[index] += time.perf_counter_ns() - start
         unfinished = [index for index in order if len(rounds[index]) < _LEAST_ROUNDS or spent[index] < budget_ns]
         order = unfinished[::-1]
@@ -145,22 +151,25 @@ def _random(shape: tuple[int, ...], kind: type, rng: np.random.Generator) -> Arr
 
 
 def _warm_up(run: Run, turn_ns: int) -> int:
-    """How long one run takes, after the first runs have filled the caches."""
-    end = time.perf_counter_ns() + turn_ns
-    taken = [_median_ns(run, 1)]
-    while time.perf_counter_ns() < end:
-        taken.append(_median_ns(run, 1))
-    return round(statistics.median(taken))
+    """How long one run takes that nobody disturbs, after the first runs have filled the caches.
+
+    The least of them: were it told by a run that waited for a neighbour, each turn would be too few runs.
+    """
+    end, taken = time.perf_counter_ns() + turn_ns, list[float]()
+    while time.perf_counter_ns() < end or (len(taken) < _LEAST_ROUNDS and min(taken, default=0) < 10 * _TURN_NS):
+        taken.append(_undisturbed_ns(run, 1))
+    return round(min(taken))
 
 
-def _median_ns(run: Run, count: int) -> float:
+def _undisturbed_ns(run: Run, count: int) -> float:
+    """The lower quartile of so many runs: what others take from a machine only adds, and the least of all is luck."""
     clock = time.perf_counter_ns
     taken = []
     for _ in range(count):
         start = clock()
         run()
         taken.append(clock() - start)
-    return statistics.median(taken)
+    return sorted(taken)[(count - 1) // 4]
 
 
 def _peak_bytes() -> int:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import binom
 
 from haversack.errors import MeasureError
-from haversack.runtimes import host, process
+from haversack.runtimes import host, process, turns
 
 FLOAT = TensorProto.FLOAT
 
@@ -123,6 +124,41 @@ def test_an_interval_of_the_median_holds_it_as_often_as_it_says():
 def test_rounds_that_took_equally_long_have_a_spread_around_their_median(nanoseconds, rounds):
     figure = host._spread([nanoseconds / 1e6] * rounds, "onnx")
     assert figure.low <= figure.value <= figure.high
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rounds_say_what_files_take_while_a_neighbour_comes_and_goes(monkeypatch, seed):
+    """On a clock that only runs move: a file of 200 us and one of 100 us.
+
+    Half of the time a neighbour beside it makes everything 1.4 times as slow; one run of sixteen waits for 4 ms.
+    """
+    now, rng = [0], np.random.default_rng(seed)
+    slow = rng.integers(0, 2, 1000)
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now[0])
+
+    def bound(taken):
+        def run():
+            beside = slow[now[0] // 25_000_000 % len(slow)]
+            now[0] += int(taken * (1.4 if beside else 1)) + (4_000_000 if rng.random() < 1 / 16 else 0)
+
+        return run
+
+    found = turns.in_turns({"files": [200_000, 100_000], "seconds": 3.0}, bound)
+    timing = host._timings(found["rounds"], "onnx")[1]
+    assert timing.latency_ms.value == pytest.approx(0.1, rel=0.01)
+    assert timing.ratio.value == pytest.approx(0.5, rel=0.01)
+    assert len(found["rounds"]) >= 6
+
+
+def test_a_run_that_waits_at_first_does_not_make_turns_short(monkeypatch):
+    now, ran = [0], [0]
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now[0])
+
+    def run():
+        ran[0] += 1
+        now[0] += 12_000_000 if ran[0] == 1 else 100_000
+
+    assert turns.in_turns({"files": ["one"], "seconds": 0.6}, lambda _: run)["runs_per_turn"] == [100]
 
 
 def test_given_arrays_are_what_the_file_runs_on():
