@@ -236,7 +236,9 @@ class _Rounds:
         if isinstance(answer, Refusal):
             self.refusals.append(answer)
             self.spaces = [
-                space.refusing(draft.chosen) if space.name == draft.space.name else space for space in self.spaces
+                space.refusing(draft.chosen) if space.name == draft.space.name else space
+                for space in self.spaces
+                if any(draft.chosen) or space.name != draft.space.name  # its numbers alone were refused
             ]
             return None
         self.scored[recipe] = answer

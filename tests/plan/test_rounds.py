@@ -209,10 +209,20 @@ def test_an_impossible_goal_is_refused_with_the_nearest_candidate():
 
 
 def test_a_refused_plan_does_not_end_it():
-    world = World(refused=["cut(kept=(2"])
-    found = world.packed(flash_bytes=150, max_drop=0.5)
+    limits = {"flash_bytes": 150, "max_drop": 0.9, "schedule": None}
+    cut, _ = World().packed(**limits).best.recipe.steps
+    found = World(refused=[str(Recipe((cut,)))]).packed(**limits)
     assert found.met
-    assert found.refusals or world.built
+    assert cut in found.refusals[0].recipe.steps
+    assert cut not in found.best.recipe.steps
+
+
+def test_where_a_format_is_refused_altogether_another_one_is_taken():
+    world = World(refused=["bits=8"])
+    found = world.packed(flash_bytes=700, max_drop=0.9, schedule=None)
+    assert found.met
+    assert [type(step) for step in found.best.recipe.steps] == [Cut]
+    assert [each.recipe for each in found.refusals] == [Recipe((Integers(),))]
 
 
 def test_the_answer_is_timed_afresh_and_given_up_where_it_was_luck():
