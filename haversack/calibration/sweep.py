@@ -8,94 +8,24 @@ what later operations read, and rounded values as their integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, fx
 
+from haversack.calibration.lane import Lane
 from haversack.calibration.least_squares import Fit, Moments, refitted
 from haversack.calibration.patches import Patches
 from haversack.errors import RecipeError
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.ops import Trait, channel_dim, traits_of
-from haversack.graph.pairs import pairs
-from haversack.graph.run import Batches, is_finite, named_tensors
+from haversack.graph.run import Batches, is_finite
 from haversack.graph.write_back import written_back_to_train
 from haversack.model import Edits, Model
 from haversack.progress import track
-
-_DEQUANTIZE = pairs.dequantize_per_tensor.default
-
-
-class Lane:
-    """Runs `network` up to some operation, one batch at a time; `keep` names values to hold until they are taken.
-
-    `tensors` holds the weights, which may be replaced before the operation that reads them runs.
-    """
-
-    def __init__(self, network: fx.GraphModule, batches: Batches, keep: Collection[fx.Node] = ()) -> None:
-        self._nodes = list(network.graph.nodes)
-        self._places = {node: place for place, node in enumerate(self._nodes)}
-        self.tensors = named_tensors(network)
-        self._keep = frozenset(keep)
-        self._done = [0] * len(batches)
-        inputs = list(network.graph.find_nodes(op="placeholder"))
-        self._states: list[dict[fx.Node, Any]] = [dict(zip(inputs, batch, strict=True)) for batch in batches]
-        self._kept: list[dict[fx.Node, Any]] = [{} for _ in batches]
-        self._last = _last_reads(self._nodes)
-
-    def run(self, batch: int, node: fx.Node, *, inclusive: bool) -> None:
-        """Goes on with a batch to just before `node`, or to just after it."""
-        state, end = self._states[batch], self._places[node] + inclusive
-        for each in self._nodes[self._done[batch] : end]:
-            if each.op == "call_function":
-                state[each] = self._result(each, batch)
-            if each in self._keep:
-                self._kept[batch][each] = state[each]
-            for dead in self._last.get(each, ()):
-                del state[dead]
-        self._done[batch] = max(self._done[batch], end)
-
-    def read(self, batch: int, node: fx.Node) -> Any:  # noqa: ANN401 - values may be tensors, sizes or lists of them
-        """The value of `node` on a batch."""
-        if node.op == "get_attr":
-            return self.tensors[str(node.target)]
-        value = self._states[batch][node]
-        return value() if isinstance(value, partial) else value
-
-    def take(self, batch: int, node: fx.Node) -> Tensor:
-        """The kept value of `node`, which is not held any longer."""
-        value: Tensor = self._kept[batch].pop(node)
-        return value
-
-    def _result(self, node: fx.Node, batch: int) -> Any:  # noqa: ANN401
-        target = cast("Callable[..., Any]", node.target)
-
-        def read(argument: fx.Node) -> Any:  # noqa: ANN401
-            return self.read(batch, argument)
-
-        arguments, options = fx.map_arg(node.args, read), fx.map_arg(node.kwargs, read)
-        if node.target is _DEQUANTIZE:
-            # Integers take a quarter of the memory, and are made real again in no time.
-            return partial(target, *arguments, **options)
-        return target(*arguments, **options)
-
-
-def _last_reads(nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-    """The values that nobody reads after each operation has run."""
-    last: dict[fx.Node, list[fx.Node]] = {}
-    met: set[fx.Node] = set()
-    for node in reversed(nodes):
-        unread = [each for each in (*node.all_input_nodes, node) if each not in met and each.op != "get_attr"]
-        met.update(unread)
-        if node.op in ("call_function", "placeholder"):
-            last[node] = list(dict.fromkeys(unread))
-    return last
-
 
 # Neighbouring positions of a map say nearly the same: more of them change nothing but the time.
 _MOST_POSITIONS = 100_000
@@ -141,17 +71,20 @@ def swept_layers(folded: Folded, names: Collection[str]) -> list[SweptLayer]:
 class Sweep:
     """The original network and the changed one, side by side; `tensors` holds what was chosen so far.
 
-    The layers are those of `changed`, or of the network that it rounds, in which they have the same names.
+    The layers are those of the changed network, or of the one that it rounds, in which they have the same names. Both
+    have run `sizes` samples a batch up to somewhere before them; layers are fitted to at most `most` positions.
     """
 
-    def __init__(
-        self, original: Folded, changed: fx.GraphModule, batches: Batches, chosen: Collection[SweptLayer]
-    ) -> None:
-        self._real = Lane(original.module, batches, {each.wanted for each in chosen})
-        self._changed = Lane(changed, batches)
-        self._twins = {node.name: node for node in changed.graph.nodes}
-        self._sizes = [len(batch[0]) for batch in batches]
+    def __init__(self, original: Lane, changed: Lane, sizes: Sequence[int], most: int = _MOST_POSITIONS) -> None:
+        self._real, self._changed, self._sizes, self._most = original, changed, sizes, most
+        self._twins = {node.name: node for node in changed.nodes}
         self.tensors: dict[str, Tensor] = {}
+
+    @classmethod
+    def over(cls, original: Folded, changed: fx.GraphModule, batches: Batches, chosen: Collection[SweptLayer]) -> Self:
+        """Both networks from their inputs on, to choose the layers `chosen` one after the other."""
+        real = Lane(original.module, batches, {each.wanted for each in chosen})
+        return cls(real, Lane(changed, batches), [len(batch[0]) for batch in batches])
 
     def fit(self, layer: SweptLayer, *, ridge: float) -> Fit:
         """The weights with which the layer comes closest to what is wanted of it, near those that it has."""
@@ -159,7 +92,7 @@ class Sweep:
         moments = Moments(layer.node, weight, centred=layer.free_bias)
         for batch, size in enumerate(self._sizes):
             inputs, outputs = self._inputs_and_outputs(layer, batch)
-            moments.add(inputs, outputs, _MOST_POSITIONS * size // sum(self._sizes))
+            moments.add(inputs, outputs, self._most * size // sum(self._sizes))
         bias = self._changed.tensors[layer.bias] if layer.bias else None
         return moments.fit(weight, bias, ridge=ridge)
 
@@ -214,7 +147,7 @@ def reconstructed(small: Model, original: Model, edits: Edits, batches: Batches)
     """
     before, after = inference(original), inference(small)
     chosen = list(_chosen(after, before, edits))
-    sweep = Sweep(before, after.module, batches, chosen)
+    sweep = Sweep.over(before, after.module, batches, chosen)
     with torch.no_grad():
         for layer in track(chosen, "reconstructing", len(chosen)):
             fit = sweep.fit(layer, ridge=_RIDGE)

@@ -1,12 +1,14 @@
-"""Losses in nats: exactly, and by the outputs' curvature."""
+"""Losses in nats, of networks and of forks of them."""
+
+import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from haversack.calibration.currency import Yardstick, curvatures, nats
+from haversack.calibration.currency import Judge, Yardstick, nats, parted
 from haversack.errors import TaskError
 from haversack.graph.inference import inference
 from haversack.model import Model
@@ -53,58 +55,20 @@ def test_a_network_is_no_nats_away_from_itself(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layer", ["0", "2", "5"])
-def test_small_errors_lose_what_the_curvature_says(kind: Kind, layer: str) -> None:
-    """Random errors of a layer's outputs; the divergence itself is the oracle."""
-    module, x = network(), inputs(256)
+def test_a_fork_with_other_weights_is_as_far_away_as_the_network_with_them(kind: Kind) -> None:
+    """All samples at once in a module of its own are the oracle."""
+    module, x = network(), inputs(40)
     folded = inference(Model(module, (x[:1],)))
-    node = folded.layer_of(f"{layer}.weight")
-    (found,) = curvatures(folded, [(x,)], kind, [node]).values()
-    yardstick, random = Yardstick.of(module, [(x,)], kind), torch.Generator().manual_seed(2)
-    channels = torch.arange(len(found)) + 1.0
-    size = 0.02
-
-    def disturbed(_: nn.Module, __: object, value: Tensor) -> Tensor:
-        rows = channels.view(-1, *[1] * (value.dim() - 2))
-        return value + size * rows * torch.randn(value.shape, generator=random)
-
-    with module[int(layer)].register_forward_hook(disturbed):
-        exact = sum(yardstick.nats(module) for _ in range(8)) / 8
-    assert float((found * (size * channels) ** 2).sum() / 2) == pytest.approx(exact, rel=0.15)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_curvature_is_the_fisher_information_that_autograd_s_jacobian_gives(kind: Kind) -> None:
-    module, x = network(), inputs(64)
-    folded = inference(Model(module, (x[:1],)))
-    node = folded.layer_of("2.weight")
-    (found,) = curvatures(folded, [(x,)] * 16, kind, [node]).values()
-    head = module[3:]
-    wanted, exact = module(x), torch.zeros(5)
-    for value, outputs in zip(module[:3](x).detach(), wanted.detach(), strict=True):
-        jacobian = torch.autograd.functional.jacobian(lambda v: head(v.unsqueeze(0))[0], value)
-        likely = outputs.softmax(0)
-        fisher = (
-            torch.diag(likely) - likely.outer(likely)
-            if kind == "classification"
-            else torch.eye(4) / (4 * wanted.var(0, correction=0).mean())
-        )
-        exact += torch.einsum("ochw,op,pchw->c", jacobian, fisher, jacobian).detach() / len(x)
-    assert found.float() == pytest.approx(exact, rel=0.1)
-
-
-def test_maps_of_classes_share_a_sample_s_loss() -> None:
-    """A dense classifier whose positions are all alike loses what one position does."""
-    torch.manual_seed(0)
-    one = nn.Conv2d(3, 4, 1).eval()
-    x = torch.randn(512, 3, 1, 1)
-    alone, spread = (
-        curvatures(folded, [(values,)], "classification", [folded.layer_of("weight")])
-        for values in (x, x.expand(-1, -1, 4, 4).contiguous())
-        for folded in [inference(Model(one, (values[:1],)))]
-    )
-    (first,), (second,) = alone.values(), spread.values()
-    assert second == pytest.approx(first, rel=0.15)
+    judge = Judge.of(folded, (x,), kind)
+    wanted = module(x).detach()
+    for layer in (2, 5):
+        fork = judge.before(folded.layer_of(f"{layer}.weight")).fork()
+        fork.tensors[f"{layer}.weight"] = module[layer].weight.detach() * 0.7
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            other[layer].weight *= 0.7
+            assert judge.nats(fork) == pytest.approx(nats(other(x), wanted, kind), rel=1e-4)
+    assert judge.nats(judge.lane.fork()) == pytest.approx(0, abs=1e-7)
 
 
 def test_outputs_that_are_no_tensor_are_said() -> None:
@@ -116,14 +80,7 @@ def test_outputs_that_are_no_tensor_are_said() -> None:
         Yardstick.of(Two(), [(inputs(),)], "regression")
 
 
-@settings(max_examples=10)
-@given(seed=st.integers(0, 50))
-def test_curvatures_are_finite_and_never_negative(seed: int) -> None:
-    torch.manual_seed(seed)
-    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
-    x = torch.randn(8, 6) * 10
-    folded = inference(Model(module, (x[:1],)))
-    nodes = [layer.node for layer in folded.layers()]
-    for values in curvatures(folded, [(x,)], "classification", nodes).values():
-        assert values.isfinite().all()
-        assert (values >= 0).all()
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_no_input_both_repairs_and_judges_where_there_are_two(count: int) -> None:
+    fitted, held = parted(inference(Model(network(), (inputs(1),))), [(inputs(count),)], 1)
+    assert torch.equal(torch.cat([fitted[0], held[0]]), inputs(count) if count > 1 else inputs(1).repeat(2, 1, 1, 1))

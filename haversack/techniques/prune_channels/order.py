@@ -7,7 +7,7 @@ that read it: their covariance tells how far the other columns, refitted by leas
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -15,18 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from haversack.calibration.currency import curvatures
-from haversack.calibration.least_squares import Moments
+from haversack.calibration.lane import Lane
+from haversack.calibration.least_squares import Fit, Moments
 from haversack.calibration.patches import Patches
-from haversack.calibration.sweep import Lane
 from haversack.channels.group import ChannelGroup, Member
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.ops import FoldedLayer, Trait, channel_dim, layer_at, traits_of
-from haversack.graph.run import Batches
+from haversack.graph.run import Batches, Tensors
 from haversack.model import Model
 from haversack.progress import note, track
-from haversack.task import Kind
 from haversack.techniques.prune_channels.importance import Ranking, Scores, l2
 
 _RIDGE = 1e-2
@@ -76,25 +74,31 @@ def second_order(model: Model, groups: Sequence[ChannelGroup], batches: Batches)
     return known[asked]
 
 
-def lost_nats(model: Model, groups: Sequence[ChannelGroup], batches: Batches, kind: Kind) -> list[Ranking | None]:
-    """For each group the order of `second_order`, and what it costs in nats that the first channels are gone.
+@dataclass(frozen=True)
+class Elimination:
+    """A group's ranking, and what its readers' weights and biases become when some numbers of channels are gone."""
 
-    Each error left in a reader's outputs counts by the curvature of the network's outputs there (see
-    calibration/currency.py). None for groups that something other than a convolution or a linear layer reads.
+    ranking: Ranking
+    refitted: Mapping[int, Tensors]
+
+
+def eliminations(
+    folded: Folded, groups: Sequence[ChannelGroup], batches: Batches, stops: Sequence[Collection[int]]
+) -> list[Elimination | None]:
+    """The elimination of each group, whose readers are told of at its `stops`: so many channels gone.
+
+    In the order of `second_order`. What is gone counts for nothing in the readers, whose other columns make up for it
+    on the inputs. None for groups that something other than a convolution or a linear layer reads.
     """
-    folded = inference(model)
-    found = {place: reads for place, group in enumerate(groups) if (reads := readings(folded, group))}
-    if not found:
-        return [None] * len(groups)
-    nodes = {each.layer.node for reads in found.values() for each in reads}
-    ranked = _ranked(folded, found, batches, curvatures(folded, batches, kind, nodes))
+    reads = {place: each for place, group in enumerate(groups) if (each := readings(folded, group))}
+    ranked = _eliminations(folded, reads, batches, dict(enumerate(stops))) if reads else {}
     return [ranked.get(place) for place in range(len(groups))]
 
 
 def _rankings(model: Model, groups: Sequence[ChannelGroup], batches: Batches) -> list[Ranking]:
     folded = inference(model)
     found = {place: reads for place, group in enumerate(groups) if (reads := readings(folded, group))}
-    ranked = _ranked(folded, found, batches)
+    ranked = {place: each.ranking for place, each in _eliminations(folded, found, batches, {}).items()}
     others = [group for place, group in enumerate(groups) if place not in found]
     if others:
         note(f"ranked by their kernels' norms: the channels of {', '.join(each.name for each in others)}.")
@@ -114,56 +118,61 @@ def _by_norm(norms: Scores, whole: float) -> Ranking:
     return Ranking.of(squares * (whole / max(float(squares.sum()), 1e-30)))
 
 
-def _ranked(
+def _eliminations(
     folded: Folded,
     found: Mapping[int, Sequence[ReadingLayer]],
     batches: Batches,
-    counted: Mapping[fx.Node, Tensor] | None = None,
-) -> dict[int, Ranking]:
-    """The ranking of each group; its losses in nats where `counted` says what an error of each reader's rows costs."""
+    stops: Mapping[int, Collection[int]],
+) -> dict[int, Elimination]:
+    """The elimination of each group, each as soon as its last reader's curvature is known."""
     order = {node: place for place, node in enumerate(folded.graph.nodes)}
     readers = {each.layer.node: each.layer for reads in found.values() for each in reads}
     layers = [readers[node] for node in sorted(readers, key=order.__getitem__)]
     left = {place: list(reads) for place, reads in found.items()}
     parts: dict[int, list[_Weighed]] = {place: [] for place in found}
-    ranked: dict[int, Ranking] = {}
+    eliminated: dict[int, Elimination] = {}
     powers = _powers(folded, [layer.node for layer in layers], batches)
-    for node, weight, curvature in _curvatures(folded, layers, batches):
+    for layer, fit in _fits(folded, layers, batches):
         for place, reads in left.items():
-            for each in [each for each in reads if each.layer.node is node]:
-                power = max(powers[node], 1e-30)
-                rows = torch.ones(len(weight)) if counted is None else counted[node] * (power / 2)
-                parts[place].append(_part(weight / math.sqrt(power), curvature, rows, each.columns))
+            for each in [each for each in reads if each.layer.node is layer.node]:
+                parts[place].append(_part(each, fit, math.sqrt(max(powers[layer.node], 1e-30))))
                 reads.remove(each)
-            if not reads and place not in ranked:
-                ranked[place] = _eliminated(parts.pop(place))
-    return ranked
+            if not reads and place not in eliminated:
+                eliminated[place] = _eliminated(folded, parts.pop(place), stops.get(place, ()))
+    return eliminated
 
 
 @dataclass
 class _Weighed:
     """One reader's weight (rows, columns) and inverse curvature, a channel's columns side by side, channels first.
 
-    `rows` says how much a row's error counts in what is lost; for the order, all count alike.
+    `columns` says which of the layer's own columns they are, `unit` in what its outputs are measured.
     """
 
+    reader: ReadingLayer
+    fit: Fit
+    columns: Tensor
+    unit: float
     weight: Tensor
     inverse: Tensor
-    rows: Tensor
-    channels: int
-    width: int
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return len(self.reader.columns), len(self.reader.columns[0])
 
     def costs(self) -> Tensor:
-        """What each channel's going adds to the error, and to what is lost; (2, channels)."""
-        size, shape = self.channels * self.width, (self.channels, self.width)
+        """What each channel's going adds to the error."""
+        shape = self._shape
+        size = math.prod(shape)
         blocks = self.inverse[:size, :size].view(*shape, *shape).diagonal(dim1=0, dim2=2).movedim(-1, 0)
         weights = self.weight[:, :size].view(-1, *shape).movedim(1, 0)
-        errors = (torch.linalg.solve(blocks, weights.mT).mT * weights).sum(2)
-        return torch.stack([errors.sum(1), errors @ self.rows.to(errors)])
+        errors: Tensor = (torch.linalg.solve(blocks, weights.mT).mT * weights).sum((1, 2))
+        return errors
 
     def remove(self, channels: Tensor) -> None:
         """Eliminates the channels: the other columns make up for them, as far as they can."""
-        gone = (channels.view(-1, 1) * self.width + torch.arange(self.width)).flatten()
+        width = self._shape[1]
+        gone = (channels.view(-1, 1) * width + torch.arange(width)).flatten()
         across = self.inverse[:, gone]
         scaled = torch.linalg.solve(across[gone], across.T)
         self.weight -= self.weight[:, gone] @ scaled
@@ -174,36 +183,44 @@ class _Weighed:
         self.inverse[:, gone] = 0
         self.inverse[gone, gone] = 1
 
+    def tensors(self, folded: Folded) -> Tensors:
+        """The layer's weight as it is by now, and the bias that goes with it, where it has one of its own."""
+        layer, weight = self.reader.layer, torch.empty_like(self.weight)
+        weight[:, self.columns] = self.weight * self.unit
+        new = {layer.weight: weight}
+        if folded.readers[layer.bias] == 1:
+            new[layer.bias] = self.fit.bias(weight.unsqueeze(0))
+        return {name: value.reshape(folded.tensor(name).shape).to(folded.tensor(name)) for name, value in new.items()}
 
-def _eliminated(parts: Sequence[_Weighed]) -> Ranking:
-    size = parts[0].channels
-    each = max(1, size // _ROUNDS)
+
+def _eliminated(folded: Folded, parts: Sequence[_Weighed], stops: Collection[int]) -> Elimination:
+    size = len(parts[0].reader.columns)
     alive = torch.ones(size, dtype=torch.bool)
     order: list[int] = []
-    losses = [0.0]
-    while alive.any():
-        costs, lost = torch.stack([part.costs() for part in parts]).sum(0).clamp_min(0)
+    losses, refitted = [0.0], dict[int, Tensors]()
+    for end in sorted({*range(0, size, max(1, size // _ROUNDS)), *stops, size} - {0}):
+        costs = torch.stack([part.costs() for part in parts]).sum(0).clamp_min(0)
         costs[~alive] = math.inf
-        gone = costs.topk(min(each, int(alive.sum())), largest=False).indices
+        gone = costs.topk(end - len(order), largest=False).indices
         for part in parts:
             part.remove(gone)
         alive[gone] = False
         order += gone.tolist()
-        losses += (losses[-1] + lost[gone].cumsum(0)).tolist()
-    return Ranking(tuple(order), tuple(losses))
+        losses += (losses[-1] + costs[gone].cumsum(0)).tolist()
+        if end in stops:
+            refitted[end] = {name: tensor for part in parts for name, tensor in part.tensors(folded).items()}
+    return Elimination(Ranking(tuple(order), tuple(losses)), refitted)
 
 
-def _part(weight: Tensor, curvature: Tensor, rows: Tensor, columns: tuple[tuple[int, ...], ...]) -> _Weighed:
-    taken = [column for each in columns for column in each]
-    rest = sorted(set(range(weight.shape[1])) - set(taken))
-    order = torch.tensor([*taken, *rest])
-    return _Weighed(weight[:, order], torch.linalg.inv(curvature[order][:, order]), rows, len(columns), len(columns[0]))
+def _part(reader: ReadingLayer, fit: Fit, unit: float) -> _Weighed:
+    taken = [column for columns in reader.columns for column in columns]
+    weight, curvature = fit.start[0] / unit, fit.curvature[0]
+    order = torch.tensor([*taken, *sorted(set(range(weight.shape[1])) - set(taken))])
+    return _Weighed(reader, fit, order, unit, weight[:, order], torch.linalg.inv(curvature[order][:, order]))
 
 
-def _curvatures(
-    folded: Folded, layers: Sequence[FoldedLayer], batches: Batches
-) -> Iterator[tuple[fx.Node, Tensor, Tensor]]:
-    """Each layer with its flattened weight and the curvature of its squared error, its bias free to follow."""
+def _fits(folded: Folded, layers: Sequence[FoldedLayer], batches: Batches) -> Iterator[tuple[FoldedLayer, Fit]]:
+    """Each layer with its weight and the curvature of its squared error; a bias is free to follow."""
     lane, total = Lane(folded.module, batches), sum(len(batch[0]) for batch in batches)
     for layer in track(layers, "curvatures", len(layers)):
         node, weight = layer.node, folded.tensor(layer.weight)
@@ -214,8 +231,7 @@ def _curvatures(
                 inputs = lane.read(place, layer.inputs)
                 lane.run(place, node, inclusive=True)
                 moments.add(inputs, lane.read(place, node), _MOST_POSITIONS * len(batch[0]) // total)
-        fit = moments.fit(weight, None, ridge=_RIDGE)
-        yield node, fit.start[0], fit.curvature[0]
+        yield layer, moments.fit(weight, None, ridge=_RIDGE)
 
 
 def _powers(folded: Folded, nodes: Sequence[fx.Node], batches: Batches) -> dict[fx.Node, float]:

@@ -161,7 +161,7 @@ def second_order_scores(
     to the network's outputs: the mean square of their gradient, along random directions.
     """
     weighed = _importance(folded.module, batches, {layer.node.name for layer in chosen}, seed)
-    sweep = Sweep(folded, folded.module, batches, chosen)
+    sweep = Sweep.over(folded, folded.module, batches, chosen)
     found: dict[str, Tensor] = {}
     for layer in track(chosen, "second order", len(chosen)):
         weight, fit = folded.tensor(layer.weight), sweep.fit(layer, ridge=_RIDGE)
@@ -175,7 +175,7 @@ def second_order_weights(
     folded: Folded, batches: Batches, chosen: Sequence[SweptLayer], masks: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Weights that are zero where their mask is False, and biases, with which the network stays closest to itself."""
-    sweep = Sweep(folded, folded.module, batches, chosen)
+    sweep = Sweep.over(folded, folded.module, batches, chosen)
     for layer in track(chosen, "refitting", len(chosen)):
         weight, fit = folded.tensor(layer.weight), sweep.fit(layer, ridge=_RIDGE)
         kept = masks[layer.weight].reshape(fit.best.shape)

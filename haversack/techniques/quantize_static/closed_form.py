@@ -162,7 +162,7 @@ def round_closed_form(
     chosen = swept_layers(folded, bits)
     others = bits.keys() - {each.weight for each in chosen}
     plain = weight_grids(folded, grids, {name: bits[name] for name in others})
-    sweep = Sweep(folded, folded.lowered({**grids, **plain}), batches, chosen)
+    sweep = Sweep.over(folded, folded.lowered({**grids, **plain}), batches, chosen)
     found: dict[str, Grid] = {}
     for layer in chosen:
         weight, top = folded.tensor(layer.weight), (1 << bits[layer.weight] - 1) - 1

@@ -1,6 +1,6 @@
 """What a planner is told of blocks, against networks in which they are really gone and refitted."""
 
-import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haversack.calibration.currency import Yardstick
+from haversack.calibration.lane import Lane, Span
 from haversack.device import find_device
 from haversack.graph.inference import inference
 from haversack.model import Model
 from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.prune_layers import PruneLayers
 from haversack.techniques.prune_layers.removable import without
-from haversack.techniques.prune_layers.weighing import bypassed
 from tests.tasks import digits_small
 
 
@@ -45,27 +45,34 @@ def model() -> Model:
 
 @pytest.mark.parametrize("path", ["1.0", "1.1", "1.2", "1.0.one"])
 def test_a_bypassed_block_computes_what_the_network_without_it_does(model: Model, path: str) -> None:
-    short, x = bypassed(inference(model), path), torch.randn(5, 1, 8, 8)
-    assert short is not None
-    torch.testing.assert_close(short(x), without(model.module, [path])(x), rtol=1e-4, atol=1e-5)
+    folded, x = inference(model), torch.randn(5, 1, 8, 8)
+    span, lane = Span.of(folded.graph, path), Lane(folded.module, [(x,)])
+    assert span is not None
+    lane.run(0, next(node for node in lane.nodes if node in span.inside), inclusive=False)
+    for fork, wanted in ((lane.fork(without=span), without(model.module, [path])), (lane, model.module)):
+        fork.run(0, fork.nodes[-1], inclusive=False)
+        result = fork.read(0, fork.nodes[-1].all_input_nodes[0])
+        torch.testing.assert_close(result, wanted(x), rtol=1e-4, atol=1e-5)
 
 
-def test_mixtures_rank_as_their_summed_losses_do(model: Model) -> None:
-    """Blocks gone and channels left, both repaired without training; divergence on digits that repaired nothing."""
-    task, held = digits_small.task(), [(digits_small.images[digits_small.test],)]
-    inputs = task.calibration()
+def test_losses_are_those_of_networks_that_are_really_smaller_and_repaired(model: Model) -> None:
+    """Blocks gone or channels left, repaired without training; divergence on digits that repaired nothing."""
+    inputs = [(digits_small.images[digits_small.train[:300]],)]
+    task = replace(digits_small.task(), calibrate=lambda: inputs)
     host = find_device("host")
     layers, channels = PruneLayers.choices(model, host), PruneChannels.choices(model, host)
     assert layers is not None
     assert channels is not None
-    lost = [*layers.losses(inputs), *channels.losses(inputs)]
-    yardstick = Yardstick.of(model.module, held, "classification")
+    yardstick = Yardstick.of(model.module, [(digits_small.images[digits_small.test],)], "classification")
     said, true = [], []
-    for gone, width in itertools.product(((0, 0, 0), (1, 0, 0), (0, 0, 1), (0, 1, 1)), (0, 2)):
-        inner = [width if site.name.startswith("1.") and not gone[int(site.name[2])] else 0 for site in channels.sites]
-        small = model
-        for step in (layers.step(gone), channels.step(inner)):
-            small = step.apply(small, task) if step else small
-        said.append(sum(losses[option] for losses, option in zip(lost, [*gone, *inner], strict=True)))
-        true.append(yardstick.nats(small.module))
+    for choices, places in ((layers, (0, 1, 2)), (channels, (0, 2))):
+        lost = choices.losses(inputs)
+        for place in places:
+            step = choices.step([(len(losses) - 1) * (other == place) for other, losses in enumerate(lost)])
+            assert step is not None
+            said.append(lost[place][-1])
+            true.append(yardstick.nats(step.apply(model, task).module))
+    assert said[:3] == pytest.approx(true[:3], rel=0.5)
+    # Layers further behind make up for channels, too.
+    assert all(0.5 < loss / real < 6 for loss, real in zip(said[3:], true[3:], strict=True))
     assert spearmanr(said, true).statistic > 0.8
