@@ -25,14 +25,12 @@ _BUILT = 6
 """So many plans are built before any training, at most."""
 _MARGIN = 0.02
 """Plans are made for limits that are tighter by this share: predictions are as far off as that."""
-_BETTER = 0.1
+_BETTER = 0.2
 """A milder plan is built where it is predicted to lose less by this share."""
 _RIVALS = 3
 """So many plans are trained, at most."""
 _CLOSE = 1.5
 """And of them those that are predicted to lose no more than so many times what the best loses."""
-_HOPE = 2.0
-"""A plan is hoped to keep its score that is predicted to lose no more than so many times what it may."""
 _RECOVERED = 0.1
 """What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
 _REFINEMENTS = 6
@@ -56,7 +54,7 @@ def rounds(spaces: Sequence[Space], goal: Goal, schedule: Schedule | None, start
     All recipes go on from `start`, a student that takes the original's place, where there is one. Without a schedule
     nothing is trained. A KeyboardInterrupt that is thrown in ends it with the best candidate so far.
     """
-    run = _Rounds(spaces, goal, start or goal.baseline, trains=schedule is not None)
+    run = _Rounds(spaces, goal, start or goal.baseline)
     stopped = False
     try:
         yield from run.untrained()
@@ -94,8 +92,6 @@ class _Rounds:
     spaces: Sequence[Space]
     goal: Goal
     start: Candidate
-    trains: bool = False
-    """Whether training can follow."""
     built: list[Built] = field(default_factory=list)
     scored: dict[Recipe, Candidate] = field(default_factory=dict)
     """All that was built, as it was measured last."""
@@ -215,15 +211,9 @@ class _Rounds:
         return frozenset((*self.scored, *(each.recipe for each in self.refusals)))
 
     def promising(self, draft: Draft) -> bool:
-        """Whether a plan should do better than what was built: something fits at last, or so little more is lost.
-
-        A plan that loses less, and still more than it may without training, is not worth building.
-        """
+        """Whether a plan should do better than what was built: something fits at last, or clearly less is lost."""
         fitting = [each.loss for each in self.built if self.goal.fits_but_for_score(each.candidate)]
-        if not fitting:
-            return True
-        allowed = _HOPE * self.goal.tolerated / self.outlook.points_a_nat
-        return draft.loss < min(fitting) * (1 - _BETTER) and (not self.trains or draft.loss <= allowed)
+        return not fitting or draft.loss < min(fitting) * (1 - _BETTER)
 
     def build(self, draft: Draft, *steps: Step) -> Generator[Trial, Answer, Candidate | None]:
         """The measured candidate of a plan, trained by `steps`; None where it is refused."""
