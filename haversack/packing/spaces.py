@@ -78,9 +78,16 @@ class PricedPlans:
         }
         if self.coded:
             counted["update_bytes"] = self.costs.update_bytes
-        if not self.costs.device.is_host and self.baseline.latency_ms is not None and self.costs.whole.macs:
-            counted["latency_ms"] = self.costs.stated_latency_ms()
-        return counted
+        return {**counted, **self._stated}
+
+    @property
+    def _stated(self) -> dict[str, Measure]:
+        """Time and energy on a board by its rates, at the far end of what these may be off: limits are held there."""
+        latency, energy = self.baseline.latency_ms, self.baseline.energy_mj
+        if self.costs.device.is_host or latency is None or not self.costs.whole.macs:
+            return {}
+        time = self.costs.stated_latency_ms().scaled(latency.worst / latency.value)
+        return {"latency_ms": time} | ({"energy_mj": time.scaled(energy.worst / latency.worst)} if energy else {})
 
     def _ratio(self, times: Times) -> Measure:
         """The sum of a plan's pieces over that of the network as it is, in float."""
@@ -88,7 +95,7 @@ class PricedPlans:
             self.timed_whole(times)
             whole = sum(map(times.of, self.whole.pieces(self.whole.nothing))) or 1.0
             summed = self.costs.latency(times.of)
-            self._latency = replace(summed, factor=summed.factor / whole, fixed=summed.fixed / whole)
+            self._latency = summed.scaled(1 / whole)
         return self._latency
 
     def timed_whole(self, times: Times) -> None:
@@ -110,9 +117,7 @@ class StoredPlans:
     def measures(self) -> Mapping[str, Measure]:
         """As they are in float, files aside."""
         return {
-            name: replace(each, fixed=each.fixed * self.share, factor=each.factor * self.share)
-            if name in ("flash_bytes", "update_bytes")
-            else each
+            name: each.scaled(self.share) if name in ("flash_bytes", "update_bytes") else each
             for name, each in self.whole.measures().items()
         }
 

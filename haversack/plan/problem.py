@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,10 @@ class Measure:
         """The figure for one option of each site."""
         largest = max((sum(term.of(chosen) for term in terms) for terms in self.moments), default=0.0)
         return self.fixed + self.factor * largest
+
+    def scaled(self, by: float) -> Measure:
+        """The figure, so many times as large."""
+        return replace(self, fixed=self.fixed * by, factor=self.factor * by)
 
 
 @dataclass(frozen=True, eq=False)

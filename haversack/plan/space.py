@@ -93,11 +93,7 @@ class Space:
             replace(term, amounts=term.amounts * beliefs.losses.get(sites[term.sites[0]].technique, 1.0))
             for term in problem.losses
         )
-        measures = {
-            name: replace(measure, fixed=measure.fixed * factor, factor=measure.factor * factor)
-            for name, measure in problem.measures.items()
-            for factor in [beliefs.measures.get(name, 1.0)]
-        }
+        measures = {name: measure.scaled(beliefs.measures.get(name, 1.0)) for name, measure in problem.measures.items()}
         return replace(problem, losses=losses, measures=measures)
 
     def without(self, techniques: Sequence[str]) -> Space:
