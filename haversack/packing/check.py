@@ -149,11 +149,14 @@ class Remembered:
             return self.predict(*inputs)
         if name not in self.known:
             outputs = self.predict(*inputs)
-            if not isinstance(outputs, Tensor) or outputs.numel() > self.room:
+            if not isinstance(outputs, Tensor) or outputs.numel() > self.room - self._held:
                 return outputs
-            self.room -= outputs.numel()
             self.known[name] = outputs.clone()
         return self.known[name].clone()
+
+    @property
+    def _held(self) -> int:
+        return sum(outputs.numel() for outputs in self.known.values())
 
 
 def _digest(inputs: Sequence[object]) -> bytes | None:

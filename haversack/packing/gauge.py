@@ -19,7 +19,7 @@ from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Judgement, Measurement
 from haversack.model import Model
 from haversack.packing.beside import Beside
-from haversack.packing.check import checked_score, scored, validated
+from haversack.packing.check import Remembered, checked_score, scored, validated
 from haversack.plan.found import Trial
 from haversack.progress import note, noted, say, tell
 from haversack.quantity import now
@@ -30,6 +30,8 @@ from haversack.task import Task
 Predict = Callable[..., Tensor]
 _LONGEST = 8
 """Times the seconds of one timing: for so long it is taken at most, where it is too close to call."""
+_ROOM = 1 << 25
+"""Numbers of the original's outputs that are kept."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Gauge:
     """A time that is too close to one of its limits is taken for longer."""
     seen: dict[str, Artifact] = field(default_factory=dict)
     """What was measured in this run, by the bytes of its files."""
+    known: dict[bytes, Tensor] = field(default_factory=dict)
+    """What the original gives for batches, by their bytes, as far as there is room."""
 
     def artifact(self, trial: Trial, model: Model, baseline: bytes | None) -> Artifact:
         """The measured files of what `trial` made; `baseline` is the original's file, None where it is measured."""
@@ -169,22 +173,22 @@ class Gauge:
         """With the score, and with how far the file is off its own network and off the original."""
         predict, inputs = run.predict(), self.task.calibration()
         outputs = list(agreement.outputs(predict, inputs))
-        original = list(agreement.outputs(agreement.in_torch(self.original.module), inputs))
+        plain = Remembered(agreement.in_torch(self.original.module), self.known, room=_ROOM)
         packed = list(agreement.outputs(agreement.in_torch(run.lowered), inputs))
         gate = agreement.Gate(run.model.number_format != "float32", output_step(run.lowered))
         agreed = agreement.compare(packed, outputs, gate.step)
         said = gate.require(
             agreed,
             lambda: agreement.compare(packed, agreement.outputs(run.predict(optimized=False), inputs), gate.step),
-            lambda: agreement.compare(original, packed, gate.step),
+            lambda: agreement.compare(agreement.outputs(plain, inputs), packed, gate.step),
         )
         if said:
             note(said)
         if not trial.recipe.steps:
             return replace(found, parity=agreed, score=self._score(trial, run, predict))
-        beside = Beside(predict, agreement.in_torch(self.original.module), self.task.kind)
+        beside = Beside(predict, plain, self.task.kind)
         score = self._score(trial, run, beside)
-        fidelity = replace(agreement.fidelity(original, outputs), divergence=beside.divergence)
+        fidelity = replace(agreement.fidelity(agreement.outputs(plain, inputs), outputs), divergence=beside.divergence)
         return replace(found, parity=agreed, fidelity=fidelity, score=score)
 
     def _score(self, trial: Trial, run: _Written, predict: Predict) -> Figure | None:

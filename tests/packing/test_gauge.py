@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Measurement
 from haversack.model import Model
 from haversack.packing.gauge import Gauge
+from haversack.plan.found import Trial
 from haversack.recipe import Recipe
-from haversack.runtimes import host
+from haversack.runtimes import agreement, host
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 
@@ -84,3 +86,35 @@ def test_what_an_earlier_run_timed_is_timed_again_where_it_is_too_close_to_this_
     recipe = Recipe((QuantizeStatic(),))
     assert gauge(latency_ratio=allowed).undecided(Artifact("onnx", {}, recipe, found)) == undecided
     assert not gauge(latency_ratio=allowed).undecided(Artifact("onnx", {}, Recipe(), found))
+
+
+def test_the_original_runs_once_on_each_batch_however_many_candidates_are_held_against_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[object] = []
+
+    def counted(network: Any) -> Any:
+        def predict(*inputs: torch.Tensor) -> torch.Tensor:
+            ran.append(network)
+            with torch.no_grad():
+                return network(*inputs)
+
+        return predict
+
+    monkeypatch.setattr(agreement, "in_torch", counted)
+    monkeypatch.setattr(host, "time_files", Clock(1.0).time_files)
+    monkeypatch.setattr(host, "peak_ram", lambda *_: Figure(1.0, "host"))
+    random = torch.Generator().manual_seed(0)
+    batches, samples = [torch.randn(64, 2, generator=random) for _ in range(2)], torch.randn(32, 2, generator=random)
+    task = Task(list, lambda: batches, lambda predict: -float(predict(samples).square().mean()), kind="regression")
+    original = Model(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),))
+    measures = Gauge(original, task, find_device("host"), 1, 0.1)
+    start = measures.artifact(Trial(Recipe()), original, None)
+    step = QuantizeStatic()
+    for recipe in (Recipe((step,)), Recipe((replace(step, weight_bits=4),))):
+        model = recipe.steps[0].apply(original, task)
+        figures = measures.artifact(Trial(recipe), model, start.files["model.onnx"]).measurement
+        assert figures.fidelity is not None
+        assert figures.fidelity.divergence is not None
+        assert figures.fidelity.divergence > 0
+    assert ran.count(original.module) == len(batches) + 1
