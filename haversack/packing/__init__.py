@@ -12,7 +12,7 @@ from haversack.device import Device, find_device
 from haversack.errors import NothingChangedError
 from haversack.interrupt import Stopped
 from haversack.limits import Budget, Miss
-from haversack.measurement import Measurement
+from haversack.measurement import Candidate, Measurement
 from haversack.model import Model
 from haversack.packing.bench import Bench, Network, Settings
 from haversack.packing.candidates import Offers
@@ -38,6 +38,7 @@ from haversack.runtimes import estimate
 from haversack.task import Task
 from haversack.techniques.adopt_student import AdoptStudent
 from haversack.techniques.distill import Distill
+from haversack.techniques.prune_dead_channels import PruneDeadChannels
 from haversack.training import outputs_kept
 
 __all__ = ["Bench", "Explored", "Network", "Packed", "Settings", "apply", "explore", "pack", "pick", "save"]
@@ -196,8 +197,9 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     students = _students(bench, within, settings, rounding)
     goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
-    start = bench.candidate(Trial(adopted)) if students else None
-    spaces = _spaces(bench, adopted, offers, within)
+    begun = _freed(bench, adopted, offers)
+    start = bench.candidate(Trial(begun)) if begun.steps else None
+    spaces = _spaces(bench, begun, offers, within)
     search = rounds(spaces, goal, _schedule(settings), start)
     found = followed(search, Watched(bench.answer, goal, _ABOUT))
     if students and found.met and not goal.moved(goal.baseline, found.best):
@@ -205,12 +207,22 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     return found, students
 
 
+def _freed(bench: Bench, start: Recipe, offers: Offers) -> Recipe:
+    """The recipe that takes dead channels first, where they are asked for by name: to find them takes long."""
+    if technique(PruneDeadChannels) in offers.names:
+        for step in PruneDeadChannels.options(bench.model(start), bench.device):
+            if isinstance(bench.answer(Trial(start.then(step))), Candidate):
+                return start.then(step)
+    return start
+
+
 def _explored(bench: Bench, settings: Settings) -> Found:
     """What the planner finds without limits."""
     offers = Offers(settings.techniques, settings.seed, settings.epochs)
     goal = Goal(Budget().within(bench.device), bench.candidate(Trial(Recipe())), asked=Budget())
-    spaces = _spaces(bench, Recipe(), offers, None)
-    return followed(survey(spaces, goal), Watched(bench.answer, goal, _ABOUT))
+    begun = _freed(bench, Recipe(), offers)
+    start = bench.candidate(Trial(begun)) if begun.steps else None
+    return followed(survey(_spaces(bench, begun, offers, None), goal, start), Watched(bench.answer, goal, _ABOUT))
 
 
 def _spaces(bench: Bench, start: Recipe, offers: Offers, limits: Budget | None) -> list[Space]:

@@ -101,6 +101,10 @@ class _Rounds:
     answer: Candidate | None = None
     relaxations: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.start is not self.goal.baseline:
+            self.scored[self.start.recipe] = self.start
+
     def untrained(self) -> Generator[Trial, Answer, None]:
         """Builds the plan that loses least, and while that misses a limit or leaves room, the one that should not."""
         for _ in range(_BUILT):

@@ -285,6 +285,30 @@ def test_a_reconstruction_task_is_packed_by_its_own_score() -> None:
     assert found.artifact.measurement.parity.argmax_agreement > 0.9
 
 
+def _with_dead_channels(network: nn.Sequential) -> nn.Sequential:
+    """The network with half of its second layer's filters faded to nothing."""
+    faded = copy.deepcopy(network)
+    with torch.no_grad():
+        for values in (faded[3].weight, faded[4].weight, faded[4].bias):
+            values[16:] = 0
+    return faded
+
+
+def test_dead_channels_go_first_where_they_are_tried_by_name(file: TaskFile) -> None:
+    settings = Settings(seconds=0.1, techniques=("prune_dead_channels", "quantize_static"))
+    result = pack(
+        _with_dead_channels(file.network()), file.task, "raspberry-pi-4", Budget(flash_bytes=13_000), settings
+    )
+    assert [type(step).__name__ for step in result.artifact.recipe.steps] == ["PruneDeadChannels", "QuantizeStatic"]
+
+
+def test_weights_in_fewer_bits_alone_are_packed_where_they_are_tried_by_name(file: TaskFile) -> None:
+    budget, settings = Budget(flash_bytes=20_000), Settings(seconds=0.1, techniques=("quantize_weights",))
+    result = pack(file.network, file.task, "raspberry-pi-4", budget, settings)
+    assert [type(step).__name__ for step in result.artifact.recipe.steps] == ["QuantizeWeights"]
+    assert result.artifact.flash_bytes <= 20_000
+
+
 def test_an_unknown_technique_is_refused(file: TaskFile) -> None:
     with pytest.raises(RecipeError, match="choose from"):
         pack(file.network, file.task, "host", Budget(), Settings(techniques=("magic",)))

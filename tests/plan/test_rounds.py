@@ -113,6 +113,9 @@ def spaces(time: float = 0.6) -> list[Space]:
 TEACHING = Schedule(Teach(2), Teach(8))
 
 
+WHOLE = Recipe()
+
+
 class World:
     """Measures recipes and writes down what was asked. What is true differs from what is predicted by `off`."""
 
@@ -141,10 +144,14 @@ class World:
     def built(self) -> list[Recipe]:
         return list(dict.fromkeys(trial.recipe for trial in self.asked if trial.recipe.steps))
 
-    def packed(self, offered: list[Space] | None = None, schedule: Schedule | None = TEACHING, **limits) -> Found:
-        baseline = self.answer(Trial(Recipe()))
+    def packed(
+        self, offered: list[Space] | None = None, schedule: Schedule | None = TEACHING, start: Recipe = WHOLE, **limits
+    ) -> Found:
+        baseline, begun = self.answer(Trial(Recipe())), self.answer(Trial(start)) if start.steps else None
         assert isinstance(baseline, Candidate)
-        return followed(rounds(offered or spaces(), Goal(Budget(**limits), baseline), schedule), self.answer)
+        assert not isinstance(begun, Refusal)
+        offered = spaces() if offered is None else offered
+        return followed(rounds(offered, Goal(Budget(**limits), baseline), schedule, begun), self.answer)
 
 
 def measured(flash: float, ratio: float, score: float, lost: float) -> Measurement:
@@ -303,3 +310,13 @@ def test_a_survey_builds_some_rows_of_the_frontier_and_trains_none():
     assert 2 <= len(world.built) <= 8
     assert not any(step.trains for recipe in world.built for step in recipe.steps)
     assert 3 <= len(found.frontier) <= 9
+
+
+def test_where_recipes_go_on_from_is_the_answer_where_it_is_enough():
+    start, world = Recipe((Cut((4, 4)),)), World()
+    found = world.packed([], start=start, flash_bytes=450, max_drop=0.9)
+    assert found.best.recipe == start
+    assert found.met
+    assert found.verdicts[0].kept
+    nearest = World().packed([], start=start, flash_bytes=300, max_drop=0.9)
+    assert (nearest.met, nearest.best.recipe) == (False, start)
