@@ -229,7 +229,7 @@ def _spaces(bench: Bench, start: Recipe, offers: Offers, limits: Budget | None) 
     """What can be done to what `start` makes, with its loss and cost; only what limits ask for is timed here."""
     phase(Status("looking for choices"))
     baseline = bench.artifact(Trial(Recipe())).measurement
-    times = bench.times if limits is None or limits.is_timed_for(bench.device) else None
+    times = bench.gauge.times if limits is None or limits.is_timed_for(bench.device) else None
     model = bench.model(start)
     readings = Readings(model, bench.task, bench.device, offers, baseline, bench.workspace, times, start)
     return readings.spaces(sparse=limits is not None and limits.update_bytes is not None)

@@ -88,13 +88,9 @@ class Bench:
         )
         workspace = open_workspace(cache, module, task, device, circumstances, measuring)
         original = replace(model, target=Files(device, settings.threads, memory=workspace))
-        gauge = Gauge(original, task, device, settings.threads, settings.seconds)
+        times = Times(find_runtime(device).first, settings.threads)
+        gauge = Gauge(original, task, device, settings.threads, settings.seconds, times=times)
         return cls(module, original, task, device, workspace, gauge)
-
-    @property
-    def times(self) -> Times:
-        """What pieces take on this host."""
-        return Times(find_runtime(self.device).first, self.gauge.threads)
 
     def candidate(self, trial: Trial) -> Candidate:
         """The measured candidate of a trial."""

@@ -25,6 +25,7 @@ from haversack.progress import note, noted, say, tell
 from haversack.quantity import now
 from haversack.runtimes import Runtime, agreement, coded, estimate, find_runtime, host
 from haversack.runtimes.host import Timing
+from haversack.runtimes.timings import Times
 from haversack.task import Task
 
 Predict = Callable[..., Tensor]
@@ -49,6 +50,8 @@ class Gauge:
     """What was measured in this run, by the bytes of its files."""
     known: dict[bytes, Tensor] = field(default_factory=dict)
     """What the original gives for batches, by their bytes, as far as there is room."""
+    times: Times | None = None
+    """Where times of whole files are kept, so that the same files are judged by the same times in every run."""
 
     def artifact(self, trial: Trial, model: Model, baseline: bytes | None) -> Artifact:
         """The measured files of what `trial` made; `baseline` is the original's file, None where it is measured."""
@@ -86,7 +89,7 @@ class Gauge:
     def timed_again(self, artifact: Artifact, baseline: bytes | None) -> Artifact:
         """The artifact with its speed measured once more, for twice as long; what says nothing is not asked again."""
         measured = artifact.measurement
-        timing, seconds = self._timing(next(iter(artifact.files.values())), baseline, 2 * self.seconds)
+        timing, seconds = self._timing(next(iter(artifact.files.values())), baseline, 2 * self.seconds, afresh=True)
         latency_ms = timing.latency_ms if self.device.is_host else measured.latency_ms
         ratio = timing.ratio if measured.latency_ratio else None
         conditions = replace(measured.conditions, timed_s=seconds)
@@ -99,13 +102,20 @@ class Gauge:
         close = self._too_close(measured.latency_ms, measured.latency_ratio)
         return close and bool(artifact.recipe.steps) and measured.conditions.timed_s < _LONGEST * self.seconds
 
-    def _timing(self, content: bytes, baseline: bytes | None, seconds: float) -> tuple[Timing, float]:
-        """The file's timing against the original's, and how long it took.
+    def _timing(
+        self, content: bytes, baseline: bytes | None, seconds: float, *, afresh: bool = False
+    ) -> tuple[Timing, float]:
+        """The file's timing against the original's, and how long it took; one that was kept unless it is wanted afresh.
 
         It goes on, twice as long each time and in a fresh process, where it is too close to a limit to call.
         """
         files = [baseline or content, content]
-        timing = host.time_files(files, threads=self.threads, seconds=seconds)[1]
+        key = hashlib.sha256(b"".join(hashlib.sha256(file).digest() for file in files)).hexdigest()
+        kept = self.times.kept(key) if self.times and not afresh else None
+        if kept is None:
+            timing = host.time_files(files, threads=self.threads, seconds=seconds)[1]
+        else:
+            timing = Timing.of(kept, find_runtime(self.device).first.name)
         while (
             baseline is not None
             and seconds < _LONGEST * self.seconds
@@ -114,6 +124,8 @@ class Gauge:
             say("its time is too close to the limit to call: it is taken for longer")
             timing = timing.joined(host.time_files(files, threads=self.threads, seconds=seconds)[1])
             seconds *= 2
+        if self.times and not afresh:
+            self.times.keep(key, timing.rounds)
         return timing, seconds
 
     def _too_close(self, latency_ms: Figure | None, ratio: Figure | None) -> bool:

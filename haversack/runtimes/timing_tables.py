@@ -17,8 +17,11 @@ from haversack.progress import note, say
 from haversack.runtimes.pieces import Piece
 from haversack.untrusted import Bounds, read_json, typed
 
-FORMAT = 1
+FORMAT = 2
 _BOUNDS = Bounds(size_bytes=1 << 25, values=3_000_000)
+
+
+Rounds = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class Table:
     call: float = 0.0
     """What a run of an empty file takes, over the reference piece."""
     pieces: tuple[TimedPiece, ...] = ()
-    files: Mapping[str, float] = field(default_factory=dict)
-    """What whole files take over their original, by their digest."""
+    files: Mapping[str, Rounds] = field(default_factory=dict)
+    """Milliseconds of whole files, and what they take over their original, round by round, by their digest."""
 
     @cached_property
     def ratios(self) -> dict[Piece, float]:

@@ -18,7 +18,7 @@ from haversack.runtimes.piece_estimates import Estimates
 from haversack.runtimes.piece_graphs import graph_of, with_integer_ports
 from haversack.runtimes.pieces import Piece
 from haversack.runtimes.process import TIMEOUT_S, ask
-from haversack.runtimes.timing_tables import Place, Table, TimedPiece, cache_folder
+from haversack.runtimes.timing_tables import Place, Rounds, Table, TimedPiece, cache_folder
 
 REFERENCE = Piece("conv2d", ((32, 16, 16),), (32, 16, 16), (32, 32, 3, 3), (1, 1), (1, 1), (1, 1), 1, "relu")
 """What every piece takes turns with."""
@@ -77,13 +77,13 @@ class Times:
             kinds = ", ".join(sorted({piece.kind for piece in refused}))
             note(f"{len(refused)} operations cannot be timed by themselves, so their time is estimated: {kinds}")
 
-    def kept(self, digest: str) -> float | None:
-        """What a whole file of that digest takes over the original's, where that was kept."""
+    def kept(self, digest: str) -> Rounds | None:
+        """Milliseconds of a whole file of that digest, and its share of the original's, in rounds that were kept."""
         return self._table.files.get(digest)
 
-    def keep(self, digest: str, ratio: float) -> None:
-        """Keeps what a whole file takes over the original's; the digest is of all that its time depends on."""
-        self._store(replace(self._table, files={**self._table.files, digest: ratio}))
+    def keep(self, digest: str, rounds: Rounds) -> None:
+        """Keeps what a whole file takes, round by round; the digest is of all that its time depends on."""
+        self._store(replace(self._table, files={**self._table.files, digest: rounds}))
 
     def _files(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, bytes]]:
         for piece in pieces:

@@ -118,3 +118,27 @@ def test_the_original_runs_once_on_each_batch_however_many_candidates_are_held_a
         assert figures.fidelity.divergence is not None
         assert figures.fidelity.divergence > 0
     assert ran.count(original.module) == len(batches) + 1
+
+
+class Kept:
+    """Stands in for the user's table of times."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, tuple[tuple[float, float], ...]] = {}
+
+    def kept(self, digest: str) -> tuple[tuple[float, float], ...] | None:
+        return self.files.get(digest)
+
+    def keep(self, digest: str, rounds: tuple[tuple[float, float], ...]) -> None:
+        self.files[digest] = rounds
+
+
+def test_the_same_files_are_judged_by_the_same_times_until_they_are_wanted_afresh(monkeypatch):
+    clock, table = Clock(0.4), Kept()
+    monkeypatch.setattr(host, "time_files", clock.time_files)
+    first, second = (replace(gauge(latency_ratio=0.5), times=table) for _ in range(2))
+    told = first._timing(b"packed", b"original", 1.0)[0]
+    assert second._timing(b"packed", b"original", 1.0)[0] == told
+    assert second._timing(b"other", b"original", 1.0)[0] != told
+    assert second._timing(b"packed", b"original", 1.0, afresh=True)[0] != told
+    assert len(clock.seconds) == 3

@@ -48,6 +48,8 @@ OTHERS = [
     Piece("conv_transpose2d", ((16, 8, 8),), (8, 16, 16), (16, 8, 3, 3), (2, 2), (1, 1)),
 ]
 
+WHOLE = ((1.0, 0.5), (1.1, 0.55))
+
 
 def _name(piece):
     return piece.kind if isinstance(piece, Piece) else str(piece)
@@ -224,12 +226,12 @@ def test_the_call_is_not_in_a_piece_s_time(clock, tmp_path):
 def test_the_next_run_times_nothing_anew_and_says_the_same(clock, tmp_path):
     first = Times(ONNX, folder=tmp_path)
     first.measure([CONV, LINEAR, CONV])
-    first.keep("whole", 0.5)
+    first.keep("whole", WHOLE)
     second = Times(ONNX, folder=tmp_path)
     second.measure([LINEAR, CONV])
     assert len(clock.asked) == 2
     assert [second.of(each) for each in LAYERS] == [first.of(each) for each in LAYERS]
-    assert second.kept("whole") == 0.5
+    assert second.kept("whole") == WHOLE
     assert second.kept("other") is None
 
 
@@ -242,13 +244,13 @@ def test_runtimes_and_threads_have_tables_of_their_own(clock, tmp_path):
 def test_what_two_runs_keep_is_merged(clock, tmp_path):
     first, second = Times(ONNX, folder=tmp_path), Times(ONNX, folder=tmp_path)
     first.measure([CONV])
-    first.keep("a", 0.5)
+    first.keep("a", WHOLE)
     second.measure([LINEAR])
-    second.keep("b", 0.25)
+    second.keep("b", WHOLE[:1])
     third = Times(ONNX, folder=tmp_path)
     assert third.timed(CONV)
     assert third.timed(LINEAR)
-    assert (third.kept("a"), third.kept("b")) == (0.5, 0.25)
+    assert (third.kept("a"), third.kept("b")) == (WHOLE, WHOLE[:1])
 
 
 def test_what_the_runtime_refuses_is_estimated_and_said(clock, tmp_path):
@@ -349,7 +351,7 @@ def test_tables_are_listed_with_what_is_wrong_and_removed(clock, tmp_path, monke
     assert "0 tables" in capsys.readouterr().out
     times = Times(ONNX, 2)
     times.measure([CONV, LINEAR])
-    times.keep("whole", 0.5)
+    times.keep("whole", WHOLE)
     (cache_folder() / "zzz.json").write_text("{}")
     _said("timings")
     shown = capsys.readouterr().out
