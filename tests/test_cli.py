@@ -96,18 +96,22 @@ def test_a_command_asks_for_each_limit_that_it_can_judge(run: Run, command: str,
     }
 
 
-def test_advise_ranks_all_five_families(run: Run) -> None:
-    code, out, _ = run("advise", TASK, "--device", "nrf52840", "--flash", "10kB", "--json")
+def test_advise_ranks_all_five_families_and_quickly_predicts_nothing(run: Run) -> None:
+    code, out, said = run("advise", TASK, "--device", "nrf52840", "--flash", "10kB", "--json", "--quick")
     assert code == 0
+    assert not said
     found = {each["family"]: each for each in json.loads(out)}
     assert {"pruning", "quantization", "distillation"} <= found.keys()
+    assert not any(each["predicted"] for each in found.values())
 
 
 def test_advise_takes_a_drop_and_ends_each_way_with_the_command_that_tries_it(run: Run) -> None:
     words = ("--device", "nrf52840", "--flash", "10kB", "--max-drop", "1%")
     code, out, _ = run("advise", TASK, *words, "--json")
     assert code == 0
-    for each in json.loads(out):
+    told = json.loads(out)
+    assert told[0]["predicted"]["figures"]["flash_bytes"] < 10_000
+    for each in told:
         _, pack, *given = shlex.split(each["command"])
         assert given[: len(words) + 1] == [str(TASK), *words]
         # An option that pack does not know is refused before the file is looked for.

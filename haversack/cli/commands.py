@@ -27,14 +27,16 @@ from haversack.cli.terminal import loaded, print_json, progress
 from haversack.errors import WorkspaceError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from haversack.coded.container import CodedFile
+    from haversack.coded.tensors import Stored
     from haversack.device import Device
     from haversack.graph.cost import Cost
     from haversack.measurement import Measurement
     from haversack.model import Model
-
-if TYPE_CHECKING:
-    from haversack.coded.container import CodedFile
-    from haversack.coded.tensors import Stored
+    from haversack.plan.forecast import Forecast
+    from haversack.task import Task
 
 
 @limited("counts")
@@ -48,7 +50,8 @@ def weigh(
     """Size, MACs, memory and a per-layer table, without training; whether it fits, and which limit fails."""
     target = target_of(device)
     budget = budget_of(limits).within(target)
-    _, found, weighings = _weighed(task, target, "float32", "int8")
+    file = loaded(task)
+    _, found, weighings = _weighed(file.fresh_network(), file.task, target, "float32", "int8")
     if as_json:
         missed = {name: [asdict(miss) for miss in each.misses(budget)] for name, each in weighings.items()}
         unjudged = {
@@ -69,20 +72,29 @@ def advise(
     device: DeviceName = "host",
     limits: Words = NO_WORDS,
     *,
+    quick: Annotated[bool, typer.Option("--quick", help="From counts alone: nothing is run.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Which techniques suit this network on this device, with reasons in numbers; without training."""
+    """Which techniques suit this network on this device, and what each is predicted to reach; without training."""
     target = target_of(device)
     budget = budget_of(limits).within(target)
-    _, found, weighings = _weighed(task, target, "float32", "int8", "int4")
+    predicted: Mapping[str, Forecast] = {}
+    with progress(quiet=as_json):
+        file = loaded(task)
+        network = file.fresh_network()
+        _, found, weighings = _weighed(network, file.task, target, "float32", "int8", "int4")
+        if not quick:
+            from haversack.packing.foresight import foreseen
+
+            predicted = foreseen(network, file.task, target, budget)
     from haversack.plan.advise import advise as ranked
     from haversack.report.text import advised
 
-    advice = ranked(found, weighings, target, budget)
+    advice = ranked(found, weighings, target, budget, predicted)
     written = [word for option, text in limits.items() for word in (f"--{option}", text)]
     command = ("haversack", "pack", str(task), "--device", device, *written)
     if as_json:
-        print_json([{**asdict(each), "command": each.command(command)} for each in advice])
+        print_json([each.to_json(command) for each in advice])
     else:
         typer.echo(advised(advice, target, command))
 
@@ -132,14 +144,15 @@ def timings(
             typer.echo(f"removed: {len(kept)} tables")
 
 
-def _weighed(path: Path, device: Device, *formats: str) -> tuple[Model, Cost, dict[str, Measurement]]:
+def _weighed(
+    network: nn.Module, task: Task, device: Device, *formats: str
+) -> tuple[Model, Cost, dict[str, Measurement]]:
     from haversack.graph.cost import cost
     from haversack.graph.trace import trace
     from haversack.packing.check import checked_model
     from haversack.runtimes.estimate import weigh as estimated
 
-    file = loaded(path)
-    model = checked_model(file.fresh_network(), file.task)
+    model = checked_model(network, task)
     found = cost(trace(model.module, model.example))
     return model, found, {name: estimated(found, device, name) for name in formats}
 

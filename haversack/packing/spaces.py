@@ -71,7 +71,8 @@ class PricedPlans:
 
     @cached_property
     def _counted(self) -> dict[str, Measure]:
-        ram = self.baseline.ram_bytes.value if self.costs.numbers == self.whole.numbers else None
+        figure, own = self.baseline.ram_bytes, self.costs.numbers == self.whole.numbers
+        ram = figure.value if own and not figure.part else None
         counted = {
             "flash_bytes": self.costs.flash_bytes,
             "ram_bytes": self.costs.ram_bytes(ram),

@@ -1,17 +1,22 @@
-"""Advice: which ways of compression suit a network on a device, from counts alone; nothing is run or trained."""
+"""Advice: which ways of compression suit a network on a device, in words from counts, and in figures as predicted.
+
+Nothing is run or trained here.
+"""
 
 from __future__ import annotations
 
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from haversack.device import Device
 from haversack.graph.cost import Cost
 from haversack.limits import Budget
 from haversack.measurement import Measurement
 from haversack.plan.case import CONVOLUTIONS, LARGE_SIDE, STRONGEST_PRUNING, Case, Effect, channels, points, pruned
+from haversack.plan.forecast import COMBINATION, Forecast
 from haversack.quantity import show_bytes, show_count
 
 _SEPARABLE = 1 / 8
@@ -33,15 +38,34 @@ class Advice:
     reason: str
     expect: str
     options: tuple[str, ...] = ()
-    """The words that make `haversack pack` try just this; none where nothing needs to be done."""
+    """The words that make `haversack pack` try just this; none where it may try everything."""
+    predicted: Forecast | None = None
+    """What the solver says of it; None where it was not asked, or found nothing to do."""
 
     def command(self, pack: Sequence[str]) -> str:
-        """The command line that does it, for a shell: `pack` with its task, device and limits, and `options`."""
-        return shlex.join([*pack, *self.options]) if self.options else ""
+        """The command line that does it, for a shell: `pack` with its task, device and limits, and `options`.
+
+        Empty where nothing needs to be done.
+        """
+        return shlex.join([*pack, *self.options]) if self.techniques else ""
+
+    def to_json(self, pack: Sequence[str]) -> dict[str, Any]:
+        """A plain dictionary, with the command line."""
+        told = {name: value for name, value in vars(self).items() if name != "predicted"}
+        return {**told, "command": self.command(pack), "predicted": self.predicted and self.predicted.to_json()}
 
 
-def advise(cost: Cost, weighings: Mapping[str, Measurement], device: Device, budget: Budget) -> tuple[Advice, ...]:
+def advise(
+    cost: Cost,
+    weighings: Mapping[str, Measurement],
+    device: Device,
+    budget: Budget,
+    predicted: Mapping[str, Forecast] | None = None,
+) -> tuple[Advice, ...]:
     """The families of techniques, those that suit best first; the very first says so where nothing needs to be done.
+
+    Families that are `predicted` come before the others: those within every limit, the least loss first, then those
+    that come nearest. Where losses are about equal, the fewest techniques come first.
 
     `weighings` holds the estimates for `float32`, `int8` and `int4`. What is expected to be enough comes first. How
     well a technique suits is the share of the gaps to the limits that it closes (on a logarithmic scale, so that
@@ -54,8 +78,37 @@ def advise(cost: Cost, weighings: Mapping[str, Measurement], device: Device, bud
     combined = _combination(case, structures)
     numbers = [_quantization(case), _four_bits(case)]
     ways = [*numbers, *structures, _compact(case), _distillation(case), combined, *_compact_combination(case)]
-    ranked = sorted(ways, key=lambda way: -way.suits)
-    return (*_nothing_needed(case), *(_advice(case, way) for way in ranked))
+    ranked = [_advice(case, way) for way in sorted(ways, key=lambda way: -way.suits)]
+    return (*_nothing_needed(case), *(_foretold(ranked, predicted) if predicted else ranked))
+
+
+def _foretold(ranked: Sequence[Advice], predicted: Mapping[str, Forecast]) -> list[Advice]:
+    """The advice with what is predicted of it, of use or not; of training and of a student nothing is."""
+    told = [
+        each
+        if each.family == "distillation" or "adopt_student" in each.techniques
+        else _with_figures(each, predicted[each.family], predicted)
+        if each.family in predicted
+        else replace(each, suits=0.0, expect="predicted to be of no use for these limits")
+        for each in ranked
+    ]
+    ahead = [(each.predicted.order, each.family == COMBINATION, each) for each in told if each.predicted]
+    ahead.sort(key=lambda row: row[:2])
+    return [*(each for *_, each in ahead), *(each for each in told if not each.predicted)]
+
+
+def _with_figures(advice: Advice, forecast: Forecast, predicted: Mapping[str, Forecast]) -> Advice:
+    """All techniques together are what `pack` builds first where it may try everything."""
+    names = forecast.techniques
+    told = replace(advice, techniques=names, expect=str(forecast), predicted=forecast)
+    if advice.family != COMBINATION:
+        return replace(told, options=("--try", ",".join(names)))
+    alone = [family for family, each in predicted.items() if family != COMBINATION and each.enough]
+    enough = f"{' and '.join(alone)} alone {'is' if len(alone) == 1 else 'are'} predicted to be enough"
+    reason = (
+        f"of all techniques together what loses least; {enough if alone else 'none alone is predicted to be enough'}"
+    )
+    return replace(told, options=(), reason=reason)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,11 @@ class Term:
     def of(self, chosen: Sequence[int]) -> float:
         """The amount for one option of each of all sites."""
         return float(self.amounts[tuple(chosen[site] for site in self.sites)])
+
+    def holding(self, sites: Collection[int]) -> Term:
+        """The term where nothing is done at these sites."""
+        kept = tuple(slice(1) if site in sites else slice(None) for site in self.sites)
+        return replace(self, amounts=self.amounts[kept])
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +48,10 @@ class Measure:
         """The figure, so many times as large."""
         return replace(self, fixed=self.fixed * by, factor=self.factor * by)
 
+    def holding(self, sites: Collection[int]) -> Measure:
+        """The measure where nothing is done at these sites."""
+        return replace(self, moments=tuple(tuple(term.holding(sites) for term in terms) for terms in self.moments))
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -63,3 +72,11 @@ class Problem:
     def figures(self, chosen: Sequence[int]) -> dict[str, float]:
         """Every measure for one option of each site."""
         return {name: measure.of(chosen) for name, measure in self.measures.items()}
+
+    def holding(self, sites: Collection[int]) -> Problem:
+        """The problem in which nothing can be done at these sites; plans still name an option for each."""
+        return Problem(
+            tuple(1 if site in sites else count for site, count in enumerate(self.options)),
+            tuple(term.holding(sites) for term in self.losses),
+            {name: measure.holding(sites) for name, measure in self.measures.items()},
+        )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from haversack.interrupt import heard
 from haversack.measurement import Candidate
+from haversack.plan.drafting import MARGIN, planned, within_margin
 from haversack.plan.found import Answer, Found, Refusal, Search, Trial, Verdict
 from haversack.plan.frontier import Price, drawn, measured_rows
 from haversack.plan.goal import Goal
@@ -23,8 +24,6 @@ from haversack.recipe import Recipe, Step
 
 _BUILT = 6
 """So many plans are built before any training, at most."""
-_MARGIN = 0.02
-"""Plans are made for limits that are tighter by this share: predictions are as far off as that."""
 _BETTER = 0.2
 """A milder plan is built where it is predicted to lose less by this share."""
 _RIVALS = 3
@@ -33,7 +32,6 @@ _CLOSE = 1.5
 """And of them those that are predicted to lose no more than so many times what the best loses."""
 _RECOVERED = 0.1
 """What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
-_REFINEMENTS = 6
 _EXPLORED = 5
 """Of the frontier's rows about so many are built where nothing is limited."""
 _TRIES = 3
@@ -167,11 +165,7 @@ class _Rounds:
         return min(drafts, key=lambda draft: draft.loss, default=None)
 
     def _solved(self, space: Space, kept: float) -> Draft | None:
-        beliefs = self._beliefs(space, kept)
-        for _ in range(_REFINEMENTS):
-            solution = solve(space.believing(beliefs), self.limits(space))
-            if not space.pricing.refine(solution.chosen):
-                break
+        solution = planned(space, self._beliefs(space, kept), self.limits(space))
         recipe = space.recipe(solution.chosen, self.start.recipe)
         if not solution.feasible or recipe == self.start.recipe:
             return None
@@ -179,8 +173,7 @@ class _Rounds:
 
     def limits(self, space: Space) -> dict[str, float]:
         """What the solver has to keep: the limits of size, memory and time that it can predict, less a margin."""
-        asked = self.goal.predictable(space.problem.measures)
-        return {name: allowed * (1 - _MARGIN) for name, allowed in asked.items()}
+        return within_margin(self.goal, space)
 
     def _beliefs(self, space: Space, kept: float) -> Beliefs:
         beliefs = learned([each for each in self.built if each.space == space.name])
@@ -199,7 +192,7 @@ class _Rounds:
             for name in limits.keys() - {LOSS}:
                 space.pricing.refine(solve(space.believing(beliefs), {name: 0.0}).chosen)
             for name, value in least_relaxation(space.believing(beliefs), limits).items():
-                needed = value * points if name == LOSS else value / (1 - _MARGIN)
+                needed = value * points if name == LOSS else value / (1 - MARGIN)
                 field = "max_drop" if name == LOSS else name
                 least[field] = min(needed if value < FORBIDDEN else math.inf, least.get(field, math.inf))
         return least

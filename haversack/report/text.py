@@ -85,13 +85,21 @@ def _limits(found: Measurement, budget: Budget, baseline_score: float | None) ->
     return rows
 
 
+_ESTIMATED = (
+    "Estimates and rules of thumb, from counts alone: nothing was trained or run, and flash is without the runtime's "
+    "code. `haversack pack` measures what pays."
+)
+_PREDICTED = (
+    "Predicted: solved for these limits from what every choice costs, and loses on the calibration inputs before any "
+    "training; `combination` is what `haversack pack` builds first, where it meets the limits. Reasons are rules of "
+    "thumb, from counts alone. Nothing was built: `haversack pack` measures what pays."
+)
+
+
 def advised(advice: Sequence[Advice], device: Device, pack: Sequence[str]) -> Document:
     """The ranked advice, each with its reasons, what it may give, and the command that tries it."""
     items = [_advice_item(place, each, each.command(pack)) for place, each in enumerate(advice, start=1)]
-    note = Paragraph(
-        "Estimates and rules of thumb, from counts alone: nothing was trained or run, and flash is without the "
-        "runtime's code. `haversack pack` measures what pays."
-    )
+    note = Paragraph(_PREDICTED if any(each.predicted for each in advice) else _ESTIMATED)
     return document(f"Advice for {device.title}, best first.", Paragraph(device.why), *items, note)
 
 
@@ -99,10 +107,10 @@ def _advice_item(place: int, advice: Advice, command: str) -> Lines:
     names = " -> ".join(advice.techniques)
     title = f"{advice.family}: {names}" if names else advice.family
     lines: list[Block] = [Paragraph(title, f"{place:2}. ")]
-    if names:
+    if names and not advice.predicted:
         lines.append(Paragraph(f"{advice.suits:.2f} of 1", "    suits: "))
     lines.append(Paragraph(advice.reason, "    why: "))
-    lines.append(Paragraph(advice.expect, "    expect: "))
+    lines.append(Paragraph(advice.expect, "    predicted: " if advice.predicted else "    expect: "))
     if command:
         lines.append(f"    try: {command}")  # in one line, to be copied
     return Lines(lines)

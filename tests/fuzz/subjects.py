@@ -64,7 +64,7 @@ def device(rng: random.Random, folder: Path, _: Path) -> Case:
     text = rng.choice(sorted(DEVICES.glob("*.toml"))).read_text("utf-8")
     (folder / "board.toml").write_bytes(damaged_text(text, rng))
     limits = rng.choice(([], ["--flash", "3kB", "--latency", "1ms"], ["--ram", "1kB", "--energy", "1uJ"]))
-    commands = (["devices", "show", "./board.toml"], ["weigh", str(TASK)], ["advise", str(TASK)])
+    commands = (["devices", "show", "./board.toml"], ["weigh", str(TASK)], ["advise", str(TASK), "--quick"])
     words = list(rng.choice(commands))
     words += [] if words[0] == "devices" else ["--device", "board.toml", *limits]
     return Case(words + ["--json"] * (rng.random() < 0.3))
@@ -211,7 +211,7 @@ def line(rng: random.Random, folder: Path, seeds: Path) -> Case:
     (folder / "recipe.toml").write_text(f"[[step]]\n{RECIPES['onnx']}")
     commands: dict[str, list[str]] = {
         "weigh": [str(TASK)],
-        "advise": [str(TASK)],
+        "advise": [str(TASK), "--quick"],
         "pack": [str(task)],
         "apply": ["recipe.toml", str(task)],
         "decode": ["model.hsk"],

@@ -1,7 +1,7 @@
 """What a planner is offered for a small network with a block that may go, in which order, and what is left out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -217,3 +217,11 @@ def test_weights_in_fewer_bits_are_formats_of_their_own_where_there_are_no_integ
     assert spaces[0].lost == 0 < spaces[-2].lost < spaces[-1].lost
     smallest = solve(spaces[-1].problem, {"flash_bytes": sizes[-1]})
     assert spaces[-1].recipe(smallest.chosen, Recipe()) == Recipe((steps[-1],))
+
+
+def test_memory_known_in_part_is_not_taken_for_all_of_it(kept: Path) -> None:
+    activations = replace(BASELINE, ram_bytes=Figure(100, "estimated", part=True))
+    known = replace(readings(kept, *KINDS, device="raspberry-pi-4"), baseline=activations)
+    floats = known.spaces(sparse=True)[0]
+    figures = floats.problem.figures([len(site.options) - 1 for site in floats.sites])
+    assert figures["ram_bytes"] > figures["flash_bytes"] / 2

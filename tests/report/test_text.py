@@ -15,6 +15,7 @@ from haversack.limits import Budget, Miss
 from haversack.measurement import BenchReport, Candidate, Conditions, Fidelity, Figure, Measurement, Parity
 from haversack.model import Model
 from haversack.plan.advise import advise
+from haversack.plan.forecast import Forecast
 from haversack.plan.found import Found, Refusal, Verdict
 from haversack.recipe import Recipe, Stage, Step
 from haversack.report import devices
@@ -244,6 +245,16 @@ def test_advice_names_steps_in_order_and_says_why_the_device_wants_it() -> None:
     assert "    try: haversack pack my_task.py --try quantize_static\n" in text
     assert "prune_channels -> distill -> quantize_static" in text
     assert flat(PI.why) in flat(text)
+
+
+def test_advice_that_is_predicted_says_so_instead_of_how_well_it_suits() -> None:
+    forecast = Forecast(Recipe((Halve(0.6),)), {"flash_bytes": 18_000.0}, 0.05, 0.015)
+    ranked = advise(COST, WEIGHINGS, PI, Budget(flash_bytes=20_000).within(PI), {"quantization": forecast})
+    text = advised(ranked, PI, PACK)
+    of_it = text.partition("quantization: ")[2].partition("\n\n")[0]
+    assert "predicted: flash 18.0 kB, score about 1.5 points lower; meets every limit" in of_it
+    assert "suits" not in of_it
+    assert flat(text).endswith("Nothing was built: `haversack pack` measures what pays.")
 
 
 def test_activations_alone_are_not_said_to_fit_into_the_ram_of_a_linux_board() -> None:
