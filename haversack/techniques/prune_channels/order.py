@@ -28,7 +28,8 @@ from haversack.progress import note, track
 from haversack.techniques.prune_channels.importance import Ranking, Scores, l2
 
 _RIDGE = 1e-2
-_MOST_POSITIONS = 50_000
+_MOST_POSITIONS, _FEWER_POSITIONS = 50_000, 20_000
+"""Of a layer: for an order that is kept, and for one that only tells what is lost."""
 # So many rounds of elimination at most: wide groups lose several channels in each.
 _ROUNDS = 128
 
@@ -91,7 +92,7 @@ def eliminations(
     on the inputs. None for groups that something other than a convolution or a linear layer reads.
     """
     reads = {place: each for place, group in enumerate(groups) if (each := readings(folded, group))}
-    ranked = _eliminations(folded, reads, batches, dict(enumerate(stops))) if reads else {}
+    ranked = _eliminations(folded, reads, batches, dict(enumerate(stops)), _FEWER_POSITIONS) if reads else {}
     return [ranked.get(place) for place in range(len(groups))]
 
 
@@ -123,6 +124,7 @@ def _eliminations(
     found: Mapping[int, Sequence[ReadingLayer]],
     batches: Batches,
     stops: Mapping[int, Collection[int]],
+    most: int = _MOST_POSITIONS,
 ) -> dict[int, Elimination]:
     """The elimination of each group, each as soon as its last reader's curvature is known."""
     order = {node: place for place, node in enumerate(folded.graph.nodes)}
@@ -132,7 +134,7 @@ def _eliminations(
     parts: dict[int, list[_Weighed]] = {place: [] for place in found}
     eliminated: dict[int, Elimination] = {}
     powers = _powers(folded, [layer.node for layer in layers], batches)
-    for layer, fit in _fits(folded, layers, batches):
+    for layer, fit in _fits(folded, layers, batches, most):
         for place, reads in left.items():
             for each in [each for each in reads if each.layer.node is layer.node]:
                 parts[place].append(_part(each, fit, math.sqrt(max(powers[layer.node], 1e-30))))
@@ -219,7 +221,9 @@ def _part(reader: ReadingLayer, fit: Fit, unit: float) -> _Weighed:
     return _Weighed(reader, fit, order, unit, weight[:, order], torch.linalg.inv(curvature[order][:, order]))
 
 
-def _fits(folded: Folded, layers: Sequence[FoldedLayer], batches: Batches) -> Iterator[tuple[FoldedLayer, Fit]]:
+def _fits(
+    folded: Folded, layers: Sequence[FoldedLayer], batches: Batches, most: int
+) -> Iterator[tuple[FoldedLayer, Fit]]:
     """Each layer with its weight and the curvature of its squared error; a bias is free to follow."""
     lane, total = Lane(folded.module, batches), sum(len(batch[0]) for batch in batches)
     for layer in track(layers, "curvatures", len(layers)):
@@ -230,7 +234,7 @@ def _fits(folded: Folded, layers: Sequence[FoldedLayer], batches: Batches) -> It
                 lane.run(place, node, inclusive=False)
                 inputs = lane.read(place, layer.inputs)
                 lane.run(place, node, inclusive=True)
-                moments.add(inputs, lane.read(place, node), _MOST_POSITIONS * len(batch[0]) // total)
+                moments.add(inputs, lane.read(place, node), most * len(batch[0]) // total)
         yield layer, moments.fit(weight, None, ridge=_RIDGE)
 
 

@@ -17,9 +17,9 @@ from haversack.progress import track
 from haversack.task import Kind
 from haversack.techniques.prune_layers.removable import Removable, without
 
-_MOST_POSITIONS = 20_000
+_MOST_POSITIONS = 12_000
 _FOLLOWING = 6
-"""So many layers behind the block are refitted; on ResNet-20, refitting all changes the sum of losses by 2 %."""
+"""So many layers behind the block are refitted: ResNet-20's second loses 0.07 nats with 4, 0.02 with 8 and with all."""
 _RIDGE = 1e-3
 
 
