@@ -11,7 +11,7 @@ from haversack.device import find_device
 from haversack.errors import ExportError, MeasureError
 from haversack.progress import note, track
 from haversack.quantity import now
-from haversack.runtimes import File, Runtime
+from haversack.runtimes import File, Runtime, turns
 from haversack.runtimes.files import checked_threads
 from haversack.runtimes.host import processor_in_full, versions
 from haversack.runtimes.piece_estimates import Estimates
@@ -25,6 +25,8 @@ REFERENCE = Piece("conv2d", ((32, 16, 16),), (32, 16, 16), (32, 32, 3, 3), (1, 1
 _TOGETHER = 30
 """So many pieces share a process; what was timed is kept after each."""
 _SECONDS = 0.15
+_ENOUGH = 3
+"""So many quiet rounds are told from luck."""
 
 
 def written(piece: Piece, runtime: Runtime) -> bytes:
@@ -96,7 +98,8 @@ class Times:
         first: list[File] = [written(REFERENCE, self._runtime), self._runtime.format.empty()]
         timeout_s = TIMEOUT_S + 10 * self._seconds * len(files)
         found = ask("beside", [*first, *files], self._threads, timeout_s=timeout_s, seconds=self._seconds)
-        call, *ratios = (_ratio(rounds) for rounds in found["rounds"])
+        firsts = [first for rounds in found["rounds"] for _, first in rounds]
+        call, *ratios = (_ratio(rounds, min(firsts, default=0.0)) for rounds in found["rounds"])
         if call is None:
             raise MeasureError("the runtime does not run an empty file.", where=self._runtime.title)
         timed = tuple(
@@ -108,9 +111,7 @@ class Times:
             replace(
                 self._table,
                 call=call if first_time else self._table.call,
-                reference_ms=_undisturbed([first for rounds in found["rounds"] for _, first in rounds])
-                if first_time
-                else self._table.reference_ms,
+                reference_ms=_undisturbed(firsts) if first_time else self._table.reference_ms,
                 pieces=(*self._table.pieces, *timed),
             )
         )
@@ -119,17 +120,21 @@ class Times:
         self._table, self._estimates = self._place.merged(replace(table, date=now())), None
 
 
-def _ratio(rounds: Sequence[Sequence[float]]) -> float | None:
-    """What a piece takes over the reference piece, both where nobody disturbed them; None where it never ran."""
+def _ratio(rounds: Sequence[list[float]], least: float) -> float | None:
+    """What a piece takes over the reference piece, both where nobody disturbed them; None where it never ran.
+
+    `least` is the least that the reference piece took beside any piece.
+    """
     if not rounds:
         return None
-    taken, first = (_undisturbed(times) for times in zip(*rounds, strict=True))
+    alone = turns.quiet(rounds, least)
+    taken, first = (_undisturbed(times) for times in zip(*(alone if len(alone) >= _ENOUGH else rounds), strict=True))
     return taken / first
 
 
 def _undisturbed(times: Sequence[float]) -> float:
-    """The lower quartile: what others take from a machine only adds, and the least of all is luck."""
-    return statistics.quantiles(times, n=4, method="inclusive")[0]
+    """The lower decile: what others take from a machine only adds, and the least of all is luck."""
+    return statistics.quantiles(times, n=10, method="inclusive")[0]
 
 
 def _empty_table(runtime: Runtime, threads: int) -> Table:

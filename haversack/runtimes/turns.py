@@ -26,9 +26,13 @@ _TURN_NS = 10_000_000
 """How long one file runs before it is the next one's turn: long against the clock, short against a neighbour's job."""
 _ROUNDS = 12
 """So many rounds fill the time: enough for an interval, and long enough that each file is left alone once in each."""
-_PORTION_NS = 3_000_000
+_PORTION_NS = 1_000_000
 """The same for small files of which many are compared with one: long enough to be warm again after the other."""
 _LEAST_ROUNDS = 3
+_QUIET = 1.15
+"""Times its least: so long the first file takes at most while no neighbour computes beside the core."""
+_PATIENCE = 3
+"""Times the seconds of a file: so long it is run at most where it is never left alone."""
 
 
 class RefusedError(Exception):
@@ -92,11 +96,11 @@ def in_turns(request: Request, bound: Callable[[str], Run]) -> dict[str, Any]:
 
 
 def beside_first(request: Request, bound: Callable[[str], Run]) -> dict[str, Any]:
-    """What each file takes, and the first file right before it, round by round, each in a portion of runs.
+    """What each file takes, and the first file before or behind it, the slower, round by round: each in a portion.
 
     `{"rounds": [[[ms, ms of the first], ...] a file]}`, without a list for the first file, and with an empty one for a
     file that the runtime refuses. The files take turns forwards and backwards. A file is run for `seconds`, portions of
-    the first included, and for three rounds at least.
+    the first included, for three rounds at least, and for longer where fewer than three were quiet (see `quiet`).
     """
     first, *more = request["files"]
     first, bindings = bound(first), [_bound_or_none(bound, file) for file in more]
@@ -105,17 +109,32 @@ def beside_first(request: Request, bound: Callable[[str], Run]) -> dict[str, Any
     first_count = max(1, turn_ns // max(1, _warm_up(first, turn_ns)))
     counts = {index: max(1, turn_ns // max(1, _warm_up(run, turn_ns))) for index, run in runs.items()}
     rounds: list[list[list[float]]] = [[] for _ in more]
-    spent, order = dict.fromkeys(runs, 0), list(runs)
+    spent, order, least, last = dict.fromkeys(runs, 0), list(runs), math.inf, [0.0, 0.0]
     gc.disable()
     while order:
         for index in order:
             start = time.perf_counter_ns()
-            before = _undisturbed_ns(first, first_count)
-            rounds[index].append([_undisturbed_ns(runs[index], counts[index]) / 1e6, before / 1e6])
+            before = _undisturbed_ns(first, first_count) / 1e6
+            least, last[1] = min(least, before), max(last[1], before)
+            last = [_undisturbed_ns(runs[index], counts[index]) / 1e6, before]
+            rounds[index].append(last)
             spent[index] += time.perf_counter_ns() - start
-        unfinished = [index for index in order if len(rounds[index]) < _LEAST_ROUNDS or spent[index] < budget_ns]
-        order = unfinished[::-1]
+        few = {index for index in order if len(quiet(rounds[index], least)) < _LEAST_ROUNDS}
+        order = [
+            index
+            for index in order[::-1]
+            if spent[index] < budget_ns * (_PATIENCE if index in few else 1) or len(rounds[index]) < _LEAST_ROUNDS
+        ]
     return {"rounds": rounds}
+
+
+def quiet(rounds: Sequence[list[float]], least: float) -> list[list[float]]:
+    """The rounds in which the first file took hardly longer than its `least`.
+
+    A neighbour on the same core's other thread makes all runs slower, for seconds, but not all of them by as much: so
+    no ratio to the first file cancels it.
+    """
+    return [pair for pair in rounds if pair[1] <= _QUIET * least]
 
 
 def _bound_or_none(bound: Callable[[str], Run], file: str) -> Run | None:

@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -385,6 +386,26 @@ def test_portions_take_turns_and_only_what_is_refused_has_none(monkeypatch):
     assert all(each == [0.006, 0.002] for each in found["rounds"][0])
     assert all(each == [0.002, 0.002] for each in found["rounds"][2])
     assert len(found["rounds"][0]) >= 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_neighbour_that_slows_layers_unevenly_is_told_by_the_reference_piece(monkeypatch, seed):
+    """On a clock that only runs move: for two thirds of the time all are slower, the reference piece by less."""
+    now, rng = [0], np.random.default_rng(seed)
+    slow = rng.random(2000) < 2 / 3
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now[0])
+
+    def bound(file):
+        taken, slower = {"first": (40_000, 1.4), "other": (80_000, 2.0)}[file]
+
+        def run():
+            now[0] += int(taken * (slower if slow[now[0] // 20_000_000 % len(slow)] else 1))
+
+        return run
+
+    rounds = turns.beside_first({"files": ["first", "other", "other"], "seconds": 0.15}, bound)["rounds"]
+    least = min(first for pairs in rounds for _, first in pairs)
+    assert [timings._ratio(pairs, least) for pairs in rounds] == pytest.approx([2.0, 2.0], rel=0.03)
 
 
 def test_a_larger_layer_takes_longer(tmp_path):
