@@ -14,6 +14,7 @@ from haversack.graph.inference import lower
 from haversack.limits import Budget
 from haversack.packing import Packed, Settings
 from haversack.packing.check import checked_model
+from haversack.packing.foresight import foreseen
 from haversack.runtimes import find_runtime, host
 from haversack.task import read_task_file
 
@@ -45,6 +46,19 @@ def run(data: Path, *, quick: bool) -> dict[str, object]:
         **outcome.figures("demo"),
         "demo.seconds": seconds,
         "demo.dominating": len(better),
+        **_advised(outcome.packed, wanted),
+    }
+
+
+def _advised(packed: Packed, wanted: Job) -> dict[str, object]:
+    """Whether `advise` names the plan that was built first, and how far off that plan's flash it predicts."""
+    network = wanted.network if isinstance(wanted.network, nn.Module) else wanted.network()
+    told = foreseen(network, wanted.task, find_device(DEVICE), LIMITS)["combination"]
+    first = packed.found.verdicts[0].candidate
+    flash = first.measurement.flash_bytes.value
+    return {
+        "demo.advised": int(told.recipe == first.recipe),
+        "demo.advised_flash_error": abs(told.figures["flash_bytes"] / flash - 1),
     }
 
 
