@@ -42,7 +42,7 @@ def _variance(wanted: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Yardstick:
+class OriginalOutputs:
     """The original's outputs on calibration inputs, which others are held against."""
 
     inputs: tuple[Tensor, ...]
@@ -50,7 +50,7 @@ class Yardstick:
     kind: Kind
 
     @classmethod
-    def of(cls, network: nn.Module, batches: Batches, kind: Kind, most: int | None = None) -> Yardstick:
+    def of(cls, network: nn.Module, batches: Batches, kind: Kind, most: int | None = None) -> OriginalOutputs:
         """The outputs of `network` on all inputs, or the first `most` of them."""
         inputs = joined(batches, most)
         return cls(inputs, _outputs(network, inputs), kind)
@@ -86,14 +86,14 @@ class Judge:
 
     lane: Lane
     parts: int
-    yardstick: Yardstick
+    yardstick: OriginalOutputs
 
     @classmethod
     def of(cls, folded: Folded, inputs: tuple[Tensor, ...], kind: Kind) -> Self:
         """At the inputs, all of which count. Raises TaskError where the network returns no tensor."""
         size = max(1, _MOST_NUMBERS // numbers_a_sample(folded.graph))
         batches = list(zip(*(each.split(size) for each in inputs), strict=True))
-        return cls(Lane(folded.module, batches), len(batches), Yardstick.of(folded.module, [inputs], kind))
+        return cls(Lane(folded.module, batches), len(batches), OriginalOutputs.of(folded.module, [inputs], kind))
 
     def before(self, node: fx.Node) -> Lane:
         """The network, run up to just before an operation; none that was asked for earlier may come after it."""

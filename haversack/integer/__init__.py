@@ -17,7 +17,7 @@ from typing import Any
 from haversack.errors import ExportError
 from haversack.grid import Grid
 from haversack.integer.arithmetic import Array
-from haversack.integer.kinds import FLOAT, KINDS, Input, Option
+from haversack.integer.kinds import FLOAT, KINDS, Input, OptionKind
 
 __all__ = ["KINDS", "Array", "IntegerGraph", "Operation", "Value", "check"]
 
@@ -72,7 +72,7 @@ class Operation:
             raise ExportError(f"{self.kind} has no option {', '.join(unknown)}.", where=self.path)
         return {row.name: self._setting(row) for row in rows}
 
-    def _setting(self, row: Option) -> Any:  # noqa: ANN401
+    def _setting(self, row: OptionKind) -> Any:  # noqa: ANN401
         value = self.options.get(row.name, row.default)
         if value is None:
             raise ExportError(f"{self.kind} does not say its {row.name}.", where=self.path)

@@ -40,7 +40,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Option:
+class OptionKind:
     """A setting of an operation: a number, a flag, a pair (height, width), or one of some words.
 
     One whose `default` is None has to be given.
@@ -82,7 +82,7 @@ class Kind:
     """
 
     inputs: tuple[Input, ...]
-    options: tuple[Option, ...] = ()
+    options: tuple[OptionKind, ...] = ()
     dtypes: tuple[str, ...] = _ALL
     fixed: Mapping[str, Grid] = field(default_factory=dict)
     curve: Curve | None = None
@@ -122,14 +122,14 @@ def _plain(name: str) -> Input:
     return Input(name, _PLAIN, constant=True)
 
 
-_ACTIVATION = Option("activation", ACTIVATIONS, "NONE")
-_WINDOW = (Option("stride", tuple), Option("padding", PADDINGS))
-_DILATION = Option("dilation", tuple, (1, 1))
-_KEEP = Option("keep_dims", bool, False)
-_MASKS = tuple(Option(f"{name}_mask", int, 0) for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis"))
+_ACTIVATION = OptionKind("activation", ACTIVATIONS, "NONE")
+_WINDOW = (OptionKind("stride", tuple), OptionKind("padding", PADDINGS))
+_DILATION = OptionKind("dilation", tuple, (1, 1))
+_KEEP = OptionKind("keep_dims", bool, False)
+_MASKS = tuple(OptionKind(f"{name}_mask", int, 0) for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis"))
 
 _LAYER = Kind((_DATA, _WEIGHT, _BIAS), (*_WINDOW, _DILATION, _ACTIVATION))
-_POOL = Kind((_DATA,), (Option("filter", tuple), *_WINDOW, _ACTIVATION))
+_POOL = Kind((_DATA,), (OptionKind("filter", tuple), *_WINDOW, _ACTIVATION))
 _REDUCTION = Kind((_DATA, _plain("axes")), (_KEEP,))
 _SUM = Kind(_TWO, (_ACTIVATION,))
 _EITHER = Kind(_TWO)
@@ -148,13 +148,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "ADD": _SUM,
         "AVERAGE_POOL_2D": _POOL,
-        "CONCATENATION": Kind((Input("input", repeated=True),), (Option("axis", int), _ACTIVATION)),
+        "CONCATENATION": Kind((Input("input", repeated=True),), (OptionKind("axis", int), _ACTIVATION)),
         "CONV_2D": _LAYER,
-        "DEPTHWISE_CONV_2D": Kind(_LAYER.inputs, (*_LAYER.options, Option("depth_multiplier", int))),
+        "DEPTHWISE_CONV_2D": Kind(_LAYER.inputs, (*_LAYER.options, OptionKind("depth_multiplier", int))),
         "DEQUANTIZE": Kind((Input("input", ("float16", INT8, INT16)),), dtypes=(FLOAT,)),
-        "FULLY_CONNECTED": Kind(_LAYER.inputs, (Option("keep_num_dims", bool, False), _ACTIVATION)),
+        "FULLY_CONNECTED": Kind(_LAYER.inputs, (OptionKind("keep_num_dims", bool, False), _ACTIVATION)),
         "HARD_SWISH": Kind((_DATA,), dtypes=(FLOAT, INT8), curve=Curve(_hard_swish, hard_swish_table, least=1 / 128)),
-        "LEAKY_RELU": Kind((_DATA,), (Option("alpha", float),)),
+        "LEAKY_RELU": Kind((_DATA,), (OptionKind("alpha", float),)),
         "LOGISTIC": Kind((_DATA,), fixed=_FRACTION, curve=Curve(_logistic, logistic_table, (0,))),
         "MAXIMUM": _EITHER,
         "MAX_POOL_2D": _POOL,
@@ -170,10 +170,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "RELU_N1_TO_1": Kind((_DATA,), dtypes=(FLOAT, INT8)),
         "RESHAPE": Kind((_DATA, _plain("shape"))),
         "RESIZE_NEAREST_NEIGHBOR": Kind(
-            (_DATA, _plain("size")), (Option("align_corners", bool, False), Option("half_pixel_centers", bool, False))
+            (_DATA, _plain("size")),
+            (OptionKind("align_corners", bool, False), OptionKind("half_pixel_centers", bool, False)),
         ),
-        "SOFTMAX": Kind((_DATA,), (Option("beta", float),), fixed=_FRACTION),
-        "SPLIT": Kind((_plain("axis"), _DATA), (Option("num_splits", int),)),
+        "SOFTMAX": Kind((_DATA,), (OptionKind("beta", float),), fixed=_FRACTION),
+        "SPLIT": Kind((_plain("axis"), _DATA), (OptionKind("num_splits", int),)),
         "STRIDED_SLICE": Kind((_DATA, _plain("begin"), _plain("end"), _plain("strides")), _MASKS),
         "SUB": _SUM,
         "TANH": Kind((_DATA,), fixed=_SIGNED_FRACTION, curve=Curve(np.tanh, tanh_table, (0, 1))),

@@ -13,7 +13,7 @@ _SAMPLES = 500
 
 
 @dataclass
-class Beside:
+class RunBeside:
     """A predict function; the original runs beside it on the first samples that pass.
 
     On calibration inputs, which layers were refitted to, a network is nearer to the original than anywhere else.

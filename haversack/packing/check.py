@@ -115,7 +115,7 @@ def checked_score(task: Task, predict: Predict) -> Figure:
 
     What it gave for a batch is remembered meanwhile: these are runs of the score, not of the network.
     """
-    predict = Remembered(predict)
+    predict = RunOnce(predict)
     first, second = scored(task, predict), task.scored(predict)
     if not math.isclose(first.value, second, rel_tol=1e-9, abs_tol=1e-12):
         raise TaskError(
@@ -135,7 +135,7 @@ def checked_score(task: Task, predict: Predict) -> Figure:
 
 
 @dataclass
-class Remembered:
+class RunOnce:
     """A predict function that computes nothing twice, as long as its outputs have room: batches are known by bytes."""
 
     predict: Predict

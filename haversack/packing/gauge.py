@@ -18,8 +18,8 @@ from haversack.graph.trace import trace
 from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Judgement, Measurement
 from haversack.model import Model
-from haversack.packing.beside import Beside
-from haversack.packing.check import Remembered, checked_score, scored, validated
+from haversack.packing.beside import RunBeside
+from haversack.packing.check import RunOnce, checked_score, scored, validated
 from haversack.plan.found import Trial
 from haversack.progress import note, noted, say, tell
 from haversack.quantity import now
@@ -185,7 +185,7 @@ class Gauge:
         """With the score, and with how far the file is off its own network and off the original."""
         predict, inputs = run.predict(), self.task.calibration()
         outputs = list(agreement.outputs(predict, inputs))
-        plain = Remembered(agreement.in_torch(self.original.module), self.known, room=_ROOM)
+        plain = RunOnce(agreement.in_torch(self.original.module), self.known, room=_ROOM)
         packed = list(agreement.outputs(agreement.in_torch(run.lowered), inputs))
         gate = agreement.Gate(run.model.number_format != "float32", output_step(run.lowered))
         agreed = agreement.compare(packed, outputs, gate.step)
@@ -198,7 +198,7 @@ class Gauge:
             note(said)
         if not trial.recipe.steps:
             return replace(found, parity=agreed, score=self._score(trial, run, predict))
-        beside = Beside(predict, plain, self.task.kind)
+        beside = RunBeside(predict, plain, self.task.kind)
         score = self._score(trial, run, beside)
         fidelity = replace(agreement.fidelity(agreement.outputs(plain, inputs), outputs), divergence=beside.divergence)
         return replace(found, parity=agreed, fidelity=fidelity, score=score)

@@ -9,7 +9,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from haversack.plan.problem import Numbers, Problem, Term
+from haversack.plan.problem import Numbers, PlanProblem, Term
 
 Plans = NDArray[np.int64]
 """Chosen options (plans, sites)."""
@@ -49,7 +49,7 @@ class Evaluator:
     not finite stand as ones far above all others.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: PlanProblem) -> None:
         self.options = np.array(problem.options, dtype=np.int64)
         rows: list[tuple[Term, ...]] = [tuple(problem.losses)]
         scales = [1.0]

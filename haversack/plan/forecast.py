@@ -121,14 +121,14 @@ def forecasts(spaces: Sequence[Space], goal: Goal, *, scores: bool) -> dict[str,
 
 
 @dataclass(frozen=True)
-class _Way:
+class _Kind:
     """A space, and the sites of it at which nothing is done."""
 
     space: Space
     held: frozenset[int]
 
 
-def _families(spaces: Sequence[Space]) -> dict[str, list[_Way]]:
+def _families(spaces: Sequence[Space]) -> dict[str, list[_Kind]]:
     """The spaces that each family may use, and where."""
     plain = [space for space in spaces if space.numbers is None]
     rounded = [space for space in spaces if space.numbers is not None]
@@ -142,13 +142,13 @@ def _families(spaces: Sequence[Space]) -> dict[str, list[_Way]]:
             *(_only(each, names) for each in whole if (names := _rounding(each))),
             *(_only(each, frozenset()) for each in few),
         ],
-        COMBINATION: [_Way(space, frozenset()) for space in spaces],
+        COMBINATION: [_Kind(space, frozenset()) for space in spaces],
     }
 
 
-def _only(space: Space, techniques: frozenset[str]) -> _Way:
+def _only(space: Space, techniques: frozenset[str]) -> _Kind:
     """The space in which no other technique does anything."""
-    return _Way(space, frozenset(place for place, site in enumerate(space.sites) if site.technique not in techniques))
+    return _Kind(space, frozenset(place for place, site in enumerate(space.sites) if site.technique not in techniques))
 
 
 def _bits(space: Space) -> int:
@@ -162,7 +162,7 @@ def _rounding(space: Space) -> frozenset[str]:
     return frozenset(site.technique for site in sites if any(isinstance(each.effect, Bits) for each in site.options))
 
 
-def _forecast(way: _Way, goal: Goal, points_a_nat: float | None) -> Forecast:
+def _forecast(way: _Kind, goal: Goal, points_a_nat: float | None) -> Forecast:
     space = way.space
     solution = planned(space, Beliefs(), within_margin(goal, space), way.held)
     loss = solution.loss + space.lost

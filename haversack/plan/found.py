@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from haversack.errors import InfeasibleError, NothingChangedError
 from haversack.limits import LIMITS, Miss
 from haversack.measurement import Candidate
-from haversack.plan.frontier import FrontierRow, Prediction, Price
+from haversack.plan.frontier import FrontierRow, LimitPrice, Prediction
 from haversack.recipe import Recipe
 
 
@@ -57,7 +57,7 @@ class Found:
     """At most nine recipes that no other beats in flash, latency and score, the best score first."""
     predictions: tuple[Prediction, ...] = ()
     """What was predicted of candidates, beside what they were measured at."""
-    prices: tuple[Price, ...] = ()
+    prices: tuple[LimitPrice, ...] = ()
     """How much score a little more of each limit would buy."""
     picked: int | None = None
     """The row of the frontier that somebody chose, whatever the limits say."""

@@ -41,7 +41,7 @@ class FrontierRow:
 
 
 @dataclass(frozen=True)
-class Price:
+class LimitPrice:
     """What a limit costs: how much score `more` of it would buy."""
 
     limit: str

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from haversack.limits import LIMITS
-from haversack.plan.frontier import FrontierRow, Prediction, Price
+from haversack.plan.frontier import FrontierRow, LimitPrice, Prediction
 from haversack.plan.goal import Goal
 from haversack.plan.learning import Built, Draft, learned
 from haversack.plan.solve import frontier, solve
@@ -79,11 +79,11 @@ class Outlook:
                 if true is not None:
                     yield Prediction(recipe, measure, predicted, true)
 
-    def prices(self, space: Space, limits: dict[str, float]) -> Iterator[Price]:
+    def prices(self, space: Space, limits: dict[str, float]) -> Iterator[LimitPrice]:
         """How far the score would rise for 1 % more of each limit."""
         problem = space.believing(learned([each for each in self.built if each.space == space.name]))
         solution = solve(problem, limits, priced=True)
         names = {limit.field: limit.name for limit in LIMITS}
         for field, fall in solution.prices.items():
             if solution.feasible and fall > 0:
-                yield Price(names[field], _LOOSER * limits[field], fall * self.points_a_nat)
+                yield LimitPrice(names[field], _LOOSER * limits[field], fall * self.points_a_nat)

@@ -54,7 +54,7 @@ class Measure:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class PlanProblem:
     """The least loss is wanted at which every measure keeps its limit.
 
     `options` says how many each site has, the first being that nothing is done. Losses add up over `losses`.
@@ -73,9 +73,9 @@ class Problem:
         """Every measure for one option of each site."""
         return {name: measure.of(chosen) for name, measure in self.measures.items()}
 
-    def holding(self, sites: Collection[int]) -> Problem:
+    def holding(self, sites: Collection[int]) -> PlanProblem:
         """The problem in which nothing can be done at these sites; plans still name an option for each."""
-        return Problem(
+        return PlanProblem(
             tuple(1 if site in sites else count for site, count in enumerate(self.options)),
             tuple(term.holding(sites) for term in self.losses),
             {name: measure.holding(sites) for name, measure in self.measures.items()},

@@ -14,7 +14,7 @@ from haversack.interrupt import heard
 from haversack.measurement import Candidate
 from haversack.plan.drafting import MARGIN, planned, within_margin
 from haversack.plan.found import Answer, Found, Refusal, Search, Trial, Verdict
-from haversack.plan.frontier import Price, drawn, measured_rows
+from haversack.plan.frontier import LimitPrice, drawn, measured_rows
 from haversack.plan.goal import Goal
 from haversack.plan.learning import LOSS, Built, Draft, learned
 from haversack.plan.outlook import Outlook
@@ -271,7 +271,7 @@ class _Rounds:
             relaxations=self.relaxations,
         )
 
-    def _prices(self, best: Candidate) -> Iterator[Price]:
+    def _prices(self, best: Candidate) -> Iterator[LimitPrice]:
         """What the limits cost, in the format of the answer."""
         spaces = {each.candidate.recipe: each.space for each in self.built}
         space = next((space for space in self.spaces if space.name == spaces.get(best.recipe)), None)

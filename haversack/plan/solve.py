@@ -17,7 +17,7 @@ import numpy as np
 from haversack.errors import BudgetError
 from haversack.plan.descent import descend, least, starts
 from haversack.plan.evaluator import LOSS, ROUNDING, Evaluator, Plans
-from haversack.plan.problem import Measure, Numbers, Problem
+from haversack.plan.problem import Measure, Numbers, PlanProblem
 from haversack.plan.repair import enumerated, excess, improved, mixed, repaired
 
 _STARTS = 16
@@ -44,7 +44,7 @@ class Solution:
     """By how much the loss falls when a limit is 1 % looser. Empty where they were not asked for."""
 
 
-def solve(problem: Problem, limits: Mapping[str, float], *, margin: float = 0.0, priced: bool = False) -> Solution:
+def solve(problem: PlanProblem, limits: Mapping[str, float], *, margin: float = 0.0, priced: bool = False) -> Solution:
     """The plan of the least loss at which every figure is at most its limit; `loss` can have a limit as well.
 
     Every limit is taken as tighter by `margin`, a share of it. Raises BudgetError for a limit that nothing predicts.
@@ -62,7 +62,9 @@ def solve(problem: Problem, limits: Mapping[str, float], *, margin: float = 0.0,
     return Solution(solution.chosen, solution.loss, solution.figures, solution.feasible, prices)
 
 
-def frontier(problem: Problem, limits: Mapping[str, float], measures: Sequence[str], points: int = 9) -> list[Solution]:
+def frontier(
+    problem: PlanProblem, limits: Mapping[str, float], measures: Sequence[str], points: int = 9
+) -> list[Solution]:
     """Up to `points` solutions within `limits`, the least loss first, none beaten by another in loss and `measures`.
 
     They are solved for limits on `measures` at equal ratios from what the least loss takes to the least there is.
@@ -85,12 +87,12 @@ def frontier(problem: Problem, limits: Mapping[str, float], measures: Sequence[s
     return _unbeaten([solution for solution in solutions if solution.feasible], measures)
 
 
-def cheapest(problem: Problem, measure: str) -> float:
+def cheapest(problem: PlanProblem, measure: str) -> float:
     """The least that the measure can be over all plans; `loss` is one as well."""
     return _least(problem, measure, {})[0]
 
 
-def least_relaxation(problem: Problem, limits: Mapping[str, float]) -> dict[str, float]:
+def least_relaxation(problem: PlanProblem, limits: Mapping[str, float]) -> dict[str, float]:
     """For each limit the least value at which the others can be kept; infinite where no value of it alone helps."""
     _checked(problem, limits)
     needed = {}
@@ -101,7 +103,7 @@ def least_relaxation(problem: Problem, limits: Mapping[str, float]) -> dict[str,
     return needed
 
 
-def _checked(problem: Problem, limits: Mapping[str, float]) -> None:
+def _checked(problem: PlanProblem, limits: Mapping[str, float]) -> None:
     for name, limit in limits.items():
         if name != LOSS and name not in problem.measures:
             raise BudgetError(
@@ -111,7 +113,7 @@ def _checked(problem: Problem, limits: Mapping[str, float]) -> None:
             raise BudgetError(f"the limit of {name} is not a number", mend="give a number")
 
 
-def _solution(problem: Problem, limits: Mapping[str, float], plan: Plans) -> Solution:
+def _solution(problem: PlanProblem, limits: Mapping[str, float], plan: Plans) -> Solution:
     chosen = tuple(int(option) for option in plan)
     solution = Solution(chosen, float(problem.loss(chosen)), problem.figures(chosen), feasible=True)
     kept = all(_figure(solution, name) <= limit + ROUNDING * max(1.0, abs(limit)) for name, limit in limits.items())
@@ -184,7 +186,7 @@ def _prices(
     return prices
 
 
-def _least(problem: Problem, name: str, limits: Mapping[str, float]) -> tuple[float, bool]:
+def _least(problem: PlanProblem, name: str, limits: Mapping[str, float]) -> tuple[float, bool]:
     """The least figure under the limits, and whether they can be kept at all.
 
     A sum is minimised as a loss is. Of a largest moment the sum of all is, and then the limit on it is halved down.
@@ -193,7 +195,7 @@ def _least(problem: Problem, name: str, limits: Mapping[str, float]) -> tuple[fl
     measure = Measure((problem.losses,)) if name == LOSS else problem.measures[name]
     moments = measure.moments or ((),)
     terms = tuple(term for moment in moments for term in moment)
-    swapped = Problem(problem.options, terms, {**problem.measures, _WAS_LOSS: Measure((problem.losses,))})
+    swapped = PlanProblem(problem.options, terms, {**problem.measures, _WAS_LOSS: Measure((problem.losses,))})
     renamed = {_WAS_LOSS if other == LOSS else other: limit for other, limit in limits.items()}
     evaluator = Evaluator(swapped)
     plan = _plans(evaluator, [renamed])[0]

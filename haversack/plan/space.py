@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from haversack.choices import Effect, Factors, Gone, Option, Site, Swapped, Width
-from haversack.plan.problem import Measure, Numbers, Problem, Term
+from haversack.plan.problem import Measure, Numbers, PlanProblem, Term
 from haversack.recipe import Choices, Recipe, Step, technique
 
 Chosen = tuple[int, ...]
@@ -54,9 +54,9 @@ class Space:
     """What these numbers lose by themselves, in nats."""
 
     @property
-    def problem(self) -> Problem:
+    def problem(self) -> PlanProblem:
         """The problem as it is known now."""
-        return Problem(tuple(len(site.options) for site in self.sites), self.losses, self.pricing.measures())
+        return PlanProblem(tuple(len(site.options) for site in self.sites), self.losses, self.pricing.measures())
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -85,7 +85,7 @@ class Space:
             for site, option in zip(self.sites, chosen, strict=True)
         )
 
-    def believing(self, beliefs: Beliefs) -> Problem:
+    def believing(self, beliefs: Beliefs) -> PlanProblem:
         """The problem with its predictions corrected."""
         sites = self.sites
         problem = self.problem

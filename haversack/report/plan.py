@@ -9,7 +9,7 @@ from haversack.device import Device
 from haversack.limits import LIMITS, Budget, Limit
 from haversack.measurement import Figure, Measurement
 from haversack.plan.found import Found
-from haversack.plan.frontier import FrontierRow, Prediction, Price
+from haversack.plan.frontier import FrontierRow, LimitPrice, Prediction
 from haversack.quantity import show_score
 from haversack.recipe import Recipe, technique
 from haversack.report.blocks import UNKNOWN, Block, Document, Lines, Paragraph, Rows, document
@@ -89,7 +89,7 @@ def _shown(limit: Limit, figure: Figure | None, mark: str) -> str:
     return UNKNOWN if figure is None else f"{mark}{limit.show(figure.value)}"
 
 
-def prices(found: Sequence[Price]) -> Block:
+def prices(found: Sequence[LimitPrice]) -> Block:
     """What a little more of each limit would buy."""
     known = {limit.name: limit for limit in LIMITS}
     lines = [

@@ -33,7 +33,7 @@ class TimedPiece:
 
 
 @dataclass(frozen=True)
-class Table:
+class TimingTable:
     """What was timed on one kind of processor, in one version of a runtime, on so many threads."""
 
     processor: str
@@ -87,7 +87,7 @@ def cache_folder() -> Path:
     return caches / "haversack" / "timings"
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> TimingTable:
     """The table in a file; raises UntrustedError where it is damaged, or of a version that is not known."""
     data = read_json(path, _BOUNDS)
     if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
@@ -95,7 +95,7 @@ def read_table(path: Path) -> Table:
     sealed = typed(_Sealed, data, str(path))
     if sealed.format != FORMAT or sealed.digest != _digest(sealed.table):
         raise UntrustedError("it is damaged.", where=str(path))
-    return typed(Table, sealed.table, str(path))
+    return typed(TimingTable, sealed.table, str(path))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class TableFile:
     """A file of the folder: its table, or what is wrong with it."""
 
     path: Path
-    table: Table | None
+    table: TimingTable | None
     wrong: str = ""
 
     def to_json(self) -> dict[str, object]:
@@ -138,7 +138,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder, self._closed = folder, False
 
-    def read(self, empty: Table) -> Table:
+    def read(self, empty: TimingTable) -> TimingTable:
         """The table that is kept for the same processor, runtime and threads as the empty one, or that."""
         path = self.folder / empty.name
         if not path.exists():
@@ -155,7 +155,7 @@ class Place:
             return empty
         return table
 
-    def merged(self, table: Table) -> Table:
+    def merged(self, table: TimingTable) -> TimingTable:
         """The table with what another run kept meanwhile, written where that can be done."""
         if self._closed:
             return table
@@ -170,7 +170,7 @@ class Place:
             return table
         return together
 
-    def _with_kept(self, table: Table) -> Table:
+    def _with_kept(self, table: TimingTable) -> TimingTable:
         try:
             kept = read_table(self.folder / table.name)
         except UntrustedError:
@@ -182,13 +182,13 @@ class Place:
         files = {**kept.files, **table.files}
         return replace(table, reference_ms=kept.reference_ms, call=kept.call, pieces=pieces, files=files)
 
-    def _tell_of_others(self, empty: Table) -> None:
+    def _tell_of_others(self, empty: TimingTable) -> None:
         others = [each.table for each in tables(self.folder) if each.table]
         if any(table.runtime == empty.runtime and table.threads == empty.threads for table in others):
             say(f"times kept in {self.folder} are of another processor or version of {empty.runtime}, and not used.")
 
 
-def _write(path: Path, table: Table) -> None:
+def _write(path: Path, table: TimingTable) -> None:
     content = asdict(table)
     text = json.dumps({"format": FORMAT, "digest": _digest(content), "table": content}, separators=(",", ":"))
     handle, fresh = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)

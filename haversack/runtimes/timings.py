@@ -18,7 +18,7 @@ from haversack.runtimes.piece_estimates import Estimates
 from haversack.runtimes.piece_graphs import graph_of, with_integer_ports
 from haversack.runtimes.pieces import Piece
 from haversack.runtimes.process import TIMEOUT_S, ask
-from haversack.runtimes.timing_tables import Place, Rounds, Table, TimedPiece, cache_folder
+from haversack.runtimes.timing_tables import Place, Rounds, TimedPiece, TimingTable, cache_folder
 
 REFERENCE = Piece("conv2d", ((32, 16, 16),), (32, 16, 16), (32, 32, 3, 3), (1, 1), (1, 1), (1, 1), 1, "relu")
 """What every piece takes turns with."""
@@ -116,7 +116,7 @@ class Times:
             )
         )
 
-    def _store(self, table: Table) -> None:
+    def _store(self, table: TimingTable) -> None:
         self._table, self._estimates = self._place.merged(replace(table, date=now())), None
 
 
@@ -137,8 +137,8 @@ def _undisturbed(times: Sequence[float]) -> float:
     return statistics.quantiles(times, n=10, method="inclusive")[0]
 
 
-def _empty_table(runtime: Runtime, threads: int) -> Table:
+def _empty_table(runtime: Runtime, threads: int) -> TimingTable:
     known = versions()
     names = [package.replace("_", "-") for package in runtime.packages]
     version = ", ".join(f"{name} {known.get(name, 'unknown')}" for name in names)
-    return Table(processor_in_full(), runtime.name, version, threads)
+    return TimingTable(processor_in_full(), runtime.name, version, threads)

@@ -1,6 +1,6 @@
 """A network while it learns: what it is told about each batch, one step on it, the end of an epoch, and what comes out.
 
-Zeros that pruning put into weights stay zero.
+KeptZeros that pruning put into weights stay zero.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Masks(Protocol):
         ...
 
 
-class Zeros:
+class KeptZeros:
     """Keeps zeros zero: their gradients neither count in the clipping nor gather momentum."""
 
     def __init__(self, network: nn.Module, sparse: frozenset[str], masks: Masks | None) -> None:
@@ -133,7 +133,7 @@ class Learner:
         processes.spread(named_tensors(self.student).values())
         self._trained = [*self.student.parameters(), *self._regressors.parameters()]
         self._optimizer = optimizer(self.student, training, self._regressors)
-        self._zeros = Zeros(self.student, model.sparse, masks)
+        self._zeros = KeptZeros(self.student, model.sparse, masks)
         self._last = {name: tensor.detach().clone() for name, tensor in named_tensors(self.student).items()}
         self._epochs = torch.zeros((), dtype=torch.int64)
 

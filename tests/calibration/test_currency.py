@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from haversack.calibration.currency import Judge, Yardstick, nats, parted
+from haversack.calibration.currency import Judge, OriginalOutputs, nats, parted
 from haversack.errors import TaskError
 from haversack.graph.inference import inference
 from haversack.model import Model
@@ -50,7 +50,7 @@ def test_nats_of_values_do_not_depend_on_their_unit(seed: int, scale: float, shi
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_is_no_nats_away_from_itself(kind: Kind) -> None:
-    yardstick = Yardstick.of(network(), [(inputs(),)], kind)
+    yardstick = OriginalOutputs.of(network(), [(inputs(),)], kind)
     assert yardstick.nats(network()) == pytest.approx(0, abs=1e-7)
 
 
@@ -77,7 +77,7 @@ def test_outputs_that_are_no_tensor_are_said() -> None:
             return x, x
 
     with pytest.raises(TaskError, match="returned tuple"):
-        Yardstick.of(Two(), [(inputs(),)], "regression")
+        OriginalOutputs.of(Two(), [(inputs(),)], "regression")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])

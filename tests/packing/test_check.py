@@ -9,7 +9,7 @@ from torch import nn
 
 from haversack.errors import TaskError, WorkspaceError
 from haversack.measurement import chance
-from haversack.packing.check import Remembered, check_alone, checked_model, checked_score, scored
+from haversack.packing.check import RunOnce, check_alone, checked_model, checked_score, scored
 from haversack.task import Task
 
 COUNTS = itertools.count(1)
@@ -197,7 +197,7 @@ def test_the_network_runs_once_on_each_batch_however_often_it_is_scored():
 
 
 def test_outputs_that_a_score_writes_into_are_remembered_as_they_were():
-    predict = Remembered(lambda inputs: inputs * 2)
+    predict = RunOnce(lambda inputs: inputs * 2)
     for _ in range(3):
         outputs = predict(INPUTS)
         assert (outputs == INPUTS * 2).all()
@@ -206,6 +206,6 @@ def test_outputs_that_a_score_writes_into_are_remembered_as_they_were():
 
 def test_what_does_not_fit_is_computed_again():
     seen = []
-    predict = Remembered(lambda inputs: seen.append(1) or inputs * 2, room=INPUTS.numel() - 1)
+    predict = RunOnce(lambda inputs: seen.append(1) or inputs * 2, room=INPUTS.numel() - 1)
     assert all((predict(INPUTS) == INPUTS * 2).all() for _ in range(3))
     assert len(seen) == 3

@@ -15,7 +15,7 @@ from haversack.measurement import Candidate
 from haversack.plan.advise import Advice, advise
 from haversack.plan.forecast import Forecast, forecasts
 from haversack.plan.goal import Goal
-from haversack.plan.problem import Measure, Problem, Term
+from haversack.plan.problem import Measure, PlanProblem, Term
 from haversack.plan.rounds import rounds
 from haversack.plan.space import Space, loss_terms
 from haversack.recipe import Recipe
@@ -166,7 +166,7 @@ def test_a_held_problem_is_the_problem_with_nothing_done_there(seed, held):
     random = np.random.default_rng(seed)
     options = tuple(random.integers(1, 4, 4).tolist())
     terms = tuple(Term((a, b), random.normal(size=(options[a], options[b]))) for a, b in ((0, 1), (2, 3), (3, 0)))
-    problem = Problem(options, terms, {"size": Measure((terms[:2], terms[1:]), 1.0, 2.0)})
+    problem = PlanProblem(options, terms, {"size": Measure((terms[:2], terms[1:]), 1.0, 2.0)})
     less = problem.holding(held)
     assert [count for site, count in enumerate(less.options) if site in held] == [1] * len(held)
     for plan in product(*map(range, less.options)):

@@ -14,7 +14,7 @@ from haversack.allocate import allocate
 from haversack.errors import BudgetError
 from haversack.plan import solve as module
 from haversack.plan.evaluator import Evaluator
-from haversack.plan.problem import Measure, Problem, Term
+from haversack.plan.problem import Measure, PlanProblem, Term
 from haversack.plan.solve import cheapest, frontier, least_relaxation, solve
 
 seeds = st.integers(0, 10_000)
@@ -26,7 +26,7 @@ def searched(monkeypatch):
     monkeypatch.setattr(module, "_FEW", 0)
 
 
-def separable(seed: int, sites: int, options: int, measures: int) -> Problem:
+def separable(seed: int, sites: int, options: int, measures: int) -> PlanProblem:
     """Sites that differ much in what they lose and take; a stronger option takes less, and mostly loses more."""
     random = np.random.default_rng(seed)
     strength = np.sort(random.random((sites, options)), 1)
@@ -38,7 +38,7 @@ def separable(seed: int, sites: int, options: int, measures: int) -> Problem:
         * (1 - 0.9 * strength * random.uniform(0.7, 1, strength.shape))
         for number in range(measures)
     }
-    return Problem(
+    return PlanProblem(
         (options,) * sites,
         tuple(Term((site,), row) for site, row in enumerate(losses)),
         {
@@ -48,7 +48,7 @@ def separable(seed: int, sites: int, options: int, measures: int) -> Problem:
     )
 
 
-def network(seed: int, sites: int, options: int) -> Problem:
+def network(seed: int, sites: int, options: int) -> PlanProblem:
     """A chain of layers, whose weights are products of widths, in which a site can remove its neighbour's loss.
 
     Memory is the largest of two tensors side by side; the time of three layers depends on all their widths.
@@ -69,7 +69,7 @@ def network(seed: int, sites: int, options: int) -> Problem:
         Term(three, np.sqrt(np.einsum("a,b,c->abc", *(widths[site] for site in three))) * random.uniform(0.5, 2))
         for three in triples
     ]
-    return Problem(
+    return PlanProblem(
         (options,) * sites,
         (*gone, Term((sites - 1,), lost[-1])),
         {
@@ -80,7 +80,7 @@ def network(seed: int, sites: int, options: int) -> Problem:
     )
 
 
-def limits_of(problem: Problem, seed: int, low: float = 0.45, high: float = 0.75) -> dict[str, float]:
+def limits_of(problem: PlanProblem, seed: int, low: float = 0.45, high: float = 0.75) -> dict[str, float]:
     """A limit on every measure, a share of what it is when all is as it was."""
     random = np.random.default_rng(seed)
     return {
@@ -89,23 +89,23 @@ def limits_of(problem: Problem, seed: int, low: float = 0.45, high: float = 0.75
     }
 
 
-def every(problem: Problem):
+def every(problem: PlanProblem):
     return product(*(range(count) for count in problem.options))
 
 
-def figure(problem: Problem, chosen, name: str) -> float:
+def figure(problem: PlanProblem, chosen, name: str) -> float:
     return problem.loss(chosen) if name == "loss" else problem.measures[name].of(chosen)
 
 
-def keeps(problem: Problem, chosen, limits) -> bool:
+def keeps(problem: PlanProblem, chosen, limits) -> bool:
     return all(figure(problem, chosen, name) <= limit + 1e-9 * max(1, abs(limit)) for name, limit in limits.items())
 
 
-def least_loss(problem: Problem, limits) -> float:
+def least_loss(problem: PlanProblem, limits) -> float:
     return min((problem.loss(one) for one in every(problem) if keeps(problem, one, limits)), default=math.inf)
 
 
-def by_highs(problem: Problem, limits) -> float:
+def by_highs(problem: PlanProblem, limits) -> float:
     """The least loss of a separable problem."""
     options = problem.options[0]
 
@@ -208,12 +208,12 @@ def test_the_same_problem_has_the_same_answer():
 def test_without_limits_nothing_is_lost():
     problem = separable(0, 20, 4, 1)
     assert solve(problem, {}).chosen == (0,) * 20
-    assert solve(Problem((), (), {"flash": Measure((), fixed=3.0)}), {"flash": 2.0}).figures == {"flash": 3.0}
+    assert solve(PlanProblem((), (), {"flash": Measure((), fixed=3.0)}), {"flash": 2.0}).figures == {"flash": 3.0}
 
 
 def test_amounts_that_are_not_finite_are_not_chosen():
     losses = (Term((0, 1), np.array([[1.0, math.inf], [2.0, math.nan]])),)
-    problem = Problem((2, 2), losses, {"flash": Measure(((Term((0,), np.array([5.0, 1.0])),),))})
+    problem = PlanProblem((2, 2), losses, {"flash": Measure(((Term((0,), np.array([5.0, 1.0])),),))})
     assert solve(problem, {"flash": 4.0}).chosen == (1, 0)
 
 

@@ -10,7 +10,7 @@ from haversack.device import find_device
 from haversack.limits import Budget
 from haversack.measurement import Candidate, Conditions, Figure, Measurement
 from haversack.plan.found import Found
-from haversack.plan.frontier import FrontierRow, Prediction, Price
+from haversack.plan.frontier import FrontierRow, LimitPrice, Prediction
 from haversack.recipe import Recipe
 from haversack.report import plan
 from haversack.report.text import packed
@@ -46,7 +46,7 @@ FOUND = Found(
         Prediction(FOUR, "flash_bytes", 16_000, 16_000),
         Prediction(FOUR, "latency_ratio", 0.4, 0.5),
     ),
-    prices=(Price("flash", 2_000, 0.0042),),
+    prices=(LimitPrice("flash", 2_000, 0.0042),),
 )
 
 

@@ -19,7 +19,7 @@ from haversack.graph.run import Batches
 from haversack.model import Layer, Model
 from haversack.progress import say, track
 from haversack.techniques._exchange.price import Gain, Price, price_of
-from haversack.techniques._exchange.sites import Replacement, Site, blank, problem_at, sites, with_replacements
+from haversack.techniques._exchange.sites import ExchangeSite, Replacement, blank, problem_at, sites, with_replacements
 
 Ranks = tuple[int, ...]
 
@@ -47,7 +47,7 @@ class Selection:
     """What there is to choose from: for each of the layers `found`, the layer as it is and what pays in its place."""
 
     price: Price
-    found: Sequence[Site]
+    found: Sequence[ExchangeSite]
     choices: Sequence[Sequence[Choice]]
 
     def cheapest(self) -> list[Choice]:
@@ -105,7 +105,7 @@ class Ways:
     lacking: str
     """The reason where none is known of any layer."""
     suits: Callable[[Geometry], bool]
-    tried: Callable[[Site, Callable[[], Problem]], Iterable[Choice]]
+    tried: Callable[[ExchangeSite, Callable[[], Problem]], Iterable[Choice]]
     """What is worth pricing; the problem is asked for only by ways that need it."""
     loss: Callable[[Problem, Choice], float]
     """The share of the layer's output power that is lost at first."""
@@ -146,7 +146,7 @@ class Exchange:
         return self._replaced([(site, choice) for site, choice in zip(found, chosen, strict=True) if choice.method])
 
     def told(
-        self, setting: str, said: Mapping[str, str], choice: Callable[[Site, str], Choice]
+        self, setting: str, said: Mapping[str, str], choice: Callable[[ExchangeSite, str], Choice]
     ) -> tuple[Model, list[str]]:
         """The model in which each layer named in `said` is what `choice` reads there, and the paths that changed.
 
@@ -159,7 +159,7 @@ class Exchange:
             raise RecipeError(f"{path}: {reason}.", where=setting, mend=f"choose from: {', '.join(at)}.")
         return self._replaced([(at[path], choice(at[path], text)) for path, text in said.items()])
 
-    def _replaced(self, chosen: Iterable[tuple[Site, Choice]]) -> tuple[Model, list[str]]:
+    def _replaced(self, chosen: Iterable[tuple[ExchangeSite, Choice]]) -> tuple[Model, list[str]]:
         replacements = {}
         for site, choice in chosen:
             problem = self._problem(site)
@@ -169,11 +169,11 @@ class Exchange:
         small = self.model.with_module(*with_replacements(self.model.module, replacements))
         return replace(small, teacher=self.model.teacher or self.model.module), list(replacements)
 
-    def _sites(self) -> tuple[list[Site], dict[str, str]]:
+    def _sites(self) -> tuple[list[ExchangeSite], dict[str, str]]:
         found, left = sites(self.model)
         return [site for site in found if self.ways.suits(site.geometry)], left
 
-    def _found(self) -> list[Site]:
+    def _found(self) -> list[ExchangeSite]:
         found, left = self._sites()
         for path, reason in left.items():
             say(f"{path} is left alone: {reason}.")
@@ -184,10 +184,12 @@ class Exchange:
             )
         return found
 
-    def _problem(self, site: Site) -> Problem:
+    def _problem(self, site: ExchangeSite) -> Problem:
         return problem_at(self.model.module, site, self.batches)
 
-    def _priced(self, price: Price, found: Iterable[Site]) -> Iterator[tuple[Site, list[tuple[Choice, Gain]]]]:
+    def _priced(
+        self, price: Price, found: Iterable[ExchangeSite]
+    ) -> Iterator[tuple[ExchangeSite, list[tuple[Choice, Gain]]]]:
         """What may take each site's place, and what that brings; layers that are alike are timed once."""
         known: dict[object, list[Gain]] = {}
         for site in found:
@@ -197,7 +199,7 @@ class Exchange:
                 known[alike] = price.gains(site, [each.layers for each in tried])
             yield site, list(zip(tried, known[alike], strict=True))
 
-    def _choices(self, price: Price, site: Site, priced: Sequence[tuple[Choice, Gain]]) -> list[Choice]:
+    def _choices(self, price: Price, site: ExchangeSite, priced: Sequence[tuple[Choice, Gain]]) -> list[Choice]:
         """The layer as it is, and what is cheaper in its place, with what that loses of its output."""
         whole = Choice("", (), (site.whole,))
         cheaper = [replace(each, cost=-gain.saved) for each, gain in priced if gain.pays]

@@ -17,7 +17,7 @@ from haversack.graph.inference import inference
 from haversack.graph.run import Batches, joined
 from haversack.model import Layer, Model
 from haversack.techniques._exchange import Choice
-from haversack.techniques._exchange.sites import Site, inputs_at, problem_at, problem_reading, sites
+from haversack.techniques._exchange.sites import ExchangeSite, inputs_at, problem_at, problem_reading, sites
 
 _SAMPLES = 128
 _NUMBERS = 1 << 26
@@ -37,7 +37,7 @@ Weigh = Callable[[Problem, Choice], Tensor]
 class Exchangeable:
     """A layer and what may take its place, mildest first."""
 
-    site: Site
+    site: ExchangeSite
     choices: tuple[Choice, ...]
 
     @property
@@ -46,7 +46,7 @@ class Exchangeable:
         return f"{self.site.path}.weight"
 
 
-def exchangeable(model: Model, tried: Callable[[Site], Iterable[Choice]], weigh: Weigh) -> list[Exchangeable]:
+def exchangeable(model: Model, tried: Callable[[ExchangeSite], Iterable[Choice]], weigh: Weigh) -> list[Exchangeable]:
     """The layers that may give way, each with at most five replacements; those that others beat are left out.
 
     Beaten is what has neither fewer multiply-accumulates nor fewer parameters than another one that loses no more of
@@ -100,7 +100,7 @@ class FoldedWeights:
         return self._read.pop(path)
 
 
-def _numbers_read(site: Site) -> int:
+def _numbers_read(site: ExchangeSite) -> int:
     """How many numbers of one sample the layer reads."""
     return math.prod(site.input_shape) * site.calls
 
@@ -111,7 +111,7 @@ def spelled_out(layers: Iterable[Exchangeable], chosen: Sequence[int]) -> Mappin
     return {layer.site.path: layer.choices[option - 1] for layer, option in pairs if option}
 
 
-def _unbeaten(site: Site, tried: Iterable[Choice], problem: Problem, weigh: Weigh) -> tuple[Choice, ...]:
+def _unbeaten(site: ExchangeSite, tried: Iterable[Choice], problem: Problem, weigh: Weigh) -> tuple[Choice, ...]:
     """The choices that pay and that no other one beats, at most five of them, the mildest first."""
     whole = _figures(site, (site.whole,))
     paying = [
@@ -139,6 +139,6 @@ def _pays(price: tuple[float, float], whole: tuple[float, float]) -> bool:
     return min(shares) <= _PAYS and max(shares) <= _BEARABLE
 
 
-def _figures(site: Site, layers: Sequence[Layer]) -> tuple[float, float]:
+def _figures(site: ExchangeSite, layers: Sequence[Layer]) -> tuple[float, float]:
     """The multiply-accumulates and the parameters."""
     return float(macs(layers, site.input_shape)), float(parameters(layers))

@@ -10,7 +10,7 @@ from haversack.channels.cost import Measure
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.model import Layer, Model, Target
-from haversack.techniques._exchange.sites import Site, alone
+from haversack.techniques._exchange.sites import ExchangeSite, alone
 
 _SAID: dict[Measure, str] = {"latency": "latency", "macs": "multiply-accumulates", "parameters": "parameters"}
 # Times are read to a few percent.
@@ -45,7 +45,7 @@ class Price:
         """Where prices are measured; None where they are counted."""
         return self.model.target if self.of == "latency" else None
 
-    def gains(self, site: Site, ways: Sequence[Sequence[Layer]]) -> list[Gain]:
+    def gains(self, site: ExchangeSite, ways: Sequence[Sequence[Layer]]) -> list[Gain]:
         """What each way to write a layer brings.
 
         A layer that runs by itself pays for starting up, as the network does once: so only differences count, and all
@@ -83,7 +83,7 @@ def price_of(model: Model, of: Measure) -> Price:
     return Price(model, of, _counted(model, of))
 
 
-def _count(of: Measure, site: Site, layers: Sequence[Layer]) -> float:
+def _count(of: Measure, site: ExchangeSite, layers: Sequence[Layer]) -> float:
     return float(parameters(layers) if of == "parameters" else macs(layers, site.input_shape))
 
 

@@ -17,7 +17,7 @@ from haversack.surgery.edit import edit
 
 
 @dataclass(frozen=True)
-class Site:
+class ExchangeSite:
     """A layer at `path` that reads an input of this shape (a batch of 1), so many times a run."""
 
     path: str
@@ -31,7 +31,7 @@ class Site:
         return self.geometry.piece(self.geometry.inputs, self.geometry.outputs, self.geometry.everywhere, last=True)
 
 
-def sites(model: Model) -> tuple[list[Site], dict[str, str]]:
+def sites(model: Model) -> tuple[list[ExchangeSite], dict[str, str]]:
     """The layers that may be factorized, in the order of the network, and why others may not: {path: reason}."""
     module, found, left = model.module, [], {}
     tensors = Counter(id(tensor) for _, tensor in module.named_parameters(remove_duplicate=False))
@@ -49,16 +49,16 @@ def sites(model: Model) -> tuple[list[Site], dict[str, str]]:
         elif not _may_be_wrapped(model, path):
             left[path] = "the network reads its attributes"
         else:
-            found.append(Site(path, geometry, shapes[0], len(shapes)))
+            found.append(ExchangeSite(path, geometry, shapes[0], len(shapes)))
     return found, left
 
 
-def problem_at(module: nn.Module, site: Site, batches: Batches) -> Problem:
+def problem_at(module: nn.Module, site: ExchangeSite, batches: Batches) -> Problem:
     """The site's weight, and the inputs that it reads on `batches`; without batches every input counts alike."""
     return problem_reading(module, site, inputs_at(module, [site.path], batches)[site.path])
 
 
-def problem_reading(module: nn.Module, site: Site, inputs: Sequence[Tensor]) -> Problem:
+def problem_reading(module: nn.Module, site: ExchangeSite, inputs: Sequence[Tensor]) -> Problem:
     """The site's weight, and the inputs that it reads."""
     return problem_of(module.get_submodule(site.path), site.geometry, inputs)
 
@@ -81,7 +81,7 @@ def with_replacements(module: nn.Module, replacements: Mapping[str, Replacement]
     return new, edits
 
 
-def alone(site: Site, layers: Sequence[Layer]) -> Model:
+def alone(site: ExchangeSite, layers: Sequence[Layer]) -> Model:
     """A model of nothing but `layers`, to be timed on what the site reads; its numbers mean nothing."""
     random = torch.Generator().manual_seed(0)
     network = Model(nn.Sequential(nn.Identity()).eval(), (torch.randn(site.input_shape, generator=random),))

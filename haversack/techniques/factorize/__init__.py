@@ -10,8 +10,7 @@ from haversack.calibration.least_squares import Problem
 from haversack.calibration.patches import Geometry
 from haversack.calibration.statistics import with_corrected_statistics
 from haversack.channels.cost import Measure
-from haversack.choices import Factors, Option
-from haversack.choices import Site as ChoiceSite
+from haversack.choices import Factors, Option, Site
 from haversack.device import Device
 from haversack.errors import RecipeError
 from haversack.model import Edits, Model
@@ -21,7 +20,7 @@ from haversack.task import Task
 from haversack.techniques._choices import LayerChoices, spelled
 from haversack.techniques._exchange import Choice, Exchange, Ways
 from haversack.techniques._exchange.choices import Exchangeable, FoldedWeights, exchangeable, spelled_out
-from haversack.techniques._exchange.sites import Site
+from haversack.techniques._exchange.sites import ExchangeSite
 from haversack.techniques.factorize.method import Method
 from haversack.techniques.factorize.ways import (
     METHODS,
@@ -104,7 +103,7 @@ class Factorize(Step):
     def choices(cls, model: Model, device: Device) -> LayerChoices | None:
         """A site a layer that factors make cheaper, with a few ranks; None where there is none."""
 
-        def tried(site: Site) -> Iterable[Choice]:
+        def tried(site: ExchangeSite) -> Iterable[Choice]:
             return ladder([way for way in fitting(site.geometry) if way.sides], site.geometry, device.channel_multiple)
 
         layers = [] if model.grids else exchangeable(model, tried, composed)
@@ -140,20 +139,20 @@ class Factorize(Step):
     def _methods(self, geometry: Geometry) -> list[Method]:
         return [way for way in fitting(geometry) if self.method in ("auto", way.name)]
 
-    def _tried(self, site: Site, problem: Callable[[], Problem]) -> Iterable[Choice]:
+    def _tried(self, site: ExchangeSite, problem: Callable[[], Problem]) -> Iterable[Choice]:
         methods = self._methods(site.geometry)
         if self.ranks == "measured":
             return ladder(methods, site.geometry, self.multiple)
         return by_energy(methods, problem(), self.multiple, self.energy)
 
 
-def _site(layer: Exchangeable) -> ChoiceSite:
+def _site(layer: Exchangeable) -> Site:
     path = layer.site.path
     options = (Option(str(each), Factors(path, each.method, each.ranks)) for each in layer.choices)
-    return ChoiceSite(path, "factorize", (Option("one layer"), *options))
+    return Site(path, "factorize", (Option("one layer"), *options))
 
 
-def _read(site: Site, text: str) -> Choice:
+def _read(site: ExchangeSite, text: str) -> Choice:
     """What a setting such as tucker:8x8 says; raises RecipeError where it does not suit the layer."""
     name, _, numbers = text.partition(":")
     suiting = [way.name for way in fitting(site.geometry)]

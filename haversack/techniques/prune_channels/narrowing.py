@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from torch import nn
 
-from haversack.calibration.currency import Judge, Yardstick, parted
+from haversack.calibration.currency import Judge, OriginalOutputs, parted
 from haversack.channels.group import ChannelGroup, edits_for
 from haversack.channels.groups import channel_groups
 from haversack.choices import Option, Site, Width
@@ -71,7 +71,7 @@ class Widths:
             for place, (group, some, each) in enumerate(zip(self.groups, self.counts, gone, strict=True))
         ]
 
-    def _plain(self, places: Sequence[int], original: Yardstick) -> dict[int, tuple[float, ...]]:
+    def _plain(self, places: Sequence[int], original: OriginalOutputs) -> dict[int, tuple[float, ...]]:
         """What the widths of some groups lose as they are, not repaired: nothing tells what a repair would do."""
         lost = {}
         norms = l2(self.model.module, [self.groups[place] for place in places])

@@ -13,8 +13,7 @@ from haversack.calibration.least_squares import Problem
 from haversack.calibration.patches import Geometry
 from haversack.calibration.statistics import with_corrected_statistics
 from haversack.channels.cost import Measure
-from haversack.choices import Option, Swapped
-from haversack.choices import Site as ChoiceSite
+from haversack.choices import Option, Site, Swapped
 from haversack.device import Device
 from haversack.errors import RecipeError
 from haversack.model import Edits, Model
@@ -24,7 +23,7 @@ from haversack.task import Task
 from haversack.techniques._choices import LayerChoices, spelled
 from haversack.techniques._exchange import Choice, Exchange, Ways
 from haversack.techniques._exchange.choices import Exchangeable, FoldedWeights, exchangeable, spelled_out
-from haversack.techniques._exchange.sites import Replacement, Site
+from haversack.techniques._exchange.sites import ExchangeSite, Replacement
 from haversack.techniques.replace_blocks.grouped import Shape, fitted, ladder
 from haversack.techniques.replace_blocks.merged import merged, unmerged
 from haversack.training import trained
@@ -145,7 +144,7 @@ def blocks(geometry: Geometry) -> Iterator[Choice]:
         yield Choice(_kind(geometry, shape), (shape.inputs, shape.outputs, shape.rank), shape.layers(geometry))
 
 
-def _offered(site: Site) -> Iterator[Choice]:
+def _offered(site: ExchangeSite) -> Iterator[Choice]:
     """Kernels in groups of 8, 4, 2 and 1 channels, each with as many channels as the layer reads."""
     inputs = site.geometry.inputs if _suits(site.geometry) else 0
     for size in (8, 4, 2, 1):
@@ -153,12 +152,12 @@ def _offered(site: Site) -> Iterator[Choice]:
             yield _in_groups(site, inputs // size)
 
 
-def _in_groups(site: Site, groups: int) -> Choice:
+def _in_groups(site: ExchangeSite, groups: int) -> Choice:
     shape = Shape(groups, 1, site.geometry.inputs // groups)
     return Choice(_kind(site.geometry, shape), (shape.inputs, shape.outputs, shape.rank), shape.layers(site.geometry))
 
 
-def _read(site: Site, text: str) -> Choice:
+def _read(site: ExchangeSite, text: str) -> Choice:
     """What a setting such as grouped:4 says; raises RecipeError for groups that the layer cannot have."""
     inputs = site.geometry.inputs
     groups = inputs if text == "depthwise" else int(text.partition(":")[2])
@@ -175,13 +174,13 @@ def _spelling(choice: Choice) -> str:
     return "depthwise" if choice.method == "separable" else f"grouped:{choice.ranks[0]}"
 
 
-def _site(layer: Exchangeable) -> ChoiceSite:
+def _site(layer: Exchangeable) -> Site:
     path = layer.site.path
     options = (
         Option(_spelling(each).replace(":", " "), Swapped(path, _spelling(each).partition(":")[0], each.ranks[0]))
         for each in layer.choices
     )
-    return ChoiceSite(path, "replace_blocks", (Option("one layer"), *options))
+    return Site(path, "replace_blocks", (Option("one layer"), *options))
 
 
 def _dense(problem: Problem, choice: Choice) -> Tensor:

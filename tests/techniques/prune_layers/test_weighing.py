@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haversack.calibration.currency import Yardstick
+from haversack.calibration.currency import OriginalOutputs
 from haversack.calibration.lane import Lane, Span
 from haversack.device import find_device
 from haversack.graph.inference import inference
@@ -63,7 +63,7 @@ def test_losses_are_those_of_networks_that_are_really_smaller_and_repaired(model
     layers, channels = PruneLayers.choices(model, host), PruneChannels.choices(model, host)
     assert layers is not None
     assert channels is not None
-    yardstick = Yardstick.of(model.module, [(digits_small.images[digits_small.test],)], "classification")
+    yardstick = OriginalOutputs.of(model.module, [(digits_small.images[digits_small.test],)], "classification")
     said, true = [], []
     for choices, places in ((layers, (0, 1, 2)), (channels, (0, 2))):
         lost = choices.losses(inputs)
