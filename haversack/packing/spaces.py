@@ -71,15 +71,17 @@ class PricedPlans:
 
     @cached_property
     def _counted(self) -> dict[str, Measure]:
-        figure, own = self.baseline.ram_bytes, self.costs.numbers == self.whole.numbers
-        ram = figure.value if own and not figure.part else None
-        counted = {
-            "flash_bytes": self.costs.flash_bytes,
-            "ram_bytes": self.costs.ram_bytes(ram),
-        }
+        counted = {"flash_bytes": self.costs.flash_bytes, "ram_bytes": self._ram}
         if self.coded:
             counted["update_bytes"] = self.costs.update_bytes
         return {**counted, **self._stated}
+
+    @property
+    def _ram(self) -> Measure:
+        """Memory as it will be measured: what a plan needs more or less than the network as it is, in float."""
+        known = self.baseline.ram_bytes
+        planned, whole = (each.ram_bytes(weights=not known.part) for each in (self.costs, self.whole))
+        return replace(planned, fixed=planned.fixed + known.value - whole.of(self.whole.nothing))
 
     @property
     def _stated(self) -> dict[str, Measure]:
