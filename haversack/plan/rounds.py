@@ -28,7 +28,7 @@ _BETTER = 0.2
 """A milder plan is built where it is predicted to lose less by this share."""
 _RIVALS = 3
 """So many plans are trained, at most."""
-_CLOSE = 1.5
+_CLOSE = 1.2
 """And of them those that are predicted to lose no more than so many times what the best loses."""
 _RECOVERED = 0.1
 """What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
@@ -96,6 +96,8 @@ class _Rounds:
     refusals: list[Refusal] = field(default_factory=list)
     afresh: set[Recipe] = field(default_factory=set)
     """Recipes whose speed was measured once more."""
+    drafts: dict[Recipe, Draft] = field(default_factory=dict)
+    """The plans that were built, by their recipes before training."""
     answer: Candidate | None = None
     relaxations: dict[str, float] = field(default_factory=dict)
 
@@ -128,33 +130,29 @@ class _Rounds:
             yield from self.build(draft, schedule.long)
 
     def rivals(self) -> Generator[Trial, Answer, list[Draft]]:
-        """Different plans that fit: of all techniques, and of one structure alone; built, as they are before training.
+        """The plans that fit and can win: of those that were built the best, and one made for training if it is better.
 
         Training wins back what a structure loses, and little of what rounding does.
         """
-        structures = sorted(self.structures)
-        without = [(), *(tuple(other for other in structures if other != each) for each in structures)]
-        rivals: dict[Recipe, Draft] = {}
-        for techniques in without[:_RIVALS]:
-            draft = yield from self.fitting(techniques, min((each.loss for each in rivals.values()), default=math.inf))
-            if draft is not None:
-                rivals[draft.recipe] = draft
-        ranked = sorted(rivals.values(), key=lambda draft: draft.loss)
-        return [draft for draft in ranked if draft.loss <= ranked[0].loss * _CLOSE]
-
-    def fitting(self, techniques: Sequence[str], least: float) -> Generator[Trial, Answer, Draft | None]:
-        """The plan without these techniques that loses least after training, once what was built of it fits.
-
-        None where it is predicted to lose far more than `least`, which another one loses.
-        """
+        fitting = [
+            self.drafts[each.candidate.recipe] for each in self.built if self.goal.fits_but_for_score(each.candidate)
+        ]
+        least = min(map(self.after_training, fitting), default=math.inf)
         for _ in range(_TRIES):
-            draft = self.draft([space.without(techniques) for space in self.spaces], _RECOVERED)
-            if draft is None or draft.loss >= FORBIDDEN or draft.loss > least * _CLOSE:
-                return None
+            draft = self.draft(self.spaces, _RECOVERED)
+            if draft is None or draft.recipe in self.asked or draft.loss > least * (1 - _BETTER):
+                break
             candidate = yield from self.build(draft)
             if candidate is not None and self.goal.fits_but_for_score(candidate):
-                return draft
-        return None
+                fitting.append(draft)
+                break
+        ranked = sorted(fitting, key=self.after_training)
+        least = min(map(self.after_training, ranked), default=math.inf)
+        return [draft for draft in ranked if self.after_training(draft) <= least * _CLOSE][:_RIVALS]
+
+    def after_training(self, draft: Draft) -> float:
+        """What a plan is expected to lose once it is trained."""
+        return draft.space.believing(self._beliefs(draft.space, _RECOVERED)).loss(draft.chosen) + draft.space.lost
 
     def draft(self, spaces: Sequence[Space], kept: float = 1.0) -> Draft | None:
         """The plan that loses least within the limits; None where none is predicted to be.
@@ -231,6 +229,7 @@ class _Rounds:
         self.scored[recipe] = answer
         if not steps:
             self.built.append(draft.built(answer))
+            self.drafts[recipe] = draft
         return answer
 
     def settled(self, *, whatever: bool = False) -> Generator[Trial, Answer, bool]:
