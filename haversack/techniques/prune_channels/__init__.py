@@ -39,6 +39,8 @@ Correct = Literal["least_squares", "statistics", "nothing"]
 _SCORES = {"l1": l1, "l2": l2, "fpgm": fpgm, "bn_scale": bn_scale}
 # So many training inputs stand in for calibration inputs where the task has none.
 _INPUTS = 512
+# A planner builds many networks: most of what imitation wins back comes in the first passes.
+_PLANNED_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class _Choices:
 
     def step(self, chosen: Sequence[int]) -> PruneChannels | None:
         named = self.widths.named(chosen)
-        return PruneChannels(widths=named, epochs=0) if named else None
+        return PruneChannels(widths=named, imitate=_PLANNED_PASSES, epochs=0) if named else None
 
 
 def _inputs(task: Task) -> list[tuple[Tensor, ...]]:
