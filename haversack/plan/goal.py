@@ -57,6 +57,12 @@ class Goal:
         bounds = [bound for limit, bound in self.budget.bounds(score).items() if limit.figure == "score"]
         return max(0.0, score - max(bound for bound in bounds if bound is not None))
 
+    @property
+    def tolerated(self) -> float:
+        """How far the score may fall: as far as somebody allowed, or as chance alone moves it."""
+        allowed = self.allowed_drop
+        return noise(self.baseline) if allowed is None else allowed
+
     def predictable(self, measures: Collection[str]) -> dict[str, float]:
         """The limits on what these fields of a measurement hold; a time on this host as a ratio to the original's."""
         asked = {limit.field: allowed for limit, allowed in self.budget.asked.items() if not limit.at_least}

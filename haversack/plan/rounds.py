@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from haversack.interrupt import heard
+from haversack.limits import LIMITS
 from haversack.measurement import Candidate
 from haversack.plan.drafting import MARGIN, planned, within_margin
 from haversack.plan.found import Answer, Found, Refusal, Search, Trial, Verdict
@@ -34,6 +35,8 @@ _RECOVERED = 0.1
 """What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
 _EXPLORED = 5
 """Of the frontier's rows about so many are built where nothing is limited."""
+_TIGHTENED, _TIGHTER = 2, 0.8
+"""So often something is built that needs so much less than the answer, while it is predicted to score as well."""
 _TRIES = 3
 """So often a plan that was predicted to fit and did not is solved for again."""
 
@@ -56,7 +59,9 @@ def rounds(spaces: Sequence[Space], goal: Goal, schedule: Schedule | None, start
     stopped = False
     try:
         yield from run.untrained()
-        if not (yield from run.settled()) and schedule is not None:
+        if (yield from run.settled()):
+            yield from run.tightened()
+        elif schedule is not None:
             yield from run.trained(schedule)
     except KeyboardInterrupt:
         heard()
@@ -115,6 +120,30 @@ class _Rounds:
                 return
             yield from self.build(draft)
 
+    def tightened(self) -> Generator[Trial, Answer, None]:
+        """Builds what needs clearly less than the answer and should score as well, as far as its score can be told."""
+        for _ in range(_TIGHTENED):
+            answer = self.answer
+            drafts = [draft for space in self.spaces if (draft := self._tighter(space)) is not None]
+            draft = min(drafts, key=lambda draft: draft.loss, default=None)
+            if draft is None or draft.recipe in self.asked or (yield from self.build(draft)) is None:
+                return
+            if not (yield from self.settled()) or self.answer is answer:
+                return
+
+    def _tighter(self, space: Space) -> Draft | None:
+        """The plan that loses least with a share less than the answer has of all that is limited; None if too much."""
+        figures = self.answer.measurement if self.answer else self.start.measurement
+        asked = self.goal.predictable(space.problem.measures)
+        limits = {
+            limit.field: min(asked[limit.field], figure.worst) * _TIGHTER
+            for limit in LIMITS
+            if limit.field in asked and (figure := figures.figure(limit)) is not None
+        }
+        draft = self._solved(space, 1.0, limits) if limits else None
+        lost = math.inf if draft is None else self.outlook.points_a_nat * draft.loss
+        return draft if lost <= self.goal.tolerated else None
+
     def trained(self, schedule: Schedule) -> Generator[Trial, Answer, None]:
         """Trains the rivals for a short time, and the best of them for a long one where that is not enough."""
         rivals = yield from self.rivals()
@@ -162,8 +191,8 @@ class _Rounds:
         drafts = [draft for space in spaces if (draft := self._solved(space, kept)) is not None]
         return min(drafts, key=lambda draft: draft.loss, default=None)
 
-    def _solved(self, space: Space, kept: float) -> Draft | None:
-        solution = planned(space, self._beliefs(space, kept), self.limits(space))
+    def _solved(self, space: Space, kept: float, limits: dict[str, float] | None = None) -> Draft | None:
+        solution = planned(space, self._beliefs(space, kept), limits or self.limits(space))
         recipe = space.recipe(solution.chosen, self.start.recipe)
         if not solution.feasible or recipe == self.start.recipe:
             return None

@@ -119,6 +119,8 @@ WHOLE = Recipe()
 class World:
     """Measures recipes and writes down what was asked. What is true differs from what is predicted by `off`."""
 
+    lost_by = 1.0
+
     def __init__(self, off: float = 1.0, refused: Sequence[str] = (), afresh: float = 1.0, recovery: float = 0.1):
         self.asked: list[Trial] = []
         self.off, self.refused, self.afresh, self.recovery = off, refused, afresh, recovery
@@ -132,7 +134,7 @@ class World:
             if isinstance(step, Cut):
                 left = sum(share * n / 10 for share, n in zip(SHARES, step.kept, strict=True))
                 flash, ratio = flash * left, ratio * left * self.off
-                lost += (1 - step.kept[0] / 10) ** 2 + 2 * (1 - step.kept[1] / 10) ** 2
+                lost += self.lost_by * ((1 - step.kept[0] / 10) ** 2 + 2 * (1 - step.kept[1] / 10) ** 2)
             if isinstance(step, Integers):
                 flash, ratio, lost = flash / 4, ratio * 0.6, lost + 0.001
             if isinstance(step, Teach):
@@ -320,3 +322,15 @@ def test_where_recipes_go_on_from_is_the_answer_where_it_is_enough():
     assert found.verdicts[0].kept
     nearest = World().packed([], start=start, flash_bytes=300, max_drop=0.9)
     assert (nearest.met, nearest.best.recipe) == (False, start)
+
+
+def test_of_plans_that_score_alike_the_one_that_needs_clearly_less_is_built_too(monkeypatch):
+    monkeypatch.setattr(World, "lost_by", 0.02)
+    cuts = Cuts()
+    terms = loss_terms(cuts.sites, [[tuple(0.02 * x for x in row) for row in cuts.losses(())]])
+    cheap = [replace(space, losses=terms) for space in spaces()]
+    world = World()
+    found = world.packed(cheap, flash_bytes=260, max_drop=0.01)
+    assert found.met
+    assert found.best.measurement.flash_bytes.value <= 0.8 * 250
+    assert 2 <= len(world.built) <= 3
