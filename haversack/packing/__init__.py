@@ -45,6 +45,8 @@ __all__ = ["Bench", "Explored", "Network", "Packed", "Settings", "apply", "explo
 
 _ABOUT = 6
 """So many candidates are usually built."""
+_COMPARED = 2
+"""Plans are told apart by no fewer epochs than so many."""
 _EPOCHS = 8
 """So long a plan is trained where nothing else is said."""
 
@@ -255,10 +257,11 @@ def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequen
 
 
 def _schedule(settings: Settings) -> Schedule:
-    """How long plans train, where they have to: a quarter as long to see which of them is worth it."""
+    """How long plans train, where they have to; a quarter as long to tell which is worth it, if that is enough to."""
     epochs = settings.epochs or _EPOCHS
     long = Distill(epochs, seed=settings.seed)
-    return Schedule(replace(long, epochs=max(1, epochs // 4)), long)
+    short = epochs // 4
+    return Schedule(replace(long, epochs=short) if short >= _COMPARED else None, long)
 
 
 def _schooling(settings: Settings) -> AdoptStudent:

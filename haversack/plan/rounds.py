@@ -45,7 +45,8 @@ _TRIES = 3
 class Schedule:
     """How plans are trained: each for a short time, and the best of them for a long one."""
 
-    short: Step
+    short: Step | None
+    """None where the long time is too short to compare rivals in a part of it: only the first is trained then."""
     long: Step
 
 
@@ -149,13 +150,13 @@ class _Rounds:
         rivals = yield from self.rivals()
         ranked = list[tuple[Candidate, Draft]]()
         for draft in rivals if len(rivals) > 1 else ():
-            candidate = yield from self.build(draft, schedule.short)
+            candidate = (yield from self.build(draft, schedule.short)) if schedule.short else None
             if candidate is not None:
                 ranked.append((candidate, draft))
         if (yield from self.settled()):
             return
         ranked.sort(key=lambda pair: self.goal.rank(pair[0]))
-        for draft in [draft for _, draft in ranked[:1]] or rivals:
+        for draft in ([draft for _, draft in ranked] or rivals)[:1]:
             yield from self.build(draft, schedule.long)
 
     def rivals(self) -> Generator[Trial, Answer, list[Draft]]:
