@@ -148,7 +148,7 @@ def _samples(space: Space, bench: Bench) -> Iterator[Sample]:
         plan = mixture(space, draw)
         space.pricing.refine(plan)
         figures, loss = space.problem.figures(plan), sum(space.losses_of(plan).values())
-        answer = bench.answer(Trial(space.recipe(plan, Recipe()), scored=False))
+        answer = bench.answer(Trial(space.recipe(plan, Recipe())))
         if not isinstance(answer, Refusal):
             yield Sample(figures["latency_ratio"], figures["flash_bytes"], loss, answer.measurement)
 

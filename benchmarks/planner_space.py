@@ -41,7 +41,7 @@ class Ground:
             bench = Bench.set_up(wanted.network, wanted.task, device, settings, cache)
             baseline = bench.candidate(Trial(Recipe())).measurement
             readings = Readings(
-                bench.original, bench.task, device, Offers(TECHNIQUES), baseline, bench.workspace, bench.times
+                bench.original, bench.task, device, Offers(TECHNIQUES), baseline, bench.workspace, bench.gauge.times
             )
             yield cls(bench, {space.name: space for space in readings.spaces(sparse=False)}, baseline)
 

@@ -7,6 +7,7 @@ nothing, so that its second order says a thirtieth of what is really lost (chann
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,17 +23,20 @@ from haversack.task import Kind
 from haversack.training.teacher import distance
 
 _TINY = 1e-30
+_FARTHEST = 1e3
 
 
 def nats(outputs: Tensor, wanted: Tensor, kind: Kind) -> float:
     """How far the outputs of a batch are from the wanted ones, in nats a sample.
 
     For classes, the divergence of their probabilities (Kullback 1951); otherwise half the mean squared difference,
-    relative to the mean variance of the wanted outputs over the batch.
+    relative to the mean variance of the wanted outputs over the batch. What is no number is farther than anything else.
     """
     if kind == "classification":
-        return max(0.0, float(distance(outputs, wanted, None, kind, "kd", 1.0)))
-    return float((outputs - wanted).square().mean() / (2 * _variance(wanted)))
+        lost = float(distance(outputs, wanted, None, kind, "kd", 1.0))
+    else:
+        lost = float((outputs - wanted).square().mean() / (2 * _variance(wanted)))
+    return max(0.0, lost) if math.isfinite(lost) else _FARTHEST
 
 
 def _variance(wanted: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from haversack.progress import say, tell, track
 from haversack.recipe import Choices, Recipe, Step, describe, technique
 from haversack.runtimes import agreement
 from haversack.runtimes.timings import Times
-from haversack.task import Task
+from haversack.task import Task, brief
 from haversack.techniques._choices import LayerChoices
 from haversack.techniques.factorize.ways import METHODS
 from haversack.techniques.quantize_weights import QuantizeWeights
@@ -78,10 +78,13 @@ class PricedPlans:
 
     @property
     def _ram(self) -> Measure:
-        """Memory as it will be measured: what a plan needs more or less than the network as it is, in float."""
-        known = self.baseline.ram_bytes
-        planned, whole = (each.ram_bytes(weights=not known.part) for each in (self.costs, self.whole))
-        return replace(planned, fixed=planned.fixed + known.value - whole.of(self.whole.nothing))
+        """Memory as it is measured: what a plan needs more or less than the network as it is, in float.
+
+        As planned where only a part of that is known.
+        """
+        known, planned = self.baseline.ram_bytes, self.costs.ram_bytes()
+        off = 0.0 if known.part else known.value - self.whole.ram_bytes().of(self.whole.nothing)
+        return replace(planned, fixed=planned.fixed + off)
 
     @property
     def _stated(self) -> dict[str, Measure]:
@@ -223,10 +226,11 @@ class Readings:
             yield
         except (TaskError, WorkspaceError):
             raise
-        except HaversackError as error:
+        except (HaversackError, RuntimeError) as error:  # torch ends a computation that has no result with the latter
             if is_pressed():
                 raise KeyboardInterrupt from error
-            tell(f"{name} is left out: {f'{error.where}: ' if error.where else ''}{error.what}")
+            told = brief(error) if isinstance(error, RuntimeError) else f"{error.where}: {error.what}".lstrip(": ")
+            tell(f"{name} is left out: {told}")
 
 
 Lost = tuple[tuple[float, ...], ...]

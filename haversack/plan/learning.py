@@ -40,13 +40,13 @@ class Built:
         return sum(self.losses.values()) if known is None else known
 
     def true(self, measure: str) -> float | None:
-        """What a measure, or the loss, was measured at; None where it was not."""
+        """What a measure, or the loss, was measured at; None where it was not, or only in part."""
         if measure == LOSS:
             fidelity = self.candidate.measurement.fidelity
             return fidelity.divergence if fidelity else None
         limit = next((each for each in LIMITS if each.field == measure), None)
         figure = self.candidate.measurement.figure(limit) if limit else None
-        return None if figure is None else figure.worst
+        return None if figure is None or figure.part else figure.worst
 
 
 @dataclass(frozen=True)

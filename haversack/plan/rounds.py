@@ -115,9 +115,9 @@ class _Rounds:
         """Builds the plan that loses least, and while that misses a limit or leaves room, the one that should not."""
         for _ in range(_BUILT):
             draft = self.draft(self.spaces)
-            if draft is None:
+            if draft is None and not self.asked - {self.start.recipe}:
                 self.relaxations = self.relaxed()
-            if draft is None or draft.recipe in self.asked or not self.promising(draft):
+            if draft is None or not self.promising(draft):
                 return
             yield from self.build(draft)
 
@@ -170,7 +170,7 @@ class _Rounds:
         least = min(map(self.after_training, fitting), default=math.inf)
         for _ in range(_TRIES):
             draft = self.draft(self.spaces, _RECOVERED)
-            if draft is None or draft.recipe in self.asked or draft.loss > least * (1 - _BETTER):
+            if draft is None or draft.loss > least * (1 - _BETTER):
                 break
             candidate = yield from self.build(draft)
             if candidate is not None and self.goal.fits_but_for_score(candidate):
@@ -185,17 +185,18 @@ class _Rounds:
         return draft.space.believing(self._beliefs(draft.space, _RECOVERED)).loss(draft.chosen) + draft.space.lost
 
     def draft(self, spaces: Sequence[Space], kept: float = 1.0) -> Draft | None:
-        """The plan that loses least within the limits; None where none is predicted to be.
+        """The plan that loses least within the limits, of those that were not asked for yet; None where there is none.
 
         `kept` is what is left of a structure's losses after training.
         """
         drafts = [draft for space in spaces if (draft := self._solved(space, kept)) is not None]
-        return min(drafts, key=lambda draft: draft.loss, default=None)
+        fresh = [draft for draft in drafts if draft.recipe not in self.asked]
+        return min(fresh, key=lambda draft: draft.loss, default=None)
 
     def _solved(self, space: Space, kept: float, limits: dict[str, float] | None = None) -> Draft | None:
         solution = planned(space, self._beliefs(space, kept), limits or self.limits(space))
         recipe = space.recipe(solution.chosen, self.start.recipe)
-        if not solution.feasible or recipe == self.start.recipe:
+        if not solution.feasible or solution.loss >= FORBIDDEN or recipe == self.start.recipe:
             return None
         return Draft(space, solution.chosen, recipe, solution.loss + space.lost, solution.figures)
 
@@ -215,14 +216,15 @@ class _Rounds:
         drop = self.goal.allowed_drop
         for space in (space for space in self.spaces if space.sites or space.numbers):
             limits, beliefs = self.limits(space), self._beliefs(space, 1.0)
-            if drop is not None:
-                limits[LOSS] = drop / points
+            limits[LOSS] = FORBIDDEN / 2 if drop is None else drop / points
             for name in limits.keys() - {LOSS}:
                 space.pricing.refine(solve(space.believing(beliefs), {name: 0.0}).chosen)
             for name, value in least_relaxation(space.believing(beliefs), limits).items():
-                needed = value * points if name == LOSS else value / (1 - MARGIN)
-                field = "max_drop" if name == LOSS else name
-                least[field] = min(needed if value < FORBIDDEN else math.inf, least.get(field, math.inf))
+                field, needed = ("max_drop", value * points) if name == LOSS else (name, value / (1 - MARGIN))
+                if name != LOSS or drop is not None:
+                    least[field] = min(
+                        math.inf if name == LOSS and value >= FORBIDDEN else needed, least.get(field, math.inf)
+                    )
         return least
 
     @property
@@ -281,7 +283,9 @@ class _Rounds:
 
     def found(self, *, stopped: bool) -> Found:
         """The answer, or the nearest candidate, what was made of all others, and what else could be had."""
-        best = self.answer or min(self.scored.values(), key=self.goal.rank, default=self.start)
+        # What moved nothing that was limited is no answer, though it keeps all limits.
+        short = [each for each in self.scored.values() if not self.goal.met(each)]
+        best = self.answer or min(short, key=self.goal.rank, default=self.start)
         outlook = self.outlook
         rows = measured_rows([*self.scored.values(), best])
         known = {row.recipe for row in rows}

@@ -13,7 +13,6 @@ from haversack.graph.inference import inference, lower
 from haversack.graph.write_back import written_back
 from haversack.model import Model
 from haversack.progress import shown_by
-from haversack.recipe import Recipe
 from haversack.runtimes.host import load
 from haversack.runtimes.onnx.write import write
 from haversack.task import Task
@@ -275,8 +274,3 @@ def test_it_is_offered_where_integers_pay_mildest_first():
     assert {step.activations for step in offered} == {"int8"}
     assert not list(QuantizeTraining.options(trained(), replace(arm, number_formats=("float32",))))
     assert not list(QuantizeTraining.options(few_bits(0), arm))
-
-
-def test_the_search_may_take_it_without_its_training():
-    (step,) = Recipe((QuantizeTraining(4),)).untrained().steps
-    assert step == QuantizeTraining(4, epochs=0)

@@ -118,21 +118,21 @@ class Costs:
         terms = Flash(self.layout, self.writing).terms()
         return self._settled(Measure((merged(terms),)), self.writing.size)
 
-    def ram_bytes(self, measured: float | None = None, *, weights: bool = True) -> Measure:
+    def ram_bytes(self, measured: float | None = None) -> Measure:
         """The memory of a run: of a microcontroller its arena, else `measured` and what plans save of it.
 
-        Where the device's runtime loads the weights, those count too, unless they are left out. Without a measured
-        figure of the network as it is, the arena's plan stands for it.
+        Where the device's runtime loads the weights, those count too. Without a measured figure of the network as it
+        is, the arena's plan stands for it.
         """
         width = _BYTES.get(self.numbers, 1)
         lives = moments(self._seen, self.layout, width)
         planned = self.whole.memory.peak_bytes * width / self.whole.bytes_per_element
-        if not (weights and self.device.loads_weights):
+        if not self.device.loads_weights:
             return self._settled(Measure(lives), planned if measured is None else measured)
         fullest = max(lives, key=lambda terms: sum(term.of(self.nothing) for term in terms), default=())
         terms = merged((*fullest, *self.flash_bytes.moments[0]))
-        loaded = self.flash_bytes.of(self.nothing)
-        return self._settled(Measure((terms,)), planned + loaded if measured is None else measured)
+        weights = self.flash_bytes.of(self.nothing)
+        return self._settled(Measure((terms,)), planned + weights if measured is None else measured)
 
     @cached_property
     def update_bytes(self) -> Measure:
