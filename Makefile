@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test sweep check lint fix
 demo: .venv/installed
-	$(BIN)/haversack pack examples/digits.py --device raspberry-pi-zero-2w --flash 20kB --latency 1ms --max-drop 1% --try prune_channels,prune_layers,quantize_static --seconds 0.5 --out out/digits
+	$(BIN)/haversack pack examples/digits.py --device raspberry-pi-zero-2w --flash 20kB --latency 1ms --max-drop 1% --seconds 0.5 --out out/digits
 
 test: .venv/installed lint
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal

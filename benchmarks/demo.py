@@ -16,7 +16,7 @@ from haversack.task import read_task_file
 
 ASKED = Asked(at_most={"demo.flash_bytes": 20_000, "demo.minutes": 1})
 BUDGET = Budget(flash_bytes=20_000, latency_ms=1.0, max_drop=0.01)
-SETTINGS = Settings(techniques=("prune_channels", "prune_layers", "quantize_static"), seconds=0.5)
+SETTINGS = Settings(seconds=0.5)
 
 
 def demo(data: Path, _: bool) -> Found:  # noqa: FBT001 - a row's two arguments
