@@ -30,6 +30,7 @@ from haversack.runtimes.timings import Times
 from haversack.task import Task, brief
 from haversack.techniques._choices import LayerChoices
 from haversack.techniques.factorize.ways import METHODS
+from haversack.techniques.prune_layers.removable import joining
 from haversack.techniques.quantize_weights import QuantizeWeights
 
 _ORDER: tuple[type[Effect], ...] = (Gone, Width, Swapped, Factors, Zeros, Bits)
@@ -178,8 +179,12 @@ class Readings:
         whole = Costs(self.model, self.device, sites, "float32", METHODS)
         costs = whole if name == "float32" else Costs(self.model, self.device, sites, name, METHODS)
         pricing = PricedPlans(costs, whole, self.baseline, self.times, coded=sparse)
-        terms = (*loss_terms(sites, [each.losses for each in offers]), *_together(costs.layout))
+        terms = (*loss_terms(sites, [each.losses for each in offers]), *_together(costs.layout, self._joining(sites)))
         return Space(name, offered, terms, pricing)
+
+    def _joining(self, sites: Sequence[Site]) -> frozenset[str]:
+        """The modules that cannot go while the channels around them change."""
+        return joining(self.model, [each.path for each in _effects(sites) if isinstance(each, Gone)])
 
     def _stored(self, plain: Space) -> Iterator[Space]:
         """The float network with its weights in fewer bits, at each setting that is offered."""
@@ -251,23 +256,24 @@ class _Kept:
     nats: Lost
 
 
-def _together(layout: Layout) -> Iterator[Term]:
-    """What cannot be done to one layer at once: it is exchanged for another one once, and is whole before."""
+def _together(layout: Layout, joining: frozenset[str]) -> Iterator[Term]:
+    """What cannot be done to one layer at once: it is exchanged for another one once, and is whole before.
+
+    Neither can a module of `joining` go while fewer channels are left on one side of it.
+    """
     sizes = [len(site.options) for site in layout.sites]
-    widths = {
-        place for place, site in enumerate(layout.sites) if any(isinstance(each, Width) for each in _effects([site]))
-    }
-    pairs = {
-        (exchange, other)
-        for operation in layout.operations
-        for exchange in layout.exchanges(operation)
-        for other in (*layout.exchanges(operation), *(widths & set(layout.sites_of(operation))))
-        if other != exchange
-    }
-    for exchange, other in sorted(pairs):
-        amounts = np.zeros((sizes[exchange], sizes[other]))
+    every = range(len(sizes))
+    widths = {place for place in every if any(isinstance(each, Width) for each in _effects([layout.sites[place]]))}
+    closing = {place for place in every if layout.sites[place].name in joining} - widths
+    pairs = set[tuple[int, int]]()
+    for operation in layout.operations:
+        exchanges, around = layout.exchanges(operation), widths & set(layout.sites_of(operation))
+        pairs |= {(one, other) for one in exchanges for other in (*exchanges, *around) if other != one}
+        pairs |= {(one, other) for one in closing & set(layout.removals(operation.path)) for other in around}
+    for one, other in sorted(pairs):
+        amounts = np.zeros((sizes[one], sizes[other]))
         amounts[1:, 1:] = FORBIDDEN
-        yield Term((exchange, other), amounts)
+        yield Term((one, other), amounts)
 
 
 def _effects(sites: Sequence[Site]) -> Iterator[Effect]:

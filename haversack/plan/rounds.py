@@ -35,6 +35,8 @@ _RECOVERED = 0.1
 """What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
 _EXPLORED = 5
 """Of the frontier's rows about so many are built where nothing is limited."""
+_FAR_OFF = 0.15
+"""By what share a time may be off that is predicted of the fastest plan there is, unlike all that was timed whole."""
 _TIGHTENED, _TIGHTER = 2, 0.8
 """So often something is built that needs so much less than the answer, while it is predicted to score as well."""
 _TRIES = 3
@@ -139,7 +141,7 @@ class _Rounds:
         limits = {
             limit.field: min(asked[limit.field], figure.worst) * _TIGHTER
             for limit in LIMITS
-            if limit.field in asked and (figure := figures.figure(limit)) is not None
+            if limit.field in asked and (figure := figures.figure(limit)) is not None and not figure.part
         }
         draft = self._solved(space, 1.0, limits) if limits else None
         lost = math.inf if draft is None else self.outlook.points_a_nat * draft.loss
@@ -220,7 +222,7 @@ class _Rounds:
             for name in limits.keys() - {LOSS}:
                 space.pricing.refine(solve(space.believing(beliefs), {name: 0.0}).chosen)
             for name, value in least_relaxation(space.believing(beliefs), limits).items():
-                field, needed = ("max_drop", value * points) if name == LOSS else (name, value / (1 - MARGIN))
+                field, needed = ("max_drop", value * points) if name == LOSS else (name, value / (1 - _far_off(name)))
                 if name != LOSS or drop is not None:
                     least[field] = min(
                         math.inf if name == LOSS and value >= FORBIDDEN else needed, least.get(field, math.inf)
@@ -321,3 +323,8 @@ class _Rounds:
             why = self.goal.gain(self.goal.baseline, candidate)
             return Verdict(candidate, self.goal.met(best), self.goal.shortfall(candidate) or why)
         return Verdict(candidate, False, self.goal.shortfall(candidate) or f"{best.recipe} does better")
+
+
+def _far_off(measure: str) -> float:
+    """By what share the least that is predicted of a measure is made larger, to be told as enough."""
+    return _FAR_OFF if measure == "latency_ratio" else MARGIN

@@ -30,7 +30,6 @@ from haversack.task import Kind, Task
 from haversack.techniques.prune_layers.removable import (
     Removable,
     Removables,
-    apart,
     outermost,
     removable,
     removal,
@@ -113,7 +112,7 @@ class PruneLayers(Step):
     def choices(cls, model: Model, device: Device) -> Choices | None:
         """The blocks that may go; None for a quantized network, and where none may."""
         del device
-        blocks = () if model.grids else apart(model)
+        blocks = () if model.grids else outermost(removable(model.module, model.example).removable)
         return _Blocks(model, blocks) if blocks else None
 
     def _shortened(self, model: Model, task: Task) -> Model:

@@ -144,14 +144,13 @@ def _failure(module: nn.Module, path: str, example: tuple[Tensor, ...], outputs:
     return "" if same else "the network's output changes its shape without it"
 
 
-def apart(model: Model) -> tuple[Removable, ...]:
-    """The modules that may go, none a part of another, and without which every channel group of the rest is as before.
+def joining(model: Model, paths: Sequence[str]) -> frozenset[str]:
+    """Those of the modules whose removal makes one channel group of two, whose channels must be as many then.
 
-    A module that alone makes or reads a group would join it with the group on its other side.
+    Such a module alone makes or reads a group, which the removal joins with the group on its other side.
     """
-    found = removable(model.module, model.example).removable
-    groups = channel_groups(trace(model.module, model.example), model.module).groups if found else ()
-    return outermost([each for each in found if not any(_ends(group, f"{each.path}.") for group in groups)])
+    groups = channel_groups(trace(model.module, model.example), model.module).groups if paths else ()
+    return frozenset(path for path in paths if any(_ends(group, f"{path}.") for group in groups))
 
 
 def _ends(group: ChannelGroup, inside: str) -> bool:
