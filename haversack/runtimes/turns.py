@@ -131,8 +131,8 @@ def beside_first(request: Request, bound: Callable[[str], Run]) -> dict[str, Any
 def quiet(rounds: Sequence[list[float]], least: float) -> list[list[float]]:
     """The rounds in which the first file took hardly longer than its `least`.
 
-    A neighbour on the same core's other thread makes all runs slower, for seconds, but not all of them by as much: so
-    no ratio to the first file cancels it.
+    For seconds at a time all runs are slower, but not all by as much, so that no ratio to the first file cancels it. A
+    neighbour beside the core may be why; that was not proven.
     """
     return [pair for pair in rounds if pair[1] <= _QUIET * least]
 
