@@ -104,8 +104,8 @@ CONTESTS = {
     "shufflenetv2.tuned": Contest(
         "shufflenet_v2",
         {
-            "taught": Way(replace(_TAUGHT, learning_rate=0.1), _RATES),
-            "labels": Way(replace(_ALONE, learning_rate=0.2), _RATES),
+            "taught": Way(replace(_TAUGHT, learning_rate=0.05), _RATES),
+            "labels": Way(replace(_ALONE, learning_rate=0.4), _RATES),
         },
     ),
 }
