@@ -12,7 +12,7 @@ import numpy as np
 from haversack.calibration.currency import nats
 from haversack.choices import Bits, Effect, Factors, Gone, Option, Site, Swapped, Width, Zeros
 from haversack.device import Device
-from haversack.errors import HaversackError, TaskError, WorkspaceError
+from haversack.errors import DeviceError, HaversackError, TaskError, WorkspaceError
 from haversack.graph.inference import lower
 from haversack.interrupt import is_pressed
 from haversack.measurement import Measurement
@@ -25,7 +25,7 @@ from haversack.plan.problem import Measure, Term
 from haversack.plan.space import FORBIDDEN, Chosen, Pricing, Space, loss_terms
 from haversack.progress import say, tell, track
 from haversack.recipe import Choices, Recipe, Step, describe, technique
-from haversack.runtimes import agreement
+from haversack.runtimes import agreement, estimate
 from haversack.runtimes.timings import Times
 from haversack.task import Task, brief
 from haversack.techniques._choices import LayerChoices
@@ -90,11 +90,16 @@ class PricedPlans:
     @property
     def _stated(self) -> dict[str, Measure]:
         """Time and energy on a board by its rates, at the far end of what these may be off: limits are held there."""
-        latency, energy = self.baseline.latency_ms, self.baseline.energy_mj
-        if self.costs.device.is_host or latency is None or not self.costs.whole.macs:
+        costs, energy, latency = self.costs, self.baseline.energy_mj, self.baseline.latency_ms
+        if costs.device.is_host or not costs.whole.macs:
             return {}
-        time = self.costs.stated_latency_ms().scaled(latency.worst / latency.value)
-        return {"latency_ms": time} | ({"energy_mj": time.scaled(energy.worst / latency.worst)} if energy else {})
+        try:
+            now = estimate.latency_ms(costs.whole, costs.device, costs.numbers)
+        except DeviceError:
+            return {}  # it states no rate for these numbers
+        time = costs.stated_latency_ms().scaled(now.worst / now.value)
+        by_time = {} if not (energy and latency) else {"energy_mj": time.scaled(energy.worst / latency.worst)}
+        return {"latency_ms": time, **by_time}
 
     def _ratio(self, times: Times) -> Measure:
         """The sum of a plan's pieces over that of the network as it is, in float."""

@@ -18,6 +18,8 @@ from haversack.runtimes.pieces import Piece
 from haversack.untrusted import Bounds, read_json, typed
 
 FORMAT = 2
+_MOST_FILES = 2000
+"""The times of so many whole files are kept, those that were timed last."""
 _BOUNDS = Bounds(size_bytes=1 << 25, values=3_000_000)
 
 
@@ -175,12 +177,13 @@ class Place:
             kept = read_table(self.folder / table.name)
         except UntrustedError:
             return table
-        if kept.of != table.of or not kept.pieces:
+        if kept.of != table.of:
             return table
         # Ratios to the reference piece hold in every run; its own time and the empty call's are the first run's.
+        first = kept if kept.pieces else table
         pieces = tuple(TimedPiece(piece, ratio) for piece, ratio in {**table.ratios, **kept.ratios}.items())
-        files = {**kept.files, **table.files}
-        return replace(table, reference_ms=kept.reference_ms, call=kept.call, pieces=pieces, files=files)
+        files = dict(list({**kept.files, **table.files}.items())[-_MOST_FILES:])
+        return replace(table, reference_ms=first.reference_ms, call=first.call, pieces=pieces, files=files)
 
     def _tell_of_others(self, empty: TimingTable) -> None:
         others = [each.table for each in tables(self.folder) if each.table]

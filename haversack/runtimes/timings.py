@@ -70,9 +70,9 @@ class Times:
         Those of which no file can be written, or which the runtime refuses, stay estimated; that is said.
         """
         wanted = [each for each in dict.fromkeys(pieces) if not self.timed(each) and each not in self._refused]
-        files = list(self._files(wanted))
-        parts = [files[start : start + _TOGETHER] for start in range(0, len(files), _TOGETHER)]
-        for part in track(parts, f"timing {len(files)} layers by themselves", len(parts)):
+        parts = [wanted[start : start + _TOGETHER] for start in range(0, len(wanted), _TOGETHER)]
+        for some in track(parts, f"timing {len(wanted)} layers by themselves", len(parts)):
+            part = list(self._files(some))
             self._measure([piece for piece, _ in part], [file for _, file in part])
         refused = [piece for piece in wanted if piece in self._refused]
         if refused:
