@@ -30,25 +30,29 @@ def graph_of(piece: Piece, *, signed: bool = True, channels_last: bool = False) 
     `channels_last` maps are turned at both ends. Raises ExportError for an operation of which no graph is known, and
     for shapes that it does not give.
     """
+    refusal = ExportError(f"no {piece.kind} has such shapes: {piece}.", mend=_ESTIMATED)
     try:
         module = _Graph(piece, channels_last=channels_last and _is_of_maps(piece)).module()
-        _check_shapes(module)
+        fits = _shapes_fit(module)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ExportError(f"no {piece.kind} has such shapes: {piece}.", mend=_ESTIMATED) from error
+        raise refusal from error
+    if not fits:
+        raise refusal
     return module if piece.numbers == "float32" else insert(module, _grids(module, signed=signed))
 
 
-def _check_shapes(module: fx.GraphModule) -> None:
-    """Raises ValueError where an operation gives another shape than it is said to; nothing is computed."""
+def _shapes_fit(module: fx.GraphModule) -> bool:
+    """Whether each operation gives the shape that it is said to; nothing is computed."""
     values: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "call_function":
             arguments = fx.node.map_arg(node.args, values.__getitem__)
             values[node] = node.target(*arguments)
             if values[node].shape != node.meta["val"].shape:
-                raise ValueError(node.name)
+                return False
         elif node.op != "output":
             values[node] = node.meta["val"]
+    return True
 
 
 def with_integer_ports(lowered: fx.GraphModule) -> fx.GraphModule:

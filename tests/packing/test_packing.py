@@ -438,7 +438,7 @@ def test_a_limit_that_nobody_can_judge_is_refused_before_anything_is_measured(
 def test_a_float_network_is_never_fast_enough_for_a_device_that_states_no_rate_for_it(file: TaskFile) -> None:
     target = find_device("rp2040")
     settings = Settings(seconds=0.1, techniques=("quantize_weights", "quantize_static"))
-    with pytest.raises(InfeasibleError, match=r"nearest .*quantize_static.* misses latency: .*allowed 1e-06 ms"):
+    with pytest.raises(InfeasibleError, match=r"it would take a latency of [\d.]+ ms"):
         pack(file.network, file.task, target, Budget(latency_ms=1e-6, flash_bytes=30_000), settings)
 
 

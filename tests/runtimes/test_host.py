@@ -295,7 +295,7 @@ def test_bench_counts_external_data_and_names_it_when_it_is_missing(tmp_path):
 def test_bench_reports_sizes_times_and_operators_as_json(tmp_path):
     one, other = tmp_path / "one.onnx", tmp_path / "other.onnx"
     one.write_bytes(_quantized())
-    other.write_bytes(_products(2))
+    other.write_bytes(_products(40))
     report = host.bench(one, seconds=0.1, against=other)
     assert report.disk_bytes == len(_quantized())
     assert report.operators["QuantizeLinear"] == 2

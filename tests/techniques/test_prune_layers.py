@@ -20,7 +20,7 @@ from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.prune_layers import PruneLayers
-from haversack.techniques.prune_layers.removable import without
+from haversack.techniques.prune_layers.removable import joining, without
 
 
 class Block(nn.Module):
@@ -270,7 +270,11 @@ def test_choices_are_blocks_and_those_that_do_little_lose_little() -> None:
     assert choices.step((0, 0, 0, 0)) is None
 
 
-def test_a_layer_without_a_shortcut_is_no_choice_for_its_channels_would_be_joined() -> None:
+def test_a_layer_without_a_shortcut_may_go_and_would_join_the_channels_around_it() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
-    assert PruneLayers.choices(Model(plain, (torch.randn(1, 8),)), find_device("host")) is None
+    model = Model(plain, (torch.randn(1, 8),))
+    choices = PruneLayers.choices(model, find_device("host"))
+    assert choices is not None
+    assert [site.name for site in choices.sites] == ["0", "2"]
+    assert joining(model, ["0", "2"]) == {"0", "2"}
