@@ -144,6 +144,7 @@ _FORMS: dict[str, Callable[[object], str]] = {
     "s": _each(".0f", unit=" s"),
     "s2": _each(".2f", unit=" s"),
     "minutes": _each(".0f"),
+    "minutes1": _each(".1f"),
     "minutes_of_s": _each(".0f", 1 / 60, " min"),
     "s_of_minutes": _each(".0f", 60, " s"),
 }
