@@ -116,7 +116,7 @@ class _Rounds:
     def untrained(self) -> Generator[Trial, Answer, None]:
         """Builds the plan that loses least, and while that misses a limit or leaves room, the one that should not."""
         for _ in range(_BUILT):
-            draft = self.draft(self.spaces)
+            draft = self.draft()
             if draft is None and not self.asked - {self.start.recipe}:
                 self.relaxations = self.relaxed()
             if draft is None or not self.promising(draft):
@@ -171,7 +171,7 @@ class _Rounds:
         ]
         least = min(map(self.after_training, fitting), default=math.inf)
         for _ in range(_TRIES):
-            draft = self.draft(self.spaces, _RECOVERED)
+            draft = self.draft(_RECOVERED)
             if draft is None or draft.loss > least * (1 - _BETTER):
                 break
             candidate = yield from self.build(draft)
@@ -186,12 +186,12 @@ class _Rounds:
         """What a plan is expected to lose once it is trained."""
         return draft.space.believing(self._beliefs(draft.space, _RECOVERED)).loss(draft.chosen) + draft.space.lost
 
-    def draft(self, spaces: Sequence[Space], kept: float = 1.0) -> Draft | None:
+    def draft(self, kept: float = 1.0) -> Draft | None:
         """The plan that loses least within the limits, of those that were not asked for yet; None where there is none.
 
         `kept` is what is left of a structure's losses after training.
         """
-        drafts = [draft for space in spaces if (draft := self._solved(space, kept)) is not None]
+        drafts = [draft for space in self.spaces if (draft := self._solved(space, kept)) is not None]
         fresh = [draft for draft in drafts if draft.recipe not in self.asked]
         return min(fresh, key=lambda draft: draft.loss, default=None)
 
@@ -254,11 +254,12 @@ class _Rounds:
         answer = yield Trial(recipe)
         if isinstance(answer, Refusal):
             self.refusals.append(answer)
-            self.spaces = [
-                space.refusing(draft.chosen) if space.name == draft.space.name else space
-                for space in self.spaces
-                if any(draft.chosen) or space.name != draft.space.name  # its numbers alone were refused
-            ]
+            if not steps:  # that its training was refused says nothing of the plan
+                self.spaces = [
+                    space.refusing(draft.chosen) if space.name == draft.space.name else space
+                    for space in self.spaces
+                    if any(draft.chosen) or space.name != draft.space.name  # its numbers alone were refused
+                ]
             return None
         self.scored[recipe] = answer
         if not steps:

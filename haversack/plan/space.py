@@ -96,15 +96,6 @@ class Space:
         measures = {name: measure.scaled(beliefs.measures.get(name, 1.0)) for name, measure in problem.measures.items()}
         return replace(problem, losses=losses, measures=measures)
 
-    def without(self, techniques: Sequence[str]) -> Space:
-        """The space in which these techniques do nothing: all that they could do loses everything."""
-        sites = self.sites
-        losses = tuple(
-            replace(term, amounts=_forbidden(term)) if sites[term.sites[0]].technique in techniques else term
-            for term in self.losses
-        )
-        return replace(self, losses=losses)
-
     def refusing(self, chosen: Chosen) -> Space:
         """The space without what a refused plan did: its exchanges of layers, or all of it where it had none."""
         done = [place for place, option in enumerate(chosen) if option]
@@ -160,12 +151,6 @@ def _within(place: int, lost: Numbers, around: Sequence[int], sites: Sequence[Si
         gone = [option for option in _all(sites[other]) if _goes(sites[other], option)]
         amounts[(slice(None),) * axis + (gone,)] = 0.0
     return Term((place, *others), amounts)
-
-
-def _forbidden(term: Term) -> Numbers:
-    amounts = term.amounts.copy()
-    amounts[1:] = FORBIDDEN
-    return amounts
 
 
 def _around(name: str) -> Iterator[str]:

@@ -334,3 +334,9 @@ def test_of_plans_that_score_alike_the_one_that_needs_clearly_less_is_built_too(
     assert found.met
     assert found.best.measurement.flash_bytes.value <= 0.8 * 250
     assert 2 <= len(world.built) <= 3
+
+
+def test_a_refused_training_leaves_the_format_that_it_began_from():
+    found = World(refused=["Teach", "teach", "epochs"]).packed(flash_bytes=260, max_drop=0.0001)
+    assert any(step.trains for refusal in found.refusals for step in refusal.recipe.steps)
+    assert any(Integers() in row.recipe.steps for row in found.frontier if not row.built)
