@@ -67,6 +67,15 @@ class Device:
         """S8 on Arm and microcontrollers; U8 on x86, whose byte multiply takes one unsigned operand."""
         return not self.isa.startswith("x86")
 
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight with which its kernels compute exactly, 8 but for one kind of processor.
+
+        On x86 without VNNI ONNX Runtime adds two products in 16 bits, which saturate unless weights have 7.
+        """
+        saturates = self.isa.startswith("x86") and self.simd and "vnni" not in self.simd
+        return 7 if saturates and self.runtime == "onnx" else 8
+
 
 def device_names() -> tuple[str, ...]:
     """The devices that come with haversack, and `host`."""

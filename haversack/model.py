@@ -121,3 +121,10 @@ class Model:
         if not bits:
             return "float32"
         return "int16" if max(bits) > 8 else "int8"
+
+    @property
+    def weight_bits(self) -> int:
+        """The most bits that a weight has which is multiplied in integers; 0 where none is."""
+        if self.number_format == "float32":
+            return 0
+        return max((grid.bits for grid in self.grids.values() if grid.axis is not None), default=8)

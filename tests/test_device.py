@@ -1,7 +1,7 @@
 """The device catalogue, device files of the user's own, and budgets."""
 
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +127,23 @@ def test_only_x86_wants_unsigned_activations():
     assert not Device("a", "a", "onnx", isa="x86-64").signed_activations
     assert Device("a", "a", "onnx", isa="armv8-a").signed_activations
     assert Device("a", "a", "onnx").signed_activations
+
+
+@pytest.mark.parametrize(
+    ("isa", "simd", "runtime", "bits"),
+    [
+        ("x86-64", "avx2", "onnx", 7),
+        ("x86-64", "avx2 avx512f", "onnx", 7),
+        ("x86-64", "avx2 avx512f avx512_vnni", "onnx", 8),
+        ("x86-64", "avx2 avx_vnni", "onnx", 8),
+        ("x86-64", "", "onnx", 8),
+        ("x86-64", "avx2", "litert", 8),
+        ("armv8-a", "asimd", "onnx", 8),
+    ],
+)
+def test_weights_have_seven_bits_where_onnx_runtime_adds_two_products_in_sixteen(isa, simd, runtime, bits):
+    device = replace(find_device("host"), isa=isa, simd=simd, runtime=runtime)
+    assert device.weight_bits == bits
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -62,7 +62,7 @@ class Gauge:
             files = {runtime.format.file: runtime.write(lowered), CODED_FILE: coded.write(model)}
             content, before = next(iter(files.values())), self.twin(files, trial)
             weighed = before or self._timed(self._weighed(model, content), lowered, content, baseline)
-            measurement = self._compared(weighed, trial, _Written(runtime, model, lowered, content))
+            measurement = self._compared(weighed, trial, _Written(self.device, model, lowered, content))
         coded_bytes = Figure(len(files[CODED_FILE]), "host")
         said = tuple(dict.fromkeys((*model.notes, *(before.notes if before else ()), *notes)))
         measurement = replace(measurement, update_bytes=coded_bytes, notes=said)
@@ -136,8 +136,8 @@ class Gauge:
         """The artifact of `model` with its score on the samples that decide nothing, where the task has some."""
         if self.task.validate is None:
             return found
-        run = _Written(find_runtime(self.device), model, lower(model), next(iter(found.files.values())))
-        figure = replace(validated(self.task, run.predict()), runtime=run.here.name)
+        run = _Written(self.device, model, lower(model), next(iter(found.files.values())))
+        figure = replace(validated(self.task, run.as_there()), runtime=run.here.name)
         return replace(found, measurement=replace(found.measurement, validated=figure))
 
     def _weighed(self, model: Model, content: bytes) -> Measurement:
@@ -182,7 +182,7 @@ class Gauge:
 
     def _compared(self, found: Measurement, trial: Trial, run: _Written) -> Measurement:
         """With the score, and with how far the file is off its own network and off the original."""
-        predict, inputs = run.predict(), self.task.calibration()
+        predict, inputs = run.as_there(), self.task.calibration()
         outputs = list(agreement.outputs(predict, inputs))
         plain = RunOnce(agreement.in_torch(self.original.module), self.known, room=_ROOM)
         packed = list(agreement.outputs(agreement.in_torch(run.lowered), inputs))
@@ -211,17 +211,36 @@ class Gauge:
 
 @dataclass(frozen=True)
 class _Written:
-    """A file, to be run on this host."""
+    """A file for a device, to be run on this host."""
 
-    runtime: Runtime
+    device: Device
     model: Model
     lowered: fx.GraphModule
     content: bytes
 
     @property
+    def runtime(self) -> Runtime:
+        """That of the device."""
+        return find_runtime(self.device)
+
+    @property
     def here(self) -> Runtime:
         """What runs it on this host: its own runtime, or the first for such files where that is not installed."""
         return self.runtime if self.runtime.is_installed else self.runtime.first
+
+    def as_there(self) -> Predict:
+        """The file as a function that computes what the device does.
+
+        That is without the runtime's optimizations where its kernels on this host saturate and the device's do not.
+        """
+        here = replace(find_device("host"), runtime=self.device.runtime)
+        if not self.device.is_host and here.weight_bits < min(self.model.weight_bits, self.device.weight_bits):
+            note(
+                f"{self.here.title}'s integer kernels saturate on this host (x86 without VNNI) and not on "
+                f"{self.device.name}: the file was run without the runtime's optimizations, which is exact."
+            )
+            return self.predict(optimized=False)
+        return self.predict()
 
     def predict(self, *, optimized: bool = True) -> Predict:
         """The file as a function, of torch's tensors."""

@@ -11,6 +11,7 @@ from haversack.artifact import CODED_FILE
 from haversack.coded.container import CodedFile
 from haversack.disk import LISTING, scratch_folder
 from haversack.errors import HaversackError
+from haversack.measurement import Conditions
 from haversack.model import Model
 from haversack.proof import Examined
 from haversack.result import MEASURED, NETWORK, RECIPE, REPORT, WORKSPACE, Result
@@ -25,10 +26,21 @@ _LEFT = "is not of this result, whose listing does not name it: an earlier run l
 
 def made_for(folder: Path) -> str:
     """The runtime that the result was made for, as a device names it; empty where it does not tell."""
+    made = _made_under(folder)
+    return made.runtime if made else ""
+
+
+def made_for_host(folder: Path) -> bool:
+    """Whether the result says that it was made for the machine that packed it."""
+    made = _made_under(folder)
+    return made is not None and made.device == "host"
+
+
+def _made_under(folder: Path) -> Conditions | None:
     try:
-        return Result(folder).measured.packed.conditions.runtime
+        return Result(folder).measured.packed.conditions
     except HaversackError:
-        return ""
+        return None
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
+from haversack.device import find_device
 from haversack.integer import IntegerGraph, Value
 from haversack.integer.read import read
 from haversack.integer.reference import run
+from haversack.proving.examine import made_for_host
 from haversack.runtimes import File, Runtime, agreement, host, rows
 from haversack.runtimes.ports import Port
 
@@ -29,6 +31,8 @@ class Ready:
     file: str
     """The file of the result, or NOW for one that was written from the same graph; empty where there is none."""
     exact: bool = False
+    optimized: bool = True
+    """Without it the file was run node by node, as it stands."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Cast:
     lowered: fx.GraphModule
     folder: Path
     threads: int
+    weight_bits: int
+    """The most bits that a weight of the network has in integers."""
 
     def parties(self) -> list[Party]:
         """All who may be asked, the reference first; runtimes that nobody has to have only where installed."""
@@ -78,8 +84,13 @@ class Cast:
         file, source = self._file(runtime)
         exact = runtime.exact and _all_on_integers(read(self.lowered))
         orders = runtime.orders(self.lowered) if runtime.orders else None
-        predict = host.load(file, self.threads, runtime=runtime.name, orders=orders, apart=True)
-        return Ready(predict, source, exact)
+        optimized = made_for_host(self.folder) or not self._saturates(runtime)
+        predict = host.load(file, self.threads, runtime=runtime.name, orders=orders, optimized=optimized, apart=True)
+        return Ready(predict, source, exact, optimized)
+
+    def _saturates(self, runtime: Runtime) -> bool:
+        """Whether this host's kernels cannot multiply these weights exactly, as those of other devices can."""
+        return replace(find_device("host"), runtime=runtime.name).weight_bits < self.weight_bits
 
     def _file(self, runtime: Runtime) -> tuple[File, str]:
         """The runtime's file in the folder, or one that is written now; and which of them it is."""

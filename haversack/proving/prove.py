@@ -28,6 +28,7 @@ Inputs = tuple[Tensor, ...]
 
 _BATCH = 32
 _TO_THE_BIT = "to the bit"
+_NODE_BY_NODE = "; unoptimized, as kernels saturate on this host"
 _LITTLE = 1e-3
 """Steps: what float32 loses on the way from an integer to a real number and back."""
 
@@ -54,7 +55,9 @@ def prove(folder: Path, network: nn.Module, task: Task, effort: Effort | None = 
     model = read_result(folder, network, task)
     lowered = lower(model)
     seen = _typical(lowered, task, effort)
-    asked = _asked(Cast(lowered, folder, effort.threads).parties(), seen, _random(lowered, seen, effort))
+    asked = _asked(
+        Cast(lowered, folder, effort.threads, model.weight_bits).parties(), seen, _random(lowered, seen, effort)
+    )
     judge = _Judge(Scale.of(lowered), model.number_format != "float32", made_for(folder))
     answers = [(party, given) for party, given in asked if isinstance(given, _Answers)]
     reference, theirs = answers[0]
@@ -206,6 +209,7 @@ class _Judge:
         """The party's agreement with the reference, and how it broke its promise, if it did."""
         exact = given.opened.exact
         promise = _TO_THE_BIT if exact else f"within {self._limit:g}; random ones finite"
+        promise += "" if given.opened.optimized else _NODE_BY_NODE
         said = Witness(party.name, given.opened.file, promise, None, None, None)
         strange = _strange(given, reference)
         if strange:

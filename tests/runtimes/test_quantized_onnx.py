@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from onnx_files import as_run, session_of
+from onnx_files import WEIGHT_BITS, as_run, session_of
 from prunable_networks import conv, settled
 from quantizable_networks import NETWORKS, build, quantized
 from torch import nn
@@ -27,7 +27,7 @@ MOVES = {"MaxPool", "Slice", "Pad", "Flatten", "Reshape", "Transpose", "Split", 
 @torch.no_grad()
 def test_the_file_of_every_build_agrees_with_its_rounded_graph(name, activations, tmp_path):
     model, x = build(name)
-    lowered = lower(quantized(model, x, "mse", activations=activations))
+    lowered = lower(quantized(model, x, "mse", activations=activations, weight_bits=WEIGHT_BITS))
     content = write(lowered)
     session = session_of(content)
     step = output_step(lowered)

@@ -294,9 +294,15 @@ def test_few_inputs_are_said():
     assert heard.lines[0].startswith("only 5 calibration inputs")
 
 
-def test_four_bits_are_offered_after_eight():
+@pytest.mark.parametrize(("simd", "bits"), [("avx2", [7, 4]), ("avx2 avx512_vnni", [8, 4])])
+def test_four_bits_are_offered_after_as_many_as_the_kernels_multiply_exactly(simd, bits):
     model, _ = convolutional()
-    assert [step.weight_bits for step in QuantizeStatic.options(model, find_device("host"))] == [8, 4]
+    device = replace(find_device("host"), isa="x86-64", simd=simd)
+    assert [step.weight_bits for step in QuantizeStatic.options(model, device)] == bits
+    choices = QuantizeStatic.choices(model, device)
+    assert choices is not None
+    assert choices.step([0] * len(choices.sites)).weight_bits == bits[0]
+    assert {site.options[0].effect.bits for site in choices.sites} == {bits[0]}
 
 
 def test_activations_are_signed_where_the_device_wants_it_and_nothing_is_offered_where_integers_do_not_pay():

@@ -112,17 +112,20 @@ class QuantizeStatic(Step):
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
-        """8 bits, then weights of 4, which save flash and no time; nothing where integers do not pay."""
+        """8 bits, or as many as the kernels compute exactly with, then weights of 4, which save flash and no time.
+
+        Nothing where integers do not pay.
+        """
         if model.grids or "int8" not in device.number_formats:
             return
         activations: Activations = "int8" if device.signed_activations else "uint8"
-        yield from (cls(8, activations), cls(4, activations, rounding="gptq"))
+        yield from (cls(device.weight_bits, activations), cls(4, activations, rounding="gptq"))
 
     @classmethod
     def choices(cls, model: Model, device: Device) -> LayerChoices | None:
-        """A site a weight, with 8 bits and fewer; the step is 8 bits where nothing else is chosen.
+        """A site a weight, with 8 bits and fewer, or 7 where the device's kernels saturate at 8.
 
-        None where integers do not pay.
+        The step gives all weights that many where nothing else is chosen. None where integers do not pay.
         """
         if model.grids or "int8" not in device.number_formats:
             return None
@@ -133,11 +136,11 @@ class QuantizeStatic(Step):
         def made(chosen: Sequence[int]) -> QuantizeStatic:
             bits = {path: OFFERED[option] for path, option in zip(paths.values(), chosen, strict=True) if option}
             spelled = tuple(f"{path}={few}" for path, few in bits.items())
-            return cls(8, activations, rounding="gptq" if bits else "nearest", layer_bits=spelled)
+            return cls(device.weight_bits, activations, rounding="gptq" if bits else "nearest", layer_bits=spelled)
 
         return LayerChoices(
             model,
-            sites=bit_sites(list(paths.values())),
+            sites=bit_sites(list(paths.values()), device.weight_bits),
             weights=tuple(paths),
             tried=lambda index, _: in_fewer_bits(folded, list(paths)[index]),
             made=made,

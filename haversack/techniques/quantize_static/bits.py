@@ -65,10 +65,10 @@ OFFERED = (8, 6, 4, 3, 2)
 _SHARES = tuple(share / 100 for share in range(100, 29, -5))
 
 
-def bit_sites(paths: Sequence[str]) -> tuple[Site, ...]:
-    """A site for the weight of each layer at `paths`."""
+def bit_sites(paths: Sequence[str], most: int) -> tuple[Site, ...]:
+    """A site for the weight of each layer at `paths`, with `most` bits where nothing is done."""
     return tuple(
-        Site(path, "quantize_static", tuple(Option(f"{bits} bits", Bits(path, bits)) for bits in OFFERED))
+        Site(path, "quantize_static", tuple(Option(f"{bits} bits", Bits(path, bits)) for bits in (most, *OFFERED[1:])))
         for path in paths
     )
 

@@ -87,14 +87,15 @@ class QuantizeTraining(Step):
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
-        """8-bit and 4-bit weights, where integers pay on the device.
+        """8-bit weights, or as many bits as the kernels compute exactly with, and 4-bit ones, where integers pay.
 
         Fewer activation bits make no file smaller and no runtime faster, so they are for who asks for them.
         """
         if model.grids or "int8" not in device.number_formats:
             return
         activations: Literal["uint8", "int8"] = "int8" if device.signed_activations else "uint8"
-        yield from (cls(bits, activations=activations) for bits in (8, 4))
+        most = device.weight_bits
+        yield from (cls(bits, ends_bits=most, activations=activations) for bits in (most, 4))
 
     def _training(self) -> Training:
         return Training(
