@@ -110,7 +110,7 @@ def test_the_original_runs_once_on_each_batch_however_many_candidates_are_held_a
     original = Model(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),))
     measures = Gauge(original, task, find_device("host"), 1, 0.1)
     start = measures.artifact(Trial(Recipe()), original, None)
-    step = QuantizeStatic()
+    step = QuantizeStatic(find_device("host").weight_bits)
     for recipe in (Recipe((step,)), Recipe((replace(step, weight_bits=4),))):
         model = recipe.steps[0].apply(original, task)
         figures = measures.artifact(Trial(recipe), model, start.files["model.onnx"]).measurement

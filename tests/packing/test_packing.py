@@ -46,6 +46,8 @@ FLASH = 9_000
 TWO = ("prune_channels", "quantize_static")
 T = TypeVar("T")
 PI4 = find_device("raspberry-pi-4")
+EXACT = QuantizeStatic(find_device("host").weight_bits)
+"""Integers that ONNX Runtime computes exactly on this host."""
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +217,7 @@ def test_a_ratio_of_this_host_says_nothing_of_integers_that_it_computes_in_float
     assert far.artifact.measurement.latency_ratio is None
     assert "says nothing about raspberry-pi-4, and no limit is held against it" in " ".join(far.report.split())
     assert "the runtime still computes in float: 3 Conv." in far.artifact.measurement.to_json()["notes"]
-    here = apply(recipe, file.network(), file.task, find_device("host"), Settings(seconds=0.1))
+    here = apply(Recipe((EXACT,)), file.network(), file.task, find_device("host"), Settings(seconds=0.1))
     assert here.artifact.measurement.latency_ratio is not None
     assert "the runtime still computes in float: 3 Conv." in here.report
 
@@ -248,7 +250,7 @@ def test_an_older_result_stays_where_a_later_goal_is_impossible(packed: Packed, 
 def test_what_weigh_says_of_the_size_is_near_the_file(file: TaskFile, packed: Packed) -> None:
     device = find_device("host")
     needs = cost(trace(file.network(), packed.model.example))
-    int8 = apply(Recipe((QuantizeStatic(),)), file.network, file.task, device, Settings(seconds=0.1))
+    int8 = apply(Recipe((EXACT,)), file.network, file.task, device, Settings(seconds=0.1))
     for measured, number_format in ((packed.baseline, "float32"), (int8.artifact.measurement, "int8")):
         said = weigh(needs, device, number_format).flash_bytes.value
         assert said == pytest.approx(measured.flash_bytes.value, rel=0.1)
@@ -446,10 +448,10 @@ def test_settings_that_give_the_same_file_are_measured_once_and_the_others_refus
     file: TaskFile, tmp_path: Path
 ) -> None:
     bench = _bench(file, tmp_path, "", seconds=0.1, device="raspberry-pi-4")
-    first = bench.answer(Trial(Recipe((QuantizeStatic(),)), scored=False))
-    again = bench.answer(Trial(Recipe((Idle(), QuantizeStatic())), scored=False))
+    first = bench.answer(Trial(Recipe((EXACT,)), scored=False))
+    again = bench.answer(Trial(Recipe((Idle(), EXACT)), scored=False))
     assert again == Refusal(again.recipe, f"its files are those of {first.recipe}, byte for byte.")
-    scored = bench.answer(Trial(Recipe((Idle(), QuantizeStatic()))))
+    scored = bench.answer(Trial(Recipe((Idle(), EXACT))))
     assert isinstance(scored, Candidate)
     assert scored.measurement.score is not None
     assert scored.measurement.latency_ms == first.measurement.latency_ms
@@ -540,7 +542,7 @@ def test_a_file_that_is_off_is_blamed_on_whoever_made_it_so(
     bench.artifact(Trial(Recipe()))
     monkeypatch.setattr(host, "load", spoiling)
     with pytest.raises(errors.ParityError, match=f"(?s){said}"):
-        bench.artifact(Trial(Recipe((QuantizeStatic(),))))
+        bench.artifact(Trial(Recipe((EXACT,))))
 
 
 @dataclass(frozen=True)
@@ -565,7 +567,7 @@ class Talkative(Step):
 def test_notes_of_all_steps_are_kept_with_the_candidate_also_for_a_run_that_goes_on(
     file: TaskFile, tmp_path: Path
 ) -> None:
-    first, second = Recipe((Talkative(),)), Recipe((Talkative(), Talkative("4 bits take a byte."), QuantizeStatic()))
+    first, second = Recipe((Talkative(),)), Recipe((Talkative(), Talkative("4 bits take a byte."), EXACT))
     _bench(file, tmp_path, "").model(first)
     artifact = _bench(file, tmp_path, "").artifact(Trial(second, scored=False))
     assert artifact.measurement.notes[:2] == ("3 layers stay float.", "4 bits take a byte.")

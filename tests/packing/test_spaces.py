@@ -96,18 +96,18 @@ def test_the_first_plan_of_integers_is_quantize_static_and_that_of_floats_nothin
     nothing = (0,) * len(integers.sites)
     (step,) = integers.recipe(nothing, Recipe()).steps
     assert isinstance(step, QuantizeStatic)
-    assert (step.weight_bits, step.layer_bits) == (8, ())
+    assert (step.weight_bits, step.layer_bits) == (find_device("host").weight_bits, ())
     assert lost(integers, nothing) == 0
     assert floats.recipe((0,) * len(floats.sites), Recipe()) == Recipe()
 
 
-@pytest.mark.parametrize(("sparse", "bits"), [(False, {8, 4}), (True, {8, 6, 4, 3, 2})])
+@pytest.mark.parametrize(("sparse", "bits"), [(False, {4}), (True, {6, 4, 3, 2})])
 def test_bits_that_no_plain_file_stores_are_offered_only_where_the_coded_file_is_limited(
     kept: Path, *, sparse: bool, bits: set[int]
 ) -> None:
     _, integers = readings(kept, "quantize_static").spaces(sparse=sparse)
     effects = [option.effect for site in integers.sites for option in site.options]
-    assert {each.bits for each in effects if isinstance(each, Bits)} == bits
+    assert {each.bits for each in effects if isinstance(each, Bits)} == {find_device("host").weight_bits, *bits}
     assert ("update_bytes" in integers.pricing.measures()) == sparse
 
 

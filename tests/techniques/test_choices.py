@@ -210,7 +210,7 @@ def test_paths_are_short_where_no_other_weight_lies_inside():
 def test_options_that_are_not_wanted_are_not_tried_and_the_others_keep_their_meaning():
     whole = choices("quantize_static")
     some = whole.keeping(lambda option: option.name in ("4 bits", "2 bits"))
-    assert all([each.name for each in site.options] == ["8 bits", "4 bits", "2 bits"] for site in some.sites)
+    assert all([each.name for each in site.options][1:] == ["4 bits", "2 bits"] for site in some.sites)
     places = [[each.name for each in site.options].index for site in whole.sites]
     for index, at in enumerate(places):
         all_weights, few = whole.tried(index, task().calibration()), some.tried(index, task().calibration())
