@@ -85,7 +85,7 @@ def test_weigh_names_the_limit_that_fails_and_by_how_much(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("command", "judged"),
-    [("pack", {"counts", "file", "samples"}), ("advise", {"counts", "samples"}), ("weigh", {"counts"})],
+    [("pack", {"counts", "file", "samples"}), ("advise", {"counts", "file", "samples"}), ("weigh", {"counts"})],
 )
 def test_a_command_asks_for_each_limit_that_it_can_judge(run: Run, command: str, judged: set[str]) -> None:
     code, out, _ = run(command, "--help")

@@ -66,7 +66,7 @@ def weigh(
     typer.echo(weighed(found, list(weighings.items()), target, budget))
 
 
-@limited("counts", "samples")
+@limited("counts", "file", "samples")
 def advise(
     task: TaskPath,
     device: DeviceName = "host",

@@ -16,7 +16,7 @@ from haversack.graph.cost import Cost
 from haversack.limits import Budget
 from haversack.measurement import Measurement
 from haversack.plan.case import CONVOLUTIONS, LARGE_SIDE, STRONGEST_PRUNING, Case, Effect, channels, points, pruned
-from haversack.plan.forecast import COMBINATION, Forecast
+from haversack.plan.forecast import COMBINATION, SPARSE, Forecast
 from haversack.quantity import show_bytes, show_count
 
 _SEPARABLE = 1 / 8
@@ -77,7 +77,8 @@ def advise(
     structures = [_pruning(case), _low_rank(case)]
     combined = _combination(case, structures)
     numbers = [_quantization(case), _four_bits(case)]
-    ways = [*numbers, *structures, _compact(case), _distillation(case), combined, *_compact_combination(case)]
+    others = [_compact(case), _distillation(case), combined, *_compact_combination(case), *_sparse(case)]
+    ways = [*numbers, *structures, *others]
     ranked = [_advice(case, way) for way in sorted(ways, key=lambda way: -way.suits)]
     return (*_nothing_needed(case), *(_foretold(ranked, predicted) if predicted else ranked))
 
@@ -248,6 +249,14 @@ def _distillation(case: Case) -> _Way:
     return _Way("distillation", ("distill",), Effect(), 0.1 + 0.2 * open_gap, reason)
 
 
+def _sparse(case: Case) -> Iterator[_Way]:
+    """Of use where the coded file is limited; how long that is, and becomes, no count tells."""
+    if case.budget.update_bytes is None:
+        return
+    reason = "zeros, and weights of a few values, take fewer bits in the coded file; no runtime is faster by them"
+    yield _Way(SPARSE, ("prune_weights", "cluster_weights"), Effect(), 0.25 if case.gaps else 0.5, reason)
+
+
 def _compact(case: Case) -> _Way:
     separable = case.convolved >= 0.5 and "ram" not in case.gaps
     share = _SEPARABLE if separable else _STUDENT
@@ -340,6 +349,8 @@ def _options(way: _Way) -> tuple[str, ...]:
 def _expected(case: Case, way: _Way) -> str:
     if way.family == "distillation":
         return "the same size and speed, a better score after a cut"
+    if way.family == SPARSE:
+        return "the same size and speed, a smaller update; by how much is unknown until measured"
     flash, ram = case.whole.flash_bytes.value, case.whole.ram_bytes.value
     figures = (
         f"flash {show_bytes(flash)} -> {show_bytes(flash * way.effect.flash)}, "

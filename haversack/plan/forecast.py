@@ -18,10 +18,12 @@ from haversack.recipe import Recipe, technique
 
 COMBINATION = "combination"
 _WHOLE, _FEW = "quantization", "4-bit weights"
-_STRUCTURES = {
+SPARSE = "zeros and codebooks"
+_IN_FLOAT = {
     "pruning": frozenset({"prune_channels", "prune_layers"}),
     "low-rank factorization": frozenset({"factorize"}),
     "compact architecture": frozenset({"replace_blocks"}),
+    SPARSE: frozenset({"prune_weights", "cluster_weights"}),
 }
 _WHOLE_BITS = 8
 _SHOWN = ("flash_bytes", "ram_bytes", "latency_ms", "latency_ratio", "energy_mj", "update_bytes")
@@ -134,9 +136,8 @@ def _families(spaces: Sequence[Space]) -> dict[str, list[_Kind]]:
     rounded = [space for space in spaces if space.numbers is not None]
     whole = [space for space in rounded if _bits(space) >= _WHOLE_BITS]
     few = [space for space in rounded if space not in whole]
-    structures = {name: [_only(space, kinds) for space in plain] for name, kinds in _STRUCTURES.items()}
     return {
-        **structures,
+        **{name: [_only(space, kinds) for space in plain] for name, kinds in _IN_FLOAT.items()},
         _WHOLE: [_only(space, frozenset()) for space in whole],
         _FEW: [
             *(_only(each, names) for each in whole if (names := _rounding(each))),

@@ -84,3 +84,13 @@ def test_why_nothing_is_predicted_is_said(file, monkeypatch: pytest.MonkeyPatch)
     with shown_by(Heard()):
         assert foreseen(file.network(), file.task, MICRO, LIMITS) == {}
     assert lines == ["nothing is predicted, advice is from counts alone: model.onnx: it cannot be written."]
+
+
+def test_zeros_and_codebooks_are_foretold_where_the_update_is_limited_and_only_there(file, bench: Bench, told) -> None:
+    limits = Budget(update_bytes=20_000, max_drop=0.03)
+    sparse = foreseen(file.network(), file.task, MICRO, limits, BRIEF)["zeros and codebooks"]
+    assert set(sparse.techniques) <= {"prune_weights", "cluster_weights"}
+    assert sparse.enough
+    built = bench.candidate(Trial(sparse.recipe, scored=False)).measurement
+    assert sparse.figures["update_bytes"] == pytest.approx(built.update_bytes.value, rel=0.1)
+    assert "zeros and codebooks" not in told

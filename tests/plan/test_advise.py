@@ -258,3 +258,10 @@ def test_a_limit_of_next_to_nothing_is_missed_by_all() -> None:
 def test_a_network_without_products_gets_advice_too() -> None:
     found = advice(counted(nn.Sequential(nn.ReLU(), nn.Flatten()), 4), PI5)
     assert set(families(found)) > FAMILIES - {"nothing needed"}
+
+
+def test_zeros_and_codebooks_are_advised_only_where_the_update_is_limited() -> None:
+    found = advice(CONVOLUTIONS, PI5, Budget(update_bytes=20_000))
+    assert set(families(found)) >= FAMILIES | {"zeros and codebooks"}
+    assert "update" in of(found, "zeros and codebooks").expect
+    assert "zeros and codebooks" not in families(advice(CONVOLUTIONS, PI5, Budget(flash_bytes=20_000)))
