@@ -44,15 +44,17 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Within this block no other process is in a block of the same folder. A lock ends with the process, killed too."""
+def locked(folder: Path) -> Iterator[bool]:
+    """Within this block no other process is in a block of the same folder. A lock ends with the process, killed too.
+
+    It is told whether that holds: not everywhere can folders be locked.
+    """
     if fcntl is None:
-        yield
+        yield False
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        _lock(handle, fcntl.LOCK_EX)
-        yield
+        yield _lock(handle, fcntl.LOCK_EX)
     finally:
         os.close(handle)
 

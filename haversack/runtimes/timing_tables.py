@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from haversack.untrusted import Bounds, read_json, typed
 FORMAT = 2
 _MOST_FILES = 2000
 """The times of so many whole files are kept, those that were timed last."""
+_UNFINISHED = ".unfinished-"
 _BOUNDS = Bounds(size_bytes=1 << 25, values=3_000_000)
 
 
@@ -141,7 +143,11 @@ class Place:
         self.folder, self._closed = folder, False
 
     def read(self, empty: TimingTable) -> TimingTable:
-        """The table that is kept for the same processor, runtime and threads as the empty one, or that."""
+        """The table that is kept for the same processor, runtime and threads as the empty one, or that.
+
+        What a killed process left half written goes.
+        """
+        _sweep(self.folder)
         path = self.folder / empty.name
         if not path.exists():
             self._tell_of_others(empty)
@@ -194,7 +200,7 @@ class Place:
 def _write(path: Path, table: TimingTable) -> None:
     content = asdict(table)
     text = json.dumps({"format": FORMAT, "digest": _digest(content), "table": content}, separators=(",", ":"))
-    handle, fresh = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+    handle, fresh = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -202,6 +208,13 @@ def _write(path: Path, table: TimingTable) -> None:
     except BaseException:
         Path(fresh).unlink(missing_ok=True)
         raise
+
+
+def _sweep(folder: Path) -> None:
+    """Removes unfinished files: whoever writes one holds the lock until it has its name."""
+    with suppress(OSError), locked(folder) as alone:
+        for each in folder.glob(f"{_UNFINISHED}*") if alone else ():
+            each.unlink()
 
 
 def _digest(content: object) -> str:

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,11 @@ from haversack.graph.inference import lower
 from haversack.graph.trace import trace
 from haversack.model import Edits, Model, Swap
 from haversack.packing.costs import Costs
+from haversack.packing.costs.layout import Layout, macs_of
 from haversack.packing.costs.operations import Extent, operations
+from haversack.plan.problem import PlanProblem, Term
+from haversack.plan.solve import solve
+from haversack.progress import shown_by
 from haversack.runtimes import coded, find_runtime
 from haversack.surgery.edit import edit
 from haversack.task import Task
@@ -60,6 +65,23 @@ class Joined(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
+class Dense(nn.Module):
+    """Each layer reads all earlier ones (Huang et al. 2017), through a filter for each of their channels."""
+
+    def __init__(self, depth: int, growth: int = 8) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, growth, 3, padding=1), nn.Linear(growth * (depth + 1), 10)
+        wide = [growth * (number + 1) for number in range(depth)]
+        self.deep = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, groups=width) for width in wide)
+        self.mix = nn.ModuleList(nn.Conv2d(width, growth, 1) for width in wide)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = [self.stem(x)]
+        for deep, mix in zip(self.deep, self.mix, strict=True):
+            seen.append(F.relu(mix(deep(torch.cat(seen, 1)))))
+        return self.head(F.adaptive_avg_pool2d(torch.cat(seen, 1), 1).flatten(1))
+
+
 def residual() -> nn.Module:
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
     stem = (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
@@ -71,6 +93,7 @@ NETWORKS = {
     "joined": (Joined, (3, 8, 8)),
     "mobilenet_v2": (lambda: MobileNetV2(width=0.35, depth=0.3, head=64, outputs=10), (3, 32, 32)),
     "ds_cnn": (lambda: DsCnn(width=0.25), (1, 49, 10)),
+    "dense": (lambda: Dense(depth=8), (3, 8, 8)),
 }
 
 
@@ -141,7 +164,7 @@ def counted(model: Model) -> Cost:
     return cost(trace(model.module, model.example))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS.keys() - {"dense"})
 def test_counts_and_memory_are_those_of_the_network_that_is_built(name):
     model = model_of(name)
     sites = sites_of(model)
@@ -253,3 +276,42 @@ def test_stated_rates_time_a_microcontroller():
     plan = plans(sites, 1)[1]
     time = costs.stated_latency_ms()
     assert time.of(plan) / time.of(costs.nothing) == pytest.approx(costs.macs.of(plan) / costs.macs.of(costs.nothing))
+
+
+def test_where_every_layer_reads_all_earlier_ones_tables_stay_small_and_sums_true():
+    model = model_of("dense")
+    sites = sites_of(model, bits=True)
+    costs = Costs(model, HOST, sites, "int8")
+    latency = costs.latency(lambda piece: float(macs_of(piece) + 100))
+    measures = {"flash": costs.flash_bytes, "update": costs.update_bytes, "ram": costs.ram_bytes(), "time": latency}
+    tables = [term.amounts for each in measures.values() for moment in each.moments for term in moment]
+    assert max(amounts.size for amounts in tables) <= 1 << 12
+    assert sum(amounts.size for amounts in tables) < 1 << 19
+    limits = {name: 0.6 * each.of(costs.nothing) for name, each in measures.items()}
+    losses = tuple(Term((place,), np.arange(len(site.options))) for place, site in enumerate(sites))
+    plan = solve(PlanProblem(tuple(len(site.options) for site in sites), losses, measures), limits)
+    assert plan.feasible
+    bits = [each for each in effects(sites, plan.chosen) if isinstance(each, Bits)]
+    small = in_integers(built(model, sites, plan.chosen), bits, signed=True)
+    assert plan.figures["flash"] == pytest.approx(len(find_runtime(HOST).write(lower(small))), rel=0.02)
+    assert plan.figures["time"] == pytest.approx(
+        sum(macs_of(piece) + 100 for piece in costs.pieces(plan.chosen)), rel=0.01
+    )
+
+
+def test_a_table_too_large_for_any_memory_becomes_a_sum():
+    sites = tuple(Site(f"conv{i}", "prune_channels", tuple(map(Option, "abcdefgh"))) for i in range(40))
+    lines = []
+
+    class Heard:
+        def track(self, items, label, total):
+            return iter(items)
+
+        def say(self, line):
+            lines.append(line)
+
+    with shown_by(Heard()):
+        terms = Layout((), {}, sites).terms(range(40), (), lambda plan: float(sum(plan)))
+    assert sum(term.amounts.size for term in terms) < 1 << 17
+    assert sum(term.of([3] * 40) for term in terms) == 120
+    assert lines == ["40 places (conv0, conv1, conv2, ...) meet in one layer: what they cost is summed one by one"]

@@ -120,7 +120,7 @@ class Flash:
                 gone = [each.path for site in sites if isinstance(each := layout.effect(site, plan), Gone)]
                 return -around if path == min(gone, key=len, default="") else 0.0
 
-            yield layout.term(sites, amount)
+            yield from layout.terms(sites, (), amount)
 
     def _zero_points(self) -> Iterator[Term]:
         """The zeros of a layer's rows, which stand once for all layers of as many rows.
@@ -155,7 +155,7 @@ class Flash:
                 return each_row * count * sharing.get(count, 1.0)
 
             shared = set.intersection(*(set(layout.removals(layer.path)) for layer in layers))
-            yield layout.term((*widths, *shared), amount)
+            yield from layout.terms(shared, widths, amount)
 
     def _counts(self, rows: Extent) -> set[int]:
         """How many rows there can be left."""
@@ -170,8 +170,7 @@ class Flash:
 
 
 def _sort(operation: FoldedOperation) -> tuple[object, ...]:
-    alone = bool(operation.weight_shape) and operation.kind != "linear" and operation.weight_shape[1].size == 1
-    return operation.kind, alone
+    return operation.kind, operation.depthwise
 
 
 def _effects(layout: Layout) -> Iterator[Effect]:

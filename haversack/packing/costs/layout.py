@@ -15,13 +15,16 @@ from haversack.choices import Bits, Effect, Factors, Gone, Site, Swapped, Width,
 from haversack.model import Layer
 from haversack.packing.costs.operations import Extents, FoldedOperation
 from haversack.plan.problem import Term
+from haversack.progress import say
 from haversack.runtimes.pieces import Piece, Shape
 
 Plan = Sequence[int]
 """One option number for each site."""
 _FLOAT_BITS = 32
-_MOST_ENTRIES = 4096
+_MOST_ENTRIES = 1 << 12
 """A larger table is split into a sum of tables that each follow one input's channels."""
+_LARGEST = 1 << 16
+"""No table is larger, whatever that costs in truth: each entry takes memory, and far more time to work out."""
 _KINDS = {"conv1d": "Conv1d", "conv2d": "Conv2d", "linear": "Linear"}
 
 
@@ -52,6 +55,7 @@ class Layout:
     _pieces: dict[tuple[object, ...], tuple[Piece, ...]] = field(default_factory=dict)
     _hangs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _rounds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    _told: set[tuple[int, ...]] = field(default_factory=set)
 
     def effect(self, site: int, plan: Plan) -> Effect | None:
         """What the plan does at that site."""
@@ -144,7 +148,27 @@ class Layout:
             return "float32"
         return self.numbers
 
-    def term(self, sites: Iterable[int], amount: Callable[[Plan], float]) -> Term:
+    def terms(self, fixed: Iterable[int], inputs: Iterable[int], amount: Callable[[Plan], float]) -> list[Term]:
+        """An amount that hangs on both kinds of sites, as one table or, if that is large, one for each of `inputs`.
+
+        The sum of those is exact where the amount grows with each input's channels by itself, as sizes do. Where the
+        fixed sites alone have too many ways, some of them are taken one by one like inputs, which is said in the log.
+        """
+        fixed, inputs = tuple(set(fixed)), tuple(set(inputs) - set(fixed))
+        entries = self._entries((*fixed, *inputs))
+        if entries <= _MOST_ENTRIES or (len(inputs) < 2 and entries <= _LARGEST):
+            return [self._term((*fixed, *inputs), amount)]
+
+        def added(site: int) -> Callable[[Plan], float]:
+            return lambda plan: (
+                amount(plan) - amount([0 if number == site else each for number, each in enumerate(plan)])
+            )
+
+        kept = self._together(fixed, inputs)
+        single = (*inputs, *(site for site in fixed if site not in kept))
+        return [self._term(kept, amount), *(self._term((*kept, site), added(site)) for site in single)]
+
+    def _term(self, sites: Iterable[int], amount: Callable[[Plan], float]) -> Term:
         """The amounts for all options of these sites; those that change nothing are left out."""
         chosen = tuple(sorted(set(sites)))
         plan, sizes = [0] * len(self.sites), [len(self.sites[site].options) for site in chosen]
@@ -155,29 +179,27 @@ class Layout:
             amounts[options] = amount(plan)
         return _without_idle(Term(chosen, amounts))
 
-    def terms(self, fixed: Iterable[int], inputs: Iterable[int], amount: Callable[[Plan], float]) -> list[Term]:
-        """An amount that hangs on both kinds of sites, as one table or, if that is large, one for each of `inputs`.
+    def _entries(self, sites: Iterable[int]) -> int:
+        return math.prod(len(self.sites[site].options) for site in sites)
 
-        The sum of those is exact where the amount grows with each input's channels by itself, as sizes do.
-        """
-        fixed, inputs = tuple(set(fixed)), tuple(set(inputs) - set(fixed))
-        entries = math.prod(len(self.sites[site].options) for site in (*fixed, *inputs))
-        if entries <= _MOST_ENTRIES or len(inputs) < 2:
-            return [self.term((*fixed, *inputs), amount)]
-
-        def added(site: int) -> Callable[[Plan], float]:
-            return lambda plan: (
-                amount(plan) - amount([0 if number == site else each for number, each in enumerate(plan)])
-            )
-
-        return [self.term(fixed, amount), *(self.term((*fixed, site), added(site)) for site in inputs)]
+    def _together(self, fixed: tuple[int, ...], inputs: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the fixed sites that share every table: all, or those of the fewest options, as many as may be."""
+        kept = sorted(fixed, key=lambda site: (len(self.sites[site].options), site))
+        longest = max((self._entries((site,)) for site in inputs), default=1)
+        while kept and self._entries(kept) * longest > _LARGEST:
+            longest += self._entries((kept.pop(),))
+        if len(kept) < len(fixed) and fixed not in self._told:
+            self._told.add(fixed)
+            names = ", ".join(self.sites[site].name for site in sorted(fixed)[:3])
+            say(f"{len(fixed)} places ({names}, ...) meet in one layer: what they cost is summed one by one")
+        return tuple(kept)
 
     def of_operation(
         self, operation: FoldedOperation, amount: Callable[[Plan], float], more: Iterable[int] = ()
     ) -> list[Term]:
         """The tables of an amount of one operation, which may hang on `more` sites than its pieces do."""
         reads = set(self.widths(operation.inputs))
-        if operation.weight:
+        if operation.weight and not operation.depthwise:
             reads -= set(self.widths((operation.output, operation.weight_shape[:1])))
         rest = (site for site in self.sites_of(operation) if site not in reads)
         return self.terms((*rest, *more), reads, amount)

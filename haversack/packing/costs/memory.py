@@ -9,7 +9,7 @@ from torch import fx
 
 from haversack.graph.memory import Buffer, lifetimes
 from haversack.graph.trace import layer_path
-from haversack.packing.costs.layout import Layout, Plan
+from haversack.packing.costs.layout import Layout, Plan, merged
 from haversack.packing.costs.operations import Extents, FoldedOperation, Followed
 from haversack.plan.problem import Term
 
@@ -36,9 +36,11 @@ def moments(seen: Followed, layout: Layout, width: int) -> tuple[tuple[Term, ...
         return made[key]
 
     return tuple(
-        (
-            *(term for each in alive[step] for term in of(each, step)),
-            *_between(layout, known.get(nodes[step].name), width),
+        merged(
+            (
+                *(term for each in alive[step] for term in of(each, step)),
+                *_between(layout, known.get(nodes[step].name), width),
+            )
         )
         for step in chosen
     )
@@ -95,4 +97,4 @@ def _between(layout: Layout, operation: FoldedOperation | None, width: int) -> l
         most = max(math.prod(piece.inputs[0]) + math.prod(piece.output) for piece in pieces)
         return width * max(0, most - math.prod(pieces[0].inputs[0]) - math.prod(pieces[-1].output))
 
-    return [layout.term(layout.sites_of(operation), amount)]
+    return layout.of_operation(operation, amount)

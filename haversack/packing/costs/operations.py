@@ -71,6 +71,11 @@ class FoldedOperation:
         return self.weight.rpartition(".")[0] if self.weight else self.path
 
     @property
+    def depthwise(self) -> bool:
+        """Whether each channel has a filter of its own, so that a layer of many inputs grows with each by itself."""
+        return bool(self.weight_shape) and self.kind != "linear" and self.weight_shape[1].size == 1
+
+    @property
     def output_like_input(self) -> bool:
         """Whether its results are values that it reads, picked or moved, which stay integers where they are some."""
         return bool(self.traits & (Trait.PICK | Trait.MOVE | Trait.WINDOW))
