@@ -89,7 +89,7 @@ class Gauge:
     def timed_again(self, artifact: Artifact, baseline: bytes | None) -> Artifact:
         """The artifact with its speed measured once more, for twice as long; what says nothing is not asked again."""
         measured = artifact.measurement
-        timing, seconds = self._timing(next(iter(artifact.files.values())), baseline, 2 * self.seconds, afresh=True)
+        timing, seconds, _ = self._timing(next(iter(artifact.files.values())), baseline, 2 * self.seconds, afresh=True)
         latency_ms = timing.latency_ms if self.device.is_host else measured.latency_ms
         ratio = timing.ratio if measured.latency_ratio else None
         conditions = replace(measured.conditions, timed_s=seconds)
@@ -104,16 +104,17 @@ class Gauge:
 
     def _timing(
         self, content: bytes, baseline: bytes | None, seconds: float, *, afresh: bool = False
-    ) -> tuple[Timing, float]:
-        """The file's timing against the original's, and how long it took; one that was kept unless it is wanted afresh.
+    ) -> tuple[Timing, float, str]:
+        """The file's timing against the original's, how long it took and when; a kept one unless it is wanted afresh.
 
         It goes on, twice as long each time and in a fresh process, where it is too close to a limit to call.
         """
         files = [baseline or content, content]
         key = hashlib.sha256(b"".join(hashlib.sha256(file).digest() for file in files)).hexdigest()
         kept = self.times.kept(key) if self.times and not afresh else None
-        if kept is not None:
-            return Timing.of(kept, find_runtime(self.device).first.name), _LONGEST * self.seconds
+        if kept is not None and self.times:
+            timing = Timing.of(kept, find_runtime(self.device).first.name)
+            return timing, _LONGEST * self.seconds, self.times.date_of(key)
         timing = host.time_files(files, threads=self.threads, seconds=seconds)[1]
         while (
             baseline is not None
@@ -125,7 +126,7 @@ class Gauge:
             seconds *= 2
         if self.times and not afresh:
             self.times.keep(key, timing.rounds)
-        return timing, seconds
+        return timing, seconds, now()
 
     def _too_close(self, latency_ms: Figure | None, ratio: Figure | None) -> bool:
         figures = {"latency_ms": latency_ms, "latency_ratio": ratio}
@@ -155,8 +156,9 @@ class Gauge:
         self, found: Measurement, lowered: fx.GraphModule, content: bytes, baseline: bytes | None
     ) -> Measurement:
         """With the latency on this host, in alternation with the float original."""
-        timing, seconds = self._timing(content, baseline, self.seconds)
-        found = replace(found, conditions=replace(found.conditions, timed_s=seconds))
+        timing, seconds, date = self._timing(content, baseline, self.seconds)
+        conditions = replace(found.conditions, timed_s=seconds, date=date or found.conditions.date)
+        found = replace(found, conditions=conditions)
         if self.device.is_host:
             found = replace(found, latency_ms=timing.latency_ms)
         if self._runs_here(lowered, content, timing.ratio):

@@ -52,6 +52,8 @@ class TimingTable:
     pieces: tuple[TimedPiece, ...] = ()
     files: Mapping[str, Rounds] = field(default_factory=dict)
     """Milliseconds of whole files, and what they take over their original, round by round, by their digest."""
+    dates: Mapping[str, str] = field(default_factory=dict)
+    """When each of these was timed, as far as it was written down."""
 
     @cached_property
     def ratios(self) -> dict[Piece, float]:
@@ -189,7 +191,9 @@ class Place:
         first = kept if kept.pieces else table
         pieces = tuple(TimedPiece(piece, ratio) for piece, ratio in {**table.ratios, **kept.ratios}.items())
         files = dict(list({**kept.files, **table.files}.items())[-_MOST_FILES:])
-        return replace(table, reference_ms=first.reference_ms, call=first.call, pieces=pieces, files=files)
+        known = {**kept.dates, **table.dates}
+        dates = {digest: known[digest] for digest in files if digest in known}
+        return replace(table, reference_ms=first.reference_ms, call=first.call, pieces=pieces, files=files, dates=dates)
 
     def _tell_of_others(self, empty: TimingTable) -> None:
         others = [each.table for each in tables(self.folder) if each.table]

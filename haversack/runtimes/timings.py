@@ -83,9 +83,15 @@ class Times:
         """Milliseconds of a whole file of that digest, and its share of the original's, in rounds that were kept."""
         return self._table.files.get(digest)
 
+    def date_of(self, digest: str) -> str:
+        """When a whole file that is kept was timed, in UTC; empty where that was not written down."""
+        return self._table.dates.get(digest, "")
+
     def keep(self, digest: str, rounds: Rounds) -> None:
         """Keeps what a whole file takes, round by round; the digest is of all that its time depends on."""
-        self._store(replace(self._table, files={**self._table.files, digest: rounds}))
+        table = self._table
+        files, dates = {**table.files, digest: rounds}, {**table.dates, digest: now()}
+        self._store(replace(table, files=files, dates=dates))
 
     def _files(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, bytes]]:
         for piece in pieces:

@@ -13,6 +13,7 @@ from torch import nn
 
 from haversack.artifact import Artifact
 from haversack.device import find_device
+from haversack.graph.inference import lower
 from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Measurement
 from haversack.model import Model
@@ -65,7 +66,7 @@ def test_a_time_is_taken_for_longer_only_while_it_is_too_close_to_its_limit(
 ) -> None:
     clock = Clock(ratio)
     monkeypatch.setattr(host, "time_files", clock.time_files)
-    timing, spent = gauge(**limits)._timing(b"packed", b"original", 1.0)
+    timing, spent, _ = gauge(**limits)._timing(b"packed", b"original", 1.0)
     assert spent == sum(clock.seconds) <= 8
     assert seconds in (None, clock.seconds)
     assert len(timing.rounds) == 20 * spent
@@ -132,6 +133,9 @@ class Kept:
     def keep(self, digest: str, rounds: tuple[tuple[float, float], ...]) -> None:
         self.files[digest] = rounds
 
+    def date_of(self, digest: str) -> str:
+        return "2026-01-31 23:59:59" if digest in self.files else ""
+
 
 def test_the_same_files_are_judged_by_the_same_times_until_they_are_wanted_afresh(monkeypatch):
     clock, table = Clock(0.4), Kept()
@@ -142,3 +146,13 @@ def test_the_same_files_are_judged_by_the_same_times_until_they_are_wanted_afres
     assert second._timing(b"other", b"original", 1.0)[0] != told
     assert second._timing(b"packed", b"original", 1.0, afresh=True)[0] != told
     assert len(clock.seconds) == 3
+
+
+def test_a_kept_time_is_dated_as_it_was_taken(monkeypatch):
+    monkeypatch.setattr(host, "time_files", Clock(0.4).time_files)
+    measures = replace(gauge(), times=Kept())
+    found = measurement(Figure(5.0, "host"), Figure(0.5, "host"))
+    lowered = lower(Model(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),)))
+    first, second = (measures._timed(found, lowered, b"packed", b"original").conditions for _ in range(2))
+    assert first.date > "2026-02"
+    assert second.date == "2026-01-31 23:59:59"

@@ -1,6 +1,7 @@
 """Pieces: files of one layer, what they take, the tables that keep it, and estimates between what was timed."""
 
 import json
+import threading
 import time
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from haversack import progress
 from haversack.cli import main
+from haversack.disk import locked
 from haversack.errors import ExportError, MeasureError
 from haversack.runtimes import host, named, timings, turns
 from haversack.runtimes.host import processor
@@ -233,6 +235,7 @@ def test_the_next_run_times_nothing_anew_and_says_the_same(clock, tmp_path):
     assert len(clock.asked) == 2
     assert [second.of(each) for each in LAYERS] == [first.of(each) for each in LAYERS]
     assert second.kept("whole") == WHOLE
+    assert second.date_of("whole") == first.date_of("whole") != ""
     assert second.kept("other") is None
 
 
@@ -330,6 +333,18 @@ def test_a_folder_that_cannot_be_written_is_done_without_and_said_once(clock, tm
     assert times.timed(LINEAR)
     assert len(notes) == 1
     assert "not kept" in notes[0]
+
+
+def test_what_a_killed_run_left_half_written_goes_at_the_next_start_unless_somebody_still_writes(clock, tmp_path):
+    left = tmp_path / ".unfinished-abc"
+    left.write_text("{")
+    with locked(tmp_path):
+        waiting = threading.Thread(target=Times, args=(ONNX,), kwargs={"folder": tmp_path}, daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        assert left.exists()
+    waiting.join(10)
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_tables_are_kept(monkeypatch, tmp_path):
