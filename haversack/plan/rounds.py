@@ -218,11 +218,12 @@ class _Rounds:
         drop = self.goal.allowed_drop
         for space in (space for space in self.spaces if space.sites or space.numbers):
             limits, beliefs = self.limits(space), self._beliefs(space, 1.0)
-            limits[LOSS] = FORBIDDEN / 2 if drop is None else drop / points
+            limits[LOSS] = FORBIDDEN / 2 if drop is None else drop / points - space.lost
             for name in limits.keys() - {LOSS}:
                 space.pricing.refine(solve(space.believing(beliefs), {name: 0.0}).chosen)
             for name, value in least_relaxation(space.believing(beliefs), limits).items():
-                field, needed = ("max_drop", value * points) if name == LOSS else (name, value / (1 - _far_off(name)))
+                lost = (value + space.lost) * points
+                field, needed = ("max_drop", lost) if name == LOSS else (name, value / (1 - _far_off(name)))
                 if name != LOSS or drop is not None:
                     least[field] = min(
                         math.inf if name == LOSS and value >= FORBIDDEN else needed, least.get(field, math.inf)

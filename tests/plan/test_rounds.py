@@ -300,6 +300,14 @@ def test_the_least_relaxation_of_a_limit_is_enough():
     assert World().packed(flash_bytes=needed * 1.001).met
 
 
+def test_what_numbers_lose_by_themselves_leaves_less_to_lose_where_a_limit_is_relaxed():
+    plain, integers = spaces()
+    lossy = [plain, replace(integers, lost=0.3)]
+    free, bound = (World().packed(each, flash_bytes=40, max_drop=0.1).relaxations for each in (spaces(), lossy))
+    assert free["flash_bytes"] < 200
+    assert bound["flash_bytes"] == pytest.approx(250 / 0.98)
+
+
 def test_of_two_limits_each_is_relaxed_alone():
     found = World().packed(flash_bytes=20, latency_ratio=0.01)
     assert all(value == float("inf") for value in found.relaxations.values())
