@@ -52,10 +52,19 @@ class Offers:
 
     def _adjusted(self, step: Step) -> Step:
         """The step with the run's seed and training length, where it has such settings."""
-        wanted, known = {"seed": self.seed, "epochs": self.epochs}, {each.name for each in fields(step)}  # type: ignore[arg-type]
-        changes = {name: value for name, value in wanted.items() if value is not None and name in known}
-        adjusted: Step = replace(step, **changes)  # type: ignore[type-var]
-        return adjusted
+        return _with(step, seed=self.seed, epochs=self.epochs)
+
+    def seeded(self, step: Step) -> Step:
+        """The step with the run's seed, where it draws anything."""
+        return _with(step, seed=self.seed)
+
+
+def _with(step: Step, **wanted: int | None) -> Step:
+    """The step with these settings, as far as it has them and they are known."""
+    known = {each.name for each in fields(step)}  # type: ignore[arg-type]
+    changes = {name: value for name, value in wanted.items() if value is not None and name in known}
+    adjusted: Step = replace(step, **changes)  # type: ignore[type-var]
+    return adjusted
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from haversack.calibration.currency import nats
 from haversack.choices import Bits, Effect, Factors, Gone, Option, Site, Swapped, Width, Zeros
@@ -27,7 +28,7 @@ from haversack.progress import say, tell, track
 from haversack.recipe import Choices, Recipe, Step, describe, technique
 from haversack.runtimes import agreement, estimate
 from haversack.runtimes.timings import Times
-from haversack.task import Task, brief
+from haversack.task import Kind, Task, brief
 from haversack.techniques._choices import LayerChoices
 from haversack.techniques.factorize.ways import METHODS
 from haversack.techniques.prune_layers.removable import joining
@@ -176,7 +177,7 @@ class Readings:
                 if isinstance(choices, LayerChoices) and not sparse:
                     choices = choices.keeping(_is_stored)
                 if not _rounds(choices.sites) or (numbers is not None and technique(numbers) == technique(kind)):
-                    yield _Offer(choices, self._losses(choices))
+                    yield _Offer(_Seeded(choices, self.offers), self._losses(choices))
 
     def _space(self, name: str, offers: Sequence[_Offer], *, sparse: bool) -> Space:
         offered = tuple(each.choices for each in offers)
@@ -244,6 +245,28 @@ class Readings:
 
 
 Lost = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Seeded:
+    """What one technique offers, whose steps draw from the run's seed."""
+
+    offered: Choices
+    offers: Offers
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """As they are offered."""
+        return self.offered.sites
+
+    def losses(self, batches: Sequence[tuple[Tensor, ...]], kind: Kind = "classification") -> list[tuple[float, ...]]:
+        """As they are offered."""
+        return self.offered.losses(batches, kind)
+
+    def step(self, chosen: Sequence[int]) -> Step | None:
+        """The step that does what is chosen, with the run's seed."""
+        step = self.offered.step(chosen)
+        return None if step is None else self.offers.seeded(step)
 
 
 @dataclass(frozen=True)

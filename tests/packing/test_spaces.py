@@ -225,3 +225,13 @@ def test_memory_known_in_part_is_not_taken_for_all_of_it(kept: Path) -> None:
     floats = known.spaces(sparse=True)[0]
     figures = floats.problem.figures([len(site.options) - 1 for site in floats.sites])
     assert figures["ram_bytes"] > figures["flash_bytes"] / 2
+
+
+def test_every_step_of_a_plan_that_draws_has_the_seed_of_the_run(kept: Path) -> None:
+    offered = replace(readings(kept, *KINDS), offers=Offers(KINDS, seed=5))
+    for space in offered.spaces(sparse=True):
+        for site in space.sites:
+            plan = chosen(space, (site.technique, site.name))
+            seeds = [step.seed for step in space.recipe(plan, Recipe()).steps if hasattr(step, "seed")]
+            assert set(seeds) <= {5}
+            assert seeds or site.technique == "quantize_static"
