@@ -94,7 +94,12 @@ def descend(evaluator: Evaluator, bounds: Numbers, begun: Plans) -> tuple[Plans,
 
 
 def _first_multipliers(evaluator: Evaluator, limited: NDArray[np.bool_]) -> Numbers:
-    """Over four decades from plan to plan, in an order that has nothing to do with that of the starts."""
+    """Over four decades from plan to plan, in an order that has nothing to do with that of the starts.
+
+    A row that no plan changes has none: it would grow without end.
+    """
     scales = np.geomspace(1e-3, 1e1, len(limited))[np.random.default_rng(1).permutation(len(limited))]
     shares = scales[:, None] / np.maximum(1, limited.sum(1))[:, None]
-    return np.where(limited, np.maximum(shares * (evaluator.spans[0] / evaluator.spans), _TINY), 0.0)
+    moved = evaluator.spans > _TINY
+    spans = np.where(moved, evaluator.spans, 1.0)
+    return np.where(limited & moved, np.maximum(shares * (evaluator.spans[0] / spans), _TINY), 0.0)

@@ -216,8 +216,11 @@ class _Rounds:
         least: dict[str, float] = {}
         points = self.outlook.points_a_nat
         drop = self.goal.allowed_drop
+        asked = {name for space in self.spaces for name in self.limits(space)}
         for space in (space for space in self.spaces if space.sites or space.numbers):
             limits, beliefs = self.limits(space), self._beliefs(space, 1.0)
+            if asked - limits.keys():
+                continue  # what cannot be predicted there cannot be judged either
             limits[LOSS] = FORBIDDEN / 2 if drop is None else drop / points - space.lost
             for name in limits.keys() - {LOSS}:
                 space.pricing.refine(solve(space.believing(beliefs), {name: 0.0}).chosen)

@@ -300,6 +300,17 @@ def test_the_least_relaxation_of_a_limit_is_enough():
     assert World().packed(flash_bytes=needed * 1.001).met
 
 
+def test_numbers_of_which_a_limit_cannot_be_judged_are_no_reason_to_relax_another():
+    class Sizes(Prices):
+        def measures(self):
+            return {"flash_bytes": super().measures()["flash_bytes"]}
+
+    plain, integers = spaces()
+    found = World().packed([replace(plain, pricing=Sizes()), integers], flash_bytes=2000, latency_ratio=0.01)
+    assert found.relaxations["flash_bytes"] == float("inf")
+    assert found.relaxations["latency_ratio"] < 1
+
+
 def test_what_numbers_lose_by_themselves_leaves_less_to_lose_where_a_limit_is_relaxed():
     plain, integers = spaces()
     lossy = [plain, replace(integers, lost=0.3)]

@@ -329,3 +329,12 @@ def test_moves_and_plans_are_evaluated_as_the_problem_tells(seed):
         for name, measure in problem.measures.items():
             told = measure.fixed + moved[number, evaluator.rows[name]].max()
             assert told == pytest.approx(measure.of(after))
+
+
+def test_a_row_that_no_plan_changes_and_that_lies_above_its_limit_grows_beyond_no_number():
+    terms = tuple(Term((site,), np.arange(4.0)) for site in range(20))
+    rest = Measure(((Term((), np.array(5.0)),), terms))
+    problem = PlanProblem((4,) * 20, terms, {"memory": rest, "size": Measure((terms,), 60.0, -1.0)})
+    with np.errstate(over="raise", invalid="raise"):
+        found = solve(problem, {"memory": 4.0, "size": 30.0})
+    assert not found.feasible
