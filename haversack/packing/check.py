@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from haversack.errors import TaskError, WorkspaceError
 from haversack.measurement import Figure, chance, share_of
 from haversack.model import Model
+from haversack.progress import tell
 from haversack.task import Counted, Predict, Task, brief, check_depth
 
 _SAMPLES = 8
@@ -113,6 +114,7 @@ def _figure(task: Task, taken: Callable[[Predict], float], predict: Predict, sam
 def checked_score(task: Task, predict: Predict) -> Figure:
     """The score of `predict`, taken twice, and of its outputs shuffled: repeatable, and more is better.
 
+    One that does not depend on the outputs is said to be so.
     What it gave for a batch is remembered meanwhile: these are runs of the score, not of the network.
     """
     predict = RunOnce(predict)
@@ -130,6 +132,11 @@ def checked_score(task: Task, predict: Predict) -> Figure:
             "handed out among the wrong samples.",
             where="score()",
             mend="return a number of which more is better: 1 - error, or -loss; and load trained weights.",
+        )
+    if shuffled == first.value == task.scored(_emptied(predict)):
+        tell(
+            f"score() gives {first.value:.4g} whatever the network puts out: what packing costs is not seen, and a "
+            "limit on the score is always kept"
         )
     return first
 
@@ -180,6 +187,11 @@ def _shuffled(predict: Predict) -> Predict:
         return outputs[torch.randperm(len(outputs), generator=torch.Generator().manual_seed(0)).to(outputs.device)]
 
     return wrong
+
+
+def _emptied(predict: Predict) -> Predict:
+    """Predicts zeros."""
+    return lambda *inputs: torch.zeros_like(predict(*inputs))
 
 
 def _check_repeatable(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from haversack.errors import TaskError, WorkspaceError
 from haversack.measurement import chance
 from haversack.packing.check import RunOnce, check_alone, checked_model, checked_score, scored
+from haversack.progress import shown_by
 from haversack.task import Task
 
 COUNTS = itertools.count(1)
@@ -110,6 +111,29 @@ def test_a_score_that_changes_from_run_to_run_is_refused():
 @pytest.mark.parametrize("value", [0.0, 0.123456, -3.5])
 def test_a_repeatable_score_passes_as_it_is(value):
     assert checked_score(task(lambda predict: value), nn.Identity()).value == value
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda predict: 0.5, True),
+        (lambda predict: predict(INPUTS).mean().item(), False),
+        (lambda predict: predict(INPUTS)[0, 0].item(), False),
+    ],
+)
+def test_a_score_that_no_output_changes_is_said_to_judge_nothing(score, said):
+    lines = []
+
+    class Heard:
+        def track(self, items, label, total):
+            return iter(items)
+
+        def say(self, line):
+            lines.append(line)
+
+    with shown_by(Heard()):
+        checked_score(task(score), lambda inputs: inputs.abs())
+    assert [line[:32] for line in lines] == (["score() gives 0.5 whatever the n"] if said else [])
 
 
 def test_one_of_several_processes_is_refused(monkeypatch):
