@@ -4,6 +4,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx_files import WEIGHT_BITS
 from quantizable_networks import task_on
 from torch import nn
 
@@ -44,8 +45,8 @@ def wide() -> tuple[Model, torch.Tensor]:
 
 BUILDS = {"encoder": encoder, "convolutions": wide}
 STEPS = {
-    "int8": QuantizeStatic(activations="int8"),
-    "uint8": QuantizeStatic(activations="uint8"),
+    "int8": QuantizeStatic(WEIGHT_BITS, "int8"),
+    "uint8": QuantizeStatic(WEIGHT_BITS, "uint8"),
     "int8, weights of 4 bits": QuantizeStatic(4, "int8"),
     "uint8, weights of 4 bits": QuantizeStatic(4, "uint8"),
     "weights alone of 4 bits": QuantizeWeights(4),

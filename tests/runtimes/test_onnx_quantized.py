@@ -2,7 +2,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx_files import SEQUENCE, Does, folded, operation_types, run
+from onnx_files import SEQUENCE, WEIGHT_BITS, Does, folded, operation_types, run
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -49,7 +49,7 @@ def quantized(network: nn.Module, x, *, signed=False):
     ranges.run(x)
     grids = {name: affine(*ranges.seen[name], signed=signed) for name in points(graph.graph)}
     for name in (layer.weight for layer in graph.layers()):
-        grids[name] = symmetric(graph.tensor(name).abs().flatten(1).amax(1), axis=0)
+        grids[name] = symmetric(graph.tensor(name).abs().flatten(1).amax(1), axis=0, bits=WEIGHT_BITS)
     return graph.lowered(grids)
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from onnx_files import WEIGHT_BITS
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
@@ -86,7 +87,7 @@ def test_the_lowered_network_and_its_file_compute_what_training_saw(activations)
     model, x = trained(), digits()[0][:32]
     network = inference(model)
     names = {"stem.weight", "stem.bias", "inner.weight", "inner.bias", "outer.weight", "head.weight", "head.bias"}
-    grids = QuantizeTraining(4, 4, 0, activations=activations).apply(model, task()).grids
+    grids = QuantizeTraining(4, 4, 0, activations=activations, ends_bits=WEIGHT_BITS).apply(model, task()).grids
     fake = fake_quantized(network, grids, names)
     optimizer = torch.optim.Adam(fake.network.parameters(), lr=0.003)
     for _ in range(4):

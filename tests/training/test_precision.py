@@ -12,17 +12,25 @@ from haversack.training.machine import mixed_precision
 
 PLAIN, STRIDED = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, stride=2, groups=8)
 MAPS = torch.rand(2, 8, 9, 9, generator=torch.Generator().manual_seed(0))
-WITH_BFLOAT16 = pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported(), reason="the processor does not multiply bfloat16"
-)
 
 
-@WITH_BFLOAT16
+@pytest.fixture(autouse=True)
+def _multiplies_bfloat16(monkeypatch):
+    """Training takes every processor for one that multiplies bfloat16: torch computes it on all, if slowly."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+
+
 def test_convolutions_are_computed_in_bfloat16():
     with mixed_precision("cpu"):
         assert PLAIN(MAPS).dtype == torch.bfloat16
         assert nn.Conv2d(8, 8, 3, groups=8)(MAPS).dtype == torch.bfloat16
         assert nn.Conv2d(1, 8, 3, stride=2)(MAPS[:, :1]).dtype == torch.bfloat16
+
+
+def test_elsewhere_all_is_computed_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    with mixed_precision("cpu"):
+        assert PLAIN(MAPS).dtype == torch.float32
 
 
 def test_depthwise_ones_with_a_stride_are_computed_in_float32_however_they_are_called():
@@ -43,7 +51,6 @@ def test_afterwards_all_is_as_it_was():
     assert PLAIN(MAPS).dtype == torch.float32
 
 
-@WITH_BFLOAT16
 @pytest.mark.parametrize(("mixed", "wanted"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_a_training_computes_in_bfloat16_unless_it_is_told_not_to(mixed, wanted):
     seen = set()
