@@ -17,7 +17,7 @@ from haversack.model import Model
 from haversack.packing.bench import Bench, Network, Settings
 from haversack.packing.candidates import Offers
 from haversack.packing.frontier import keep_frontier, kept_frontier, kept_rows
-from haversack.packing.gauge import tell_of_ratio
+from haversack.packing.gauge import tell_of_ratio, tell_of_score
 from haversack.packing.result import leave_report, write_result
 from haversack.packing.spaces import Readings
 from haversack.packing.student import AUTO, Audition, Vacancy, step_of
@@ -198,6 +198,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     bench = replace(bench, gauge=replace(bench.gauge, budget=within))
     students = _students(bench, within, settings, rounding)
     goal = Goal(within, bench.candidate(Trial(Recipe())), asked=budget)
+    tell_of_score(within, goal.baseline.measurement.score)
     adopted = Recipe((step_of(_schooling(settings), students[0].member),)) if students else Recipe()
     begun = _freed(bench, adopted, offers)
     start = bench.candidate(Trial(begun)) if begun.steps else None

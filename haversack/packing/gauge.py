@@ -265,6 +265,15 @@ def tell_of_ratio(budget: Budget, device: Device) -> None:
         )
 
 
+def tell_of_score(budget: Budget, score: Figure | None) -> None:
+    """Says what a limit on a score means that is no share between 0 and 1, where a percentage says something else."""
+    if score is None or 0 <= score.value <= 1 or not budget.limits_score:
+        return
+    drop = "" if budget.max_drop is None else f"may fall by {budget.max_drop:g}"
+    least = "" if budget.score_at_least is None else f"may be {budget.score_at_least:g} at the least"
+    tell(f"score() gives {score.value:.4g}, which is no share: it {' and '.join(filter(None, (drop, least)))}")
+
+
 def _digest(files: Files) -> str:
     """The same for files of the same bytes, in their order."""
     return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in files.values())).hexdigest()

@@ -16,7 +16,7 @@ from haversack.graph.cost import Cost
 from haversack.limits import Budget
 from haversack.measurement import Measurement
 from haversack.plan.case import CONVOLUTIONS, LARGE_SIDE, STRONGEST_PRUNING, Case, Effect, channels, points, pruned
-from haversack.plan.forecast import COMBINATION, SPARSE, Forecast
+from haversack.plan.forecast import AS_IT_IS, COMBINATION, SPARSE, Forecast
 from haversack.quantity import show_bytes, show_count
 
 _SEPARABLE = 1 / 8
@@ -80,7 +80,10 @@ def advise(
     others = [_compact(case), _distillation(case), combined, *_compact_combination(case), *_sparse(case)]
     ways = [*numbers, *structures, *others]
     ranked = [_advice(case, way) for way in sorted(ways, key=lambda way: -way.suits)]
-    return (*_nothing_needed(case), *(_foretold(ranked, predicted) if predicted else ranked))
+    if not predicted:
+        return (*_nothing_needed(case), *ranked)
+    missed = AS_IT_IS in predicted and not predicted[AS_IT_IS].enough
+    return (*(() if missed else _nothing_needed(case)), *_foretold(ranked, predicted))
 
 
 def _foretold(ranked: Sequence[Advice], predicted: Mapping[str, Forecast]) -> list[Advice]:
@@ -104,7 +107,7 @@ def _with_figures(advice: Advice, forecast: Forecast, predicted: Mapping[str, Fo
     told = replace(advice, techniques=names, expect=str(forecast), predicted=forecast)
     if advice.family != COMBINATION:
         return replace(told, options=("--try", ",".join(names)))
-    alone = [family for family, each in predicted.items() if family != COMBINATION and each.enough]
+    alone = [family for family, each in predicted.items() if each.enough and family not in (AS_IT_IS, COMBINATION)]
     enough = f"{' and '.join(alone)} alone {'is' if len(alone) == 1 else 'are'} predicted to be enough"
     reason = (
         f"of all techniques together what loses least; {enough if alone else 'none alone is predicted to be enough'}"

@@ -16,7 +16,7 @@ from haversack.plan.solve import Solution
 from haversack.plan.space import FORBIDDEN, Beliefs, Space
 from haversack.recipe import Recipe, technique
 
-COMBINATION = "combination"
+COMBINATION, AS_IT_IS = "combination", "the network as it is"
 _WHOLE, _FEW = "quantization", "4-bit weights"
 SPARSE = "zeros and codebooks"
 _IN_FLOAT = {
@@ -108,10 +108,10 @@ def forecasts(spaces: Sequence[Space], goal: Goal, *, scores: bool) -> dict[str,
     """By family the plan that loses least within the limits of `goal`, or comes nearest to them.
 
     A family that has nothing to do is left out, and so are fewer bits where 8 are enough. `scores` says whether a loss
-    in nats tells how far the score falls.
+    in nats tells how far the score falls. Which limits the network misses as it is was measured.
     """
     points_a_nat = Outlook(spaces, (), goal, Recipe()).points_a_nat if scores else None
-    best = {}
+    best = {AS_IT_IS: _as_it_is(goal)}
     for family, ways in _families(spaces).items():
         plans = [_forecast(way, goal, points_a_nat) for way in ways]
         able = [plan for plan in plans if plan.recipe.steps and plan.loss < FORBIDDEN]
@@ -120,6 +120,12 @@ def forecasts(spaces: Sequence[Space], goal: Goal, *, scores: bool) -> dict[str,
     if _FEW in best and _WHOLE in best and best[_FEW].recipe == best[_WHOLE].recipe:
         del best[_FEW]
     return best
+
+
+def _as_it_is(goal: Goal) -> Forecast:
+    rows = {limit.name: limit for limit in LIMITS}
+    misses = tuple(Need(rows[each.limit], each.allowed, each.found) for each in goal.misses(goal.baseline))
+    return Forecast(Recipe(), {}, 0.0, 0.0, misses)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,8 @@ def nothing_pays(found: Found) -> NothingChangedError:
     """All that was tried, and why none of it is worth doing."""
     if not found.verdicts:
         return NothingChangedError(
-            f"{_idle(found)}.", mend="ship the network as it is, or try other techniques (--try)."
+            f"the network keeps every limit as it is, and {_idle(found)}.",
+            mend="ship the network as it is, set a tighter limit, or try other techniques (--try).",
         )
     tried = [f"{each.candidate.recipe}: {each.why}" for each in found.verdicts]
     tried += [f"{each.recipe}: {each.why}" for each in found.refusals]
@@ -153,4 +154,6 @@ def nothing_pays(found: Found) -> NothingChangedError:
 def _idle(found: Found) -> str:
     """That nothing could be done, with each reason once."""
     reasons = dict.fromkeys(refusal.why.rstrip(".") for refusal in found.refusals)
-    return f"no technique finds anything to do in this network{': ' if reasons else ''}{'; '.join(reasons)}"
+    if reasons:
+        return f"all that was tried is refused: {'; '.join(reasons)}"
+    return "no technique finds anything to do in this network"

@@ -217,7 +217,8 @@ class _Rounds:
         points = self.outlook.points_a_nat
         drop = self.goal.allowed_drop
         asked = {name for space in self.spaces for name in self.limits(space)}
-        for space in (space for space in self.spaces if space.sites or space.numbers):
+        able = any(space.sites or space.numbers for space in self.spaces)
+        for space in self.spaces if able else ():  # what the network needs as it is may be least
             limits, beliefs = self.limits(space), self._beliefs(space, 1.0)
             if asked - limits.keys():
                 continue  # what cannot be predicted there cannot be judged either

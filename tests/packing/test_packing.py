@@ -27,7 +27,7 @@ from haversack.graph.run import named_tensors
 from haversack.graph.trace import trace
 from haversack.interrupt import interruptible
 from haversack.limits import Budget
-from haversack.measurement import Candidate, share_of
+from haversack.measurement import Candidate, Figure, share_of
 from haversack.model import Model
 from haversack.packing import Bench, Packed, Settings, apply, gauge, pack
 from haversack.packing.candidates import read_recipe
@@ -205,6 +205,24 @@ def test_a_ratio_that_this_host_cannot_judge_is_told_of_beforehand(
     assert bool(heard) == told
     gauge.tell_of_ratio(Budget(flash_bytes=1000), target)
     assert len(heard) == told
+
+
+@pytest.mark.parametrize(
+    ("score", "limits", "said"),
+    [
+        (92.5, {"max_drop": 0.01}, "it may fall by 0.01"),
+        (-0.3, {"max_drop": 0.01, "score_at_least": 0.9}, "it may fall by 0.01 and may be 0.9 at the least"),
+        (0.925, {"max_drop": 0.01}, ""),
+        (92.5, {"flash_bytes": 1000}, ""),
+    ],
+)
+def test_what_a_limit_means_for_a_score_that_is_no_share_is_told(
+    monkeypatch: pytest.MonkeyPatch, score: float, limits: dict[str, float], said: str
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(gauge, "tell", heard.append)
+    gauge.tell_of_score(Budget(**limits), Figure(score, "host"))
+    assert [line.rpartition(": ")[2] for line in heard] == ([said] if said else [])
 
 
 def test_a_ratio_of_this_host_says_nothing_of_integers_that_it_computes_in_float(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from haversack.choices import Bits, Option, Site
 from haversack.limits import Budget
-from haversack.measurement import Candidate
+from haversack.measurement import Candidate, Figure
 from haversack.plan.advise import Advice, advise
 from haversack.plan.forecast import Forecast, forecasts
 from haversack.plan.goal import Goal
@@ -172,3 +172,13 @@ def test_a_held_problem_is_the_problem_with_nothing_done_there(seed, held):
     for plan in product(*map(range, less.options)):
         assert less.loss(plan) == problem.loss(plan)
         assert less.figures(plan) == problem.figures(plan)
+
+
+def test_nothing_is_not_called_needed_where_the_network_was_measured_to_miss_a_limit_that_no_count_knows():
+    weighings = {name: weigh(CONVOLUTIONS, PI5, name) for name in FORMATS}
+    budget = Budget(flash_bytes=10_000_000, update_bytes=900)
+    for update, needed in ((1200.0, False), (800.0, True)):
+        baseline = replace(BASELINE.measurement, update_bytes=Figure(update, "host"))
+        goal = Goal(Budget(update_bytes=900), replace(BASELINE, measurement=baseline))
+        told = advise(CONVOLUTIONS, weighings, PI5, budget, forecasts(spaces(), goal, scores=True))
+        assert told[0].family.startswith("nothing needed") == needed

@@ -10,7 +10,7 @@ import pytest
 from haversack.choices import Bits, Gone, Option, Site, Width
 from haversack.limits import LIMITS, Budget
 from haversack.measurement import Candidate, Conditions, Fidelity, Figure, Measurement
-from haversack.plan.found import Found, Refusal, Trial, followed
+from haversack.plan.found import Found, Refusal, Trial, failure, followed
 from haversack.plan.goal import Goal
 from haversack.plan.problem import Measure, Term
 from haversack.plan.rounds import Schedule, rounds, survey
@@ -311,6 +311,16 @@ def test_numbers_of_which_a_limit_cannot_be_judged_are_no_reason_to_relax_anothe
     assert found.relaxations["latency_ratio"] < 1
 
 
+def test_no_limit_need_be_looser_than_what_the_network_needs_as_it_is():
+    class Fixed(Prices):
+        def measures(self):
+            return {"flash_bytes": Measure(((),), self.size)}
+
+    plain = Space("float32", (), (), Fixed(1000.0))
+    found = World().packed([plain, Space("int8", (), (), Fixed(2000.0), numbers=Integers())], flash_bytes=1)
+    assert found.relaxations["flash_bytes"] == pytest.approx(1000 / 0.98)
+
+
 def test_what_numbers_lose_by_themselves_leaves_less_to_lose_where_a_limit_is_relaxed():
     plain, integers = spaces()
     lossy = [plain, replace(integers, lost=0.3)]
@@ -359,3 +369,10 @@ def test_a_refused_training_leaves_the_format_that_it_began_from():
     found = World(refused=["Teach", "teach", "epochs"]).packed(flash_bytes=260, max_drop=0.0001)
     assert any(step.trains for refusal in found.refusals for step in refusal.recipe.steps)
     assert any(Integers() in row.recipe.steps for row in found.frontier if not row.built)
+
+
+def test_where_the_network_keeps_every_limit_that_is_said_and_what_was_refused_is_no_lack_of_techniques():
+    error = failure(World(refused=["test_rounds"]).packed(flash_bytes=2000))
+    assert str(error).startswith(
+        "the network keeps every limit as it is, and all that was tried is refused: it cannot be done."
+    )
