@@ -260,8 +260,9 @@ class _Rounds:
         if isinstance(answer, Refusal):
             self.refusals.append(answer)
             if not steps:  # that its training was refused says nothing of the plan
+                worked = [each.chosen for each in self.drafts.values() if each.space.name == draft.space.name]
                 self.spaces = [
-                    space.refusing(draft.chosen) if space.name == draft.space.name else space
+                    space.refusing(draft.chosen, worked) if space.name == draft.space.name else space
                     for space in self.spaces
                     if any(draft.chosen) or space.name != draft.space.name  # its numbers alone were refused
                 ]

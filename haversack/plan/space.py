@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -90,21 +91,33 @@ class Space:
         sites = self.sites
         problem = self.problem
         losses = tuple(
-            replace(term, amounts=term.amounts * beliefs.losses.get(sites[term.sites[0]].technique, 1.0))
+            replace(term, amounts=_times(term.amounts, beliefs.losses.get(sites[term.sites[0]].technique, 1.0)))
             for term in problem.losses
         )
         measures = {name: measure.scaled(beliefs.measures.get(name, 1.0)) for name, measure in problem.measures.items()}
         return replace(problem, losses=losses, measures=measures)
 
-    def refusing(self, chosen: Chosen) -> Space:
-        """The space without what a refused plan did: its exchanges of layers, or all of it where it had none."""
+    def refusing(self, chosen: Chosen, worked: Sequence[Chosen] = ()) -> Space:
+        """The space without what a refused plan did: its exchanges of layers, or all of it where it had none.
+
+        What is part of a plan that `worked` is not to blame by itself. Where all of it is, just the plan is forbidden.
+        """
         done = [place for place, option in enumerate(chosen) if option]
         exchanged = [place for place in done if isinstance(self._effect(place, chosen), Factors | Swapped)]
+        fresh = [place for place in done if all(plan[place] != chosen[place] for plan in worked)]
+        blamed = [place for place in exchanged if place in fresh] or fresh
+        sizes = [len(self.sites[place].options) for place in done]
+        if not blamed and math.prod(sizes) <= _JOINT:
+            return self._without(done, chosen=chosen)
+        return self._without(*([place] for place in blamed or exchanged or done), chosen=chosen)
+
+    def _without(self, *parts: Sequence[int], chosen: Chosen) -> Space:
+        """The space in which no plan has all of the chosen options of one of these parts."""
         losses = list(self.losses)
-        for place in exchanged or done:
-            amounts = np.zeros(len(self.sites[place].options))
-            amounts[chosen[place]] = FORBIDDEN
-            losses.append(Term((place,), amounts))
+        for places in parts:
+            amounts = np.zeros([len(self.sites[place].options) for place in places])
+            amounts[tuple(chosen[place] for place in places)] = FORBIDDEN
+            losses.append(Term(tuple(places), amounts))
         return replace(self, losses=tuple(losses))
 
     def losses_of(self, chosen: Chosen) -> dict[str, float]:
@@ -128,6 +141,8 @@ class Space:
             start = end
 
 
+_JOINT = 1 << 16
+"""A table of a whole plan has at most so many entries."""
 FORBIDDEN = 1e6
 """Nats: more than any network can lose."""
 
@@ -140,6 +155,11 @@ def loss_terms(sites: Sequence[Site], losses: Losses) -> tuple[Term, ...]:
         _within(place, np.array(lost), [removals[path] for path in _around(site.name) if path in removals], sites)
         for place, (site, lost) in enumerate(zip(sites, flat, strict=True))
     )
+
+
+def _times(amounts: Numbers, factor: float) -> Numbers:
+    """So many times the losses; what is forbidden stays so."""
+    return np.where(amounts >= FORBIDDEN, amounts, amounts * factor)
 
 
 def _within(place: int, lost: Numbers, around: Sequence[int], sites: Sequence[Site]) -> Term:

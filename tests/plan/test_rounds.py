@@ -14,7 +14,7 @@ from haversack.plan.found import Found, Refusal, Trial, failure, followed
 from haversack.plan.goal import Goal
 from haversack.plan.problem import Measure, Term
 from haversack.plan.rounds import Schedule, rounds, survey
-from haversack.plan.space import Beliefs, Space, loss_terms
+from haversack.plan.space import FORBIDDEN, Beliefs, Space, loss_terms
 from haversack.recipe import Recipe, Stage, Step
 
 
@@ -376,3 +376,28 @@ def test_where_the_network_keeps_every_limit_that_is_said_and_what_was_refused_i
     assert str(error).startswith(
         "the network keeps every limit as it is, and all that was tried is refused: it cannot be done."
     )
+
+
+def losses(space: Space, *plans: tuple[int, int]) -> list[bool]:
+    """Which of the plans are forbidden."""
+    return [sum(term.of(plan) for term in space.losses) >= FORBIDDEN for plan in plans]
+
+
+def test_a_refusal_blames_what_no_plan_that_worked_has_and_where_there_is_nothing_just_the_combination():
+    plain, plans = spaces()[0], [(1, 0), (0, 2), (1, 2), (3, 2)]
+    assert losses(plain.refusing((1, 2)), *plans) == [True, True, True, True]
+    assert losses(plain.refusing((1, 2), [(1, 0)]), *plans) == [False, True, True, True]
+    assert losses(plain.refusing((1, 2), [(1, 0), (0, 2)]), *plans) == [False, False, True, False]
+
+
+def test_a_combination_that_is_refused_is_solved_for_no_more_though_its_parts_work_alone():
+    world = World(off=1.3, refused=["kept=(6, 8)"])
+    found = world.packed(latency_ratio=0.4, max_drop=0.5, schedule=None)
+    assert found.met
+    assert len(world.built) == len({*world.built}) <= 6
+
+
+def test_what_is_forbidden_stays_so_whatever_is_believed():
+    space = spaces()[0].refusing((1, 2), [(1, 0), (0, 2)])
+    assert space.believing(Beliefs({"cut": 0.01})).loss((1, 2)) >= FORBIDDEN
+    assert space.believing(Beliefs({"cut": 0.01})).loss((0, 2)) == pytest.approx(0.01 * 2 * 0.4**2)
