@@ -10,6 +10,8 @@ from pathlib import Path
 from haversack.artifact import Artifact
 from haversack.device import Device, find_device
 from haversack.errors import NothingChangedError
+from haversack.graph.cost import cost
+from haversack.graph.trace import trace
 from haversack.interrupt import Stopped
 from haversack.limits import Budget, Miss
 from haversack.measurement import Candidate, Measurement
@@ -47,6 +49,9 @@ _ABOUT = 6
 """So many candidates are usually built."""
 _COMPARED = 2
 """Plans are told apart by no fewer epochs than so many."""
+_FEWEST, _MOST, _WORK = 2, 12, 3e9
+"""How many plans are built below an answer, at least and at most, and for how many multiply-accumulates on all
+calibration inputs together; counted and never timed, so that a busy machine builds the same."""
 _EPOCHS = 8
 """So long a plan is trained where nothing else is said."""
 
@@ -203,7 +208,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     begun = _freed(bench, adopted, offers)
     start = bench.candidate(Trial(begun)) if begun.steps else None
     spaces = _spaces(bench, begun, offers, within)
-    search = rounds(spaces, goal, _schedule(settings), start)
+    search = rounds(spaces, goal, _schedule(settings), start, _below(bench, within))
     found = followed(search, Watched(bench.answer, goal, _ABOUT))
     if students and found.met and not goal.moved(goal.baseline, found.best):
         raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
@@ -255,6 +260,18 @@ def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequen
     students = audition.ranked(fitting)
     tell(str(ranked(students)))
     return students
+
+
+def _below(bench: Bench, limits: Budget) -> int:
+    """So many plans are worth being built below an answer, the more the cheaper the network is to compute.
+
+    Few where nobody said how far the score may fall: to spend it on size that nobody asked for is not ours.
+    """
+    if not limits.limits_score:
+        return _FEWEST
+    inputs = sum(len(batch[0]) for batch in bench.task.calibration())
+    macs = cost(trace(bench.original.module, bench.original.example)).macs
+    return max(_FEWEST, min(_MOST, int(_WORK / max(macs * inputs, 1))))
 
 
 def _schedule(settings: Settings) -> Schedule:

@@ -14,7 +14,8 @@ from haversack.recipe import Recipe
 
 LOSS = "loss"
 _PRIOR = 0.05
-"""How much a factor of one is believed in, against one candidate that was built: it keeps few from telling too much."""
+"""How much a common factor of one, and each technique's being the common one, are believed in, against one candidate
+that was built: it keeps few from telling too much."""
 _MOST = 10.0
 """A factor lies between this and its inverse."""
 
@@ -72,14 +73,19 @@ def learned(built: Sequence[Built]) -> Beliefs:
 
 
 def _of_losses(built: Sequence[Built]) -> dict[str, float]:
-    """One factor a technique, by least squares of the relative errors, held near one."""
-    names = sorted({name for each in built for name, loss in each.losses.items() if loss > 0})
-    known = [each for each in built if each.loss > 0]
-    if not names or not known:
+    """One factor a technique, by least squares of the relative errors, held near the one that fits all of them best.
+
+    A technique that was not built yet has that one: that inputs which score move further than those that were learned
+    from is true of all. Left at one it would seem better than what is known, for no other reason.
+    """
+    names = sorted({name for each in built for name in each.losses})
+    known = [each for each in built if each.loss > 0 and any(loss > 0 for loss in each.losses.values())]
+    if not known:
         return {}
     rows = np.array([[each.losses.get(name, 0.0) / each.loss for name in names] for each in known])
+    common = (rows.sum() + _PRIOR) / ((rows.sum(1) ** 2).sum() + _PRIOR)
     squares = rows.T @ rows + _PRIOR * np.eye(len(names))
-    wanted = rows.T @ np.ones(len(known)) + _PRIOR
+    wanted = rows.T @ np.ones(len(known)) + _PRIOR * common
     factors = np.clip(np.linalg.solve(squares, wanted), 1 / _MOST, _MOST)
     return dict(zip(names, factors.tolist(), strict=True))
 

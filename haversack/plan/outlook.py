@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from haversack.limits import LIMITS
 from haversack.plan.frontier import FrontierRow, LimitPrice, Prediction
-from haversack.plan.goal import Goal
+from haversack.plan.goal import Goal, noise
 from haversack.plan.learning import Built, Draft, learned
 from haversack.plan.solve import frontier, solve
 from haversack.plan.space import FORBIDDEN, Space
@@ -15,6 +15,8 @@ from haversack.recipe import Recipe
 
 _POINTS_A_NAT = 0.3
 """How far a score falls for a nat that is lost, as long as nothing was built: about so far for ResNet-20."""
+_LEAST = 0.03
+"""And where a score has risen by what was built: chance, since nothing is won by losing."""
 _RUINED = 0.5
 """Rows that are predicted to keep a smaller share of the score are of use to nobody."""
 _UNLIMITED = ("flash_bytes", "latency_ratio", "latency_ms")
@@ -33,16 +35,22 @@ class Outlook:
 
     @property
     def points_a_nat(self) -> float:
-        """How far the score falls for a nat that is lost, by least squares over what was built."""
+        """How far the score falls for a nat that is lost, by least squares over what was built.
+
+        Small losses move a score less than chance does, so where its chance is known the usual rate is believed in
+        against them, as if it were as uncertain as it is large.
+        """
         before = self.goal.baseline.measurement.score
         pairs = [
             (each.loss, before.value - each.candidate.measurement.score.value)
             for each in self.built
             if before is not None and each.candidate.measurement.score is not None
         ]
-        squares = sum(loss * loss for loss, _ in pairs)
-        slope = sum(loss * fall for loss, fall in pairs) / squares if squares else _POINTS_A_NAT
-        return slope if slope > 0 else _POINTS_A_NAT
+        known = before is not None and before.low is not None
+        prior = (noise(self.goal.baseline) / _POINTS_A_NAT) ** 2 if known else 0.0
+        squares = sum(loss * loss for loss, _ in pairs) + prior
+        slope = (sum(loss * fall for loss, fall in pairs) + prior * _POINTS_A_NAT) / squares if squares else 0.0
+        return max(slope, _LEAST) if known else slope if slope > 0 else _POINTS_A_NAT
 
     def drafts(self) -> Iterator[Draft]:
         """The plans that are predicted to lose least for what they need, in every format."""

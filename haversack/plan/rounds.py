@@ -7,7 +7,7 @@ only by what they offer (see plan/space.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from haversack.interrupt import heard
@@ -37,8 +37,10 @@ _EXPLORED = 5
 """Of the frontier's rows about so many are built where nothing is limited."""
 _FAR_OFF = 0.15
 """By what share a time may be off that is predicted of the fastest plan there is, unlike all that was timed whole."""
-_TIGHTENED, _TIGHTER = 2, 0.8
-"""So often something is built that needs so much less than the answer, while it is predicted to score as well."""
+_TIGHTER = 0.8
+"""What is built below the answer needs such a share of what that needs; after each that is no better, half as far."""
+_FEW = 2
+"""So many plans below the answer are built, at most, where nobody says how many."""
 _TRIES = 3
 """So often a plan that was predicted to fit and did not is solved for again."""
 
@@ -52,18 +54,21 @@ class Schedule:
     long: Step
 
 
-def rounds(spaces: Sequence[Space], goal: Goal, schedule: Schedule | None, start: Candidate | None = None) -> Search:
+def rounds(
+    spaces: Sequence[Space], goal: Goal, schedule: Schedule | None, start: Candidate | None = None, below: int = _FEW
+) -> Search:
     """The plan that loses least within the limits, built, corrected, and trained only where it has lost too much.
 
     All recipes go on from `start`, a student that takes the original's place, where there is one. Without a schedule
-    nothing is trained. A KeyboardInterrupt that is thrown in ends it with the best candidate so far.
+    nothing is trained. At most so many plans are built `below` an answer that needed no training: the cheaper they are
+    to build, the more of them. A KeyboardInterrupt that is thrown in ends it with the best candidate so far.
     """
     run = _Rounds(spaces, goal, start or goal.baseline)
     stopped = False
     try:
         yield from run.untrained()
         if (yield from run.settled()):
-            yield from run.tightened()
+            yield from run.tightened(below)
         elif schedule is not None:
             yield from run.trained(schedule)
     except KeyboardInterrupt:
@@ -123,27 +128,33 @@ class _Rounds:
                 return
             yield from self.build(draft)
 
-    def tightened(self) -> Generator[Trial, Answer, None]:
-        """Builds what needs clearly less than the answer and should score as well, as far as its score can be told."""
-        for _ in range(_TIGHTENED):
-            answer = self.answer
-            drafts = [draft for space in self.spaces if (draft := self._tighter(space)) is not None]
-            draft = min(drafts, key=lambda draft: draft.loss, default=None)
-            if draft is None or draft.recipe in self.asked or (yield from self.build(draft)) is None:
-                return
-            if not (yield from self.settled()) or self.answer is answer:
-                return
+    def tightened(self, tries: int) -> Generator[Trial, Answer, None]:
+        """Walks down from the answer: builds what needs clearly less and should score as well, while that comes true.
 
-    def _tighter(self, space: Space) -> Draft | None:
-        """The plan that loses least with a share less than the answer has of all that is limited; None if too much."""
+        One that is no better, or expected to lose too much, halves the tries that are left and the way to the next.
+        """
+        share = _TIGHTER
+        while tries > 0:
+            before = self.answer
+            draft = self._best(self._tighter(space, share) for space in self.spaces)
+            if draft is not None:
+                yield from self.build(draft)
+                if not (yield from self.settled()):
+                    return
+            tries -= 1
+            if self.answer is before:
+                tries, share = tries // 2, (1 + share) / 2
+
+    def _tighter(self, space: Space, share: float) -> Draft | None:
+        """The plan that loses least with a share of what the answer has of all that is limited; None if too much."""
         figures = self.answer.measurement if self.answer else self.start.measurement
         asked = self.goal.predictable(space.problem.measures)
         limits = {
-            limit.field: min(asked[limit.field], figure.worst) * _TIGHTER
+            limit.field: min(asked[limit.field], figure.worst) * share
             for limit in LIMITS
             if limit.field in asked and (figure := figures.figure(limit)) is not None and not figure.part
         }
-        draft = self._solved(space, 1.0, limits) if limits else None
+        draft = self._solved(space, self._beliefs(space, 1.0, hopeful=False), limits) if limits else None
         lost = math.inf if draft is None else self.outlook.points_a_nat * draft.loss
         return draft if lost <= self.goal.tolerated else None
 
@@ -191,12 +202,15 @@ class _Rounds:
 
         `kept` is what is left of a structure's losses after training.
         """
-        drafts = [draft for space in self.spaces if (draft := self._solved(space, kept)) is not None]
-        fresh = [draft for draft in drafts if draft.recipe not in self.asked]
+        return self._best(self._solved(space, self._beliefs(space, kept), self.limits(space)) for space in self.spaces)
+
+    def _best(self, drafts: Iterable[Draft | None]) -> Draft | None:
+        """Of those that were not asked for yet the one that loses least."""
+        fresh = (draft for draft in drafts if draft is not None and draft.recipe not in self.asked)
         return min(fresh, key=lambda draft: draft.loss, default=None)
 
-    def _solved(self, space: Space, kept: float, limits: dict[str, float] | None = None) -> Draft | None:
-        solution = planned(space, self._beliefs(space, kept), limits or self.limits(space))
+    def _solved(self, space: Space, beliefs: Beliefs, limits: dict[str, float]) -> Draft | None:
+        solution = planned(space, beliefs, limits)
         recipe = space.recipe(solution.chosen, self.start.recipe)
         if not solution.feasible or solution.loss >= FORBIDDEN or recipe == self.start.recipe:
             return None
@@ -206,10 +220,13 @@ class _Rounds:
         """What the solver has to keep: the limits of size, memory and time that it can predict, less a margin."""
         return within_margin(self.goal, space)
 
-    def _beliefs(self, space: Space, kept: float) -> Beliefs:
-        beliefs = learned([each for each in self.built if each.space == space.name])
-        losses = {each: beliefs.losses.get(each, 1.0) * kept for each in self.structures}
-        return replace(beliefs, losses={**beliefs.losses, **losses})
+    def _beliefs(self, space: Space, kept: float, *, hopeful: bool = True) -> Beliefs:
+        """What is believed in a space; hopefully, a technique that was not built there is taken at its word."""
+        built = [each for each in self.built if each.space == space.name]
+        done = {name for each in built for name, loss in each.losses.items() if loss > 0}
+        factors = {each: by for each, by in learned(built).losses.items() if each in done or not hopeful}
+        left = {each: factors.get(each, 1.0) * kept for each in self.structures}
+        return replace(learned(built), losses={**factors, **left})
 
     def relaxed(self) -> dict[str, float]:
         """For each limit the least value with which the others can be kept, in any format and without training."""

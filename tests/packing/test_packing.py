@@ -29,7 +29,7 @@ from haversack.interrupt import interruptible
 from haversack.limits import Budget
 from haversack.measurement import Candidate, Figure, share_of
 from haversack.model import Model
-from haversack.packing import Bench, Packed, Settings, apply, gauge, pack
+from haversack.packing import Bench, Packed, Settings, _below, apply, gauge, pack
 from haversack.packing.candidates import read_recipe
 from haversack.plan.found import Refusal, Trial
 from haversack.progress import shown_by
@@ -362,6 +362,16 @@ class Interrupted(Step):
 def _bench(file: TaskFile, folder: Path, digest: str, seconds: float = 0.1, device: str = "host") -> Bench:
     settings = Settings(task_digest=digest, seconds=seconds)
     return Bench.set_up(file.network, file.task, find_device(device), settings, folder)
+
+
+def test_many_plans_are_built_below_an_answer_only_where_a_fall_is_allowed_and_the_network_is_cheap(
+    file: TaskFile, tmp_path: Path
+) -> None:
+    bench = _bench(file, tmp_path, "")
+    wide = nn.Sequential(nn.Conv2d(1, 400, 3), nn.Conv2d(400, 400, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    dear = replace(bench, original=replace(bench.original, module=wide))
+    falls = Budget(flash_bytes=FLASH, max_drop=0.01)
+    assert (_below(bench, falls), _below(bench, Budget(flash_bytes=FLASH)), _below(dear, falls)) == (12, 2, 2)
 
 
 def test_a_killed_training_is_found_again_by_the_same_run_and_by_no_other(file: TaskFile, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The rounds with fakes: plans are priced by one formula and measured by another, so that all ways are cheap."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -12,6 +13,8 @@ from haversack.limits import LIMITS, Budget
 from haversack.measurement import Candidate, Conditions, Fidelity, Figure, Measurement
 from haversack.plan.found import Found, Refusal, Trial, failure, followed
 from haversack.plan.goal import Goal
+from haversack.plan.learning import Built, learned
+from haversack.plan.outlook import Outlook
 from haversack.plan.problem import Measure, Term
 from haversack.plan.rounds import Schedule, rounds, survey
 from haversack.plan.space import FORBIDDEN, Beliefs, Space, loss_terms
@@ -120,6 +123,8 @@ class World:
     """Measures recipes and writes down what was asked. What is true differs from what is predicted by `off`."""
 
     lost_by = 1.0
+    cliff = math.inf
+    """Of what loses more the score falls by a tenth at once."""
 
     def __init__(self, off: float = 1.0, refused: Sequence[str] = (), afresh: float = 1.0, recovery: float = 0.1):
         self.asked: list[Trial] = []
@@ -140,20 +145,26 @@ class World:
             if isinstance(step, Teach):
                 lost *= self.recovery ** (step.epochs / 8)
         ratio *= self.afresh if trial.afresh and trial.recipe.steps else 1.0
-        return Candidate(trial.recipe, measured(flash, ratio, 0.9 - 0.2 * lost, lost))
+        score = 0.9 - 0.2 * lost - (0.1 if lost > self.cliff else 0.0)
+        return Candidate(trial.recipe, measured(flash, ratio, score, lost))
 
     @property
     def built(self) -> list[Recipe]:
         return list(dict.fromkeys(trial.recipe for trial in self.asked if trial.recipe.steps))
 
     def packed(
-        self, offered: list[Space] | None = None, schedule: Schedule | None = TEACHING, start: Recipe = WHOLE, **limits
+        self,
+        offered: list[Space] | None = None,
+        schedule: Schedule | None = TEACHING,
+        start: Recipe = WHOLE,
+        below: int = 2,
+        **limits,
     ) -> Found:
         baseline, begun = self.answer(Trial(Recipe())), self.answer(Trial(start)) if start.steps else None
         assert isinstance(baseline, Candidate)
         assert not isinstance(begun, Refusal)
         offered = spaces() if offered is None else offered
-        return followed(rounds(offered, Goal(Budget(**limits), baseline), schedule, begun), self.answer)
+        return followed(rounds(offered, Goal(Budget(**limits), baseline), schedule, begun, below), self.answer)
 
 
 def measured(flash: float, ratio: float, score: float, lost: float) -> Measurement:
@@ -353,16 +364,68 @@ def test_where_recipes_go_on_from_is_the_answer_where_it_is_enough():
     assert (nearest.met, nearest.best.recipe) == (False, start)
 
 
+def _cheap(share: float = 0.02) -> list[Space]:
+    """The spaces with next to nothing lost."""
+    cuts = Cuts()
+    terms = loss_terms(cuts.sites, [[tuple(share * x for x in row) for row in cuts.losses(())]])
+    return [replace(space, losses=terms) for space in spaces()]
+
+
 def test_of_plans_that_score_alike_the_one_that_needs_clearly_less_is_built_too(monkeypatch):
     monkeypatch.setattr(World, "lost_by", 0.02)
-    cuts = Cuts()
-    terms = loss_terms(cuts.sites, [[tuple(0.02 * x for x in row) for row in cuts.losses(())]])
-    cheap = [replace(space, losses=terms) for space in spaces()]
     world = World()
-    found = world.packed(cheap, flash_bytes=260, max_drop=0.01)
+    found = world.packed(_cheap(), flash_bytes=260, max_drop=0.01)
     assert found.met
     assert found.best.measurement.flash_bytes.value <= 0.8 * 250
     assert 2 <= len(world.built) <= 3
+
+
+def test_where_building_is_cheap_the_smallest_plan_that_scores_as_well_is_walked_down_to(monkeypatch):
+    monkeypatch.setattr(World, "lost_by", 0.02)
+    world = World()
+    found = world.packed(_cheap(), below=12, flash_bytes=260, max_drop=0.01)
+    alike = [
+        250 * (0.3 * a + 0.7 * b) / 10
+        for a in TENTHS
+        for b in TENTHS
+        if 0.2 * 0.02 * ((1 - a / 10) ** 2 + 2 * (1 - b / 10) ** 2) <= 0.002
+    ]
+    assert found.best.measurement.flash_bytes.value == pytest.approx(min(alike))
+    assert len(world.built) <= 8
+
+
+def test_a_plan_that_scores_worse_ends_the_walk_where_building_is_dear(monkeypatch):
+    monkeypatch.setattr(World, "lost_by", 0.02)
+    monkeypatch.setattr(World, "cliff", 0.002)
+    world = World()
+    found = world.packed(_cheap(), flash_bytes=260, max_drop=0.01)
+    assert found.best.measurement.flash_bytes.value == 250
+    assert len(world.built) == 2
+
+
+def _told(loss: float, fall: float) -> Built:
+    """A candidate that was predicted to lose half of what it did, by cutting alone."""
+    candidate = Candidate(Recipe((Cut((8, 8)),)), measured(500, 0.5, 0.9 - fall, loss))
+    return Built("float32", candidate, {"cut": loss / 2, "teach": 0.0}, {})
+
+
+def test_how_far_a_score_falls_for_a_nat_is_not_read_off_what_chance_did():
+    goal = Goal(Budget(), Candidate(Recipe(), measured(1000, 1.0, 0.9, 0.0)))
+
+    def points(*built: Built) -> float:
+        return Outlook(spaces(), built, goal, Recipe()).points_a_nat
+
+    usual = points()
+    assert points(_told(0.001, 0.002)) == pytest.approx(usual, rel=0.2)  # two points a nat, which chance made
+    assert 0 < points(_told(0.001, -0.002)) == pytest.approx(usual, rel=0.2)
+    assert points(_told(0.1, 0.1)) == pytest.approx(1.0, rel=0.1)
+    assert 0 < points(_told(0.1, -0.1)) < usual
+
+
+def test_a_technique_that_was_not_built_is_thought_to_be_off_as_the_others_are():
+    factors = learned([_told(0.1, 0.02)]).losses
+    assert factors["cut"] == pytest.approx(2, rel=0.1)
+    assert factors["teach"] == pytest.approx(2, rel=0.1)
 
 
 def test_a_refused_training_leaves_the_format_that_it_began_from():
