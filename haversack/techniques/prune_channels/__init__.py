@@ -32,7 +32,7 @@ from haversack.techniques.prune_channels.ladder import Ladder, MeasuredCost, Pri
 from haversack.techniques.prune_channels.narrowing import Widths
 from haversack.techniques.prune_channels.order import second_order
 from haversack.techniques.prune_channels.widths import counts_of, narrowed
-from haversack.training import Training, finetune
+from haversack.training import trained
 
 Scope = Literal["global", "layer"]
 Correct = Literal["least_squares", "statistics", "nothing"]
@@ -98,8 +98,7 @@ class PruneChannels(Step):
         """
         for part in self._parts():
             small = replace(part._pruned(model, task), teacher=model.teacher or model.module)  # noqa: SLF001 - its own
-            training = Training(epochs=part.epochs, learning_rate=part.learning_rate, seed=part.seed)
-            model = small.with_module(finetune(small, task, training)) if part.epochs else small
+            model = trained(small, task, part.epochs, learning_rate=part.learning_rate, seed=part.seed)
         return model
 
     def _parts(self) -> Iterable[Self]:

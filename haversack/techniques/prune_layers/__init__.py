@@ -36,7 +36,7 @@ from haversack.techniques.prune_layers.removable import (
     without,
 )
 from haversack.techniques.prune_layers.weighing import lost_nats
-from haversack.training import Training, finetune
+from haversack.training import trained
 
 _SAMPLES = 128
 """Inputs that tell how far the outputs move: of ResNet-56, which took 160 trials to lose 12 blocks."""
@@ -86,8 +86,7 @@ class PruneLayers(Step):
         """
         shortened = self._spelled_out if self.layers else self._shortened
         small = replace(shortened(model, task), teacher=model.teacher or model.module)
-        training = Training(epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
-        return small.with_module(finetune(small, task, training)) if self.epochs else small
+        return trained(small, task, self.epochs, learning_rate=self.learning_rate, seed=self.seed)
 
     def skeleton(self) -> Self:
         """As many blocks gone, and nothing done about what is left."""
