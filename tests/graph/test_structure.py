@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from haversack.graph import structure as structures
 from haversack.graph.cost import cost
 from haversack.graph.fold import fold
 from haversack.graph.inference import lower
@@ -27,6 +28,12 @@ from haversack.runtimes.onnx import ONNX
 from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.quantize_static import QuantizeStatic
+
+
+@pytest.fixture(autouse=True)
+def _structures_end_with_their_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the package, where no test keeps them (see tests/conftest.py)."""
+    monkeypatch.setattr(structures, "_KNOWN", weakref.WeakValueDictionary())
 
 
 @pytest.fixture
