@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -183,12 +184,11 @@ def test_the_reference_agrees_with_torch(name):
 """
 
 
-@pytest.fixture
-def copied(tmp_path: Path) -> Path:
-    """A folder that holds the package as it is, and nothing else."""
-    shutil.copytree(PACKAGE, tmp_path / "haversack", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\naddopts = -q -p no:cacheprovider\n", "utf-8")
-    return tmp_path
+def copied(folder: Path) -> Path:
+    """The folder, which holds the package as it is, and nothing else."""
+    shutil.copytree(PACKAGE, folder / "haversack", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow\naddopts = -q -p no:cacheprovider\n", "utf-8")
+    return folder
 
 
 def run(folder: Path, *words: str) -> str:
@@ -205,43 +205,70 @@ def run(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def hold(folder: Path, name: str, *files: str) -> None:
-    """Runs the tests of `name` in these files, each of which has some."""
-    for file in files:
-        shutil.copy(TESTS / file, folder)
-        assert " passed" in run(folder, "pytest", "-k", name, "-m", "not slow", Path(file).name)
+TESTS_OF = {
+    "dampen_weights": ("techniques/test_contract.py", "test_settings.py", "test_recipe.py"),
+    "another-board": ("test_device.py",),
+    "three_convolutions": ("zoo/test_zoo.py", "zoo/test_rebuilt.py"),
+}
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A copy of the package with a technique, a device and a family more, and the tests of these that passed in it."""
+
+    folder: Path
+    passed: str
+
+    def holds(self, name: str) -> bool:
+        """Whether each file with tests of `name` has some that passed; one that failed ended them all."""
+        lines = self.passed.splitlines()
+        return all(
+            any(each.startswith(f"PASSED {Path(file).name}::") and name in each for each in lines)
+            for file in TESTS_OF[name]
+        )
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Grown:
+    """All in one process: importing torch takes longer than the tests."""
+    folder = copied(tmp_path_factory.mktemp("grown"))
+    package = folder / "haversack"
+    (package / "techniques" / "dampen_weights.py").write_text(TECHNIQUE, "utf-8")
+    text = (package / "devices" / "raspberry-pi-5.toml").read_text("utf-8")
+    (package / "devices" / "another-board.toml").write_text(
+        text.replace('"raspberry-pi-5"', '"another-board"'), "utf-8"
+    )
+    (package / "zoo" / "three_convolutions.py").write_text(FAMILY, "utf-8")
+    files = [shutil.copy(TESTS / file, folder) for several in TESTS_OF.values() for file in several]
+    return Grown(folder, run(folder, "pytest", "-rp", "-k", " or ".join(TESTS_OF), "-m", "not slow", *files))
 
 
 @pytest.mark.slow
-def test_a_technique_is_one_file(copied):
-    (copied / "haversack" / "techniques" / "dampen_weights.py").write_text(TECHNIQUE, "utf-8")
-    hold(copied, "dampen_weights", "techniques/test_contract.py", "test_settings.py", "test_recipe.py")
+def test_a_technique_is_one_file(grown):
+    assert grown.holds("dampen_weights")
 
 
 @pytest.mark.slow
-def test_a_device_is_one_file(copied):
-    folder = copied / "haversack" / "devices"
-    text = (folder / "raspberry-pi-5.toml").read_text("utf-8")
-    (folder / "another-board.toml").write_text(text.replace('"raspberry-pi-5"', '"another-board"'), "utf-8")
-    assert "another-board" in run(copied, "haversack", "devices", "list")
-    assert "another-board" in run(copied, "haversack", "devices", "show", "another-board")
-    hold(copied, "another-board", "test_device.py")
+def test_a_device_is_one_file(grown):
+    assert "another-board" in run(grown.folder, "haversack", "devices", "list")
+    assert "another-board" in run(grown.folder, "haversack", "devices", "show", "another-board")
+    assert grown.holds("another-board")
 
 
 @pytest.mark.slow
-def test_a_family_of_networks_is_one_file(copied):
-    (copied / "haversack" / "zoo" / "three_convolutions.py").write_text(FAMILY, "utf-8")
-    hold(copied, "three_convolutions", "zoo/test_zoo.py", "zoo/test_rebuilt.py")
+def test_a_family_of_networks_is_one_file(grown):
+    assert grown.holds("three_convolutions")
 
 
 @pytest.mark.slow
-def test_an_operator_of_one_number_is_five_files(copied):
+def test_an_operator_of_one_number_is_five_files(tmp_path):
+    copied(tmp_path)
     assert len(OPERATOR) <= 5
     for name, (line, more) in OPERATOR.items():
-        file = copied / "haversack" / name
+        file = tmp_path / "haversack" / name
         text = file.read_text("utf-8")
         assert text.count(line) == 1
         assert ('"ABS"' in text or "aten.abs" in text) == (more in text)
         file.write_text(text if more in text else text.replace(line, line + more), "utf-8")
-    (copied / "test_absolute.py").write_text(NETWORK, "utf-8")
-    assert " passed" in run(copied, "pytest", "test_absolute.py")
+    (tmp_path / "test_absolute.py").write_text(NETWORK, "utf-8")
+    assert " passed" in run(tmp_path, "pytest", "test_absolute.py")
