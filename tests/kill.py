@@ -13,20 +13,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 TASK = Path(__file__).parent / "tasks" / "digits_small.py"
 LIMITS = ("--flash", "9kB", "--max-drop", "3%", "--try", "prune_channels,quantize_static")
+PROGRAM = "from haversack.cli import main; main()"
 Marks = dict[Path, tuple[int, int]]
 
 
-def started(out: Path, limits: Sequence[str] = LIMITS) -> subprocess.Popen[bytes]:
-    """A `pack` of the tests' digits into `out`, in a process of its own."""
-    words = ["pack", str(TASK), *limits, "--epochs", "2", "--seconds", "0.1", "--out", str(out)]
-    command = [sys.executable, "-c", "from haversack.cli import main; main()", *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def words(out: Path, limits: Sequence[str] = LIMITS) -> list[str]:
+    """The command line of a `pack` of the tests' digits into `out`."""
+    return ["pack", str(TASK), *limits, "--epochs", "2", "--seconds", "0.1", "--out", str(out)]
+
+
+def started(out: Path, limits: Sequence[str] = LIMITS) -> subprocess.Popen[str]:
+    """Such a `pack` in a process of its own."""
+    command = [sys.executable, "-c", PROGRAM, *words(out, limits)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def measured(out: Path) -> Marks:
@@ -46,15 +52,17 @@ class Kills:
 
     folder: Path
     limits: Sequence[str] = LIMITS
+    start: Callable[[Path, Sequence[str]], Any] = started
+    """Starts a run: a subprocess.Popen, or what may be asked as one."""
     seconds: float = 0.0
     """How long the run takes that nobody disturbs."""
     wrong: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         began = time.monotonic()
-        _, said = started(self.whole, self.limits).communicate()
+        _, said = self.start(self.whole, self.limits).communicate()
         if not (self.whole / "recipe.toml").exists():
-            raise RuntimeError(said.decode())
+            raise RuntimeError(said)
         self.seconds = time.monotonic() - began
 
     @property
@@ -66,7 +74,7 @@ class Kills:
         """Kills so many runs; one that comes to its end first is compared, and begun anew."""
         dice, out, before = random.Random(seed), self.folder / "killed", Marks()
         while times > 0:
-            run = started(out, self.limits)
+            run = self.start(out, self.limits)
             try:
                 run.wait(dice.uniform(0, self.seconds))
             except subprocess.TimeoutExpired:
@@ -75,7 +83,7 @@ class Kills:
             ended = run.wait() == 0
             run.communicate()
             before = self.checked(out, before, ended=ended)
-        run = started(out, self.limits)
+        run = self.start(out, self.limits)
         run.communicate()
         self.checked(out, before, ended=True)
 
@@ -98,10 +106,10 @@ class Kills:
 
 def main() -> int:
     """Reads the command line, kills and prints; the exit code is 1 where anything is wrong."""
-    words = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
-    words.add_argument("--times", type=int, default=50, help="so often")
-    words.add_argument("--seed", type=int, default=0, help="the same seed kills at the same moments")
-    asked = words.parse_args()
+    line = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
+    line.add_argument("--times", type=int, default=50, help="so often")
+    line.add_argument("--seed", type=int, default=0, help="the same seed kills at the same moments")
+    asked = line.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HAVERSACK_CACHE"] = str(Path(folder) / "tables")
         kills = Kills(Path(folder))

@@ -2,14 +2,14 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
+from tests import warm
 from tests.fuzz.subjects import SUBJECTS
-from tests.fuzz.watch import ROOT, Tally, fuzz, grown, in_turn
+from tests.fuzz.watch import ROOT, Tally, fuzz, in_turn
 from tests.sweep import count
 
 SEED = 15
@@ -30,18 +30,21 @@ CASES = {
 """How many of each are tried; the sweep tries thirty times as many."""
 
 
+GROW = "import sys; from pathlib import Path; from tests.fuzz.subjects import grow; grow(Path(sys.argv[1]))"
+
+
 @pytest.fixture(scope="module")
-def seeds():
-    folder = grown()
-    yield folder
-    shutil.rmtree(folder)
+def seeds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds")
+    warm.run(GROW, folder)
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.sweep
 def test_no_hostile_input_ends_in_a_traceback_a_hang_a_flood_or_elsewhere(seeds):
     cases = {name: count(some, 30 * some) for name, some in CASES.items()}
-    found = fuzz(in_turn(SUBJECTS, SEED, cases), Tally.of(SUBJECTS), seeds)
+    found = fuzz(in_turn(SUBJECTS, SEED, cases), Tally.of(SUBJECTS), seeds, processes=count(1, 2))
     assert not found, "\n".join(f"{each}\n{each.detail}" for each in found)
 
 

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -8,6 +5,7 @@ from torch.nn import functional as F
 
 from haversack.graph.fold import fold
 from haversack.graph.trace import layer_path, trace
+from tests import warm
 
 aten = torch.ops.aten
 
@@ -194,8 +192,7 @@ def test_node_names_are_the_same_in_another_process():
         "import sys; sys.path.insert(0, 'tests/graph'); from test_fold import *; "
         "graph_of(nn.Linear(6, 6), ROW); print(*[n.name for n in graph_of(Residual(), IMAGE).graph.nodes])"
     )
-    other = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert other.stdout.split() == names
+    assert warm.run(script).split() == names
 
 
 class PoolsByMean(nn.Module):

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from haversack.packing.workspace import Workspace, open_workspace
 from haversack.progress import shown_by
 from haversack.recipe import Recipe, Stage, Step
 from haversack.task import Task
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 BOARD = Device("board", "A board", "onnx")
@@ -339,7 +339,7 @@ def test_inputs_that_a_network_wrote_into_are_read_again():
     assert twice.calibration()[0][0].eq(1).all()
 
 
-def in_process(body: str, folder: Path) -> subprocess.Popen:
+def in_process(body: str, folder: Path) -> warm.Program:
     program = f"""
 import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
@@ -349,13 +349,7 @@ space = Workspace(Path(sys.argv[1]), "run")
 print("ready", flush=True)
 {body}
 """
-    return subprocess.Popen(
-        [sys.executable, "-c", program, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return warm.Program(program, folder)
 
 
 FOREVER = """
@@ -407,7 +401,7 @@ def test_an_entry_is_whole_or_absent_however_its_writer_is_killed(tmp_path):
     writers = [in_process(FOREVER, tmp_path / str(turn)) for turn in range(2)]
     found = 0
     for turn, writer in enumerate(writers):
-        writer.stdout.readline()
+        writer.wait_for("ready")
         time.sleep(chance.uniform(0.005, 0.25))
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
@@ -433,7 +427,7 @@ for turn in range(60):
 """
     writers = [in_process(body, tmp_path) for _ in range(2)]
     for writer in writers:
-        writer.stdout.readline()
+        writer.wait_for("ready")
     space, seen = Workspace(tmp_path, "run"), set()
     while any(writer.poll() is None for writer in writers):
         found = space.artifact(RECIPE, scored=True)

@@ -1,8 +1,6 @@
 import copy
 import json
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from haversack.grid import affine
 from haversack.model import Edits, Model, Slices
 from haversack.surgery.edit import edit
 from haversack.surgery.save import export_pt2, load, save
+from tests import warm
 from tests.sweep import count
 
 Kept = list[tuple[int, ...]]
@@ -187,10 +186,8 @@ def test_another_process_reloads_the_same_network_and_trains_it(name: str, tmp_p
         "print(module(x).detach().flatten().tolist()); module.train()(x).sum().backward()\n"
     )
     here = str(Path(__file__).parents[1] / "networks")
-    done = subprocess.run(
-        [sys.executable, "-c", code, here, str(tmp_path), name], capture_output=True, text=True, check=True
-    )
-    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), small(x).detach().flatten())
+    told = json.loads(warm.run(code, here, tmp_path, name))
+    torch.testing.assert_close(torch.tensor(told), small(x).detach().flatten())
 
 
 class Tied(nn.Module):

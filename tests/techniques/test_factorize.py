@@ -1,7 +1,5 @@
 """Layers become products of smaller ones where that pays, and stay as they are elsewhere."""
 
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from haversack.surgery.save import save
 from haversack.task import Task
 from haversack.techniques.factorize import Factorize
 from haversack.techniques.prune_channels import PruneChannels
+from tests import warm
 
 
 class Net(nn.Module):
@@ -244,5 +243,5 @@ def test_factors_export_and_another_process_rebuilds_them(model, method, tmp_pat
         save(small, tmp_path)
         torch.save(inputs, tmp_path / "inputs.pt")
         folder = str(Path(__file__).parent)
-        subprocess.run([sys.executable, "-c", RELOAD, folder, str(tmp_path)], check=True)
+        warm.run(RELOAD, folder, tmp_path)
         torch.testing.assert_close(torch.load(tmp_path / "outputs.pt"), wanted)

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from haversack.model import Model, Swap
 from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.prune_dead_channels import PruneDeadChannels
+from tests import warm
 from tests.sweep import count
 
 
@@ -196,7 +196,7 @@ folder = Path({str(tmp_path)!r})
 images = torch.load(folder / "images.pt")
 torch.save(load(Plain(), folder, (images[:1],)).module(images).detach(), folder / "outputs.pt")
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+    warm.run(code)
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "outputs.pt"), small.module(IMAGES))
         assert torch.equal(load(Plain(), tmp_path, (IMAGES[:1],)).module(IMAGES), small.module(IMAGES))

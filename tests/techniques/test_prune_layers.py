@@ -1,7 +1,5 @@
 """Which blocks go, by measured loss and measured time."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from haversack.task import Task
 from haversack.techniques.prune_channels import PruneChannels
 from haversack.techniques.prune_layers import PruneLayers
 from haversack.techniques.prune_layers.removable import joining, without
+from tests import warm
 
 
 class Block(nn.Module):
@@ -219,8 +218,8 @@ def test_a_block_removed_twice_over_two_steps_is_saved_and_rebuilt_in_another_pr
     )
     here = Path(__file__)
     folders = (str(here.parent), str(here.parents[2]))
-    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path), *folders], capture_output=True, check=True)
-    assert torch.allclose(torch.tensor(eval(ran.stdout)), twice.module(x), rtol=0, atol=1e-6)
+    told = eval(warm.run(code, tmp_path, *folders))
+    assert torch.allclose(torch.tensor(told), twice.module(x), rtol=0, atol=1e-6)
     assert load(Net(), tmp_path, (x,)).edits == twice.edits != Edits()
 
 

@@ -1,9 +1,6 @@
 """Weights go to exactly zero, where they matter least, and the zeros survive what comes after."""
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from haversack.task import Task
 from haversack.techniques import catalogue
 from haversack.techniques.prune_weights import PruneWeights
 from haversack.training import Training, finetune
+from tests import warm
 
 
 class Net(nn.Module):
@@ -170,12 +168,7 @@ def test_a_sparse_network_is_saved_and_loaded_in_another_process(tmp_path):
         "print(sorted(found.sparse), sum(int(gone.sum()) for gone in zeros(found).values()));"
         "print(float(found.module(images(1)).detach().double().sum()))"
     )
-    here = Path(__file__)
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(here.parent), str(tmp_path)],
-        capture_output=True, text=True, check=True, cwd=here.parents[2], env={**os.environ, "PYTHONPATH": "."},
-    )  # fmt: skip
-    names, total = done.stdout.splitlines()
+    names, total = warm.run(code, Path(__file__).parent, tmp_path).splitlines()
     assert names == f"{sorted(sparse.sparse)} {sum(int(gone.sum()) for gone in zeros(sparse).values())}"
     assert float(total) == pytest.approx(float(sparse.module(images(1)).detach().double().sum()), abs=1e-5)
 

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from haversack.progress import shown_by
 from haversack.task import Task
 from haversack.training import Training, checkpoints_in, finetune
 from haversack.training.tensor_file import read_tensors, write_tensors
+from tests import warm
 
 
 class KilledError(Exception):
@@ -179,12 +178,13 @@ with checkpoints_in(Path({folder!r}), seconds=0.05):
 @pytest.mark.slow
 def test_a_process_that_is_killed_leaves_what_another_goes_on_from(tmp_path):
     folder, tests = tmp_path / "states", str(Path(__file__).parent)
-    child = subprocess.Popen([sys.executable, "-c", CHILD.format(tests=tests, folder=str(folder))])
+    child = warm.Program(CHILD.format(tests=tests, folder=str(folder)))
     deadline = time.monotonic() + 120
     while not list(folder.glob("*.training")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
     start, task, training = model(dropping(), trained()), digits_task(noisy), epochs_of_21()
     after, steps = resumed(start, task, training, folder)
     assert steps < 63

@@ -1,9 +1,7 @@
 """Several processes train what one would, within rounding."""
 
 import json
-import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,24 +11,33 @@ from hypothesis import strategies as st
 from torch import nn
 
 from haversack.training.machine import Processes
+from tests import warm
 
 PROGRAM = Path(__file__).parent / "trained_together.py"
 WHAT = ("plain", "taught", "few", "norms", "hints")
 
 
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("localhost", 0))
+        return place.getsockname()[1]
+
+
 def together(processes: int, folder: Path, *words: str) -> dict[str, list[dict]]:
-    """What each process of `trained_together.py` found, by training; one that was stopped found nothing."""
+    """What each process of `trained_together.py` found, by training; one that was stopped found nothing.
+
+    They have what torchrun tells them; test_example.py starts it itself.
+    """
     folder.mkdir(exist_ok=True)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    done = subprocess.run(
-        [sys.executable, *(launch if processes > 1 else ()), str(PROGRAM), str(folder), *words],
-        env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0 or "--stop-at" in words, done.stderr[-3000:]
+    code = f"import runpy; runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
+    meeting = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    told = [
+        meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {} for rank in range(processes)
+    ]
+    started = [warm.Program(code, folder, *words, **each) for each in told]
+    for each in started:
+        _, wrong = each.communicate(timeout=240)
+        assert each.returncode == 0 or "--stop-at" in words, wrong[-3000:]
     trainings = {word: sorted((folder / word).glob("*.json")) for word in words if word in WHAT}
     return {what: [json.loads(file.read_text()) for file in files] for what, files in trainings.items()}
 
