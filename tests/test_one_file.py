@@ -121,6 +121,7 @@ import pytest
 import torch
 from torch import nn
 
+from haversack.device import find_device
 from haversack.graph.inference import inference, lower
 from haversack.graph.ops import left_float, points
 from haversack.graph.pairs import output_step
@@ -146,10 +147,11 @@ def built():
     torch.manual_seed(0)
     head = (Absolute(), nn.Flatten(), nn.Linear(144, 5))
     model = Model(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), *head).eval(), (images(1),))
-    return {"float32": model, "int8": QuantizeStatic(activations="int8").apply(model, TASK)}
+    return {"float32": model, "int8": QuantizeStatic(BITS, "int8").apply(model, TASK)}
 
 
 TASK = Task(train=list, calibrate=lambda: [images(64)], score=lambda _: 0.0)
+BITS = find_device("host").weight_bits
 MODELS = built()
 
 

@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from litert_files import images, network
 
+from haversack.device import find_device
 from haversack.errors import MeasureError
 from haversack.graph.inference import lower
 from haversack.graph.pairs import output_step
@@ -23,12 +25,12 @@ from haversack.techniques.quantize_weights import QuantizeWeights
 from tests import house
 
 STEPS = {
-    "float16": QuantizeWeights(16),
-    "int16": QuantizeStatic(activations="int16"),
-    "int8": QuantizeStatic(activations="int8"),
-    "int4": QuantizeStatic(weight_bits=4, activations="int8"),
+    "float16": lambda _: QuantizeWeights(16),
+    "int16": lambda bits: QuantizeStatic(bits, "int16"),
+    "int8": lambda bits: QuantizeStatic(bits, "int8"),
+    "int4": lambda _: QuantizeStatic(4, "int8"),
 }
-"""How a network comes to numbers of each format; as it is, it is in float32."""
+"""How a network comes to numbers of each format, with weights of 8 bits or fewer; as it is, it is in float32."""
 HELD = [(row, name) for row in rows() for name in sorted(row.number_formats)]
 TASK = Task(train=list, calibrate=lambda: [images(64)], score=lambda _: 0.0)
 
@@ -38,9 +40,9 @@ def installed(row):
         pytest.skip(f"{row.name} is not installed: {row.install}")
 
 
-def lowered_in(name):
+def lowered_in(name, weight_bits=8):
     model = Model(network(), (images(1),))
-    return lower(STEPS[name].apply(model, TASK) if name in STEPS else model)
+    return lower(STEPS[name](weight_bits).apply(model, TASK) if name in STEPS else model)
 
 
 def test_names_and_files_are_told_apart_and_one_format_alone_needs_no_mark():
@@ -53,7 +55,7 @@ def test_names_and_files_are_told_apart_and_one_format_alone_needs_no_mark():
 @pytest.mark.parametrize(("row", "name"), HELD, ids=[f"{row.name}-{name}" for row, name in HELD])
 def test_a_file_is_known_as_its_own_and_agrees_with_torch(row, name):
     installed(row)
-    lowered = lowered_in(name)
+    lowered = lowered_in(name, replace(find_device("host"), runtime=row.name).weight_bits)
     content = row.write(lowered)
     assert runtime_of(content) == row.first
     orders = row.orders(lowered) if row.orders else None

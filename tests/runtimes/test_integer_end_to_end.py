@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
+from onnx_files import WEIGHT_BITS
 from quantizable_networks import task_on
 from random_networks import network
 from torch import Tensor, fx
@@ -71,9 +72,9 @@ def floating(model: Model, x: Tensor) -> Case:
         return Case(lowered, read(lowered), x, model.module(x))
 
 
-def quantized(model: Model, x: Tensor, activations: str) -> Case:
+def quantized(model: Model, x: Tensor, activations: str, weight_bits: int = 8) -> Case:
     try:
-        model = QuantizeStatic(ranges="min_max", activations=activations).apply(model, task_on(x))
+        model = QuantizeStatic(weight_bits, activations, "min_max").apply(model, task_on(x))
     except NothingChangedError:
         assume(False)
     lowered = lower(model)
@@ -132,7 +133,8 @@ def check_integers(model: Model, x: Tensor, activations: str) -> None:
     assert_few_steps(reference, case, bits)
     assert_few_steps(answer(LITERT.write(case.lowered), case), case, bits)
     if bits == 8:
-        assert_few_steps(answer(ONNX.write(case.lowered), case), case, bits)
+        exact = case if WEIGHT_BITS == 8 else quantized(model, x, activations, WEIGHT_BITS)
+        assert_few_steps(answer(ONNX.write(exact.lowered), exact), exact, bits)
 
 
 @FEW
