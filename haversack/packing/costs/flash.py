@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from haversack.choices import Effect, Gone
+from haversack.choices import Bits, Effect, Gone
 from haversack.packing.costs.layout import Layout, Plan, is_layer
 from haversack.packing.costs.operations import Extent, FoldedOperation
 from haversack.packing.costs.written import Writing, layer_bytes
@@ -34,9 +34,11 @@ class Flash:
         layout = self.layout
         if not operation.weight and not operation.constants:
             return []
-        return layout.of_operation(
-            operation, lambda plan: self.held_bytes(operation, plan), layout.roundings(operation)
-        )
+        bits = [
+            site for site in layout.roundings(operation)
+            if any(isinstance(option.effect, Bits) for option in layout.sites[site].options)
+        ]  # fmt: skip
+        return layout.of_operation(operation, lambda plan: self.held_bytes(operation, plan), bits)
 
     def held_bytes(self, operation: FoldedOperation, plan: Plan) -> float:
         """The bytes of an operation's numbers, steps and zero points."""

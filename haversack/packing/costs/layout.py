@@ -160,9 +160,7 @@ class Layout:
             return [self._term((*fixed, *inputs), amount)]
 
         def added(site: int) -> Callable[[Plan], float]:
-            return lambda plan: (
-                amount(plan) - amount([0 if number == site else each for number, each in enumerate(plan)])
-            )
+            return lambda plan: amount(plan) - amount([*plan[:site], 0, *plan[site + 1 :]])
 
         kept = self._together(fixed, inputs)
         single = (*inputs, *(site for site in fixed if site not in kept))

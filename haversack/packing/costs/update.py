@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from haversack.packing.costs.layout import Layout, Plan, is_layer
 from haversack.packing.costs.operations import FoldedOperation
 from haversack.plan.problem import Term
 
+T = TypeVar("T")
 _MOST = 1 << 16
 """Numbers of a weight that are coded to see how many bytes each takes."""
 
@@ -41,22 +44,42 @@ def _of(folded: Folded, layout: Layout, operation: FoldedOperation) -> list[Term
     rates: dict[tuple[int, Zeros | None], tuple[float, float]] = {}
     real = _real_rate(folded, operation)
 
-    def amount(plan: Plan) -> float:
+    def counted(plan: Plan) -> tuple[float, int, int]:
         if layout.is_gone(sites, operation.path, plan):
-            return 0.0
-        lost, length = layout.lost(plan, sites), 0.0
-        for shape in operation.constants:
-            length += 4 * math.prod(extent.left(lost) for extent in shape)
+            return 0.0, 0, 0
+        lost = layout.lost(plan, sites)
+        plain = sum(4.0 * math.prod(extent.left(lost) for extent in shape) for shape in operation.constants)
         layers = [piece for piece in layout.pieces(operation, plan) if is_layer(piece)]
+        plain += real * layers[-1].weight[0] if operation.bias and layers else 0.0
+        return plain, sum(math.prod(piece.weight) for piece in layers), sum(piece.weight[0] for piece in layers)
+
+    def rate(plan: Plan) -> tuple[float, float]:
         way = layout.bits(roundings, plan), layout.zeros(roundings, plan)
-        for piece in layers:
-            if way not in rates:
-                rates[way] = _rate(folded.tensor(operation.weight), *way)
-            each, step = rates[way]
-            length += each * math.prod(piece.weight) + step * piece.weight[0]
-        return length + (real * layers[-1].weight[0] if operation.bias and layers else 0.0)
+        if way not in rates:
+            rates[way] = _rate(folded.tensor(operation.weight), *way)
+        return rates[way]
+
+    counts, stored = _known(sites, counted), _known(roundings, rate)
+
+    def amount(plan: Plan) -> float:
+        plain, numbers, rows = counts(plan)
+        each, step = stored(plan) if numbers else (0.0, 0.0)
+        return plain + each * numbers + step * rows
 
     return layout.of_operation(operation, amount, roundings)
+
+
+def _known(sites: tuple[int, ...], found: Callable[[Plan], T]) -> Callable[[Plan], T]:
+    """What is found of a plan that hangs on these sites alone, each found once: a table asks for it very often."""
+    known: dict[tuple[int, ...], T] = {}
+
+    def asked(plan: Plan) -> T:
+        key = tuple([plan[site] for site in sites])
+        if key not in known:
+            known[key] = found(plan)
+        return known[key]
+
+    return asked
 
 
 def _real_rate(folded: Folded, operation: FoldedOperation) -> float:
