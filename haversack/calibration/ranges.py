@@ -221,7 +221,7 @@ def weight_grids(
             if not is_finite(weight):
                 raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
             least = limits_for_bias(folded, layer.bias, values[layer.reads], bits[name])
-            wide = torch.maximum(_spans(weight.transpose(0, layer.axis), bits[name]), least)
+            wide = torch.maximum(weight_spans(weight.transpose(0, layer.axis), bits[name]), least)
             if joint and traits_of(layer.node) & Trait.LINEAR:
                 wide = wide.amax().expand(wide.shape)
             limits[name] = torch.maximum(limits.get(name, wide), wide)
@@ -248,8 +248,8 @@ def _fixed(low: float, high: float, bits: int, *, signed: bool) -> Grid:
     return Grid(bits, signed, (scale,), (round(-low / scale) - ((1 << bits - 1) if signed else 0),))
 
 
-def _spans(weight: Tensor, bits: int) -> Tensor:
-    """The magnitude up to which each output channel's grid reaches."""
+def weight_spans(weight: Tensor, bits: int) -> Tensor:
+    """The magnitude up to which the grid of each output channel, the first axis, reaches: below 7 bits not to all."""
     rows = weight.detach().flatten(1)
     if bits > _FEW_BITS:
         return torch.cat([rows[some].abs().amax(1) for some in blocks(rows)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from haversack.interrupt import heard
 from haversack.limits import LIMITS
@@ -21,7 +21,7 @@ from haversack.plan.learning import LOSS, Built, Draft, learned
 from haversack.plan.outlook import Outlook
 from haversack.plan.solve import least_relaxation, solve
 from haversack.plan.space import FORBIDDEN, Beliefs, Space
-from haversack.recipe import Recipe, Step
+from haversack.recipe import Recipe, Stage, Step
 
 _BUILT = 6
 """So many plans are built before any training, at most."""
@@ -33,6 +33,10 @@ _CLOSE = 1.2
 """And of them those that are predicted to lose no more than so many times what the best loses."""
 _RECOVERED = 0.1
 """What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
+_SPENT = 1 / 3
+"""A plan below the answer, which no limit needs, is expected to lose at most so much of the score that may be lost."""
+_NUMBERS = 1 / 6
+"""For so much of the time that a plan is trained for its numbers are."""
 _EXPLORED = 5
 """Of the frontier's rows about so many are built where nothing is limited."""
 _FAR_OFF = 0.15
@@ -156,7 +160,7 @@ class _Rounds:
         }
         draft = self._solved(space, self._beliefs(space, 1.0, hopeful=False), limits) if limits else None
         lost = math.inf if draft is None else self.outlook.points_a_nat * draft.loss
-        return draft if lost <= self.goal.tolerated else None
+        return draft if lost <= self.goal.tolerated * _SPENT else None
 
     def trained(self, schedule: Schedule) -> Generator[Trial, Answer, None]:
         """Trains the rivals for a short time, and the best of them for a long one where that is not enough."""
@@ -270,7 +274,7 @@ class _Rounds:
         """The measured candidate of a plan, trained by `steps`; None where it is refused."""
         recipe = draft.recipe
         for step in steps:
-            recipe = recipe.then(step)
+            recipe = _trained(recipe, step)
         if recipe in self.scored:
             return self.scored[recipe]
         answer = yield Trial(recipe)
@@ -347,6 +351,18 @@ class _Rounds:
             why = self.goal.gain(self.goal.baseline, candidate)
             return Verdict(candidate, self.goal.met(best), self.goal.shortfall(candidate) or why)
         return Verdict(candidate, False, self.goal.shortfall(candidate) or f"{best.recipe} does better")
+
+
+def _trained(recipe: Recipe, training: Step) -> Recipe:
+    """The recipe with the training, after which numbers that can be trained are, for a part of that time."""
+    epochs = math.ceil(training.epochs * _NUMBERS)
+    return Recipe(tuple(_for(epochs, step) if step in recipe.steps else step for step in recipe.then(training).steps))
+
+
+def _for(epochs: int, step: Step) -> Step:
+    """A step that trains so long, if it chooses numbers and can; any other as it is."""
+    able = step.stage is Stage.NUMERICS and any(each.name == "epochs" for each in fields(step))  # type: ignore[arg-type]
+    return replace(step, epochs=epochs) if able else step  # type: ignore[type-var]
 
 
 def _far_off(measure: str) -> float:

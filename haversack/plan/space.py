@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from haversack.choices import Effect, Factors, Gone, Option, Site, Swapped, Width
+from haversack.choices import Effect, Factors, Gone, Option, Site, Swapped, Width, Zeros
 from haversack.plan.problem import Measure, Numbers, PlanProblem, Term
 from haversack.recipe import Choices, Recipe, Step, technique
 
@@ -66,7 +66,7 @@ class Space:
 
     @property
     def structures(self) -> frozenset[str]:
-        """The techniques that change the structure: training wins back most of what they lose."""
+        """The techniques that change the structure, zeros included: training wins back most of what they lose."""
         return frozenset(site.technique for site in self.sites if any(_is_structure(each) for each in site.options))
 
     def recipe(self, chosen: Chosen, start: Recipe) -> Recipe:
@@ -184,7 +184,8 @@ def _all(site: Site) -> range:
 
 
 def _is_structure(option: Option) -> bool:
-    return isinstance(option.effect, Width | Gone | Factors | Swapped)
+    effect = option.effect
+    return isinstance(effect, Width | Gone | Factors | Swapped) or (isinstance(effect, Zeros) and effect.share > 0)
 
 
 def _goes(site: Site, option: int) -> bool:

@@ -26,11 +26,14 @@ from haversack.progress import shown_by
 from haversack.runtimes import coded, find_runtime
 from haversack.surgery.edit import edit
 from haversack.task import Task
+from haversack.techniques.cluster_weights import ClusterWeights
 from haversack.techniques.factorize.ways import METHODS
 from haversack.techniques.prune_layers.removable import removable, removal
+from haversack.techniques.prune_weights import PruneWeights
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.zoo.ds_cnn import DsCnn
 from haversack.zoo.mobilenet_v2 import InvertedResidual, MobileNetV2
+from tests.tasks.digits_small import network, task
 
 MICRO, HOST = find_device("stm32f746"), find_device("host")
 
@@ -315,3 +318,20 @@ def test_a_table_too_large_for_any_memory_becomes_a_sum():
     assert sum(term.amounts.size for term in terms) < 1 << 17
     assert sum(term.of([3] * 40) for term in terms) == 120
     assert lines == ["40 places (conv0, conv1, conv2, ...) meet in one layer: what they cost is summed one by one"]
+
+
+@pytest.mark.parametrize("numbers", ["int8", "float32"])
+def test_zeros_together_with_few_values_make_coded_files_as_short_as_is_foretold(numbers):
+    """Both are of one weight, and each makes less of what the other leaves."""
+    model, device = Model(network(), (torch.zeros(1, 1, 8, 8),)), find_device("rp2040")
+    zeros = PruneWeights.choices(model, device)
+    few = (QuantizeStatic if numbers == "int8" else ClusterWeights).choices(model, device)
+    costs = Costs(model, device, (*zeros.sites, *few.sites), numbers)
+    for share, values in ((0, 0), (4, 0), (0, 2), (4, 2), (4, 4)):
+        chosen = [min(share, len(site.options) - 1) for site in zeros.sites]
+        other = [min(values, len(site.options) - 1) for site in few.sites]
+        made = model
+        for step in filter(None, (zeros.step(chosen), few.step(other))):
+            made = step.apply(made, task())
+        true = len(coded.write(made))
+        assert costs.update_bytes.of((*chosen, *other)) == pytest.approx(true, rel=0.2)

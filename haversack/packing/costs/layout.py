@@ -108,8 +108,11 @@ class Layout:
         return chosen[0] if chosen else _FLOAT_BITS if self.numbers == "float32" else 8
 
     def zeros(self, sites: Iterable[int], plan: Plan) -> Zeros | None:
-        """The zeros and the codebook of a weight, where the plan says some."""
-        return next((each for site in sites if isinstance(each := self.effect(site, plan), Zeros)), None)
+        """The zeros and the codebook of a weight, which two techniques may have chosen, where the plan says some."""
+        chosen = [each for site in sites if isinstance(each := self.effect(site, plan), Zeros)]
+        if not chosen:
+            return None
+        return Zeros(chosen[0].path, max(each.share for each in chosen), max(each.codebook for each in chosen))
 
     def sites_of(self, operation: FoldedOperation) -> tuple[int, ...]:
         """The sites that the operation's pieces hang on: its channels, removals, exchanges, and whether it is float."""

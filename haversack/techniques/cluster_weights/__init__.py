@@ -28,8 +28,10 @@ ValueBits = Annotated[int, AtLeast(1), AtMost(8), "files store 1 to 4 as 4, and 
 
 _FEWEST, _MOST = 2, 256
 """How many values a codebook of a file may have."""
-_OFFERED = (64, 32, 16, 8, 4)
+_OFFERED = (32, 16, 8, 4)
 """Sizes of codebooks that a planner chooses from."""
+_SHORT = 0.02
+"""What a bit may cost in codebooks that a planner chooses, since it does so where coded files are limited."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,13 @@ class ClusterWeights(Step):
         def made(chosen: Sequence[int]) -> ClusterWeights | None:
             pairs = zip(paths.values(), chosen, strict=True)
             books = tuple(f"{path}={_OFFERED[option - 1]}" for path, option in pairs if option)
-            return cls(epochs=0, codebooks=books) if books else None
+            return cls(epochs=0, entropy_weight=_SHORT, codebooks=books) if books else None
 
         def tried(index: int, _: object) -> list[Tensor]:
             name, weight = list(weights.items())[index]
-            return [k_means(weight, count, keep_zero=name in model.sparse).values for count in _OFFERED]
+            keep_zero = name in model.sparse
+            found = (k_means(weight, count, keep_zero=keep_zero) for count in _OFFERED)
+            return [entropy_constrained(weight, each, _SHORT).values for each in found]
 
         sites = tuple(_site(path) for path in paths.values())
         return LayerChoices(model, sites, tuple(weights), tried, made, normed=False) if sites else None
