@@ -29,8 +29,8 @@ class Wanted:
 
 WANTED = {
     "resnet20": Wanted(20, Budget(flash_bytes=200_000, latency_ratio=0.45), 4),
-    "resnet20_small": Wanted(20, Budget(flash_bytes=80_000, latency_ratio=0.30), 28),
-    "resnet56": Wanted(56, Budget(flash_bytes=480_000, latency_ratio=0.25), 16),
+    "resnet20_small": Wanted(20, Budget(flash_bytes=80_000, latency_ratio=0.30), 16),
+    "resnet56": Wanted(56, Budget(flash_bytes=480_000, latency_ratio=0.25), 8),
 }
 LEARN, QUICK = 45_000, 2_000
 

@@ -51,7 +51,7 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class Schedule:
-    """How plans are trained: each for a short time, and the best of them for a long one."""
+    """How plans are trained: each for a short time, and the best of them for a long one more."""
 
     short: Step | None
     """None where the long time is too short to compare rivals in a part of it: only the first is trained then."""
@@ -163,18 +163,20 @@ class _Rounds:
         return draft if lost <= self.goal.tolerated * _SPENT else None
 
     def trained(self, schedule: Schedule) -> Generator[Trial, Answer, None]:
-        """Trains the rivals for a short time, and the best of them for a long one where that is not enough."""
+        """Trains the rivals for a short time, and the best of them for a long one more if that is not enough."""
         rivals = yield from self.rivals()
         ranked = list[tuple[Candidate, Draft]]()
-        for draft in rivals if len(rivals) > 1 else ():
-            candidate = (yield from self.build(draft, schedule.short)) if schedule.short else None
+        first = (schedule.short,) if schedule.short and len(rivals) > 1 else ()
+        for draft in rivals if first else ():
+            candidate = yield from self.build(draft, *first)
             if candidate is not None:
                 ranked.append((candidate, draft))
         if (yield from self.settled()):
             return
         ranked.sort(key=lambda pair: self.goal.rank(pair[0]))
+        begun = first if ranked else ()
         for draft in ([draft for _, draft in ranked] or rivals)[:1]:
-            yield from self.build(draft, schedule.long)
+            yield from self.build(draft, *begun, schedule.long)
 
     def rivals(self) -> Generator[Trial, Answer, list[Draft]]:
         """The plans that fit and can win: of those that were built the best, and one made for training if it is better.

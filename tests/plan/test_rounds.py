@@ -11,6 +11,7 @@ import pytest
 from haversack.choices import Bits, Gone, Option, Site, Width
 from haversack.limits import LIMITS, Budget
 from haversack.measurement import Candidate, Conditions, Fidelity, Figure, Measurement
+from haversack.plan import rounds as plan_rounds
 from haversack.plan.found import Found, Refusal, Trial, failure, followed
 from haversack.plan.goal import Goal
 from haversack.plan.learning import Built, learned
@@ -67,6 +68,13 @@ class Integers(Step):
     @classmethod
     def options(cls, model, device):
         return ()
+
+
+@dataclass(frozen=True)
+class Learned(Integers):
+    """Integers that can be trained."""
+
+    epochs: int = 0
 
 
 TENTHS = (10, 8, 6, 4, 2)
@@ -141,7 +149,7 @@ class World:
                 flash, ratio = flash * left, ratio * left * self.off
                 lost += self.lost_by * ((1 - step.kept[0] / 10) ** 2 + 2 * (1 - step.kept[1] / 10) ** 2)
             if isinstance(step, Integers):
-                flash, ratio, lost = flash / 4, ratio * 0.6, lost + 0.001
+                flash, ratio, lost = flash * step.bits / 32, ratio * 0.6, lost + (0.001 if step.bits == 8 else 0.2)
             if isinstance(step, Teach):
                 lost *= self.recovery ** (step.epochs / 8)
         ratio *= self.afresh if trial.afresh and trial.recipe.steps else 1.0
@@ -203,6 +211,19 @@ def test_what_was_predicted_wrongly_is_corrected_by_what_was_built():
     assert found.met
     assert found.best.measurement.latency_ratio.value <= 0.4
     assert 2 <= len(world.built) <= 6
+
+
+def test_numbers_that_can_be_trained_are_once_their_network_is():
+    world = World()
+    (_, integers) = spaces()
+    found = world.packed([replace(integers, numbers=Learned())], flash_bytes=120, max_drop=0.02)
+    assert found.met
+    for recipe in world.built:
+        network, numbers = (
+            max((s.epochs for s in recipe.steps if isinstance(s, kind)), default=0) for kind in (Teach, Learned)
+        )
+        assert numbers == {0: 0, 2: 1, 8: 2}[network]
+    assert any(step.epochs == 2 for step in found.best.recipe.steps if isinstance(step, Learned))
 
 
 def test_training_only_where_the_score_has_fallen_too_far():
@@ -464,3 +485,14 @@ def test_what_is_forbidden_stays_so_whatever_is_believed():
     space = spaces()[0].refusing((1, 2), [(1, 0), (0, 2)])
     assert space.believing(Beliefs({"cut": 0.01})).loss((1, 2)) >= FORBIDDEN
     assert space.believing(Beliefs({"cut": 0.01})).loss((0, 2)) == pytest.approx(0.01 * 2 * 0.4**2)
+
+
+def test_the_best_of_those_that_trained_briefly_goes_on_from_there(monkeypatch):
+    monkeypatch.setattr(plan_rounds, "_CLOSE", 10.0)
+    _, integers = spaces()
+    whole = tuple(Term((site,), np.array([0.0, *[FORBIDDEN] * 4])) for site in (0, 1))
+    few = replace(integers, name="few", numbers=Integers(4), lost=0.2, pricing=Prices(125.0, 0.6), losses=whole)
+    world = World(recovery=0.3)
+    world.packed([integers, few], flash_bytes=130, max_drop=0.001)
+    trained = [[step.epochs for step in recipe.steps if isinstance(step, Teach)] for recipe in world.built]
+    assert [each for each in trained if each] == [[2], [2], [2, 8]]
