@@ -369,7 +369,7 @@ import os, signal
 scores = []
 
 def scored(predict):
-    # Three of the original, to see whether a score can be trusted; whatever is packed has lost.
+    # Four of the original, to see whether a score can be trusted; whatever is packed has lost.
     scores.append(1.0 if len(scores) < 3 else 0.5)
     if len(scores) == AFTER:
         os.kill(os.getpid(), signal.SIGINT)
@@ -384,7 +384,7 @@ def test_ctrl_c_leaves_the_best_so_far_as_a_whole_result(
 ) -> None:
     out = tmp_path / "out"
     words = [*QUICKLY, "--flash", "2.5kB", "--out", out]
-    code, shown, err = run("pack", task_file(STOPPING.replace("AFTER", "5")), *words)
+    code, shown, err = run("pack", task_file(STOPPING.replace("AFTER", "6")), *words)
     assert code == 130
     assert "stopped: this is the best so far" in err
     assert "Stopped early: this is the best so far that meets every limit" in " ".join(shown.split())

@@ -25,7 +25,7 @@ _FINEST, _WIDEST = 0.42, 3.3
 """How far apart the values of a codebook lie, in root mean squares of a weight: 2.9 times the square root of what a bit
 may cost (0.02), or, with few values, as is best for a normal weight: less by the power of 0.87 of their number.
 """
-_MOST = 1 << 16
+_MOST = 1 << 14
 """Numbers of a weight that are coded to see how many bytes each takes."""
 
 
