@@ -27,7 +27,8 @@ from haversack.packing.watch import Watched
 from haversack.packing.workspace import cache_folder
 from haversack.plan.found import Found, Trial, failure, followed
 from haversack.plan.goal import Goal
-from haversack.plan.rounds import Schedule, rounds, survey
+from haversack.plan.rounds import rounds, survey
+from haversack.plan.schedule import Schedule
 from haversack.plan.space import Space
 from haversack.plan.students import FamilyMember, Student
 from haversack.progress import Status, phase, tell

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from haversack.interrupt import heard
 from haversack.limits import LIMITS
@@ -19,9 +19,10 @@ from haversack.plan.frontier import LimitPrice, drawn, measured_rows
 from haversack.plan.goal import Goal
 from haversack.plan.learning import LOSS, Built, Draft, learned
 from haversack.plan.outlook import Outlook
+from haversack.plan.schedule import Schedule, with_training
 from haversack.plan.solve import least_relaxation, solve
 from haversack.plan.space import FORBIDDEN, Beliefs, Space
-from haversack.recipe import Recipe, Stage, Step
+from haversack.recipe import Recipe, Step
 
 _BUILT = 6
 """So many plans are built before any training, at most."""
@@ -35,8 +36,6 @@ _RECOVERED = 0.1
 """What is left of a structure's loss after training, as long as nothing is known; that of rounding stays."""
 _SPENT = 1 / 3
 """A plan below the answer, which no limit needs, is expected to lose at most so much of the score that may be lost."""
-_NUMBERS = 1 / 6
-"""For so much of the time that a plan is trained for its numbers are."""
 _EXPLORED = 5
 """Of the frontier's rows about so many are built where nothing is limited."""
 _FAR_OFF = 0.15
@@ -47,15 +46,6 @@ _FEW = 2
 """So many plans below the answer are built, at most, where nobody says how many."""
 _TRIES = 3
 """So often a plan that was predicted to fit and did not is solved for again."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How plans are trained: each for a short time, and the best of them for a long one more."""
-
-    short: Step | None
-    """None where the long time is too short to compare rivals in a part of it: only the first is trained then."""
-    long: Step
 
 
 def rounds(
@@ -276,7 +266,7 @@ class _Rounds:
         """The measured candidate of a plan, trained by `steps`; None where it is refused."""
         recipe = draft.recipe
         for step in steps:
-            recipe = _trained(recipe, step)
+            recipe = with_training(recipe, step)
         if recipe in self.scored:
             return self.scored[recipe]
         answer = yield Trial(recipe)
@@ -353,18 +343,6 @@ class _Rounds:
             why = self.goal.gain(self.goal.baseline, candidate)
             return Verdict(candidate, self.goal.met(best), self.goal.shortfall(candidate) or why)
         return Verdict(candidate, False, self.goal.shortfall(candidate) or f"{best.recipe} does better")
-
-
-def _trained(recipe: Recipe, training: Step) -> Recipe:
-    """The recipe with the training, after which numbers that can be trained are, for a part of that time."""
-    epochs = math.ceil(training.epochs * _NUMBERS)
-    return Recipe(tuple(_for(epochs, step) if step in recipe.steps else step for step in recipe.then(training).steps))
-
-
-def _for(epochs: int, step: Step) -> Step:
-    """A step that trains so long, if it chooses numbers and can; any other as it is."""
-    able = step.stage is Stage.NUMERICS and any(each.name == "epochs" for each in fields(step))  # type: ignore[arg-type]
-    return replace(step, epochs=epochs) if able else step  # type: ignore[type-var]
 
 
 def _far_off(measure: str) -> float:

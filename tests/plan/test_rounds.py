@@ -17,7 +17,8 @@ from haversack.plan.goal import Goal
 from haversack.plan.learning import Built, learned
 from haversack.plan.outlook import Outlook
 from haversack.plan.problem import Measure, Term
-from haversack.plan.rounds import Schedule, rounds, survey
+from haversack.plan.rounds import rounds, survey
+from haversack.plan.schedule import Schedule
 from haversack.plan.space import FORBIDDEN, Beliefs, Space, loss_terms
 from haversack.recipe import Recipe, Stage, Step
 
