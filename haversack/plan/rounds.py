@@ -38,8 +38,8 @@ _SPENT = 1 / 3
 """A plan below the answer, which no limit needs, is expected to lose at most so much of the score that may be lost."""
 _EXPLORED = 5
 """Of the frontier's rows about so many are built where nothing is limited."""
-_FAR_OFF = 0.15
-"""By what share a time may be off that is predicted of the fastest plan there is, unlike all that was timed whole."""
+_TIME, _FAR_OFF = "latency_ratio", 0.15
+"""By what share a time may be off that is predicted of a plan like the fastest there is."""
 _TIGHTER = 0.8
 """What is built below the answer needs such a share of what that needs; after each that is no better, half as far."""
 _FEW = 2
@@ -69,6 +69,8 @@ def rounds(
         heard()
         stopped = True
     yield from run.settled(whatever=True)
+    if run.answer is None and not stopped and not run.relaxations:
+        run.relaxations = run.relaxed()
     return run.found(stopped=stopped)
 
 
@@ -116,6 +118,9 @@ class _Rounds:
         """Builds the plan that loses least, and while that misses a limit or leaves room, the one that should not."""
         for _ in range(_BUILT):
             draft = self.draft()
+            if draft is None and not self.asked - {self.start.recipe}:
+                yield from self.fastest()
+                draft = self.draft()
             if draft is None and not self.asked - {self.start.recipe}:
                 self.relaxations = self.relaxed()
             if draft is None or not self.promising(draft):
@@ -205,10 +210,13 @@ class _Rounds:
         fresh = (draft for draft in drafts if draft is not None and draft.recipe not in self.asked)
         return min(fresh, key=lambda draft: draft.loss, default=None)
 
-    def _solved(self, space: Space, beliefs: Beliefs, limits: dict[str, float]) -> Draft | None:
+    def _solved(
+        self, space: Space, beliefs: Beliefs, limits: dict[str, float], *, whatever: bool = False
+    ) -> Draft | None:
+        """The plan that loses least within the limits; `whatever`, that which comes nearest to them, too."""
         solution = planned(space, beliefs, limits)
         recipe = space.recipe(solution.chosen, self.start.recipe)
-        if not solution.feasible or solution.loss >= FORBIDDEN or recipe == self.start.recipe:
+        if not (solution.feasible or whatever) or solution.loss >= FORBIDDEN or recipe == self.start.recipe:
             return None
         return Draft(space, solution.chosen, recipe, solution.loss + space.lost, solution.figures)
 
@@ -223,6 +231,15 @@ class _Rounds:
         factors = {each: by for each, by in learned(built).losses.items() if each in done or not hopeful}
         left = {each: factors.get(each, 1.0) * kept for each in self.structures}
         return replace(learned(built), losses={**factors, **left})
+
+    def fastest(self) -> Generator[Trial, Answer, None]:
+        """Times the fastest plan of each format, where a time is limited: its sum of layers' times may be far off."""
+        for space in (space for space in self.spaces if _TIME in self.limits(space)):
+            draft = self._solved(space, Beliefs(), {_TIME: 0.0}, whatever=True)
+            answer = (yield Trial(draft.recipe, scored=False)) if draft else None
+            if draft and isinstance(answer, Candidate):
+                self.built.append(draft.built(answer))
+                self.drafts[draft.recipe] = draft
 
     def relaxed(self) -> dict[str, float]:
         """For each limit the least value with which the others can be kept, in any format and without training."""
@@ -347,4 +364,4 @@ class _Rounds:
 
 def _far_off(measure: str) -> float:
     """By what share the least that is predicted of a measure is made larger, to be told as enough."""
-    return _FAR_OFF if measure == "latency_ratio" else MARGIN
+    return _FAR_OFF if measure == _TIME else MARGIN

@@ -333,6 +333,27 @@ def test_the_least_relaxation_of_a_limit_is_enough():
     assert World().packed(flash_bytes=needed * 1.001).met
 
 
+@pytest.mark.parametrize("off", [0.7, 1.0, 1.5])
+def test_the_least_relaxation_of_a_time_is_enough_however_far_off_its_prediction_was(off):
+    """The fastest plan is timed before it is told."""
+    refused = World(off=off).packed(latency_ratio=0.05)
+    assert not refused.met
+    needed = refused.relaxations["latency_ratio"]
+    assert 0.6 * 0.2 * off <= needed <= 0.6 * 0.2 * off * 1.25
+    assert World(off=off).packed(latency_ratio=needed).met
+
+
+def test_where_the_fastest_plan_is_faster_than_foretold_it_is_found():
+    assert World(off=0.5).packed(latency_ratio=0.08).met
+
+
+def test_a_limit_that_only_the_score_forbids_is_relaxed_too():
+    refused = World(recovery=1.0).packed(flash_bytes=60, max_drop=0.01)
+    assert not refused.met
+    assert refused.relaxations["flash_bytes"] > 60
+    assert World(recovery=1.0).packed(flash_bytes=math.ceil(refused.relaxations["flash_bytes"]), max_drop=0.01).met
+
+
 def test_numbers_of_which_a_limit_cannot_be_judged_are_no_reason_to_relax_another():
     class Sizes(Prices):
         def measures(self):
