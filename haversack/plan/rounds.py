@@ -118,7 +118,7 @@ class _Rounds:
         """Builds the plan that loses least, and while that misses a limit or leaves room, the one that should not."""
         for _ in range(_BUILT):
             draft = self.draft()
-            if draft is None and not self.asked - {self.start.recipe}:
+            if draft is None and not self.fitting:
                 yield from self.fastest()
                 draft = self.draft()
             if draft is None and not self.asked - {self.start.recipe}:
@@ -178,9 +178,7 @@ class _Rounds:
 
         Training wins back what a structure loses, and little of what rounding does.
         """
-        fitting = [
-            self.drafts[each.candidate.recipe] for each in self.built if self.goal.fits_but_for_score(each.candidate)
-        ]
+        fitting = [self.drafts[each.candidate.recipe] for each in self.fitting]
         least = min(map(self.after_training, fitting), default=math.inf)
         for _ in range(_TRIES):
             draft = self.draft(_RECOVERED)
@@ -236,10 +234,11 @@ class _Rounds:
         """Times the fastest plan of each format, where a time is limited: its sum of layers' times may be far off."""
         for space in (space for space in self.spaces if _TIME in self.limits(space)):
             draft = self._solved(space, Beliefs(), {_TIME: 0.0}, whatever=True)
-            answer = (yield Trial(draft.recipe, scored=False)) if draft else None
-            if draft and isinstance(answer, Candidate):
+            if draft is None or any(each.candidate.recipe == draft.recipe for each in self.built):
+                continue
+            answer = yield Trial(draft.recipe, scored=False)
+            if isinstance(answer, Candidate):
                 self.built.append(draft.built(answer))
-                self.drafts[draft.recipe] = draft
 
     def relaxed(self) -> dict[str, float]:
         """For each limit the least value with which the others can be kept, in any format and without training."""
@@ -270,14 +269,19 @@ class _Rounds:
         return frozenset(name for space in self.spaces for name in space.structures)
 
     @property
+    def fitting(self) -> list[Built]:
+        """The plans that were built, not just timed, and keep every limit but that of the score."""
+        known = [each for each in self.built if each.candidate.recipe in self.scored]
+        return [each for each in known if self.goal.fits_but_for_score(each.candidate)]
+
+    @property
     def asked(self) -> frozenset[Recipe]:
         """All recipes that were built or refused."""
         return frozenset((*self.scored, *(each.recipe for each in self.refusals)))
 
     def promising(self, draft: Draft) -> bool:
         """Whether a plan should do better than what was built: something fits at last, or clearly less is lost."""
-        fitting = [each.loss for each in self.built if self.goal.fits_but_for_score(each.candidate)]
-        return not fitting or draft.loss < min(fitting) * (1 - _BETTER)
+        return not self.fitting or draft.loss < min(each.loss for each in self.fitting) * (1 - _BETTER)
 
     def build(self, draft: Draft, *steps: Step) -> Generator[Trial, Answer, Candidate | None]:
         """The measured candidate of a plan, trained by `steps`; None where it is refused."""

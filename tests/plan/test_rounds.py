@@ -347,6 +347,13 @@ def test_where_the_fastest_plan_is_faster_than_foretold_it_is_found():
     assert World(off=0.5).packed(latency_ratio=0.08).met
 
 
+def test_the_fastest_plan_itself_is_built_where_nothing_else_keeps_the_limit():
+    """It was timed without a score, which is no reason to leave it."""
+    found = World(off=0.5).packed(latency_ratio=0.0615, schedule=None)
+    assert found.met
+    assert found.best.measurement.score is not None
+
+
 def test_a_limit_that_only_the_score_forbids_is_relaxed_too():
     refused = World(recovery=1.0).packed(flash_bytes=60, max_drop=0.01)
     assert not refused.met
