@@ -12,6 +12,7 @@ from haversack.measurement import chance
 from haversack.packing.check import RunOnce, check_alone, checked_model, checked_score, scored
 from haversack.progress import shown_by
 from haversack.task import Task
+from tests.heard import Heard
 
 COUNTS = itertools.count(1)
 INPUTS = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
@@ -122,18 +123,10 @@ def test_a_repeatable_score_passes_as_it_is(value):
     ],
 )
 def test_a_score_that_no_output_changes_is_said_to_judge_nothing(score, said):
-    lines = []
-
-    class Heard:
-        def track(self, items, label, total):
-            return iter(items)
-
-        def say(self, line):
-            lines.append(line)
-
-    with shown_by(Heard()):
+    heard = Heard()
+    with shown_by(heard):
         checked_score(task(score), lambda inputs: inputs.abs())
-    assert [line[:32] for line in lines] == (["score() gives 0.5 whatever the n"] if said else [])
+    assert [line[:32] for line in heard.lines] == (["score() gives 0.5 whatever the n"] if said else [])
 
 
 def test_one_of_several_processes_is_refused(monkeypatch):

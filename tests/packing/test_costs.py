@@ -33,6 +33,7 @@ from haversack.techniques.prune_weights import PruneWeights
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.zoo.ds_cnn import DsCnn
 from haversack.zoo.mobilenet_v2 import InvertedResidual, MobileNetV2
+from tests.heard import Heard
 from tests.tasks.digits_small import network, task
 
 MICRO, HOST = find_device("stm32f746"), find_device("host")
@@ -304,20 +305,14 @@ def test_where_every_layer_reads_all_earlier_ones_tables_stay_small_and_sums_tru
 
 def test_a_table_too_large_for_any_memory_becomes_a_sum():
     sites = tuple(Site(f"conv{i}", "prune_channels", tuple(map(Option, "abcdefgh"))) for i in range(40))
-    lines = []
-
-    class Heard:
-        def track(self, items, label, total):
-            return iter(items)
-
-        def say(self, line):
-            lines.append(line)
-
-    with shown_by(Heard()):
+    heard = Heard()
+    with shown_by(heard):
         terms = Layout((), {}, sites).terms(range(40), (), lambda plan: float(sum(plan)))
     assert sum(term.amounts.size for term in terms) < 1 << 17
     assert sum(term.of([3] * 40) for term in terms) == 120
-    assert lines == ["40 places (conv0, conv1, conv2, ...) meet in one layer: what they cost is summed one by one"]
+    assert heard.lines == [
+        "40 places (conv0, conv1, conv2, ...) meet in one layer: what they cost is summed one by one"
+    ]
 
 
 @pytest.mark.parametrize("numbers", ["int8", "float32"])

@@ -15,6 +15,7 @@ from haversack.plan.found import Trial
 from haversack.progress import shown_by
 from haversack.recipe import Recipe
 from haversack.task import TaskFile, read_task_file
+from tests.heard import Heard
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits_small.py"
 LIMITS = Budget(flash_bytes=9_000, max_drop=0.03)
@@ -71,19 +72,11 @@ def test_why_nothing_is_predicted_is_said(file, monkeypatch: pytest.MonkeyPatch)
     def fails(*_: object) -> None:
         raise BudgetError("it cannot be written.", where="model.onnx")
 
-    lines = []
-
-    class Heard:
-        def track(self, items, label, total):
-            return iter(items)
-
-        def say(self, line):
-            lines.append(line)
-
     monkeypatch.setattr(Bench, "set_up", fails)
-    with shown_by(Heard()):
+    heard = Heard()
+    with shown_by(heard):
         assert foreseen(file.network(), file.task, MICRO, LIMITS) == {}
-    assert lines == ["nothing is predicted, advice is from counts alone: model.onnx: it cannot be written."]
+    assert heard.lines == ["nothing is predicted, advice is from counts alone: model.onnx: it cannot be written."]
 
 
 def test_zeros_and_codebooks_are_foretold_where_the_update_is_limited_and_only_there(file, bench: Bench, told) -> None:

@@ -18,6 +18,7 @@ from haversack.runtimes.host import load
 from haversack.runtimes.onnx.write import write
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
+from tests.heard import Heard
 
 
 def task_on(x) -> Task:
@@ -32,17 +33,6 @@ def small(*layers, shape=(3, 8, 8)) -> tuple[Model, torch.Tensor]:
 
 def convolutional() -> tuple[Model, torch.Tensor]:
     return small(nn.Conv2d(3, 6, 3), nn.ReLU6(), nn.Conv2d(6, 4, 3), nn.Flatten())
-
-
-class Heard:
-    def __init__(self):
-        self.lines = []
-
-    def track(self, items, label, total):
-        return iter(items)
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 @pytest.mark.parametrize("bits", [7, 8])

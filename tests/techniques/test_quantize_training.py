@@ -20,6 +20,7 @@ from haversack.task import Task
 from haversack.techniques.quantize_training import QuantizeTraining
 from haversack.techniques.quantize_training.fake import fake_quantized
 from haversack.training import Training, finetune
+from tests.heard import Heard
 
 
 class Residual(nn.Module):
@@ -144,17 +145,6 @@ def test_the_network_stays_the_user_s_own_and_the_teacher_his():
     assert type(model.module) is Residual
     assert model.teacher is None
     assert model.module.state_dict().keys() == trained().module.state_dict().keys()
-
-
-class Heard:
-    def __init__(self):
-        self.lines = []
-
-    def track(self, items, label, total):
-        return iter(items)
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def test_a_value_that_may_be_negative_keeps_eight_bits_and_is_named():

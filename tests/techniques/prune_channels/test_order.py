@@ -13,6 +13,7 @@ from haversack.model import Model
 from haversack.progress import shown_by
 from haversack.techniques.prune_channels import order
 from haversack.techniques.prune_channels.order import readings, second_order
+from tests.heard import Heard
 
 
 def ranking(module: nn.Module, x: Tensor, place: int = 0) -> order.Ranking:
@@ -74,17 +75,6 @@ def test_what_cannot_be_cut_is_said_and_ranked_by_its_norms() -> None:
     norms = module[0].weight.flatten(1).square().sum(1) + module[2].weight.flatten(1).square().sum(1)
     assert list(found.order) == norms.argsort().tolist()
     assert said.lines == ["ranked by their kernels' norms: the channels of 0."]
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def track(self, items: object, label: str, total: int | None) -> object:
-        return iter(items)
 
 
 def test_inputs_that_are_no_numbers_are_an_error() -> None:
