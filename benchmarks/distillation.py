@@ -22,6 +22,7 @@ ASKED = Asked(
         "mobilenetv2.tuned_gain": 0.005,
         "mobilenetv2.few_labels_gain": 0.05,
         "shufflenetv2.tuned_gain": 0.005,
+        "shufflenetv2.tuned_3_epochs_gain": 0.005,
         "mobilenetv2.gain_20_epochs": 0.01,
         "mobilenetv2.tuned_gain_8_epochs": 0.01,
         "resnet8.score": 0.885,

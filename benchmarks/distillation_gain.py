@@ -30,8 +30,8 @@ from haversack.task import Task
 from haversack.training import Training, checkpoints_in, finetune, outputs_kept
 
 SEEDS = (0, 1, 2)
-CHOOSING_SEED, CHOOSING_EPOCHS = 100, 3
-"""A rate is chosen in so few epochs, by images that are held back, with a seed that does not report."""
+CHOOSING_SEED = 100
+"""A rate is chosen by images that are held back, with a seed that does not report."""
 STUDENTS = {
     "mobilenet_v2": {"width": 0.25, "depth": 0.5, "downsampling": 8, "head": 96, "dropout": 0.0},
     "shufflenet_v2": {"width": 0.27, "depth": 0.5, "downsampling": 8},
@@ -73,11 +73,12 @@ class Way:
 
 @dataclass(frozen=True)
 class Contest:
-    """A student that learns in two ways; one image in `one_in` has a label."""
+    """A student that learns in two ways, at rates chosen in so many epochs; one image in `one_in` has a label."""
 
     family: str
     ways: Mapping[str, Way]
     one_in: int = 1
+    choosing_epochs: int = 3
 
 
 _TAUGHT = Training(
@@ -101,12 +102,20 @@ CONTESTS = {
         },
         one_in=10,
     ),
-    "shufflenetv2.tuned": Contest(
+    "shufflenetv2.tuned_3_epochs": Contest(
         "shufflenet_v2",
         {
             "taught": Way(replace(_TAUGHT, learning_rate=0.05), _RATES),
             "labels": Way(replace(_ALONE, learning_rate=0.4), _RATES),
         },
+    ),
+    "shufflenetv2.tuned": Contest(
+        "shufflenet_v2",
+        {
+            "taught": Way(replace(_TAUGHT, learning_rate=0.2), (0.1, 0.2)),
+            "labels": Way(replace(_ALONE, learning_rate=0.2), (0.2, 0.4)),
+        },
+        choosing_epochs=24,
     ),
 }
 
@@ -136,7 +145,7 @@ def run(  # noqa: PLR0913 - what makes a training
         learned, judged = learned.first(1_280), judged.first(1_000)
     training = replace(chosen.ways[way].training, seed=seed)
     if rate:
-        training = replace(training, learning_rate=rate, epochs=CHOOSING_EPOCHS)
+        training = replace(training, learning_rate=rate, epochs=chosen.choosing_epochs)
     if quick:
         training = replace(training, epochs=1)
     network = learnt(data, chosen, replace(chosen.ways[way], training=training), learned)
