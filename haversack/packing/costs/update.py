@@ -25,6 +25,8 @@ _FINEST, _WIDEST = 0.42, 3.3
 """How far apart the values of a codebook lie, in root mean squares of a weight: 2.9 times the square root of what a bit
 may cost (0.02), or, with few values, as is best for a normal weight: less by the power of 0.87 of their number.
 """
+_REAL = 32
+"""Bits of a number that was not rounded."""
 _MOST = 1 << 14
 """Numbers of a weight that are coded to see how many bytes each takes."""
 
@@ -46,7 +48,8 @@ def coded_terms(folded: Folded, layout: Layout) -> tuple[list[Term], float]:
 def _of(folded: Folded, layout: Layout, operation: FoldedOperation) -> list[Term]:
     sites, roundings = layout.sites_of(operation), layout.roundings(operation)
     rates: dict[tuple[int, Zeros | None], tuple[float, float]] = {}
-    real = _real_rate(folded, operation)
+    some = _some(folded.tensor(operation.weight)) if operation.weight else None
+    real, row_bytes = _real_rate(folded, operation), 0.0 if some is None else _row_bytes(some)
 
     def counted(plan: Plan) -> tuple[float, int, int]:
         if layout.is_gone(sites, operation.path, plan):
@@ -59,8 +62,8 @@ def _of(folded: Folded, layout: Layout, operation: FoldedOperation) -> list[Term
 
     def rate(plan: Plan) -> tuple[float, float]:
         way = layout.bits(roundings, plan), layout.zeros(roundings, plan)
-        if way not in rates:
-            rates[way] = _rate(folded.tensor(operation.weight), *way)
+        if some is not None and way not in rates:
+            rates[way] = _rate(some, *way, row_bytes)
         return rates[way]
 
     counts, stored = _known(sites, counted), _known(roundings, rate)
@@ -94,19 +97,29 @@ def _real_rate(folded: Folded, operation: FoldedOperation) -> float:
     return record(container.stored((bias + 0.0).numpy())).bytes_written / max(1, bias.numel())
 
 
-def _rate(weight: Tensor, bits: int, zeros: Zeros | None) -> tuple[float, float]:
-    """Coded bytes of a number, and of a row's step."""
-    rows = weight.detach().reshape(len(weight), -1)
-    some = rows[: max(1, _MOST // max(1, rows.shape[1]))]
-    some = thinned(some, zeros) if zeros else some
-    if bits >= 32:
+def _rate(weight: Tensor, bits: int, zeros: Zeros | None, row_bytes: float) -> tuple[float, float]:
+    """Coded bytes of a number, and of a row's step; `row_bytes` is that of a row that is not all zeros."""
+    some = thinned(weight, zeros) if zeros else weight
+    if bits >= _REAL:
         return record(container.stored((some + 0.0).numpy())).bytes_written / some.numel(), 0.0
     grid = symmetric(weight_spans(some, bits), axis=0, bits=bits)
-    steps = np.array(grid.scale, np.float32)
-    integers = grid.quantize(some).numpy()
-    coded = Integers(integers, steps, np.array(grid.zero_point), 0, bits, signed=True, narrow=True)
-    step = record(container.stored(steps)).bytes_written / len(steps)
-    return max(0.0, record(coded).bytes_written - step * len(steps)) / some.numel(), step
+    # With one step for all: steps are much alike however weights are stored, and take longer to code than numbers.
+    one, none = np.ones(1, np.float32), np.zeros(0, np.int32)
+    coded = Integers(grid.quantize(some).numpy(), one, none, None, bits, signed=True, narrow=True)
+    numbers = record(coded).bytes_written - record(container.stored(one)).bytes_written
+    return max(0.0, numbers) / some.numel(), row_bytes * float(some.any(1).double().mean())
+
+
+def _row_bytes(weight: Tensor) -> float:
+    """Coded bytes of a row's step."""
+    steps = np.array(symmetric(weight_spans(weight, 8), axis=0, bits=8).scale, np.float32)
+    return record(container.stored(steps)).bytes_written / len(steps)
+
+
+def _some(weight: Tensor) -> Tensor:
+    """As many of the weight's rows as are coded to see how long they become."""
+    rows = weight.detach().reshape(len(weight), -1)
+    return rows[: max(1, _MOST // max(1, rows.shape[1]))]
 
 
 def thinned(weight: Tensor, zeros: Zeros) -> Tensor:
