@@ -31,6 +31,7 @@ REDUCED = {
     "prove packed": "prove packed --samples 4",
     "blame packed": "blame packed --suspects 1",
     "bench packed/model.onnx": "bench packed/model.onnx --seconds 0.1",
+    "explore my_task.py": "explore my_task.py --try quantize_static --seconds 0.1",
     "my_task.py": str(TASK),
 }
 """What stands in the documents, and what is run here: limits that a small network can meet, and little time."""

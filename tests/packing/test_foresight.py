@@ -80,8 +80,9 @@ def test_why_nothing_is_predicted_is_said(file, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_zeros_and_codebooks_are_foretold_where_the_update_is_limited_and_only_there(file, bench: Bench, told) -> None:
-    limits = Budget(update_bytes=20_000, max_drop=0.03)
-    sparse = foreseen(file.network(), file.task, MICRO, limits, BRIEF)["zeros and codebooks"]
+    limits, stored = Budget(update_bytes=20_000, max_drop=0.03), ("prune_weights", "cluster_weights")
+    foretold = foreseen(file.network(), file.task, MICRO, limits, replace(BRIEF, techniques=stored))
+    sparse = foretold["zeros and codebooks"]
     assert set(sparse.techniques) <= {"prune_weights", "cluster_weights"}
     assert sparse.enough
     built = bench.candidate(Trial(sparse.recipe, scored=False)).measurement
