@@ -112,7 +112,7 @@ CONTESTS = {
     "shufflenetv2.tuned": Contest(
         "shufflenet_v2",
         {
-            "taught": Way(replace(_TAUGHT, learning_rate=0.2), (0.1, 0.2)),
+            "taught": Way(replace(_TAUGHT, learning_rate=0.2), (0.1, 0.2, 0.4)),
             "labels": Way(replace(_ALONE, learning_rate=0.2), (0.2, 0.4)),
         },
         choosing_epochs=24,

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
+from haversack.calibration.histogram import BINS, Histogram
 from haversack.errors import RecipeError, TaskError
 from haversack.graph.folded import Folded
 from haversack.graph.ops import Trait, fixed_ranges, sharing, traits_of
@@ -18,8 +19,6 @@ from haversack.grid import Grid, affine, blocks, round_, steps_of, symmetric
 
 Ranges = Literal["min_max", "percentile", "mse"]
 Run = Callable[[fx.GraphModule, Batches, Collection[str], Visit], None]
-_BINS = 2048
-_AT_A_TIME = 1 << 16
 _TAIL = 1e-5
 # Shorter than a tenth, and a step of 8 bits would be finer than a bin of the histogram.
 _CUTS = tuple(share / 100 for share in range(100, 9, -1))
@@ -63,7 +62,7 @@ class Observed:
         """The mean squared rounding error of the histogram on each grid, in float64."""
         if self.counts is None:
             return torch.zeros(len(grids), dtype=torch.float64)
-        centres = self.low + self._bin_width * (torch.arange(_BINS, dtype=torch.float64) + 0.5)
+        centres = self.low + self._bin_width * (torch.arange(BINS, dtype=torch.float64) + 0.5)
         scales, zeros = ([getattr(grid, part)[0] for grid in grids] for part in ("scale", "zero_point"))
         # One grid with a step per row: all candidates at once.
         rows = Grid(grids[0].bits, grids[0].signed, tuple(scales), tuple(zeros), axis=0)
@@ -72,7 +71,7 @@ class Observed:
 
     @property
     def _bin_width(self) -> float:
-        return (self.high - self.low) / _BINS
+        return (self.high - self.low) / BINS
 
     def _percentile(self, counts: Tensor) -> tuple[float, float]:
         """The outer edges of the bins in which the tails end."""
@@ -108,45 +107,22 @@ def spanning(low: float, high: float, *, bits: int, signed: bool) -> Grid:
 
 
 def observe(
-    folded: Folded, names: Collection[str], batches: Batches, *, counted: bool = True, first: Run = watch
+    folded: Folded, names: Collection[str], batches: Batches, *, counted: bool = True, run: Run = watch
 ) -> Mapping[str, Observed]:
-    """What each value called in `names` was on the batches.
+    """What each value called in `names` was on the batches, with `counted` also how often.
 
-    With `counted` the network runs twice, `first` for the limits and then for the histograms between them. Raises
-    TaskError when the inputs never vary, or when a value is NaN or infinite.
+    The network runs once, by `run`. Raises TaskError when the inputs never vary, or when a value is NaN or infinite.
     """
     _check_inputs(batches)
-    lows = dict.fromkeys(names, math.inf)
-    highs = dict.fromkeys(names, -math.inf)
-
-    def widen(name: str, value: Tensor) -> None:
-        low, high = (float(end) for end in value.aminmax())
-        _check_finite(name, low, high)
-        lows[name], highs[name] = min(lows[name], low), max(highs[name], high)
-
-    first(folded.module, batches, names, widen)
-    if not counted:
-        return {name: Observed(lows[name], highs[name]) for name in names}
-    counts = {name: torch.zeros(_BINS, dtype=torch.float64) for name in names}
+    seen = {name: Histogram() for name in names}
 
     def count(name: str, value: Tensor) -> None:
-        counts[name] += _counted(value, lows[name], highs[name])
+        low, high = (float(end) for end in value.aminmax())
+        _check_finite(name, low, high)
+        seen[name].add(value if counted else value[:0], low, high)
 
-    watch(folded.module, batches, [name for name in names if lows[name] < highs[name]], count)
-    return {name: Observed(lows[name], highs[name], counts[name]) for name in names}
-
-
-def _counted(value: Tensor, low: float, high: float) -> Tensor:
-    """What `torch.histc` counts in 2048 bins from `low` to `high`, in half the time."""
-    ends = torch.tensor([low, high], dtype=value.dtype)
-    counts = torch.zeros(_BINS, dtype=torch.int64)
-    # A power of two: dividing by the bins' width rounds as multiplying by their number first would.
-    width = (ends[1] - ends[0]) / _BINS
-    # Cut so small that all of it stays in the processor's cache.
-    for some in value.flatten().split(_AT_A_TIME):
-        bins = (some - low).div_(width).to(torch.int32).clamp_(0, _BINS - 1)
-        counts += torch.bincount(bins, minlength=_BINS)
-    return counts.double()
+    run(folded.module, batches, names, count)
+    return {name: Observed(each.low, each.high, each.told() if counted else None) for name, each in seen.items()}
 
 
 def _check_inputs(batches: Batches) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.graph.folded import Folded, Norm
+from haversack.graph.ops import channel_dim
 from haversack.graph.run import Batches, Visit, watch
 
 Tensors = Mapping[str, Tensor]
@@ -35,14 +36,16 @@ class Noted:
 
     def __init__(self, folded: Folded, batches: Batches) -> None:
         self.folded, self.batches = folded, batches
-        self._parts: dict[str, list[_Part]] = {folded.layer_of(weight).name: [] for weight in folded.norms}
+        layers = [layer.node for layer in folded.layers(transposed=True)]
+        self._parts: dict[str, list[_Part]] = {node.name: [] for node in (*layers, *map(folded.layer_of, folded.norms))}
+        self._channels = {node.name: channel_dim(node) for node in layers}
 
     def watch(self, network: fx.GraphModule, batches: Batches, names: Collection[str], visit: Visit) -> None:
         """Runs the network on the batches like `run.watch`, and notes what its layers compute."""
 
         def note(name: str, value: Tensor) -> None:
             if name in self._parts:
-                self._parts[name].append(_part(value))
+                self._parts[name].append(_part(value.movedim(self._channels.get(name, 1), 1)))
             if name in names:
                 visit(name, value)
 
@@ -54,6 +57,13 @@ class Noted:
         """Those of the layers of these weights; None where they were not noted."""
         noted = {weight: self._parts[self.folded.layer_of(weight).name] for weight in weights}
         return {weight: _joined(some) for weight, some in noted.items()} if all(noted.values()) else None
+
+    def means(self, folded: Folded, layers: Collection[str], samples: int) -> dict[str, Tensor] | None:
+        """The mean outputs of these layers, channel by channel; None where not just so many samples were noted."""
+        noted = folded is self.folded and samples == sum(len(batch[0]) for batch in _some(self.batches))
+        if not noted or not all(self._parts.get(name) for name in layers):
+            return None
+        return {name: _joined(self._parts[name]).mean for name in layers}
 
 
 def expected(

@@ -187,7 +187,7 @@ class QuantizeStatic(Step):
             return ranges_from_norms(scope, points(scope.graph), model.example, divisors)
         # What layers compute is asked for where weights or biases change, and known of the network as it came.
         run = noted.watch if self._writes and scope is noted.folded else watch
-        return observe(scope, points(scope.graph), noted.batches, counted=self.ranges != "min_max", first=run)
+        return observe(scope, points(scope.graph), noted.batches, counted=self.ranges != "min_max", run=run)
 
     def _rounded(
         self,
@@ -198,17 +198,15 @@ class QuantizeStatic(Step):
         sparse: frozenset[str],
     ) -> Rounded:
         """The weights' grids, and the weights and biases that change."""
-        batches = noted.batches if noted else None
-        bits = self._bits(scope, batches)
+        bits = self._bits(scope, noted.batches if noted else None)
         weights = weight_grids(scope, grids, bits, joint=self.joint_linear)
-        if batches is None or not self._writes:
+        if noted is None or not self._writes:
             return Rounded({}, weights)
         if self.rounding == "nearest":
-            biases = corrected_biases(folded, {**grids, **weights}, batches)
-            return Rounded(biases, weights)
+            return Rounded(corrected_biases(folded, {**grids, **weights}, noted), weights)
         clever_ones = {layer.weight for layer in scope.layers()} & folded.writable
         chosen = {name: count for name, count in bits.items() if name in clever_ones}
-        clever = _rounding(self.rounding)(folded, grids, chosen, batches, sparse)
+        clever = _rounding(self.rounding)(folded, grids, chosen, noted.batches, sparse)
         return Rounded(clever.tensors, {**weights, **clever.grids})
 
     def _bits(self, scope: Folded, batches: Batches | None) -> dict[str, int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.distributions import Noted
 from haversack.graph.folded import Folded
 from haversack.graph.ops import channel_dim
 from haversack.graph.pairs import IN_BLOCKS
@@ -19,26 +20,32 @@ _MOST_SAMPLES = 256
 _MOST_NUMBERS = 1 << 24
 
 
-def corrected_biases(folded: Folded, grids: Mapping[str, Grid], batches: Batches) -> dict[str, Tensor]:
+def corrected_biases(folded: Folded, grids: Mapping[str, Grid], inputs: Batches | Noted) -> dict[str, Tensor]:
     """Biases with which each layer's mean outputs, channel by channel, are those of the float network.
 
     Empirical bias correction (Nagel et al. 2019, section 4.2): one sweep through both networks, in which every layer
     reads what the corrected layers before it compute. Layers without a bias of their own are left as they are.
     """
-    nodes = {layer.node.name: layer.node for layer in folded.layers()}
     named = {layer.node.name: layer.bias for layer in folded.layers() if layer.weight in grids and layer.bias}
     chosen = {layer: bias for layer, bias in named.items() if bias in folded.writable and _is_one(bias, named)}
-    inputs = _first_samples(folded, batches)
+    first = _first_samples(folded, inputs.batches if isinstance(inputs, Noted) else inputs)
+    known = inputs.means(folded, chosen.keys(), len(first[0])) if isinstance(inputs, Noted) else None
+    with torch.no_grad():
+        sweep = _Sweep(folded.lowered(grids), known or _means(folded, chosen.keys(), first))
+        sweep.run(*first)
+    return {bias: folded.tensor(bias) - sweep.shifts[layer] for layer, bias in chosen.items()}
+
+
+def _means(folded: Folded, layers: Collection[str], inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """The mean outputs of these layers in the float network, channel by channel."""
+    nodes = {layer.node.name: layer.node for layer in folded.layers()}
     means: dict[str, Tensor] = {}
 
-    def note_means(name: str, value: Tensor) -> None:
+    def note(name: str, value: Tensor) -> None:
         means[name] = _channel_means(nodes[name], value)
 
-    with torch.no_grad():
-        show(folded.module, inputs, chosen.keys(), note_means)
-        sweep = _Sweep(folded.lowered(grids), means)
-        sweep.run(*inputs)
-    return {bias: folded.tensor(bias) - sweep.shifts[layer] for layer, bias in chosen.items()}
+    show(folded.module, inputs, layers, note)
+    return means
 
 
 class _Sweep(fx.Interpreter):
@@ -54,7 +61,7 @@ class _Sweep(fx.Interpreter):
         value = super().run_node(n)
         if n.name not in self.wanted:
             return value
-        shift = _channel_means(n, value) - self.wanted[n.name]
+        shift = _channel_means(n, value) - self.wanted[n.name].to(value.dtype)
         self.shifts[n.name] = shift
         return value - shift.view(-1, *[1] * (value.dim() - 1 - channel_dim(n) % value.dim()))
 
