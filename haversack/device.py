@@ -55,6 +55,11 @@ class Device:
         return self.runtime == "onnx"
 
     @property
+    def takes_weights_alone(self) -> bool:
+        """Whether its runtime computes in float with weights that are stored in fewer bits: tflite-micro does not."""
+        return self.runtime != "tflite-micro"
+
+    @property
     def loads_weights(self) -> bool:
         """Whether an operating system's runtime loads the weights into RAM; a microcontroller reads them from flash.
 

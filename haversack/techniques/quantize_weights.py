@@ -69,8 +69,11 @@ class QuantizeWeights(Step):
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
-        """float16 where it pays, then 8 bits, then 4: in groups for ONNX Runtime, whose files alone can say them."""
-        if model.grids:
+        """float16 where it pays, then 8 bits, then 4: in groups for ONNX Runtime, whose files alone can say them.
+
+        Nothing for a runtime that takes no such weights.
+        """
+        if model.grids or not device.takes_weights_alone:
             return
         if "float16" in device.number_formats and not _is_halved(inference(model)):
             yield cls(16)

@@ -73,3 +73,8 @@ def test_weights_beyond_float16_are_refused(model):
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(RecipeError):
         QuantizeWeights(**settings)
+
+
+def test_nothing_is_offered_to_a_runtime_that_refuses_it(model):
+    assert not [*QuantizeWeights.options(model, find_device("rp2040"))]
+    assert [*QuantizeWeights.options(model, replace(find_device("rp2040"), runtime="litert"))]
