@@ -12,10 +12,13 @@ from torch import Tensor
 
 from haversack.calibration.least_squares import Problem
 from haversack.calibration.patches import macs, parameters
+from haversack.choices import Site
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.run import Batches, joined
 from haversack.model import Layer, Model
+from haversack.recipe import Step
+from haversack.techniques._choices import LayerChoices
 from haversack.techniques._exchange import Choice
 from haversack.techniques._exchange.sites import ExchangeSite, inputs_at, problem_at, problem_reading, sites
 
@@ -105,10 +108,24 @@ def _numbers_read(site: ExchangeSite) -> int:
     return math.prod(site.input_shape) * site.calls
 
 
-def spelled_out(layers: Iterable[Exchangeable], chosen: Sequence[int]) -> Mapping[str, Choice]:
-    """The choice of each layer that changes, by its path."""
-    pairs = zip(layers, chosen, strict=True)
-    return {layer.site.path: layer.choices[option - 1] for layer, option in pairs if option}
+def layer_choices(
+    layers: FoldedWeights, site: Callable[[Exchangeable], Site], step: Callable[[Mapping[str, Choice]], Step]
+) -> LayerChoices | None:
+    """A `site` for each layer that may give way; None where there is none.
+
+    `step` gives the step that exchanges the layers of these paths for these choices, and trains nothing.
+    """
+    each = layers.layers
+    if not each:
+        return None
+
+    def made(chosen: Sequence[int]) -> Step | None:
+        pairs = zip(each, chosen, strict=True)
+        told = {layer.site.path: layer.choices[option - 1] for layer, option in pairs if option}
+        return step(told) if told else None
+
+    weights = tuple(layer.weight for layer in each)
+    return LayerChoices(layers.model, sites=tuple(map(site, each)), weights=weights, tried=layers.of, made=made)
 
 
 def _unbeaten(site: ExchangeSite, tried: Iterable[Choice], problem: Problem, weigh: Weigh) -> tuple[Choice, ...]:

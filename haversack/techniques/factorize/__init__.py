@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -19,7 +19,7 @@ from haversack.settings import AtLeast, Count, Fraction, Like, Positive, checked
 from haversack.task import Task
 from haversack.techniques._choices import LayerChoices, spelled
 from haversack.techniques._exchange import Choice, Exchange, Ways
-from haversack.techniques._exchange.choices import Exchangeable, FoldedWeights, exchangeable, spelled_out
+from haversack.techniques._exchange.choices import Exchangeable, FoldedWeights, exchangeable, layer_choices
 from haversack.techniques._exchange.sites import ExchangeSite
 from haversack.techniques.factorize.method import Method
 from haversack.techniques.factorize.ways import (
@@ -106,22 +106,12 @@ class Factorize(Step):
         def tried(site: ExchangeSite) -> Iterable[Choice]:
             return ladder([way for way in fitting(site.geometry) if way.sides], site.geometry, device.channel_multiple)
 
+        def step(told: Mapping[str, Choice]) -> Factorize:
+            factors = (f"{path}={each.method}:{'x'.join(map(str, each.ranks))}" for path, each in told.items())
+            return cls(factors=tuple(factors), epochs=0)
+
         layers = [] if model.grids else exchangeable(model, tried, composed)
-
-        def made(chosen: Sequence[int]) -> Factorize | None:
-            told = spelled_out(layers, chosen).items()
-            factors = tuple(f"{path}={each.method}:{'x'.join(map(str, each.ranks))}" for path, each in told)
-            return cls(factors=factors, epochs=0) if factors else None
-
-        if not layers:
-            return None
-        return LayerChoices(
-            model,
-            sites=tuple(_site(layer) for layer in layers),
-            weights=tuple(layer.weight for layer in layers),
-            tried=FoldedWeights(model, layers, composed).of,
-            made=made,
-        )
+        return layer_choices(FoldedWeights(model, layers, composed), _site, step)
 
     @property
     def _ways(self) -> Ways:

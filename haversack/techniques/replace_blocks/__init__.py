@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -22,7 +22,7 @@ from haversack.settings import Count, Fraction, Like, Positive, checked
 from haversack.task import Task
 from haversack.techniques._choices import LayerChoices, spelled
 from haversack.techniques._exchange import Choice, Exchange, Ways
-from haversack.techniques._exchange.choices import Exchangeable, FoldedWeights, exchangeable, spelled_out
+from haversack.techniques._exchange.choices import Exchangeable, FoldedWeights, exchangeable, layer_choices
 from haversack.techniques._exchange.sites import ExchangeSite, Replacement
 from haversack.techniques.replace_blocks.grouped import Shape, fitted, ladder
 from haversack.techniques.replace_blocks.merged import merged, unmerged
@@ -95,21 +95,12 @@ class ReplaceBlocks(Step):
     def choices(cls, model: Model, device: Device) -> LayerChoices | None:
         """A site an ordinary convolution, which may be depthwise or in groups; None where there is none."""
         del device
+
+        def step(told: Mapping[str, Choice]) -> ReplaceBlocks:
+            return cls(layers=tuple(f"{path}={_spelling(each)}" for path, each in told.items()), epochs=0)
+
         layers = [] if model.grids else exchangeable(model, _offered, _dense)
-
-        def made(chosen: Sequence[int]) -> ReplaceBlocks | None:
-            told = tuple(f"{path}={_spelling(each)}" for path, each in spelled_out(layers, chosen).items())
-            return cls(layers=told, epochs=0) if told else None
-
-        if not layers:
-            return None
-        return LayerChoices(
-            model,
-            sites=tuple(_site(layer) for layer in layers),
-            weights=tuple(layer.weight for layer in layers),
-            tried=FoldedWeights(model, layers, _dense).of,
-            made=made,
-        )
+        return layer_choices(FoldedWeights(model, layers, _dense), _site, step)
 
     @property
     def _ways(self) -> Ways:
