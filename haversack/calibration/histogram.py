@@ -36,7 +36,7 @@ class Histogram:
         scale = 2.0**-self._exponent
         # Cut so small that all of it stays in the processor's cache.
         for some in value.flatten().split(_AT_A_TIME):
-            bins = (some * scale).sub_(self._first).to(torch.int32).clamp_(0, len(self._counts) - 1)
+            bins = (some.float() * scale).sub_(self._first).to(torch.int32).clamp_(0, len(self._counts) - 1)
             self._counts += torch.bincount(bins, minlength=len(self._counts))
 
     def told(self) -> Tensor:

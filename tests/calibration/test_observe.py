@@ -86,6 +86,14 @@ def test_in_which_parts_and_order_values_come_makes_no_difference():
     assert torch.equal(told[0], told[2])
 
 
+def test_half_precision_is_counted_as_finely():
+    values = (torch.randn(3000, generator=torch.Generator().manual_seed(5)) * 1e-3).half()
+    low, high = float(values.min()), float(values.max())
+    tally = Histogram()
+    tally.add(values, low, high)
+    assert off(Observed(low, high, tally.told()), values) == 0
+
+
 @pytest.mark.parametrize("number", [0.0, -7.5, 1e-42, 3e38])
 def test_one_number_alone_is_counted(number):
     tally = Histogram()
