@@ -403,6 +403,32 @@ def test_ctrl_c_before_anything_meets_the_limits_ends_with_130_and_no_result(
     assert not (tmp_path / "out" / "model.onnx").exists()
 
 
+@pytest.mark.parametrize("after", [5, 6], ids=["before a row was built", "after one"])
+def test_ctrl_c_ends_explore_with_130_and_no_word_of_what_was_not_tried(
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path, after: int
+) -> None:
+    path = task_file(STOPPING.replace("AFTER", str(after)))
+    words = [*QUICKLY[:2], "--try", "quantize_weights", *QUICKLY[4:], "--out", tmp_path / "out"]
+    code, shown, err = run("explore", path, *words)
+    assert code == 130
+    assert ("this is the best so far" if after == 6 else "repeat the command") in err
+    assert ("The frontier:" in shown) == (after == 6)
+    assert "Nothing that was tried" not in shown
+    assert [each.suffix for each in tmp_path.glob("out/workspace/*/*.frontier.json")] == [".json"] * (after == 6)
+
+
+def test_a_folder_of_something_else_is_refused_before_any_work(
+    run: Run, task_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "letter.txt").write_text("dear reader")
+    path = task_file(GOOD.replace("    torch.manual", "    1 / 0\n    torch.manual"))
+    code, _, err = run("pack", path, "--flash", "2kB", "--out", tmp_path / "out")
+    assert code == 2
+    assert "it holds letter.txt, which is of no result of haversack" in err
+    assert [each.name for each in (tmp_path / "out").iterdir() if each.name != "workspace"] == ["letter.txt"]
+
+
 @pytest.mark.parametrize(
     ("network", "words", "says"),
     [
@@ -440,6 +466,9 @@ def test_a_row_of_the_frontier_becomes_the_result_without_new_work(
     assert told["packed"]["flash_bytes"]["value"] == (out / "model.onnx").stat().st_size
     assert told["frontier"][0]["recipe"] == (out / "recipe.toml").read_text()
     assert Result(out).measured.frontier[0].measurement is not None
+    code, shown, err = run("pack", task, *QUICKLY[:2], *QUICKLY[4:], "--out", out, "--pick", "1", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(shown, parse_constant=pytest.fail)["frontier"][0]["measured"]
     wrong = ("pack", task, *QUICKLY[:2], "--out", out, "--pick")
     assert "no row 99" in run(*wrong, "99")[2]
     assert "--pick takes a row as it is" in run(*wrong, "1", "--flash", "1kB")[2]

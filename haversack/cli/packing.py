@@ -33,7 +33,7 @@ from haversack.interrupt import Stopped
 
 if TYPE_CHECKING:
     from haversack.device import Device
-    from haversack.packing import Packed, Settings
+    from haversack.packing import Explored, Packed, Settings
     from haversack.task import TaskFile
 
 
@@ -73,7 +73,12 @@ def pack(  # noqa: PLR0913 - one argument an option
         except Stopped as stopped:
             result = cast("Packed", stopped.result)
     _show(result, out, as_json=as_json)
-    if result.found.stopped:
+    _end(stopped=result.found.stopped)
+
+
+def _end(*, stopped: bool) -> None:
+    """Ends a command that was stopped and had something to show as shells expect it."""
+    if stopped:
         typer.echo("stopped: this is the best so far. Repeat the command to go on.", err=True)
         raise typer.Exit(STOPPED)
 
@@ -109,11 +114,16 @@ def explore(  # noqa: PLR0913 - one argument an option
     with progress(quiet=as_json):
         file = loaded(task)
         settings = _settings(out, threads, file, techniques=_names(techniques), seconds=seconds, seed=seed)
-        explored = run(file.fresh_network, file.task, target, settings)
+        try:
+            explored = run(file.fresh_network, file.task, target, settings)
+        except Stopped as stopped:
+            explored = cast("Explored", stopped.result)
     if as_json:
-        print_json({"baseline": explored.baseline.to_json(), **plain(explored.found)})
+        plainly = {"baseline": explored.baseline.to_json(), "stopped": explored.found.stopped}
+        print_json({**plainly, **plain(explored.found)})
     else:
         typer.echo(explored.report)
+    _end(stopped=explored.found.stopped)
 
 
 def _names(asked: list[str] | None) -> tuple[str, ...]:

@@ -86,7 +86,8 @@ def pack(
     with cache_folder(settings.cache) as cache, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, cache)
         found, students = _search(bench, budget, settings)
-        keep_frontier(bench.workspace, found, budget.within(device))
+        if found.frontier or not found.stopped:
+            keep_frontier(bench.workspace, found, budget.within(device))
         failed = failure(found)
         if failed is not None:
             _report(bench, found, budget.within(device), settings)
@@ -148,13 +149,21 @@ class Explored:
 
 
 def explore(network: Network, task: Task, device: Device, settings: Settings) -> Explored:
-    """The frontier of `network` on `device` without limits but the device's own; `pick` makes a row of it a result."""
+    """The frontier of `network` on `device` without limits but the device's own; `pick` makes a row of it a result.
+
+    On Ctrl-C Stopped, whose `result` is the frontier of what was built, where something was.
+    """
     with cache_folder(settings.cache) as cache, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, cache)
         found = _explored(bench, settings)
+        if found.stopped and not found.frontier:
+            raise KeyboardInterrupt
         keep_frontier(bench.workspace, found, Budget().within(device))
         baseline = bench.artifact(Trial(Recipe())).measurement
-    return Explored(baseline, found, str(explored(found, baseline, device)))
+    result = Explored(baseline, found, str(explored(found, baseline, device)))
+    if found.stopped:
+        raise Stopped(result)
+    return result
 
 
 def save(result: Packed, folder: Path) -> None:

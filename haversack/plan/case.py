@@ -110,7 +110,7 @@ class Case:
         """What int8 gives, from the weighings."""
         pays = "int8" in self.device.number_formats
         time = _ASSUMED_INT8_TIME if pays else 1.0
-        if pays and self.whole.latency_ms and self.integer.latency_ms:
+        if pays and self.whole.latency_ms and self.integer.latency_ms and self.whole.latency_ms.value:
             time = self.integer.latency_ms.value / self.whole.latency_ms.value
         flash = self.integer.flash_bytes.value / max(1.0, self.whole.flash_bytes.value)
         ram = self.integer.ram_bytes.value / max(1.0, self.whole.ram_bytes.value)

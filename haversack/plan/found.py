@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from haversack.errors import InfeasibleError, NothingChangedError
-from haversack.limits import LIMITS, Miss
+from haversack.errors import InfeasibleError, NothingChangedError, QuantityError
+from haversack.limits import LIMITS, Limit, Miss
 from haversack.measurement import Candidate
 from haversack.plan.frontier import FrontierRow, LimitPrice, Prediction
 from haversack.recipe import Recipe
@@ -127,13 +128,24 @@ def infeasible(found: Found) -> InfeasibleError:
 def _relaxed(relaxations: Mapping[str, float]) -> str:
     """What each limit would have to be for the others to be kept."""
     told = {limit.field: limit for limit in LIMITS}
-    enough = [f"{told[field].title} of {told[field].show(value)}" for field, value in relaxations.items()
+    enough = [f"{told[field].title} of {_rounded_up(told[field], value)}" for field, value in relaxations.items()
               if math.isfinite(value)]  # fmt: skip
     if not relaxations:
         return ""
     if not enough:
         return " No single limit is the reason: to raise one of them alone is not enough."
     return f" With the other limits as they are, it would take a {' or a '.join(enough)}."
+
+
+def _rounded_up(limit: Limit, value: float) -> str:
+    """A value as people write it, that is no less: what is told as enough is enough when it is set as the limit."""
+    shown = limit.show(value)
+    with suppress(QuantityError):  # of a score that is no share
+        raised = value
+        while (limit.parse(shown) or 0.0) < value:
+            raised *= 1.002
+            shown = limit.show(raised)
+    return shown
 
 
 def nothing_pays(found: Found) -> NothingChangedError:

@@ -96,6 +96,14 @@ def drawn(rows: Sequence[FrontierRow], original: Measurement, kept: Collection[R
     return tuple(sorted(chosen, key=lambda row: (-_merits(row)[-1], [-merit for merit in _merits(row)])))
 
 
+def beaten(rows: Sequence[FrontierRow]) -> tuple[int, ...]:
+    """The numbers, from 1, of rows that another beats: an answer within the noise of it, or what was built since."""
+    merits = [_merits(row) for row in rows]
+    return tuple(
+        number for number, theirs in enumerate(merits, start=1) if any(_beats(ours, theirs) for ours in merits)
+    )
+
+
 def _merits(weighable: Weighable) -> tuple[float, ...]:
     """Flash, latency and score, more being better; what is unknown is worst."""
     merits = []

@@ -9,7 +9,7 @@ from haversack.device import Device
 from haversack.limits import LIMITS, Budget, Limit
 from haversack.measurement import Figure, Measurement
 from haversack.plan.found import Found
-from haversack.plan.frontier import FrontierRow, LimitPrice, Prediction
+from haversack.plan.frontier import FrontierRow, LimitPrice, Prediction, beaten
 from haversack.quantity import show_score
 from haversack.recipe import Recipe, technique
 from haversack.report.blocks import UNKNOWN, Block, Document, Lines, Paragraph, Rows, document
@@ -55,10 +55,9 @@ def frontier(found: Found, budget: Budget) -> Block:
     limits = [limit for limit in limits if any(row.figure(limit) for row in found.frontier)]
     head = ("row", *(limit.title for limit in limits), "recipe", "")
     rows = [_row(number, row, limits, found) for number, row in enumerate(found.frontier, start=1)]
-    note = (
-        "None of these is beaten by another in flash, latency and score at once. `haversack pack --pick ROW` makes one"
-    )
-    note += " the result, without new work where it was built."
+    worse = " and ".join(f"row {number}" for number in beaten(found.frontier))
+    note = f"None of these{f' but {worse}' if worse else ''} is beaten by another in flash, latency and score at once."
+    note += " `haversack pack --pick ROW` makes one the result, without new work where it was built."
     if not all(row.built for row in found.frontier):
         note += " ~: predicted, and not built yet."
     table = Rows(head, rows, right=head[:-2])

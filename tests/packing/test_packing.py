@@ -29,9 +29,11 @@ from haversack.interrupt import interruptible
 from haversack.limits import Budget
 from haversack.measurement import Candidate, Figure, share_of
 from haversack.model import Model
-from haversack.packing import Bench, Packed, Settings, _below, apply, gauge, pack
+from haversack.packing import Bench, Packed, Settings, _below, apply, gauge, pack, pick
 from haversack.packing.candidates import read_recipe
-from haversack.plan.found import Refusal, Trial
+from haversack.packing.frontier import keep_frontier
+from haversack.plan.found import Found, Refusal, Trial
+from haversack.plan.frontier import FrontierRow
 from haversack.progress import shown_by
 from haversack.recipe import Recipe, Stage, Step
 from haversack.runtimes import Contents, host
@@ -40,6 +42,7 @@ from haversack.surgery.save import load
 from haversack.task import Task, TaskFile, read_task_file
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.training.resume import checkpoint
+from tests.heard import Heard
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits_small.py"
 FLASH = 9_000
@@ -192,7 +195,10 @@ def test_a_device_that_takes_signed_activations_gets_them_and_the_very_file_is_t
     assert any("in float" in line for line in measured.notes) != in_integers
 
 
-@pytest.mark.parametrize(("device", "runtime", "told"), [("raspberry-pi-4", "onnx", True), ("host", "onnx", False)])
+@pytest.mark.parametrize(
+    ("device", "runtime", "told"),
+    [("raspberry-pi-4", "onnx", True), ("raspberry-pi-4", "litert", False), ("host", "onnx", False)],
+)
 def test_a_ratio_that_this_host_cannot_judge_is_told_of_beforehand(
     monkeypatch: pytest.MonkeyPatch, device: str, runtime: str, *, told: bool
 ) -> None:
@@ -263,6 +269,25 @@ def test_an_older_result_stays_where_a_later_goal_is_impossible(packed: Packed, 
         pack(file.network, file.task, "host", Budget(flash_bytes=1000), settings)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
     assert (out / "workspace" / "report.txt").read_text().startswith("No candidate meets every limit")
+
+
+def test_a_row_that_was_only_predicted_is_built_when_it_is_picked_and_said_so_once(
+    file: TaskFile, tmp_path: Path
+) -> None:
+    settings = Settings(cache=tmp_path, seconds=0.1)
+    bench, recipe = _bench(file, tmp_path, ""), Recipe((QuantizeStatic(),))
+    best = bench.candidate(Trial(Recipe()))
+    predicted = FrontierRow(recipe, {"flash_bytes": 1.0, "score": 1.0})
+    keep_frontier(bench.workspace, Found(best, (), (), frontier=(predicted,)), Budget())
+    told = []
+    for _ in range(2):
+        heard = Heard()
+        with shown_by(heard):
+            picked = pick(1, file.network, file.task, find_device("host"), settings)
+        told.append([line for line in heard.lines if "it is built and measured now" in line])
+        assert picked.found.frontier[0].measurement is not None
+        assert len(picked.artifact.files["model.onnx"]) == picked.artifact.flash_bytes > 1000
+    assert [len(each) for each in told] == [1, 0]
 
 
 def test_what_weigh_says_of_the_size_is_near_the_file(file: TaskFile, packed: Packed) -> None:

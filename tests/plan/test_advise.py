@@ -255,8 +255,10 @@ def test_a_limit_of_next_to_nothing_is_missed_by_all() -> None:
     assert all("then misses latency by" in each.expect for each in found if each.family != "distillation")
 
 
-def test_a_network_without_products_gets_advice_too() -> None:
-    found = advice(counted(nn.Sequential(nn.ReLU(), nn.Flatten()), 4), PI5)
+@pytest.mark.parametrize("device", [PI5, MICRO], ids=["takes a moment to load", "takes no time at all"])
+@pytest.mark.parametrize("budget", [Budget(), Budget(latency_ms=1.0, flash_bytes=100)], ids=["free", "limited"])
+def test_a_network_without_products_gets_advice_too(device: Device, budget: Budget) -> None:
+    found = advice(counted(nn.Sequential(nn.ReLU(), nn.Flatten()), 4), device, budget)
     assert set(families(found)) > FAMILIES - {"nothing needed"}
 
 

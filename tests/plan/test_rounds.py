@@ -12,7 +12,7 @@ from haversack.choices import Bits, Gone, Option, Site, Width
 from haversack.limits import LIMITS, Budget
 from haversack.measurement import Candidate, Conditions, Fidelity, Figure, Measurement
 from haversack.plan import rounds as plan_rounds
-from haversack.plan.found import Found, Refusal, Trial, failure, followed
+from haversack.plan.found import Found, Refusal, Trial, failure, followed, infeasible
 from haversack.plan.goal import Goal
 from haversack.plan.learning import Built, learned
 from haversack.plan.outlook import Outlook
@@ -236,6 +236,18 @@ def test_training_only_where_the_score_has_fallen_too_far():
     assert any(step.trains for step in found.best.recipe.steps)
 
 
+def test_of_many_plans_three_are_trained_at_most_and_one_of_them_for_long(monkeypatch):
+    monkeypatch.setattr(plan_rounds, "_CLOSE", 100.0)
+    monkeypatch.setattr(plan_rounds, "_BETTER", -100.0)
+    _, integers = spaces()
+    alike = [replace(integers, name=f"{bits}", numbers=Integers(bits)) for bits in range(5, 10)]
+    world = World(recovery=0.9)
+    world.packed(alike, flash_bytes=120, max_drop=0.001)
+    trained = [[step.epochs for step in recipe.steps if isinstance(step, Teach)] for recipe in world.built]
+    assert sum(not each for each in trained) > 3
+    assert [each for each in trained if each] == [[2], [2], [2], [2, 8]]
+
+
 def test_the_state_before_a_long_training_is_a_candidate_too():
     world = World(recovery=5.0)
     found = world.packed(flash_bytes=120, max_drop=0.5)
@@ -331,6 +343,19 @@ def test_the_least_relaxation_of_a_limit_is_enough():
     needed = refused.relaxations["flash_bytes"]
     assert 20 < needed < 100
     assert World().packed(flash_bytes=needed * 1.001).met
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("flash_bytes", 1_449.2), ("flash_bytes", 955.4), ("latency_ms", 0.0014712), ("latency_ratio", 0.4501),
+     ("energy_mj", 1.2341), ("max_drop", 0.00004), ("max_drop", 0.0)],
+)  # fmt: skip
+def test_what_is_told_as_enough_is_enough_as_it_is_written(field, value):
+    row = next(limit for limit in LIMITS if limit.field == field)
+    best = Candidate(Recipe(), measured(1000, 1.0, 0.9, 0.0))
+    said = str(infeasible(Found(best, (), (), relaxations={field: value})))
+    written = said.partition("it would take a ")[2].partition(" of ")[2].partition(".\n")[0]
+    assert value <= row.parse(written) <= 1.1 * value + 1e-4
 
 
 @pytest.mark.parametrize("off", [0.7, 1.0, 1.5])

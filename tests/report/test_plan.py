@@ -70,6 +70,14 @@ def test_the_frontier_numbers_its_rows_marks_what_was_only_predicted_and_names_t
     assert "~" not in str(plan.frontier(built, Budget()))
 
 
+def test_a_row_that_another_beats_is_named_though_it_is_the_answer() -> None:
+    better = FrontierRow(MANY, {}, measured(15_900, 0.5, 0.9401))
+    told = (str(plan.frontier(replace(FOUND, frontier=rows), Budget())) for rows in (ROWS, (better, *ROWS[::2])))
+    said = [" ".join(text.split()) for text in told]
+    assert "None of these is beaten by another" in said[0]
+    assert "None of these but row 3 is beaten by another" in said[1]
+
+
 @pytest.mark.parametrize(("change", "word"), [({"picked": 3}, "picked"), ({"unjudged": ("energy (mJ)",)}, "nearest")])
 def test_a_row_that_somebody_chose_or_that_only_comes_near_is_not_called_the_answer(
     change: dict[str, object], word: str
