@@ -249,6 +249,9 @@ class _Rounds:
         able = any(space.sites or space.numbers for space in self.spaces)
         for space in self.spaces if able else ():  # what the network needs as it is may be least
             limits, beliefs = self.limits(space), self._beliefs(space, 1.0)
+            built = [each.candidate for each in self.built if each.space == space.name]
+            if built and all(map(self.goal.unjudged, built)):
+                continue  # nor, as it turned out, what no file of it has a figure for
             if asked - limits.keys():
                 continue  # what cannot be predicted there cannot be judged either
             limits[LOSS] = FORBIDDEN / 2 if drop is None else drop / points - space.lost

@@ -30,7 +30,10 @@ def answer(found: Found, baseline: Measurement) -> Paragraph:
     row = f", row {found.place} of the frontier" if found.place else ""
     trained = "trained" if any(step.trains for step in found.best.recipe.steps) else "without training"
     parts = ", ".join([*(part for part in figures if part), score])
-    return Paragraph(f"{techniques(found.best.recipe)}, {trained}: {parts}{row}.", "The answer: ", "  ")
+    head = "The answer" if found.met else "The nearest"
+    if found.picked is not None:
+        head = "Picked"
+    return Paragraph(f"{techniques(found.best.recipe)}, {trained}: {parts}{row}.", f"{head}: ", "  ")
 
 
 def _change(limit: Limit, before: Measurement, after: Measurement) -> str:

@@ -1,3 +1,4 @@
+import shutil
 import struct
 import subprocess
 import tracemalloc
@@ -5,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from c_decoder import compiled, compiler, decoded, dumped
+from c_decoder import SOURCE, compiled, compiler, decoded, dumped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensors_to_store import NAMES, STORED, codebook, integers, raw
@@ -63,6 +64,15 @@ def read_by_python(content: bytes) -> tuple[str, bytes]:
         return "ok", dumped(read(content, limit_bytes=LIMIT))
     except CodedError as error:
         return "large" if "may." in str(error) else "refused", b""
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm is installed")
+def test_the_decoder_needs_no_heap_and_of_the_c_library_only_what_moves_and_compares_bytes(tmp_path):
+    source = SOURCE / "haversack_coded.c"
+    subprocess.run([compiler(), "-std=c99", "-O2", "-c", source, "-o", tmp_path / "it.o"], check=True)
+    names = subprocess.run(["nm", "-u", tmp_path / "it.o"], check=True, capture_output=True, text=True).stdout.split()
+    foreign = {name.lstrip("_") for name in names} - {"U", "GLOBAL_OFFSET_TABLE_", "stack_chk_fail"}
+    assert foreign <= {"memcpy", "memset", "memcmp", "memmove"}
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -397,6 +397,27 @@ def test_numbers_of_which_a_limit_cannot_be_judged_are_no_reason_to_relax_anothe
     assert found.relaxations["latency_ratio"] < 1
 
 
+@pytest.mark.parametrize("ratio", [0.05, 0.9], ids=["the fastest is timed", "all that fits is built"])
+def test_what_no_file_turned_out_to_have_a_figure_for_is_not_told_as_a_limit_to_be_raised(monkeypatch, ratio):
+    def unknown(self, trial):
+        answer = told(self, trial)
+        rounded = isinstance(answer, Candidate) and any(isinstance(step, Integers) for step in trial.recipe.steps)
+        return replace(answer, measurement=replace(answer.measurement, latency_ratio=None)) if rounded else answer
+
+    class Fixed(Prices):
+        def measures(self):
+            return {"flash_bytes": Measure(((),), self.size), "latency_ratio": Measure(((),), self.time)}
+
+    told = World.answer
+    monkeypatch.setattr(World, "answer", unknown)
+    refused = World().packed(
+        [Space("float32", (), (), Fixed()), spaces()[1]], flash_bytes=300, latency_ratio=ratio, schedule=None
+    )
+    assert not refused.met
+    assert refused.relaxations["flash_bytes"] >= 1000 * (ratio == 0.9)
+    assert refused.relaxations["latency_ratio"] == float("inf")
+
+
 def test_no_limit_need_be_looser_than_what_the_network_needs_as_it_is():
     class Fixed(Prices):
         def measures(self):
