@@ -13,8 +13,8 @@ from torch import Tensor
 
 BINS = 2048
 """Into so many equal bins between the ends a histogram is told."""
-_FINE = 8192
-"""At most one more than so many bins are kept: two to four for each that is told."""
+_FINE = 32768
+"""At most one more than so many bins are kept: eight to sixteen for each that is told."""
 _PRECISION = 24
 """A float32 has no finer digits than so many bits below its highest."""
 _SMALLEST = -126

@@ -68,6 +68,7 @@ class Child:
         environment = {
             **os.environ,
             "TMPDIR": str(self.folder / "tmp"),
+            "HAVERSACK_CACHE": str(self.folder / "tmp" / "tables"),
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
         }
