@@ -527,6 +527,13 @@ def test_a_tensor_may_be_called_anything_and_is_written_under_its_name(run: Run,
         assert np.array_equal(weights[name], numbers)
 
 
+def test_json_holds_nothing_that_other_readers_of_json_refuse(capsys: pytest.CaptureFixture[str]) -> None:
+    """Outputs that are no numbers, of a file that `prove` finds broken, say."""
+    terminal.print_json({"off by": float("nan"), "files": ({"ratio": float("inf"), "bytes": 3},), "score": 0.5})
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert told == {"off by": None, "files": [{"ratio": None, "bytes": 3}], "score": 0.5}
+
+
 def test_the_package_itself_is_the_command():
     found = subprocess.run([sys.executable, "-m", "haversack", "--version"], capture_output=True, text=True, check=True)
     assert found.stdout == f"haversack {__version__}\n"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -140,8 +141,16 @@ def unexpected(error: Exception) -> str:
 
 
 def print_json(data: object) -> None:
-    """Prints data for machines."""
-    typer.echo(json.dumps(data, indent=1, default=str))
+    """Prints data for machines; what JSON has no number for is null."""
+    typer.echo(json.dumps(_numbered(data), indent=1, default=str))
+
+
+def _numbered(data: object) -> object:
+    if isinstance(data, Mapping):
+        return {name: _numbered(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_numbered(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 @contextmanager

@@ -63,7 +63,9 @@ def prove(folder: Path, network: nn.Module, task: Task, effort: Effort | None = 
     reference, theirs = answers[0]
     witnesses = [judge.witness(party, given, theirs) for party, given in answers]
     witnesses[0] = replace(witnesses[0], promise="the reference")
-    scores = _scores(task, {party.name: given for party, given in answers}, effort)
+    # The user's score is not asked about outputs that it was not written for: NaN, or another shape.
+    sound = {witness.name for witness in witnesses if witness.calibration is not None}
+    scores = _scores(task, {party.name: given for party, given in answers if party.name in sound}, effort)
     witnesses = [replace(witness, score=scores.get(witness.name)) for witness in witnesses]
     failed = {party: error for party, error in asked if isinstance(error, HaversackError)}
     witnesses += [judge.failed(party, error) for party, error in failed.items() if judge.is_broken(party, error)]

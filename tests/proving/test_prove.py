@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -265,6 +266,27 @@ def test_weights_of_another_network_are_a_broken_promise(sealed: Path, tmp_path:
     place = _spoilt(sealed, tmp_path, name, _of_another_network()[name])
     assert list(_wrong(place)) == [name]
     assert "holds other weights than the network" in _wrong(place)[name]
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (nn.BatchNorm1d(5), "gives NaN or infinity for calibration inputs"),
+        (nn.Unflatten(1, (5, 1, 1)), "gives outputs of the shape"),
+    ],
+    ids=["no numbers", "of another shape"],
+)
+def test_outputs_that_no_score_could_be_taken_of_are_a_broken_promise_of_the_file_and_no_error_of_the_task(
+    sealed: Path, tmp_path: Path, last: nn.Module, said: str
+) -> None:
+    spoilt = nn.Sequential(*network(), last).eval()
+    if isinstance(last, nn.BatchNorm1d):
+        last.bias.data[0] = math.nan
+    content = ONNX.write(lower(Model(spoilt, (images(1),))))
+    found = prove(_spoilt(sealed, tmp_path, "model.onnx", content), network(), TASK, Effort(samples=2))
+    assert _of(found, "ONNX Runtime").broken.startswith(said)
+    assert _of(found, "ONNX Runtime").score is None
+    assert _of(found, "torch").score is not None
 
 
 @pytest.mark.parametrize("what", ["noise", "another network"])

@@ -133,11 +133,13 @@ def test_every_option_is_legal_for_its_device_and_survives_toml(name, device):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_teacher_survives(name):
-    model = fresh()
-    teacher = Small().eval()
-    result = first_option(name).apply(Model(model.module, model.example, teacher=teacher), task())
+def test_a_teacher_survives_and_is_asked_in_every_training(name):
+    model, step = fresh(), first_option(name)
+    teacher, asked = Small().eval(), list[int]()
+    teacher.register_forward_hook(lambda _, inputs, outputs: asked.append(len(inputs[0])))
+    result = step.apply(Model(model.module, model.example, teacher=teacher), task())
     assert result.teacher is teacher
+    assert sum(asked) >= 64 or not step.trains
 
 
 @pytest.mark.parametrize("name", NAMES)
