@@ -127,25 +127,26 @@ def infeasible(found: Found) -> InfeasibleError:
 
 def _relaxed(relaxations: Mapping[str, float]) -> str:
     """What each limit would have to be for the others to be kept."""
-    told = {limit.field: limit for limit in LIMITS}
-    enough = [f"{told[field].title} of {_rounded_up(told[field], value)}" for field, value in relaxations.items()
-              if math.isfinite(value)]  # fmt: skip
+    rows = {limit.field: limit for limit in LIMITS}
+    enough = [_looser(rows[field], value) for field, value in relaxations.items() if math.isfinite(value)]
     if not relaxations:
         return ""
     if not enough:
         return " No single limit is the reason: to raise one of them alone is not enough."
-    return f" With the other limits as they are, it would take a {' or a '.join(enough)}."
+    return f" With the other limits as they are, it would take {' or '.join(enough)}."
 
 
-def _rounded_up(limit: Limit, value: float) -> str:
-    """A value as people write it, that is no less: what is told as enough is enough when it is set as the limit."""
-    shown = limit.show(value)
+def _looser(limit: Limit, value: float) -> str:
+    """A limit of that value in words, rounded so that what is told as enough is enough when it is set."""
+    floor = limit.at_least and limit.kind != "drop"
+    shown, looser = limit.show(value), value
     with suppress(QuantityError):  # of a score that is no share
-        raised = value
-        while (limit.parse(shown) or 0.0) < value:
-            raised *= 1.002
-            shown = limit.show(raised)
-    return shown
+        while (limit.parse(shown) or 0.0) * (-1 if floor else 1) < value * (-1 if floor else 1):
+            looser *= 0.9999 if floor else 1.0001
+            shown = limit.show(looser)
+    if limit.kind == "drop":
+        return f"a fall of the score by {shown}"
+    return f"{'an' if limit.title[0] in 'aeiou' else 'a'} {limit.title} of {shown}"
 
 
 def nothing_pays(found: Found) -> NothingChangedError:

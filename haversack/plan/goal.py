@@ -63,11 +63,30 @@ class Goal:
         allowed = self.allowed_drop
         return noise(self.baseline) if allowed is None else allowed
 
+    @property
+    def asks_for_more(self) -> bool:
+        """Whether the score may not be as low as the original's."""
+        score, bounds = self._score_before, self.budget.bounds(self._score_before)
+        return any(limit.figure == "score" and bound is not None and score is not None and bound > score
+                   for limit, bound in bounds.items())  # fmt: skip
+
+    def with_score_lost(self, lost: float) -> dict[str, float]:
+        """For each limit on the score, by field, what it would have to be where so much of the score is lost.
+
+        Infinite where another of them forbids that too.
+        """
+        score = self._score_before or 0.0
+        bounds = {limit: limit.bound(allowed, score) for limit, allowed in self.budget.asked.items()
+                  if limit.figure == "score"}  # fmt: skip
+        forbidding = {limit for limit, bound in bounds.items() if bound is None or score - lost < bound}
+        needed = {limit: lost if limit.kind == "drop" else score - lost for limit in bounds}
+        return {limit.field: value if forbidding == {limit} else math.inf for limit, value in needed.items()}
+
     def predictable(self, measures: Collection[str]) -> dict[str, float]:
         """The limits on what these fields of a measurement hold; a time on this host as a ratio to the original's."""
         asked = {limit.field: allowed for limit, allowed in self.budget.asked.items() if not limit.at_least}
         latency = self.baseline.measurement.latency_ms
-        if "latency_ms" in asked.keys() - set(measures) and latency is not None:
+        if "latency_ms" in asked.keys() - set(measures) and latency is not None and latency.value:
             ratio = asked.pop("latency_ms") / latency.value
             asked["latency_ratio"] = min(ratio, asked.get("latency_ratio", ratio))
         return {name: allowed for name, allowed in asked.items() if name in measures}

@@ -241,7 +241,10 @@ class _Rounds:
                 self.built.append(draft.built(answer))
 
     def relaxed(self) -> dict[str, float]:
-        """For each limit the least value with which the others can be kept, in any format and without training."""
+        """For each limit the least value with which the others can be kept, in any format and without training.
+
+        Infinite for one that is as loose as that already: it is not what keeps the goal from being reached.
+        """
         least: dict[str, float] = {}
         points = self.outlook.points_a_nat
         drop = self.goal.allowed_drop
@@ -258,13 +261,14 @@ class _Rounds:
             for name in limits.keys() - {LOSS}:
                 space.pricing.refine(solve(space.believing(beliefs), {name: 0.0}).chosen)
             for name, value in least_relaxation(space.believing(beliefs), limits).items():
-                lost = (value + space.lost) * points
-                field, needed = ("max_drop", lost) if name == LOSS else (name, value / (1 - _far_off(name)))
-                if name != LOSS or drop is not None:
-                    least[field] = min(
-                        math.inf if name == LOSS and value >= FORBIDDEN else needed, least.get(field, math.inf)
-                    )
-        return least
+                needed = value / (1 - _far_off(name)) if name != LOSS else (value + space.lost) * points
+                if (value >= FORBIDDEN) if name == LOSS else self.goal.asks_for_more:
+                    needed = math.inf
+                least[name] = min(needed, least.get(name, math.inf))
+        lost = least.pop(LOSS, math.inf)
+        allowed = self.goal.predictable(least)
+        looser = {name: value if value > allowed.get(name, 0.0) else math.inf for name, value in least.items()}
+        return looser | (self.goal.with_score_lost(lost) if least and drop is not None else {})
 
     @property
     def structures(self) -> frozenset[str]:

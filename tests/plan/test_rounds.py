@@ -1,6 +1,7 @@
 """The rounds with fakes: plans are priced by one formula and measured by another, so that all ways are cheap."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -348,14 +349,30 @@ def test_the_least_relaxation_of_a_limit_is_enough():
 @pytest.mark.parametrize(
     ("field", "value"),
     [("flash_bytes", 1_449.2), ("flash_bytes", 955.4), ("latency_ms", 0.0014712), ("latency_ratio", 0.4501),
-     ("energy_mj", 1.2341), ("max_drop", 0.00004), ("max_drop", 0.0)],
+     ("energy_mj", 1.2341), ("max_drop", 0.00004), ("max_drop", 0.0), ("score_at_least", 0.89996)],
 )  # fmt: skip
 def test_what_is_told_as_enough_is_enough_as_it_is_written(field, value):
     row = next(limit for limit in LIMITS if limit.field == field)
     best = Candidate(Recipe(), measured(1000, 1.0, 0.9, 0.0))
     said = str(infeasible(Found(best, (), (), relaxations={field: value})))
-    written = said.partition("it would take a ")[2].partition(" of ")[2].partition(".\n")[0]
-    assert value <= row.parse(written) <= 1.1 * value + 1e-4
+    written = row.parse(re.search(r"it would take an? .* (?:of|by) (.*)\.\n", said)[1])
+    assert written <= value <= written + 1e-4 if field == "score_at_least" else value <= written <= 1.1 * value + 1e-4
+
+
+def test_where_the_score_shall_be_better_than_the_original_s_no_other_limit_is_the_reason():
+    found = World().packed(flash_bytes=260, score_at_least=0.95, schedule=None)
+    assert found.relaxations["flash_bytes"] == math.inf
+    needed = found.relaxations["score_at_least"]
+    assert 0.85 < needed <= 0.9
+    assert World().packed(flash_bytes=260, score_at_least=needed - 1e-3, schedule=None).met
+    both = World().packed(flash_bytes=120, score_at_least=0.95, max_drop=0.001, schedule=None).relaxations
+    assert both["score_at_least"] == both["max_drop"] == math.inf
+
+
+def test_a_limit_that_is_loose_enough_is_not_told_as_one_to_be_raised():
+    found = World().packed(flash_bytes=5000, latency_ratio=0.05, schedule=None)
+    assert found.relaxations["flash_bytes"] == math.inf
+    assert 0.05 < found.relaxations["latency_ratio"] < math.inf
 
 
 @pytest.mark.parametrize("off", [0.7, 1.0, 1.5])
