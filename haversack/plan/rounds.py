@@ -38,8 +38,9 @@ _SPENT = 1 / 3
 """A plan below the answer, which no limit needs, is expected to lose at most so much of the score that may be lost."""
 _EXPLORED = 5
 """Of the frontier's rows about so many are built where nothing is limited."""
-_TIME, _FAR_OFF = "latency_ratio", 0.15
-"""By what share a time may be off that is predicted of a plan like the fastest there is."""
+_TIME = "latency_ratio"
+_FAR_OFF = {_TIME: 0.15, "update_bytes": 0.1}
+"""By what share predictions of a plan like the fastest or the shortest there is may be off, where more than others."""
 _TIGHTER = 0.8
 """What is built below the answer needs such a share of what that needs; after each that is no better, half as far."""
 _FEW = 2
@@ -375,4 +376,4 @@ class _Rounds:
 
 def _far_off(measure: str) -> float:
     """By what share the least that is predicted of a measure is made larger, to be told as enough."""
-    return _FAR_OFF if measure == _TIME else MARGIN
+    return _FAR_OFF.get(measure, MARGIN)
