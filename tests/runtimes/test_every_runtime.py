@@ -98,12 +98,12 @@ def test_the_program_that_measures_holds_its_runtime_and_of_ours_only_the_turns(
 
 
 NAMED = {
-    "device": {"onnx"},
+    "device": {"onnx", "tflite-micro"},
     "integer.passes": {"LiteRT", "tflite-micro"},
     "techniques.quantize_weights": {"onnx"},
     "techniques.cluster_weights": {"onnx"},
 }
-"""The host, which is no TOML file; and on floors below the runtimes, what only some files can say."""
+"""The host, which is no TOML file; and on floors below the runtimes, what only some files can say, or some runtimes compute."""
 
 
 def test_no_runtime_is_named_outside_its_folder():
