@@ -103,7 +103,7 @@ NAMED = {
     "techniques.quantize_weights": {"onnx"},
     "techniques.cluster_weights": {"onnx"},
 }
-"""The host, which is no TOML file; and on floors below the runtimes, what only some files can say, or some runtimes compute."""
+"""The host, which is no TOML file; and on floors below the runtimes, what only some files say, or runtimes compute."""
 
 
 def test_no_runtime_is_named_outside_its_folder():
