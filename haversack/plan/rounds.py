@@ -234,7 +234,7 @@ class _Rounds:
     def fastest(self) -> Generator[Trial, Answer, None]:
         """Times the fastest plan of each format, where a time is limited: its sum of layers' times may be far off."""
         for space in (space for space in self.spaces if _TIME in self.limits(space)):
-            draft = self._solved(space, Beliefs(), {_TIME: 0.0}, whatever=True)
+            draft = self._solved(space, Beliefs(), _only_least(space, Beliefs(), _TIME), whatever=True)
             if draft is None or any(each.candidate.recipe == draft.recipe for each in self.built):
                 continue
             answer = yield Trial(draft.recipe, scored=False)
@@ -260,7 +260,7 @@ class _Rounds:
                 continue  # what cannot be predicted there cannot be judged either
             limits[LOSS] = FORBIDDEN / 2 if drop is None else drop / points - space.lost
             for name in limits.keys() - {LOSS}:
-                space.pricing.refine(solve(space.believing(beliefs), {name: 0.0}).chosen)
+                space.pricing.refine(solve(space.believing(beliefs), _only_least(space, beliefs, name)).chosen)
             for name, value in least_relaxation(space.believing(beliefs), limits).items():
                 needed = value / (1 - _far_off(name)) if name != LOSS else (value + space.lost) * points
                 if (value >= FORBIDDEN) if name == LOSS else self.goal.asks_for_more:
@@ -372,6 +372,13 @@ class _Rounds:
             why = self.goal.gain(self.goal.baseline, candidate)
             return Verdict(candidate, self.goal.met(best), self.goal.shortfall(candidate) or why)
         return Verdict(candidate, False, self.goal.shortfall(candidate) or f"{best.recipe} does better")
+
+
+def _only_least(space: Space, beliefs: Beliefs, measure: str) -> dict[str, float]:
+    """Limits that only those plans keep that need the least of a measure, or nearly, of all that are not forbidden."""
+    allowed = {measure: 0.0, LOSS: FORBIDDEN / 2}
+    least = least_relaxation(space.believing(beliefs), allowed)[measure]
+    return {**allowed, measure: least * (1 + MARGIN)}
 
 
 def _far_off(measure: str) -> float:

@@ -396,6 +396,17 @@ def test_the_fastest_plan_itself_is_built_where_nothing_else_keeps_the_limit():
     assert found.best.measurement.score is not None
 
 
+def test_a_plan_that_is_forbidden_is_not_taken_for_the_fastest():
+    """What cannot be done at once is faster on paper, and nothing could be timed of it."""
+    both = np.zeros((len(TENTHS), len(TENTHS)))
+    both[-1, -1] = FORBIDDEN
+    allowed = [replace(space, losses=(*space.losses, Term((0, 1), both))) for space in spaces()]
+    refused = World(off=1.5).packed(allowed, latency_ratio=0.01, schedule=None)
+    assert math.isfinite(refused.relaxations["latency_ratio"])
+    enough = refused.relaxations["latency_ratio"]
+    assert World(off=1.5).packed(allowed, latency_ratio=enough, schedule=None).met
+
+
 def test_a_limit_that_only_the_score_forbids_is_relaxed_too():
     refused = World(recovery=1.0).packed(flash_bytes=60, max_drop=0.01)
     assert not refused.met
