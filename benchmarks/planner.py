@@ -15,6 +15,7 @@ ASKED = Asked(
     at_least={
         "demo.advised": 1,
         "resnet20.score": 0.91,
+        "resnet20_amx.score": 0.91,
         "resnet20_without_vnni.score": 0.91,
         "resnet20_small.score": 0.90,
         "resnet56.score": 0.925,
@@ -32,6 +33,8 @@ ASKED = Asked(
         "demo.dominating": 0,
         "resnet20.latency_ratio": 0.45,
         "resnet20.minutes": 8,
+        "resnet20_amx.latency_ratio": 0.45,
+        "resnet20_amx.minutes": 8,
         "resnet20_without_vnni.latency_ratio": 0.45,
         "resnet20_without_vnni.minutes": 8,
         "resnet20_small.latency_ratio": 0.3,
@@ -48,7 +51,7 @@ ASKED = Asked(
         "against.share_of_evaluations": 0.25,
     },
 )
-NETWORKS = ("resnet20", "resnet20_without_vnni", "resnet20_small", "resnet56")
+NETWORKS = ("resnet20", "resnet20_amx", "resnet20_without_vnni", "resnet20_small", "resnet56")
 ROWS = {
     "demo": part("planner_demo"),
     **{row: part("planner_resnet", row=row) for row in NETWORKS},
