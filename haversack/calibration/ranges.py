@@ -119,7 +119,7 @@ def observe(
     def count(name: str, value: Tensor) -> None:
         low, high = (float(end) for end in value.aminmax())
         _check_finite(name, low, high)
-        seen[name].add(value if counted else value[:0], low, high)
+        seen[name].add(value if counted else value.new_empty(0), low, high)
 
     run(folded.module, batches, names, count)
     return {name: Observed(each.low, each.high, each.told() if counted else None) for name, each in seen.items()}

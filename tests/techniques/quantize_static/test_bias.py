@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from haversack.calibration.ranges import observe, value_grids, weight_grids
 from haversack.calibration.rewrite import bits_by_weight
+from haversack.graph.distributions import Noted
 from haversack.graph.inference import inference
 from haversack.graph.ops import points
 from haversack.model import Model
+from haversack.techniques.quantize_static import bias
 from haversack.techniques.quantize_static.bias import corrected_biases
 
 
@@ -62,3 +64,22 @@ def test_layers_that_stay_float_and_names_that_may_not_be_written_are_left_out()
     some = {name: grid for name, grid in grids.items() if name != "second.weight"}
     free = {name: tensor for name, tensor in network.own.items() if not name.startswith("head.")}
     assert corrected_biases(replace(network, own=free), some, [(x,)]).keys() == {"first.bias"}
+
+
+@torch.no_grad()
+def test_mean_outputs_that_were_noted_while_ranges_were_read_give_the_same_biases(monkeypatch):
+    x, network, grids, biases = prepared(1, 4)
+    noted = Noted(network, [(part,) for part in x.split(16)])
+    observe(network, points(network.graph), noted.batches, run=noted.watch)
+    monkeypatch.setattr(bias, "_means", None)  # so the float network does not run again
+    for name, each in corrected_biases(network, grids, noted).items():
+        torch.testing.assert_close(each, biases[name], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_mean_outputs_of_another_network_are_not_taken():
+    x, network, grids, biases = prepared(1, 4)
+    other = Noted(prepared(2, 4)[1], [(x,)])
+    observe(other.folded, points(other.folded.graph), other.batches, run=other.watch)
+    for name, each in corrected_biases(network, grids, other).items():
+        torch.testing.assert_close(each, biases[name], atol=1e-5, rtol=1e-4)
