@@ -20,7 +20,7 @@ from haversack.measurement import Measurement
 from haversack.model import Model
 from haversack.packing.candidates import Offers
 from haversack.packing.costs import Costs
-from haversack.packing.costs.layout import Layout
+from haversack.packing.costs.layout import FLOAT_BITS, Layout
 from haversack.packing.workspace import Workspace
 from haversack.plan.problem import Measure, Term
 from haversack.plan.space import FORBIDDEN, Chosen, Pricing, Space, loss_terms
@@ -36,7 +36,6 @@ from haversack.techniques.quantize_weights import QuantizeWeights
 
 _ORDER: tuple[type[Effect], ...] = (Gone, Width, Swapped, Factors, Zeros, Bits)
 """In which order the techniques of one recipe work: what goes is not cut first, and what is cut not rounded."""
-_FLOAT_BITS = 32
 
 
 @dataclass(eq=False)
@@ -197,7 +196,7 @@ class Readings:
         kinds = [kind for kind in self.offers.kinds() if kind is QuantizeWeights]
         for step in (step for kind in kinds for step in kind.options(self.model, self.device)):
             with self._left_out_where_it_fails(describe(step)):
-                lost, pricing = self._lost_by(step), StoredPlans(plain.pricing, step.bits / _FLOAT_BITS)
+                lost, pricing = self._lost_by(step), StoredPlans(plain.pricing, step.bits / FLOAT_BITS)
                 yield replace(plain, name=describe(step), pricing=pricing, numbers=step, lost=lost)
 
     def _losses(self, offered: Choices) -> Lost:
@@ -318,7 +317,7 @@ def _rounds(sites: Sequence[Site]) -> bool:
 
 def _is_stored(option: Option) -> bool:
     """Whether plain files are smaller by it: they hold weights as floats, bytes and halves of bytes."""
-    return not isinstance(option.effect, Bits) or option.effect.bits in (_FLOAT_BITS, 8, 4)
+    return not isinstance(option.effect, Bits) or option.effect.bits in (FLOAT_BITS, 8, 4)
 
 
 def _is_sparse(sites: Sequence[Site]) -> bool:

@@ -20,7 +20,7 @@ from haversack.runtimes.pieces import Piece, Shape
 
 Plan = Sequence[int]
 """One option number for each site."""
-_FLOAT_BITS = 32
+FLOAT_BITS = 32
 _MOST_ENTRIES = 1 << 12
 """A larger table is split into a sum of tables that each follow one input's channels."""
 _LARGEST = 1 << 16
@@ -105,7 +105,7 @@ class Layout:
     def bits(self, sites: Iterable[int], plan: Plan) -> int:
         """Bits of a weight; `sites` are the roundings of its operation. What no site names has 8 in integers."""
         chosen = [each.bits for site in sites if isinstance(each := self.effect(site, plan), Bits)]
-        return chosen[0] if chosen else _FLOAT_BITS if self.numbers == "float32" else 8
+        return chosen[0] if chosen else FLOAT_BITS if self.numbers == "float32" else 8
 
     def zeros(self, sites: Iterable[int], plan: Plan) -> Zeros | None:
         """The zeros and the codebook of a weight, which two techniques may have chosen, where the plan says some."""
@@ -123,7 +123,7 @@ class Layout:
             site
             for site in self.roundings(operation)
             if any(
-                isinstance(each.effect, Bits) and each.effect.bits >= _FLOAT_BITS for each in self.sites[site].options
+                isinstance(each.effect, Bits) and each.effect.bits >= FLOAT_BITS for each in self.sites[site].options
             )
         )
         every = (*self.widths(shapes), *self.removals(operation.path), *self.exchanges(operation), *kept)
@@ -147,7 +147,7 @@ class Layout:
 
     def _numbers(self, operation: FoldedOperation, plan: Plan) -> str:
         in_float = self.numbers == "float32" or not (operation.integer or operation.output_like_input)
-        if in_float or self.bits(self.roundings(operation), plan) >= _FLOAT_BITS:
+        if in_float or self.bits(self.roundings(operation), plan) >= FLOAT_BITS:
             return "float32"
         return self.numbers
 

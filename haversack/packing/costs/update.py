@@ -16,7 +16,7 @@ from haversack.coded.records import record
 from haversack.coded.tensors import Integers
 from haversack.graph.folded import Folded
 from haversack.grid import symmetric
-from haversack.packing.costs.layout import Layout, Plan, is_layer
+from haversack.packing.costs.layout import FLOAT_BITS, Layout, Plan, is_layer
 from haversack.packing.costs.operations import FoldedOperation
 from haversack.plan.problem import Term
 
@@ -25,8 +25,6 @@ _FINEST, _WIDEST = 0.42, 3.3
 """How far apart the values of a codebook lie, in root mean squares of a weight: 2.9 times the square root of what a bit
 may cost (0.02), or, with few values, as is best for a normal weight: less by the power of 0.87 of their number.
 """
-_REAL = 32
-"""Bits of a number that was not rounded."""
 _MOST = 1 << 14
 """Numbers of a weight that are coded to see how many bytes each takes."""
 
@@ -100,7 +98,7 @@ def _real_rate(folded: Folded, operation: FoldedOperation) -> float:
 def _rate(weight: Tensor, bits: int, zeros: Zeros | None, row_bytes: float) -> tuple[float, float]:
     """Coded bytes of a number, and of a row's step; `row_bytes` is that of a row that is not all zeros."""
     some = thinned(weight, zeros) if zeros else weight
-    if bits >= _REAL:
+    if bits >= FLOAT_BITS:
         return record(container.stored((some + 0.0).numpy())).bytes_written / some.numel(), 0.0
     grid = symmetric(weight_spans(some, bits), axis=0, bits=bits)
     # With one step for all: steps are much alike however weights are stored, and take longer to code than numbers.
