@@ -69,10 +69,23 @@ class Outcome:
             "minutes": self.seconds / 60,
             "built": len(found.verdicts),
             "refused": len(found.refusals),
+            "tried": [_tried(verdict.candidate) for verdict in found.verdicts],
             "epochs": sum(step.epochs for step in self.packed.artifact.recipe.steps),
             "recipe": self.packed.artifact.recipe.to_toml(),
         }
         return {f"{row}.{name}": value for name, value in figures.items() if value is not None}
+
+
+def _tried(candidate: Candidate) -> dict[str, float | None]:
+    """What was measured of a candidate: its score on the samples that choose, and what it lost there in nats."""
+    measured = candidate.measurement
+    return {
+        "score": measured.score and round(measured.score.value, 4),
+        "nats": measured.fidelity and measured.fidelity.divergence and round(measured.fidelity.divergence, 5),
+        "flash_bytes": measured.flash_bytes.value,
+        "latency_ratio": measured.latency_ratio and round(measured.latency_ratio.value, 4),
+        "epochs": sum(step.epochs for step in candidate.recipe.steps),
+    }
 
 
 @contextmanager

@@ -31,6 +31,8 @@ from haversack.task import Task
 Predict = Callable[..., Tensor]
 _LONGEST = 8
 """Times the seconds of one timing: for so long it is taken at most, where it is too close to call."""
+_ROUGHLY = 1 / 3
+"""For such a share of the time a file is timed that is not scored: it can be no answer."""
 _ROOM = 1 << 25
 """Numbers of the original's outputs that are kept."""
 
@@ -61,7 +63,8 @@ class Gauge:
             lowered = lower(model)
             files = {runtime.format.file: runtime.write(lowered), CODED_FILE: coded.write(model)}
             content, before = next(iter(files.values())), self.twin(files, trial)
-            weighed = before or self._timed(self._weighed(model, content), lowered, content, baseline)
+            seconds = self.seconds if trial.scored else self.seconds * _ROUGHLY
+            weighed = before or self._timed(self._weighed(model, content), lowered, content, baseline, seconds)
             measurement = self._compared(weighed, trial, _Written(self.device, model, lowered, content))
         coded_bytes = Figure(len(files[CODED_FILE]), "host")
         said = tuple(dict.fromkeys((*model.notes, *(before.notes if before else ()), *notes)))
@@ -153,10 +156,10 @@ class Gauge:
         )
 
     def _timed(
-        self, found: Measurement, lowered: fx.GraphModule, content: bytes, baseline: bytes | None
+        self, found: Measurement, lowered: fx.GraphModule, content: bytes, baseline: bytes | None, seconds: float
     ) -> Measurement:
         """With the latency on this host, in alternation with the float original."""
-        timing, seconds, date = self._timing(content, baseline, self.seconds)
+        timing, seconds, date = self._timing(content, baseline, seconds)
         conditions = replace(found.conditions, timed_s=seconds, date=date or found.conditions.date)
         found = replace(found, conditions=conditions)
         if self.device.is_host:

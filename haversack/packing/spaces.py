@@ -102,12 +102,12 @@ class PricedPlans:
         return {"latency_ms": time, **by_time}
 
     def _ratio(self, times: Times) -> Measure:
-        """The sum of a plan's pieces over that of the network as it is, in float."""
+        """What a run of a plan's pieces takes over that of the network as it is, in float."""
         if self._latency is None:
             self.timed_whole(times)
-            whole = sum(map(times.of, self.whole.pieces(self.whole.nothing))) or 1.0
-            summed = self.costs.latency(times.of)
-            self._latency = summed.scaled(1 / whole)
+            whole = times.call_ms + sum(map(times.of, self.whole.pieces(self.whole.nothing)))
+            run = replace(self.costs.latency(times.of), fixed=times.call_ms)
+            self._latency = run.scaled(1 / whole if whole else 1.0)
         return self._latency
 
     def timed_whole(self, times: Times) -> None:

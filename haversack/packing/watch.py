@@ -10,6 +10,8 @@ from haversack.plan.found import Answer, Trial
 from haversack.plan.goal import Goal
 from haversack.progress import Status, phase
 
+_BUILDING = "building candidates"
+
 
 @dataclass
 class Watched:
@@ -24,7 +26,10 @@ class Watched:
 
     def __call__(self, trial: Trial) -> Answer:
         """The answer to a trial."""
-        phase(Status(_doing(trial), self.built, self.about, self._best()))
+        doing = _doing(trial)
+        # What is trained takes longer than what was built before it: its own bar says how long.
+        known = doing == _BUILDING and self.about is not None and self.built < self.about
+        phase(Status(doing, self.built, self.about if known else None, self._best()))
         told = self.answer(trial)
         if isinstance(told, Candidate):
             self.built += not trial.afresh
@@ -44,4 +49,4 @@ def _doing(trial: Trial) -> str:
         return "timing the answer afresh"
     if any(step.trains for step in trial.recipe.steps):
         return "training"
-    return "building candidates"
+    return _BUILDING

@@ -44,6 +44,12 @@ class Measure:
         largest = max((sum(term.of(chosen) for term in terms) for terms in self.moments), default=0.0)
         return self.fixed + self.factor * largest
 
+    @property
+    def most(self) -> float:
+        """No plan's figure is larger than this."""
+        sums = (sum(float(np.max(term.amounts)) for term in terms) for terms in self.moments)
+        return self.fixed + self.factor * max(sums, default=0.0)
+
     def scaled(self, by: float) -> Measure:
         """The figure, so many times as large."""
         return replace(self, fixed=self.fixed * by, factor=self.factor * by)

@@ -235,9 +235,9 @@ class _Rounds:
         """Times the fastest plan of each format, where a time is limited: its sum of layers' times may be far off."""
         for space in (space for space in self.spaces if _TIME in self.limits(space)):
             draft = self._solved(space, Beliefs(), _only_least(space, Beliefs(), _TIME), whatever=True)
-            if draft is None or any(each.candidate.recipe == draft.recipe for each in self.built):
+            if draft is None or any(each.candidate.recipe == draft.recipe.skeleton() for each in self.built):
                 continue
-            answer = yield Trial(draft.recipe, scored=False)
+            answer = yield Trial(draft.recipe.skeleton(), scored=False)
             if isinstance(answer, Candidate):
                 self.built.append(draft.built(answer))
 
@@ -258,9 +258,12 @@ class _Rounds:
                 continue  # nor, as it turned out, what no file of it has a figure for
             if asked - limits.keys():
                 continue  # what cannot be predicted there cannot be judged either
+            problem = space.believing(beliefs)
+            for name in [name for name in limits if problem.measures[name].most <= limits[name]]:
+                least[name] = limits.pop(name)  # whatever is done it is kept
             limits[LOSS] = FORBIDDEN / 2 if drop is None else drop / points - space.lost
-            for name in limits.keys() - {LOSS}:
-                space.pricing.refine(solve(space.believing(beliefs), _only_least(space, beliefs, name)).chosen)
+            if _TIME in limits:
+                space.pricing.refine(solve(problem, _only_least(space, beliefs, _TIME)).chosen)
             for name, value in least_relaxation(space.believing(beliefs), limits).items():
                 needed = value / (1 - _far_off(name)) if name != LOSS else (value + space.lost) * points
                 if (value >= FORBIDDEN) if name == LOSS else self.goal.asks_for_more:

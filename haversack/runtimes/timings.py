@@ -60,6 +60,11 @@ class Times:
             self._estimates = Estimates(times)
         return self._estimates.of(piece) * self._table.reference_ms
 
+    @property
+    def call_ms(self) -> float:
+        """Milliseconds that a run takes besides its pieces, once some were timed."""
+        return self._table.call * self._table.reference_ms
+
     def timed(self, piece: Piece) -> bool:
         """Whether it was timed itself."""
         return piece in self._table.ratios

@@ -153,6 +153,17 @@ def test_a_kept_time_is_dated_as_it_was_taken(monkeypatch):
     measures = replace(gauge(), times=Kept())
     found = measurement(Figure(5.0, "host"), Figure(0.5, "host"))
     lowered = lower(Model(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),)))
-    first, second = (measures._timed(found, lowered, b"packed", b"original").conditions for _ in range(2))
+    first, second = (measures._timed(found, lowered, b"packed", b"original", 0.1).conditions for _ in range(2))
     assert first.date > "2026-02"
     assert second.date == "2026-01-31 23:59:59"
+
+
+@pytest.mark.parametrize(("scored", "seconds"), [(True, 1.0), (False, 1 / 3)])
+def test_a_file_that_can_be_no_answer_is_timed_roughly(monkeypatch, scored, seconds):
+    clock = Clock(0.4)
+    monkeypatch.setattr(host, "time_files", clock.time_files)
+    model = Model(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),))
+    task = Task(list, lambda: [torch.randn(8, 2)], lambda predict: 0.5)
+    measures = replace(gauge(), original=model, task=task)
+    measures.artifact(Trial(Recipe(), scored=scored), model, None)
+    assert clock.seconds == [seconds]

@@ -1,6 +1,6 @@
 """What a planner is offered for a small network with a block that may go, in which order, and what is left out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from haversack.plan.solve import solve
 from haversack.plan.space import FORBIDDEN, Space
 from haversack.progress import shown_by
 from haversack.recipe import Recipe, technique
+from haversack.runtimes.pieces import Piece
 from haversack.task import Task
 from haversack.techniques.factorize import Factorize
 from haversack.techniques.prune_channels import PruneChannels
@@ -235,3 +236,28 @@ def test_every_step_of_a_plan_that_draws_has_the_seed_of_the_run(kept: Path) -> 
             seeds = [step.seed for step in space.recipe(plan, Recipe()).steps if hasattr(step, "seed")]
             assert set(seeds) <= {5}
             assert seeds or site.technique == "quantize_static"
+
+
+class Clocked:
+    """Layers that take 1 ms each, in runs that take 2 ms besides."""
+
+    call_ms = 2.0
+
+    def of(self, piece: Piece) -> float:
+        return 1.0
+
+    def timed(self, piece: Piece) -> bool:
+        return True
+
+    def measure(self, pieces: Iterable[Piece]) -> None:
+        assert not list(pieces)
+
+
+def test_what_a_run_takes_besides_its_layers_is_no_less_for_fewer_of_them(kept: Path) -> None:
+    reading = replace(readings(kept, "prune_layers"), times=Clocked())  # type: ignore[arg-type]
+    plain = reading.spaces(sparse=False)[0]
+    layers = len(plain.pricing.costs.pieces((0,)))  # type: ignore[attr-defined]
+    left = len(plain.pricing.costs.pieces((1,)))  # type: ignore[attr-defined]
+    assert left < layers
+    ratios = [plain.problem.figures(chosen)["latency_ratio"] for chosen in ((0,), (1,))]
+    assert ratios == [pytest.approx(1.0), pytest.approx((2 + left) / (2 + layers))]

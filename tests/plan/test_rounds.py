@@ -29,11 +29,15 @@ class Cut(Step):
     """Leaves `kept` tenths of each of two layers."""
 
     kept: tuple[int, ...] = (10, 10)
+    repaired: bool = True
     stage: ClassVar[Stage] = Stage.STRUCTURE
     strength: ClassVar[str] = "kept"
 
     def apply(self, model, task):
         return model
+
+    def skeleton(self):
+        return replace(self, repaired=False)
 
     @classmethod
     def options(cls, model, device):
@@ -383,6 +387,14 @@ def test_the_least_relaxation_of_a_time_is_enough_however_far_off_its_prediction
     needed = refused.relaxations["latency_ratio"]
     assert 0.6 * 0.2 * off <= needed <= 0.6 * 0.2 * off * 1.25
     assert World(off=off).packed(latency_ratio=needed).met
+
+
+def test_of_the_fastest_plan_only_the_structure_is_timed():
+    world = World()
+    world.packed(latency_ratio=0.05, schedule=None)
+    timed = [trial.recipe for trial in world.asked if not trial.scored]
+    assert timed
+    assert all(recipe == recipe.skeleton() for recipe in timed)
 
 
 def test_where_the_fastest_plan_is_faster_than_foretold_it_is_found():
