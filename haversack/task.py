@@ -8,7 +8,7 @@ import math
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from haversack.batches import Batch, Given, Inputs, by_position, in_order, names_of
 from haversack.errors import HaversackError, TaskError
 
 T = TypeVar("T")
-Inputs = Tensor | tuple[Tensor, ...]
-Batch = tuple[Inputs, Tensor] | tuple[Inputs]
 Predict = Callable[..., Tensor]
 Kind = Literal["classification", "regression", "reconstruction"]
 
@@ -46,15 +45,20 @@ class Task:
     reconstruction task's target is its input. `samples` says of how many independent samples a score in 0..1 is a
     share, which tells how far chance moves it: two scores closer than that are equal. Without it, those that pass
     through `predict` are counted where the task is a classification.
+
+    Inputs are a tensor, a tuple of them, or a dictionary by the names of forward()'s parameters, such as a tokenizer's
+    batch; what it calls `labels` is the target. Where forward() returns several tensors `outputs` names the one that is
+    wanted (of a tuple, its place); without it `logits`, `last_hidden_state` or `out` is.
     """
 
-    train: Callable[[], Iterable[Batch]]
+    train: Callable[[], Iterable[Given]]
     calibrate: Callable[[], Iterable[Inputs]] | None
     score: Callable[[Predict], float]
     kind: Kind = "classification"
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     validate: Callable[[Predict], float] | None = None
     samples: int | None = None
+    outputs: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in ("classification", "regression", "reconstruction"):
@@ -94,24 +98,40 @@ class Task:
             )
         kept = vars(self).get("_calibration")
         if kept is None or kept[1] != _writes(kept[0]):
-            inputs = list(_checked_inputs(_guarded("calibrate()", partial(_batches, self.calibrate))))
-            kept = inputs, _writes(inputs)
+            names: list[tuple[str, ...]] = []
+            inputs = list(_checked_inputs(_guarded("calibrate()", partial(_batches, self.calibrate)), names))
+            kept = inputs, _writes(inputs), names[0]
             vars(self)["_calibration"] = kept
         return list(kept[0])
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What calibrate() calls the inputs, in their order, () where they go by position; None until it was read."""
+        kept = vars(self).get("_calibration")
+        return kept[2] if kept is not None else None
+
     def epoch(self) -> Iterator[Batch]:
-        """One epoch of training batches. What goes wrong in the user's function is a TaskError."""
-        return _guarded("train()", self.train)
+        """One epoch of training batches, by position. What goes wrong in the user's function is a TaskError."""
+        return (by_position(batch, self.names) for batch in _guarded("train()", self.train))
 
     def scored(self, predict: Predict) -> float:
         """The score of `predict`, checked to be one finite number."""
-        return _number("score()", self.score, predict)
+        return _number("score()", self.score, self._by_name(predict))
 
     def validated(self, predict: Predict) -> float:
         """What `validate` gives for `predict`, checked alike. Raises TaskError where the task has none."""
         if self.validate is None:
             raise TaskError("the task has no validate().", mend="give Task a function validate(predict), like score.")
-        return _number("validate()", self.validate, predict)
+        return _number("validate()", self.validate, self._by_name(predict))
+
+    def _by_name(self, predict: Predict) -> Predict:
+        """`predict`, which goes by position, for batches as calibrate() yields them: by name, where those are."""
+
+        def predicted(*inputs: Tensor, **named: Tensor) -> Tensor:
+            batch = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Mapping) else named or inputs
+            return predict(*in_order(batch, self.names, "score()"))
+
+        return predicted
 
 
 @dataclass
@@ -191,19 +211,6 @@ def check_depth(module: nn.Module) -> None:
                 mend="build the network flat: one nn.Sequential of layers, not one within another.",
             )
         level = {id(child): child for each in level.values() for child in each.children()}
-
-
-def unpack(batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The inputs and the target of a training batch; a batch of inputs alone is its own target."""
-    if isinstance(batch, Tensor):
-        return (batch,), batch
-    inputs = tuple(batch[0]) if isinstance(batch[0], tuple | list) else (batch[0],)
-    return inputs, batch[1] if len(batch) > 1 else inputs[0]
-
-
-def has_target(batch: Batch) -> bool:
-    """Whether a training batch says what the outputs should be."""
-    return not isinstance(batch, Tensor) and len(batch) > 1
 
 
 def brief(error: BaseException) -> str:
@@ -295,14 +302,18 @@ def _writes(batches: list[tuple[Tensor, ...]]) -> list[int]:
     return [value._version for inputs in batches for value in inputs if not value.is_inference()]  # noqa: SLF001
 
 
-def _checked_inputs(batches: Iterable[Inputs]) -> Iterator[tuple[Tensor, ...]]:
+def _checked_inputs(batches: Iterable[Inputs], names: list[tuple[str, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """The inputs by position, each checked; what the first batch calls them is added to `names`."""
     kinds: list[str] | None = None
     mend = "let calibrate() yield batches of typical inputs: float tensors, first dimension the batch."
     for position, batch in enumerate(batches):
-        inputs = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         where = f"calibrate(), batch {position}"
+        names += [names_of(batch)] * (not names)
+        inputs = in_order(batch, names[0] if isinstance(batch, Mapping) or names[0] else None, where)
         if not all(isinstance(value, Tensor) for value in inputs):
-            raise TaskError("a batch is not a tensor.", where=where, mend=mend)
+            tokens = isinstance(batch, Mapping) and all(isinstance(value, Tensor | list) for value in inputs)
+            mended = "ask the tokenizer for tensors: return_tensors='pt', padding=True." if tokens else mend
+            raise TaskError("a batch is not a tensor.", where=where, mend=mended)
         if any(value.layout is not torch.strided or value.is_meta or value.is_quantized for value in inputs):
             raise TaskError("a tensor is sparse, quantized or without numbers.", where=where, mend=mend)
         if not inputs or any(value.dim() == 0 or value.shape[0] == 0 for value in inputs):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from haversack.batches import has_target, unpack
 from haversack.errors import HaversackError, MeasureError, TaskError
-from haversack.task import Task, brief, has_target, read_task_file, unpack
+from haversack.task import Task, brief, read_task_file
 
 GOOD = """
     import torch

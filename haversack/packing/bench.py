@@ -90,7 +90,7 @@ class Bench:
         original = replace(model, target=Files(device, settings.threads, memory=workspace))
         times = Times(find_runtime(device).first, settings.threads)
         gauge = Gauge(original, task, device, settings.threads, settings.seconds, times=times)
-        return cls(module, original, task, device, workspace, gauge)
+        return cls(model.module, original, task, device, workspace, gauge)
 
     def candidate(self, trial: Trial) -> Candidate:
         """The measured candidate of a trial."""

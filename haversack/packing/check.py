@@ -18,6 +18,7 @@ from haversack.measurement import Figure, chance, share_of
 from haversack.model import Model
 from haversack.progress import tell
 from haversack.task import Counted, Predict, Task, brief, check_depth
+from haversack.wiring import rewired
 
 _SAMPLES = 8
 _CLEARLY, _FAR = 5, 0.25
@@ -51,15 +52,9 @@ def checked_model(module: nn.Module, task: Task) -> Model:
     check_depth(module)
     module = module.eval()
     _check_copies(module)
-    inputs = task.calibration()[0]
-    few = tuple(value[:_SAMPLES] for value in inputs)
-    outputs = _run(module, few)
-    if not isinstance(outputs, Tensor):
-        raise TaskError(
-            f"the network returns {type(outputs).__name__}, not one tensor.",
-            where="network()",
-            mend="wrap it in a module whose forward() returns the tensor that is scored.",
-        )
+    module = wired(module, task)
+    few = _few(task)
+    outputs = cast("Tensor", _run(module, few))
     if outputs.dim() == 0:
         raise TaskError(
             "the network returns a single number for a whole batch.",
@@ -77,7 +72,23 @@ def checked_model(module: nn.Module, task: Task) -> Model:
             mend="load trained weights; check that calibrate() yields different inputs.",
         )
     _check_repeatable(module, few, outputs)
-    return Model(module, tuple(value[:1] for value in inputs), teacher=module)
+    return Model(module, tuple(value[:1] for value in few), teacher=module)
+
+
+def wired(module: nn.Module, task: Task) -> nn.Module:
+    """The network as it is computed with: tensors in order, in the order of their names, give the one that is wanted.
+
+    That is the network itself where it takes and gives no others.
+    """
+    few = _few(task)
+    names = task.names or ()
+    if not names and not task.outputs and isinstance(_run(module, few), Tensor):
+        return module
+    return rewired(module, names, task.outputs)
+
+
+def _few(task: Task) -> tuple[Tensor, ...]:
+    return tuple(value[:_SAMPLES] for value in task.calibration()[0])
 
 
 def _check_copies(module: nn.Module) -> None:
@@ -211,6 +222,8 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> object:
     try:
         with torch.no_grad():
             return module(*inputs)
+    except TaskError:
+        raise
     except (Exception, SystemExit) as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
         raise TaskError(

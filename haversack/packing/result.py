@@ -11,6 +11,7 @@ from haversack.artifact import Artifact
 from haversack.disk import aside, disk_errors
 from haversack.errors import WorkspaceError
 from haversack.model import Model
+from haversack.packing.check import wired
 from haversack.placing import anew, settled
 from haversack.result import NETWORK, REPORT, WORKSPACE, Result
 from haversack.surgery.save import export_pt2, save
@@ -65,7 +66,8 @@ def leave_report(folder: Path, text: str) -> Path:
 
 def read_result(folder: Path, network: nn.Module, task: Task) -> Model:
     """The model in a result folder, on a fresh `network`. Raises MeasureError as `network_folder` does."""
-    return load_model(network, network_folder(folder), tuple(value[:1] for value in task.calibration()[0]))
+    example = tuple(value[:1] for value in task.calibration()[0])
+    return load_model(wired(network.eval(), task), network_folder(folder), example)
 
 
 def network_folder(folder: Path) -> Path:

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from haversack.batches import Batch, has_target, unpack
 from haversack.errors import TrainingError
 from haversack.graph.run import Tensors, named_tensors
 from haversack.model import Model
-from haversack.task import Batch, Task, brief, has_target, unpack
+from haversack.task import Task, brief
 from haversack.training.features import FeatureLesson, feature_lesson
 from haversack.training.machine import Processes, mixed_precision, seeded
 from haversack.training.pairs import results_of

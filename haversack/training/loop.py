@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from haversack.batches import Batch
 from haversack.errors import RecipeError, TrainingError
 from haversack.model import Model
 from haversack.progress import note, track
-from haversack.task import Batch, Task
+from haversack.task import Task
 from haversack.training.learner import Learner, Masks, samples
 from haversack.training.machine import seeded, these_processes
 from haversack.training.resume import Position, Resumable

@@ -18,8 +18,8 @@ from accelerate.utils import broadcast, reduce
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from haversack.batches import Batch
 from haversack.graph.run import Tensors
-from haversack.task import Batch
 
 
 @dataclass(frozen=True)

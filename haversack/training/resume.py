@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from haversack.batches import Batch
 from haversack.errors import TrainingError
 from haversack.graph.run import Tensors, digest, named_tensors
-from haversack.task import Batch, Task
+from haversack.task import Task
 from haversack.training.learner import Learner
 from haversack.training.machine import generators, set_generators
 from haversack.training.tensor_file import read_tensors, write_tensors

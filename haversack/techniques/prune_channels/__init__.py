@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from haversack.batches import unpack
 from haversack.calibration.imitate import imitating
 from haversack.calibration.statistics import with_corrected_statistics
 from haversack.calibration.sweep import reconstructed
@@ -26,7 +27,7 @@ from haversack.progress import note
 from haversack.recipe import Choices, Stage, Step
 from haversack.settings import Above, AtLeast, AtMost, Count, Fraction, Like, Positive, checked
 from haversack.surgery.edit import edit
-from haversack.task import Kind, Task, unpack
+from haversack.task import Kind, Task
 from haversack.techniques.prune_channels.importance import Importance, Ranking, bn_scale, fpgm, l1, l2, taylor
 from haversack.techniques.prune_channels.ladder import Ladder, MeasuredCost, Price, measured_cost, rungs
 from haversack.techniques.prune_channels.narrowing import Widths

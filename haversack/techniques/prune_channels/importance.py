@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from haversack.batches import Batch, unpack
 from haversack.channels.groups import ChannelGroup, Member
 from haversack.errors import RecipeError, TrainingError
-from haversack.task import Batch, Task, unpack
+from haversack.task import Task
 
 Importance = Literal["l1", "l2", "fpgm", "bn_scale", "taylor", "second_order"]
 Scores = NDArray[np.float64]

@@ -1,0 +1,79 @@
+"""Wiring: a network that takes inputs by name and gives outputs by name, as one that takes and gives tensors in order.
+
+It is the network itself, of a class of its own: its modules, their paths and their tensors are the same ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from haversack.errors import TaskError
+
+_MAIN = ("logits", "last_hidden_state", "out")
+"""What libraries call the output that a network is used for, where it has others beside."""
+
+
+def rewired(network: nn.Module, inputs: Sequence[str], output: str = "") -> nn.Module:
+    """The network with forward(*tensors), those being the inputs of these names, if any, and with one tensor as output.
+
+    That is the output of the name `output`; where it is empty, the only tensor that there is, or the one that libraries
+    call logits, last_hidden_state or out. The network is left as it is, and shares its modules and tensors.
+    """
+    twin = copy.copy(network)
+    twin.__class__ = _wired_class(type(network), tuple(inputs), output)  # type: ignore[arg-type]
+    return twin
+
+
+def picked(found: object, output: str = "") -> Tensor:
+    """The output of that name, or the one that stands out. Raises TaskError where none does."""
+    if isinstance(found, Tensor) and not output:
+        return found
+    named = tensors_of(found)
+    known = [name for name in _MAIN if name in named] or (list(named) if len(named) == 1 else [])
+    chosen = output or next(iter(known), "")
+    if chosen not in named:
+        told = ", ".join(f"'{name}'" for name in named) or "no tensor"
+        raise TaskError(
+            f"the network returns {type(found).__name__} with {told}{f', and no {output!r}' if output else ''}.",
+            where="network()",
+            mend="say which output is scored, Task(outputs='...'), or return that tensor.",
+        )
+    return named[chosen]
+
+
+def tensors_of(found: object) -> dict[str, Tensor]:
+    """The tensors that a network returned, by name; those of a tuple are called by their places."""
+    parts: dict[str, Any] = {}
+    if isinstance(found, Tensor):
+        parts = {"0": found}
+    elif isinstance(found, Mapping):
+        parts = {str(name): value for name, value in found.items()}
+    elif is_dataclass(found) and not isinstance(found, type):
+        parts = {each.name: getattr(found, each.name) for each in fields(found)}
+    elif hasattr(found, "_asdict"):
+        parts = dict(found._asdict())
+    elif isinstance(found, tuple | list):
+        parts = {str(place): value for place, value in enumerate(found)}
+    return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
+
+
+@functools.cache
+def _wired_class(own: type[nn.Module], inputs: tuple[str, ...], output: str) -> type[nn.Module]:
+    """The class of a wired network; one a way of wiring, so that what is known of a network's code holds for all."""
+
+    def forward(self: nn.Module, *tensors: Tensor) -> Tensor:
+        found = own.forward(self, **dict(zip(inputs, tensors, strict=True))) if inputs else own.forward(self, *tensors)
+        return picked(found, output)
+
+    if inputs and all(map(str.isidentifier, inputs)):
+        places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *inputs)]
+        forward.__signature__ = inspect.Signature(places)  # type: ignore[attr-defined]
+    body = {"forward": forward, "__module__": own.__module__, "__qualname__": own.__qualname__}
+    return type(own.__name__, (own,), body)
