@@ -142,8 +142,10 @@ class Goal:
         """Of those that meet every limit, the one to ship; None where none does.
 
         The best score, where scores within the noise are equal; of equals the smaller and faster in what was limited;
-        of those that need as little, what needed no training, then the best score. None that meets the limits dominates
-        it (`dominates`). `done` are steps whose training counts for nothing: all candidates share it.
+        of those that need as little, what needed no training; of these, whose outputs are nearest to the original's on
+        the samples of the score, which chance moves less than the score, and where that is not known of all the best
+        score. None that meets the limits dominates it (`dominates`). `done` are steps whose training counts for
+        nothing: all candidates share it.
         """
         met = [candidate for candidate in candidates if self.met(candidate)]
         if not met:
@@ -153,8 +155,11 @@ class Goal:
         least = min(map(self._load, equal))
         small = [candidate for candidate in equal if self._load(candidate) <= least * (1 + _WORTH_IT)]
 
-        def order(candidate: Candidate) -> tuple[bool, float, float]:
-            return _trained(candidate, done), -_score(candidate), self._load(candidate)
+        known = all(_lost(candidate) is not None for candidate in met)
+
+        def order(candidate: Candidate) -> tuple[bool, float, float, float]:
+            far = (_lost(candidate) or 0.0) if known else 0.0
+            return _trained(candidate, done), far, -_score(candidate), self._load(candidate)
 
         answer = min(small, key=order)
         above = [candidate for candidate in met if self.dominates(candidate, answer)]
@@ -243,6 +248,12 @@ def _change(old: float | None, new: float | None) -> float:
 
 def _trained(candidate: Candidate, done: Collection[Step]) -> bool:
     return any(step.trains for step in candidate.recipe.steps if step not in done)
+
+
+def _lost(candidate: Candidate) -> float | None:
+    """How far its outputs are from the original's, in nats; None where nobody measured it."""
+    fidelity = candidate.measurement.fidelity
+    return fidelity.divergence if fidelity else None
 
 
 def _score(candidate: Candidate) -> float:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haversack.limits import Budget
-from haversack.measurement import Candidate, Conditions, Figure, Measurement, share_of
+from haversack.measurement import Candidate, Conditions, Fidelity, Figure, Measurement, share_of
 from haversack.plan.goal import Goal, noise
 from haversack.recipe import Recipe, Stage, Step
 
@@ -31,7 +31,7 @@ class Numbered(Step):
         return ()
 
 
-def measured(flash=1000.0, ratio=1.0, score=0.9, device="host") -> Measurement:
+def measured(flash=1000.0, ratio=1.0, score=0.9, device="host", lost=None) -> Measurement:
     return Measurement(
         flash_bytes=Figure(flash, "host"),
         ram_bytes=Figure(5000, "host"),
@@ -39,6 +39,7 @@ def measured(flash=1000.0, ratio=1.0, score=0.9, device="host") -> Measurement:
         latency_ratio=Figure(ratio, "host"),
         score=None if score is None else share_of(500, score),
         conditions=Conditions(device, "onnx", 1, "here"),
+        fidelity=None if lost is None else Fidelity(1.0, lost, 500, lost),
     )
 
 
@@ -186,3 +187,23 @@ def test_what_is_unknown_is_never_met_and_farther_than_what_misses(limit):
     assert goal.unjudged(unknown) == (name,)
     assert "cannot be judged" in goal.shortfall(unknown)
     assert goal.rank(missing) < goal.rank(unknown)
+
+
+@pytest.mark.parametrize(
+    ("lost", "chosen"),
+    [((0.2, 0.1, 0.3), 1), ((0.2, None, 0.3), 0), ((0.1, 0.2, 0.01), 2)],
+    ids=["the nearest", "the best score where one is unknown", "the nearest of three"],
+)
+def test_of_candidates_that_score_and_need_the_same_the_nearest_to_the_original_is_the_answer(lost, chosen):
+    """Their scores differ by less than chance moves them: they say less than all outputs do."""
+    tried = [
+        Candidate(Recipe((Numbered(number, 2),)), measured(500, 0.5, score, lost=far))
+        for number, (score, far) in enumerate(zip((0.888, 0.886, 0.884), lost, strict=True))
+    ]
+    assert Goal(WITHIN, ORIGINAL).answer(tried) == tried[chosen]
+
+
+def test_outputs_nearer_to_the_original_do_not_outweigh_a_score_beyond_noise():
+    better = Candidate(Recipe((Numbered(1, 2),)), measured(500, 0.5, 0.89, lost=0.3))
+    nearer = Candidate(Recipe((Numbered(2, 2),)), measured(500, 0.5, 0.86, lost=0.1))
+    assert Goal(WITHIN, ORIGINAL).answer([better, nearer]) == better
