@@ -34,14 +34,15 @@ Orders = tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]
 class Opened:
     """A file opened in its runtime within this process.
 
-    `prepare` makes of torch's arrays what the file wants, `run` makes real numbers in torch's layout of them.
+    `prepare` makes of torch's arrays what the file wants, `run` makes real numbers in torch's layout of them: an array
+    an output.
     """
 
     inputs: int
     batch: int | None
     """How many samples `run` takes at once; None where that is free."""
     prepare: Callable[[Arrays], list[Array]]
-    run: Callable[[Arrays], Array]
+    run: Callable[[Arrays], list[Array]]
 
 
 @dataclass(frozen=True)

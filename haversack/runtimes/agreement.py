@@ -15,7 +15,10 @@ from haversack.graph.pairs import pairs
 from haversack.measurement import Fidelity, Parity
 from haversack.proof import Agreement
 
-Predict = Callable[..., Tensor]
+Outputs = Tensor | tuple[Tensor, ...]
+"""Of a batch: one tensor, or several."""
+Predict = Callable[..., Any]
+"""Gives outputs."""
 
 AGREEMENT = 0.97
 """Least share of samples whose largest output must be the same one, unless no output differs by more than a step."""
@@ -27,18 +30,17 @@ RELATIVE_QUANTIZED = 0.08
 RELATIVE_FLOAT32 = 1e-3
 
 
-def in_torch(network: Callable[..., Tensor]) -> Predict:
+def in_torch(network: Callable[..., Any]) -> Predict:
     """The network as a function for scores: outputs without gradients."""
 
-    def predict(*inputs: Tensor) -> Tensor:
+    def predict(*inputs: Tensor) -> Any:  # noqa: ANN401 - outputs
         with torch.no_grad():
-            outputs: Tensor = network(*inputs)
-        return outputs
+            return network(*inputs)
 
     return predict
 
 
-def outputs(predict: Predict, inputs: Iterable[tuple[Tensor, ...]]) -> Iterator[Tensor]:
+def outputs(predict: Predict, inputs: Iterable[tuple[Tensor, ...]]) -> Iterator[Any]:
     """What `predict` gives for each batch, one after the other."""
     for batch in inputs:
         # Not yielded within: two of these that take turns would leave gradients off for good.
@@ -47,34 +49,65 @@ def outputs(predict: Predict, inputs: Iterable[tuple[Tensor, ...]]) -> Iterator[
         yield result
 
 
-def compare(ours: Iterable[Tensor], theirs: Iterable[Tensor], step: float | None = None) -> Parity:
-    """How far the file's outputs `theirs` are from the network's, batch by batch.
+def compare(ours: Iterable[Outputs], theirs: Iterable[Outputs], step: float | None = None) -> Parity:
+    """How far the file's outputs `theirs` are from the network's, batch by batch; of several outputs the farthest.
 
     `step` is the scale of the outputs' grid; without one, differences count relative to the network's largest output.
     The agreement of the largest output is counted for outputs of shape (batch, classes) and is 1 for any other.
     """
     if step is not None and not step > 0:
         raise ParityError(f"the step of the outputs is {step}.", mend="give the grid's positive scale.")
-    difference = largest = 0.0
-    agreeing = samples = 0
-    for one, other in _checked(ours, theirs):
-        difference = max(difference, float((one - other).abs().max()))
-        largest = max(largest, float(one.abs().max()))
-        agreeing += _agreeing(one, other)
-        samples += len(one)
-    return Parity(_in_units(difference, step or largest), agreeing / samples, samples)
+    apart = _apart(ours, theirs)
+    units = [_in_units(each.difference, step or each.largest) for each in apart]
+    return Parity(max(units), min(each.share for each in apart), apart[0].samples)
 
 
-def fidelity(original: Iterable[Tensor], packed: Iterable[Tensor]) -> Fidelity:
-    """What packing made of the original network's outputs, batch by batch."""
-    difference = magnitude = 0.0
-    agreeing = samples = 0
-    for one, other in _checked(original, packed):
-        difference += float((one - other).abs().sum())
-        magnitude += float(one.abs().sum())
-        agreeing += _agreeing(one, other)
-        samples += len(one)
-    return Fidelity(agreeing / samples, _in_units(difference, magnitude), samples)
+def fidelity(original: Iterable[Outputs], packed: Iterable[Outputs]) -> Fidelity:
+    """What packing made of the original network's outputs, batch by batch; of several outputs the farthest."""
+    apart = _apart(original, packed)
+    share = max(_in_units(each.sum, each.magnitude) for each in apart)
+    return Fidelity(min(each.share for each in apart), share, apart[0].samples)
+
+
+@dataclass
+class _Apart:
+    """How far one output is from what it should be, over all batches so far."""
+
+    difference: float = 0.0
+    largest: float = 0.0
+    sum: float = 0.0
+    magnitude: float = 0.0
+    agreeing: int = 0
+    samples: int = 0
+
+    def add(self, wanted: Tensor, found: Tensor) -> None:
+        """A batch more."""
+        off = (wanted - found).abs()
+        self.difference, self.sum = max(self.difference, float(off.max())), self.sum + float(off.sum())
+        size = wanted.abs()
+        self.largest, self.magnitude = max(self.largest, float(size.max())), self.magnitude + float(size.sum())
+        self.agreeing += _agreeing(wanted, found)
+        self.samples += len(wanted)
+
+    @property
+    def share(self) -> float:
+        """Of the samples whose largest output is the same one."""
+        return self.agreeing / self.samples
+
+
+def _apart(wanted: Iterable[Outputs], found: Iterable[Outputs]) -> list[_Apart]:
+    """How far each output is from what it should be."""
+    apart: list[_Apart] = []
+    for one, other in _checked(wanted, found):
+        apart = apart or [_Apart() for _ in one]
+        for each, ours, theirs in zip(apart, one, other, strict=True):
+            each.add(ours, theirs)
+    return apart
+
+
+def each_of(outputs: Outputs) -> tuple[Tensor, ...]:
+    """The tensors of a batch's outputs."""
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 @dataclass(frozen=True)
@@ -150,13 +183,19 @@ _MORE_BITS = "give it more bits, leave its most sensitive layers float (leave_fl
 _REPORT = "the file was written wrongly: please report it with the network."
 
 
-def _checked(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+def _checked(
+    ours: Iterable[Outputs], theirs: Iterable[Outputs]
+) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
     """The batches of both in pairs, in float64, of the same finite outputs; at least one."""
     batches = 0
-    for one, other in zip(ours, theirs, strict=True):
-        _check(one, other)
+    for pair in zip(ours, theirs, strict=True):
+        one, other = map(each_of, pair)
+        if len(one) != len(other):
+            raise ParityError(f"the file has {len(other)} outputs, the network {len(one)}.", mend=_REPORT)
+        for wanted, found in zip(one, other, strict=True):
+            _check(wanted, found)
         batches += 1
-        yield one.double(), other.double()
+        yield tuple(each.double() for each in one), tuple(each.double() for each in other)
     if not batches:
         raise ParityError("there are no samples to compare on.", mend="give calibration inputs.")
 

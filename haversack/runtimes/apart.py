@@ -70,10 +70,11 @@ def open_apart(
     settings = {"runtime": runtime.name, "path": path, "threads": threads, "orders": orders, "optimized": optimized}
     answer, _ = process.ask(settings, content)
 
-    def run(arrays: Arrays) -> Array:
+    def run(arrays: Arrays) -> list[Array]:
         count = len(arrays[0])
         parts = ([array[at : at + _AT_ONCE] for array in arrays] for at in range(0, count, _AT_ONCE))
-        return np.concatenate([process.ask({}, part)[1][0] for part in parts])
+        found = [process.ask({}, part)[1] for part in parts]
+        return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     return Opened(answer["inputs"], None, list, run)
 

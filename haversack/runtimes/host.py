@@ -107,8 +107,8 @@ def load(  # noqa: PLR0913 - all but the file have defaults
     orders: Orders | None = None,
     optimized: bool = True,
     apart: bool = False,
-) -> Callable[..., Tensor]:
-    """A function from batches of inputs to the outputs, run in the file's runtime.
+) -> Callable[..., Any]:
+    """A function from batches of inputs to the output, or a tuple of them where there are several.
 
     It takes and gives torch tensors in torch's layout. Inputs are cast to the numbers that the file wants (never a
     fraction to an integer) or put on its grid; float16 outputs come back as float32. A file with a fixed batch size is
@@ -128,21 +128,22 @@ def load(  # noqa: PLR0913 - all but the file have defaults
     else:
         opened = chosen.open(file, threads, orders, optimized=optimized)
 
-    def predict(*inputs: Tensor) -> Tensor:
+    def predict(*inputs: Tensor) -> Any:  # noqa: ANN401 - one tensor, or several
         import numpy as np
         import torch
 
         if len(inputs) != opened.inputs:
             raise MeasureError(f"it takes {opened.inputs} inputs, but {len(inputs)} were given.", where=where)
         real = outputs(opened, [tensor.detach().cpu().contiguous().numpy() for tensor in inputs], where)
-        output = torch.from_numpy(np.ascontiguousarray(real))
-        return output.float() if output.dtype == torch.float16 else output
+        found = [torch.from_numpy(np.ascontiguousarray(each)) for each in real]
+        floats = tuple(each.float() if each.dtype == torch.float16 else each for each in found)
+        return floats[0] if len(floats) == 1 else floats
 
     return predict
 
 
-def outputs(opened: Opened, inputs: Arrays, where: str) -> np.ndarray[Any, Any]:
-    """What the file makes of one batch."""
+def outputs(opened: Opened, inputs: Arrays, where: str) -> list[np.ndarray[Any, Any]]:
+    """What the file makes of one batch: an array an output."""
     arrays = opened.prepare(inputs)
     return opened.run(arrays) if opened.batch is None else _in_pieces(opened, arrays, where)
 
@@ -234,7 +235,7 @@ def _empty_session_bytes(known: FileFormat, threads: int) -> int:
     return int(statistics.median(grown))
 
 
-def _in_pieces(opened: Opened, arrays: Arrays, where: str) -> np.ndarray[Any, Any]:
+def _in_pieces(opened: Opened, arrays: Arrays, where: str) -> list[np.ndarray[Any, Any]]:
     """The outputs of a file that takes so many samples at a time; the last piece is filled up with its last sample."""
     import numpy as np
 
@@ -242,11 +243,11 @@ def _in_pieces(opened: Opened, arrays: Arrays, where: str) -> np.ndarray[Any, An
     count = len(arrays[0]) if arrays[0].ndim else 0
     if count == 0 or any(array.ndim == 0 or len(array) != count for array in arrays):
         raise MeasureError("the inputs are empty or differ in their batch size.", where=where)
-    outputs = []
+    pieces = []
     for start in range(0, count, batch):
         chosen = np.minimum(np.arange(start, start + batch), count - 1)
-        outputs.append(opened.run([array[chosen] for array in arrays])[: count - start])
-    return np.concatenate(outputs)
+        pieces.append([each[: count - start] for each in opened.run([array[chosen] for array in arrays])])
+    return [np.concatenate(each) for each in zip(*pieces, strict=True)]
 
 
 def processor() -> str:

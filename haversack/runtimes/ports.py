@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from haversack.errors import MeasureError
-from haversack.runtimes import Arrays, Opened
+from haversack.runtimes import Arrays, Opened, Orders
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,21 @@ _IMAGE = 4
 """Dimensions of a batch of images."""
 
 
-def opened(ports: Sequence[Port], port: Port, run: Callable[[Arrays], Array], where: str) -> Opened:
+def ports_of(
+    inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]], orders: Orders | None
+) -> tuple[list[Port], list[Port]]:
+    """The ports of what an interpreter tells of a file's inputs and outputs."""
+
+    def of(end: int, described: Sequence[dict[str, Any]]) -> list[Port]:
+        known: Sequence[Order | None] = [None] * len(described) if orders is None else orders[end]
+        return [Port.of(each, order) for each, order in zip(described, known, strict=True)]
+
+    return of(0, inputs), of(1, outputs)
+
+
+def opened(
+    taken: Sequence[Port], given: Sequence[Port], run: Callable[[Arrays], Sequence[Array]], where: str
+) -> Opened:
     """A file that `run` runs in its own layout and numbers, for inputs and outputs in torch's.
 
     One sample is run at a time unless the file states a larger batch: resizing the batch gained nothing on networks of
@@ -81,13 +95,14 @@ def opened(ports: Sequence[Port], port: Port, run: Callable[[Arrays], Array], wh
 
     def prepare(arrays: Arrays) -> list[Array]:
         try:
-            return [port.taken(array) for port, array in zip(ports, arrays, strict=True)]
+            return [port.taken(array) for port, array in zip(taken, arrays, strict=True)]
         except MeasureError as error:
             raise MeasureError(error.what, where=where, mend=error.mend) from error
 
-    return Opened(
-        len(ports), ports[0].shape[0] if ports[0].shape else 1, prepare, lambda arrays: port.given(run(arrays))
-    )
+    def made(arrays: Arrays) -> list[Array]:
+        return [port.given(array) for port, array in zip(given, run(arrays), strict=True)]
+
+    return Opened(len(taken), taken[0].shape[0] if taken[0].shape else 1, prepare, made)
 
 
 def _channels_last(rank: int) -> Order:

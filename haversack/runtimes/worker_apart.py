@@ -31,7 +31,7 @@ def main() -> None:
         if opened is None:
             opened = _opened(head, arrays)
             return {"inputs": opened.inputs}, []
-        return {}, [outputs(opened, arrays, "")]
+        return {}, outputs(opened, arrays, "")
 
     while _answered(frames, answers, answer):
         pass

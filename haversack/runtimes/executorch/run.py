@@ -41,9 +41,6 @@ def open_file(
             wanted = worker.inputs_of(method)
         except RefusedError as refused:
             raise _explained(refused, place, where) from refused
-    outputs = method.forward.metadata.num_outputs()
-    if outputs != 1:
-        raise MeasureError(f"it has {outputs} outputs.", where=where, mend="export exactly one.")
 
     def prepare(arrays: Arrays) -> list[Array]:
         for (shape, _), array in zip(wanted, arrays, strict=True):
@@ -51,13 +48,13 @@ def open_file(
                 raise MeasureError(f"it takes {list(shape)}, but was given {list(array.shape)}.", where=where)
         return list(arrays)
 
-    def run(arrays: Arrays) -> Array:
+    def run(arrays: Arrays) -> list[Array]:
         with _logged() as place:
             try:
-                output: Array = worker.execute(method, list(arrays)).numpy()
+                found = worker.execute(method, list(arrays))
             except RefusedError as refused:
                 raise _explained(refused, place, where) from refused
-        return output.copy()  # the next run writes into the same memory
+        return [each.numpy().copy() for each in found]  # the next run writes into the same memory
 
     return Opened(len(wanted), wanted[0][0][0] if wanted and wanted[0][0] else 1, prepare, run)
 

@@ -60,10 +60,10 @@ def inputs_of(method: LoadedMethod) -> list[tuple[tuple[int, ...], type]]:
     return [(tuple(each.sizes()), kind) for each, kind in zip(about, kinds, strict=True) if kind is not None]
 
 
-def execute(method: LoadedMethod, arrays: list[Any]) -> Any:  # noqa: ANN401 - a tensor
-    """The first output; ExecuTorch knows no strides, so the arrays lie as C has them."""
+def execute(method: LoadedMethod, arrays: list[Any]) -> Any:  # noqa: ANN401 - a list of tensors
+    """The outputs; ExecuTorch knows no strides, so the arrays lie as C has them."""
     try:
-        return method.forward.execute([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])[0]
+        return method.forward.execute([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])
     except Exception as error:
         raise turns.RefusedError(f"ExecuTorch cannot run it: {error}") from error
 

@@ -35,17 +35,16 @@ def open_file(
     where = name_of(file)
     compiled = _compiled(file, threads, where)
     kinds = [wanted.element_type.to_dtype().type for wanted in compiled.inputs]
-    if len(compiled.outputs) != 1:
-        raise MeasureError(f"it has {len(compiled.outputs)} outputs.", where=where, mend="export exactly one.")
     shapes = [wanted.partial_shape for wanted in compiled.inputs]
     batch = next((shape[0].get_length() for shape in shapes if len(shape) and shape[0].is_static), None)
 
     def prepare(arrays: Arrays) -> list[Array]:
         return [cast_to(array, kind, where) for array, kind in zip(arrays, kinds, strict=True)]
 
-    def run(arrays: Arrays) -> Array:
+    def run(arrays: Arrays) -> list[Array]:
         try:
-            return np.array(compiled(list(arrays))[0])
+            found = compiled(list(arrays))
+            return [np.array(found[place]) for place in range(len(compiled.outputs))]
         except Exception as error:
             raise MeasureError(f"OpenVINO cannot run it: {_plain(error)}", where=where) from error
 

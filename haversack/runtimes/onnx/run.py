@@ -39,21 +39,18 @@ def open_file(file: File, threads: int | None, _orders: Orders | None = None, *,
         kinds = [worker.number_type(wanted) for wanted in session.get_inputs()]
     except RefusedError as refused:
         raise MeasureError(refused.what, where=where, mend=refused.mend) from refused
-    if len(session.get_outputs()) != 1:
-        raise MeasureError(f"it has {len(session.get_outputs())} outputs.", where=where, mend="export exactly one.")
     shapes = [wanted.shape for wanted in session.get_inputs()]
     batch = next((shape[0] for shape in shapes if shape and isinstance(shape[0], int)), None)
 
     def prepare(arrays: Arrays) -> list[Array]:
         return [cast_to(array, kind, where) for array, kind in zip(arrays, kinds, strict=True)]
 
-    def run(arrays: Arrays) -> Array:
+    def run(arrays: Arrays) -> list[Array]:
         feed = {wanted.name: array for wanted, array in zip(session.get_inputs(), arrays, strict=True)}
         try:
-            output: Array = session.run(None, feed)[0]
+            return list(session.run(None, feed))
         except Exception as error:
             raise MeasureError(f"ONNX Runtime cannot run it: {worker.explain_run(error)}", where=where) from error
-        return output
 
     return Opened(len(kinds), batch, prepare, run)
 

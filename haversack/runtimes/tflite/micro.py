@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haversack.errors import MeasureError
 from haversack.runtimes import Arrays, File, Opened, Orders, process
 from haversack.runtimes.files import name_of
-from haversack.runtimes.ports import Port, opened
+from haversack.runtimes.ports import opened, ports_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,21 +29,19 @@ def open_file(
     """The file in tflite-micro, one sample after the other on one thread."""
     content = file.read_bytes() if isinstance(file, Path) else file
     interpreter = _interpreter(content, name_of(file))
+    outputs = _all(interpreter.get_output_details)
 
-    def run(arrays: Arrays) -> Array:
+    def run(arrays: Arrays) -> list[Array]:
         try:
             for index, array in enumerate(arrays):
                 interpreter.set_input(array, index)
             interpreter.invoke()
         except Exception as error:
             raise MeasureError(f"tflite-micro cannot run it: {error}", where=name_of(file)) from error
-        output: Array = interpreter.get_output(0)
-        return output
+        return [interpreter.get_output(index) for index in range(len(outputs))]
 
-    given = [None] * _count(interpreter) if orders is None else orders[0]
-    ports = [Port.of(interpreter.get_input_details(index), order) for index, order in enumerate(given)]
-    port = Port.of(interpreter.get_output_details(0), None if orders is None else orders[1][0])
-    return opened(ports, port, run, name_of(file))
+    taken, given = ports_of(_all(interpreter.get_input_details), outputs, orders)
+    return opened(taken, given, run, name_of(file))
 
 
 def _interpreter(content: bytes, where: str) -> Any:  # noqa: ANN401 - tflite-micro has no types
@@ -61,12 +60,11 @@ def _interpreter(content: bytes, where: str) -> Any:  # noqa: ANN401 - tflite-mi
                     raise MeasureError(f"tflite-micro cannot load it: {said[0]}", where=where) from error
 
 
-def _count(interpreter: Any) -> int:  # noqa: ANN401
-    """How many inputs the file has: the interpreter does not say, but refuses to describe one too many."""
-    count = 0
+def _all(described: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the interpreter tells of all inputs or outputs: not how many, but it refuses to describe one too many."""
+    found: list[dict[str, Any]] = []
     while True:
         try:
-            interpreter.get_input_details(count)
+            found.append(described(len(found)))
         except Exception:  # noqa: BLE001 - whatever it raises
-            return count
-        count += 1
+            return found

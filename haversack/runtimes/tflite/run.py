@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from haversack.errors import MeasureError
 from haversack.runtimes import Arrays, Contents, File, Opened, Orders, process
 from haversack.runtimes.files import name_of
-from haversack.runtimes.ports import Port, opened
+from haversack.runtimes.ports import opened, ports_of
 from haversack.runtimes.process import ask
 
 if TYPE_CHECKING:
@@ -38,21 +38,17 @@ def open_file(file: File, threads: int | None, orders: Orders | None = None, *, 
             worker.number_type(wanted)
     except RefusedError as refused:
         raise MeasureError(refused.what, where=where, mend=refused.mend) from refused
-    if len(outputs) != 1:
-        raise MeasureError(f"it has {len(outputs)} outputs.", where=where, mend="export exactly one.")
 
-    def run(arrays: Arrays) -> Array:
+    def run(arrays: Arrays) -> list[Array]:
         try:
             worker.feed(interpreter, inputs, list(arrays))
             worker.invoke(interpreter)
         except RefusedError as refused:
             raise MeasureError(refused.what, where=where) from refused
-        output: Array = interpreter.get_tensor(outputs[0]["index"])
-        return output
+        return [interpreter.get_tensor(each["index"]) for each in outputs]
 
-    given = [None] * len(inputs) if orders is None else orders[0]
-    ports = [Port.of(each, order) for each, order in zip(inputs, given, strict=True)]
-    return opened(ports, Port.of(outputs[0], None if orders is None else orders[1][0]), run, where)
+    taken, given = ports_of(inputs, outputs, orders)
+    return opened(taken, given, run, where)
 
 
 def empty() -> bytes:

@@ -9,7 +9,7 @@ def open_file(file, threads, orders=None, *, optimized=True):
     from haversack.runtimes.plain import worker
 
     layers = worker.read(file)
-    return Opened(1, None, list, lambda arrays: worker.compute(layers, *arrays))
+    return Opened(1, None, list, lambda arrays: [worker.compute(layers, *arrays)])
 
 
 def empty():
