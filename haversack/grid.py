@@ -23,7 +23,8 @@ class Grid:
     """The integers `qmin..qmax`, their step and the integer that stands for 0.0.
 
     `scale` holds one positive step per tensor (`axis` None) or one per slice along `axis`; `zero_point` is as long as
-    `scale`. real = (integer - zero_point) * scale: the affine scheme of Jacob et al. 2018.
+    `scale`. real = (integer - zero_point) * scale: the affine scheme of Jacob et al. 2018. Both are empty on the grid
+    of a value that layers round as it comes, to 8 bits without a sign that span it (`DYNAMIC`).
     """
 
     bits: int
@@ -43,7 +44,8 @@ class Grid:
             object.__setattr__(self, "qmax", high)
         if not low <= self.qmin < self.qmax <= high:
             raise RecipeError(f"the integers {self.qmin}..{self.qmax} do not fit into {self.bits} bits.")
-        if len(self.scale) != len(self.zero_point) or (self.axis is None and len(self.scale) != 1):
+        single = self.is_dynamic if not self.scale else len(self.scale) == 1
+        if len(self.scale) != len(self.zero_point) or (self.axis is None and not single):
             raise RecipeError("a grid needs as many zero points as scales, and exactly one of each without an axis.")
         if self.axis is not None and self.axis < 0:
             raise RecipeError(f"a grid's axis is {self.axis}.", mend="count dimensions from the front, from 0 on.")
@@ -73,6 +75,11 @@ class Grid:
     def round(self, real: Tensor) -> Tensor:
         """`real` moved to the nearest points of the grid."""
         return self.dequantize(self.quantize(real))
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether its step is that of each value as it comes."""
+        return not self.scale and (self.axis, self.bits, self.signed) == (None, 8, False)
 
     @property
     def low(self) -> float:
@@ -110,6 +117,10 @@ class Grid:
             return scale, zero
         shape = [-1 if dim == self.axis else 1 for dim in range(dims)]
         return scale.view(shape), zero.view(shape)
+
+
+DYNAMIC = Grid(8, False, (), ())
+"""The grid of a value whose step is worked out as it comes."""
 
 
 def affine(low: float, high: float, *, bits: int = 8, signed: bool = False) -> Grid:

@@ -204,6 +204,23 @@ def weight_grids(
     return {name: symmetric(limit, axis=axis_of[name], bits=bits[name]) for name, limit in limits.items()}
 
 
+def table_grids(folded: Folded, values: Mapping[str, Grid], layers: Collection[str]) -> dict[str, Grid]:
+    """A grid for each embedding's weight, 8 bits, but for those that `layers` names, which have their layer's.
+
+    It is that of the embedding's values where these have one, so that files hold what they become; else a step a row.
+    """
+    found: dict[str, set[Grid | None]] = {}
+    for lookup in folded.lookups():
+        if lookup.weight not in layers:
+            found.setdefault(lookup.weight, set()).add(values.get(lookup.node.name))
+    return {name: _table_grid(folded.tensor(name), grids) for name, grids in found.items()}
+
+
+def _table_grid(weight: Tensor, values: set[Grid | None]) -> Grid:
+    one = next(iter(values)) if len(values) == 1 else None
+    return one if one is not None and one.bits <= 8 else symmetric(weight_spans(weight, 8), axis=0)
+
+
 def limits_for_bias(folded: Folded, bias: str, inputs: Grid, bits: int) -> Tensor:
     """The least weight limits with which the bias of that name leaves 32 bits half free; zero without one.
 

@@ -9,20 +9,22 @@ from torch import fx
 
 from haversack.errors import RecipeError
 from haversack.graph.folded import Folded
-from haversack.graph.ops import integer_operations
+from haversack.graph.ops import integer_operations, products
 from haversack.graph.trace import layer_path
 
 
 def leaving_float(folded: Folded, paths: Sequence[str]) -> Folded:
     """The graph in which no operation of the layers at `paths`, or inside of them, has an integer form.
 
-    It computes the same; only what asks for grids sees the difference. Raises RecipeError for a path that holds nothing
-    that could be integer.
+    Nor are their embeddings' rows and matrix products by constants seen as such. It computes the same; only what asks
+    for grids sees the difference. Raises RecipeError for a path that holds nothing that could be integer.
     """
     if not paths:
         return folded
     changed = folded.with_tensors({})
-    chosen = {path: [node for node in integer_operations(changed.graph) if lies_in(node, path)] for path in paths}
+    others = (each.node for found in (changed.lookups(), products(changed.graph)) for each in found)
+    able = [*integer_operations(changed.graph), *others]
+    chosen = {path: [node for node in able if lies_in(node, path)] for path in paths}
     lost = [path for path, nodes in chosen.items() if not nodes]
     if lost:
         raise _unknown(lost, folded)
@@ -70,4 +72,6 @@ def _unknown(paths: Sequence[str], folded: Folded) -> RecipeError:
 
 
 def _paths(folded: Folded) -> Iterator[str]:
-    return (path for layer in folded.layers(transposed=True) if (path := layer_path(layer.node)))
+    layers = (*folded.layers(transposed=True), *products(folded.graph))
+    nodes = (*(each.node for each in folded.lookups()), *(each.node for each in layers))
+    return (path for node in nodes if (path := layer_path(node)))

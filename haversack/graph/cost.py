@@ -16,7 +16,7 @@ from haversack.errors import TraceError
 from haversack.graph.fold import fold
 from haversack.graph.memory import MemoryPlan, lifetimes, operation, plan
 from haversack.graph.merge import merge
-from haversack.graph.ops import integer_weight
+from haversack.graph.ops import Trait, integer_weight, traits_of
 from haversack.graph.trace import Trace, layer_path
 
 _SUMMED = ("conv1d", "conv2d", "conv3d", "batch_norm")
@@ -56,23 +56,26 @@ class Stored:
     """The numbers that a network's files hold, each tensor once, and batch norms folded into the layers before them.
 
     `integers` are the weights that have an integer form. `reals` are all others, which stay real in every file: biases,
-    embeddings, recurrent layers, norms. `both` are those among the weights that something else reads as real numbers.
+    recurrent layers, norms. `both` are those among the weights that something else reads as real numbers. `tables` are
+    the embeddings that are no layer's weight: a byte a number where layers are integers.
     """
 
     integers: int
     reals: int
     both: int = 0
+    tables: int = 0
 
     @property
     def numbers(self) -> int:
         """How many numbers a float file holds."""
-        return self.integers + self.reals - self.both
+        return self.integers + self.reals + self.tables - self.both
 
 
 def stored(trace: Trace, operations: Iterable[fx.Node], constants: Mapping[fx.Node, int]) -> Stored:
     """What `operations` read of the network's `constants`, given with how many numbers they are."""
     integers: dict[Hashable, int] = {}
     reals: dict[Hashable, int] = {}
+    tables: dict[Hashable, int] = {}
     for node in operations:
         weight = integer_weight(node, constants.__contains__)
         if weight is not None:
@@ -81,9 +84,11 @@ def stored(trace: Trace, operations: Iterable[fx.Node], constants: Mapping[fx.No
             reals[node] = _of_norm(node, constants.__contains__)
             continue
         read = {each for each in node.all_input_nodes if each in constants and each is not weight}
-        reals |= {_identity(trace, each): constants[each] for each in read}
+        kind = tables if traits_of(node) & Trait.LOOKUP else reals
+        kind |= {_identity(trace, each): constants[each] for each in read}
     both = sum(integers[each] for each in integers.keys() & reals.keys())
-    return Stored(sum(integers.values()), sum(reals.values()), both)
+    alone = sum(tables[each] for each in tables.keys() - integers.keys() - reals.keys())
+    return Stored(sum(integers.values()), sum(reals.values()), both, alone)
 
 
 def _identity(trace: Trace, constant: fx.Node) -> Hashable:

@@ -86,6 +86,10 @@ class Folded:
         for turned in (False, True)[: 1 + transposed]:
             yield from (layer for layer in ops.layers(self.graph) if layer.transposed == turned)
 
+    def lookups(self) -> Iterator[ops.Lookup]:
+        """The embeddings."""
+        return ops.lookups(self.graph)
+
     def layer_of(self, weight: str) -> fx.Node:
         """The operation that reads the weight of that name."""
         reader: fx.Node = next(iter(self.graph.find_nodes(op="get_attr", target=weight)[0].users))

@@ -50,6 +50,8 @@ class Trait(Flag):
     SLICE = auto()
     PAD = auto()
     SPLIT = auto()
+    LOOKUP = auto()  # rows of a weight
+    MATRIX = auto()  # a product of two values as matrices
     MOVE = RESHAPE | REARRANGE | SLICE | PAD | SPLIT
     NOTHING = auto()  # gives what it reads
     DROPOUT = auto()
@@ -110,6 +112,8 @@ OPERATORS: Mapping[object, Operator] = MappingProxyType(
     | _rows(Trait.SLICE, aten.slice.Tensor)
     | _rows(Trait.PAD, aten.pad.default, aten.constant_pad_nd.default)
     | _rows(Trait.SPLIT, aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int)
+    | _rows(Trait.LOOKUP, aten.embedding.default)
+    | _rows(Trait.MATRIX, aten.matmul.default, aten.mm.default)
     | _rows(Trait.NOTHING, aten.alias.default, aten.clone.default, aten.contiguous.default, aten.detach.default)
     | _rows(Trait.NOTHING, aten.lift_fresh_copy.default)
     | _rows(Trait.DROPOUT, aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
@@ -221,7 +225,7 @@ class FoldedLayer:
     @property
     def axis(self) -> int:
         """The weight's dimension of output channels."""
-        return int(self.transposed)
+        return int(self.transposed or bool(traits_of(self.node) & Trait.MATRIX))
 
 
 def layer_at(node: fx.Node) -> FoldedLayer | None:
@@ -251,11 +255,46 @@ def layers(graph: fx.Graph) -> Iterator[FoldedLayer]:
             yield layer
 
 
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """An embedding of the folded graph: it takes rows out of the weight of that name."""
+
+    node: fx.Node
+    weight: str
+
+
+def lookup_at(node: fx.Node) -> Lookup | None:
+    """The embedding that this node is; None where it is another operation, or one whose weight is computed."""
+    if not traits_of(node) & Trait.LOOKUP or not _is_constant(node.args[0]) or not _is_real(node):
+        return None
+    return Lookup(node, str(cast("fx.Node", node.args[0]).target))
+
+
+def lookups(graph: fx.Graph) -> Iterator[Lookup]:
+    """The embeddings whose weight the graph holds, in order."""
+    return (found for node in graph.nodes if (found := lookup_at(node)))
+
+
+def product_at(node: fx.Node) -> FoldedLayer | None:
+    """The matrix product by a constant (inputs, outputs) that this node is: a linear layer without a bias."""
+    if not traits_of(node) & Trait.MATRIX or not _is_constant(node.args[1]) or not _is_real(node):
+        return None
+    values, weight = cast("tuple[fx.Node, fx.Node]", node.args)
+    if _is_constant(values) or weight.meta["val"].dim() != 2:
+        return None
+    return FoldedLayer(node, str(weight.target), "", values, 1, transposed=False, computes_bias=False)
+
+
+def products(graph: fx.Graph) -> Iterator[FoldedLayer]:
+    """The matrix products by a constant, in order."""
+    return (found for node in graph.nodes if (found := product_at(node)))
+
+
 def left_float(graph: fx.Graph) -> tuple[str, ...]:
     """The operations on real numbers that stay in float32, one entry each."""
 
     def carries(node: fx.Node) -> bool:
-        return node.target is operator.getitem or bool(traits_of(node) & (Trait.PICK | Trait.MOVE))
+        return node.target is operator.getitem or bool(traits_of(node) & (Trait.PICK | Trait.MOVE | Trait.LOOKUP))
 
     return tuple(
         str(node.target)

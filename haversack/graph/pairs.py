@@ -6,6 +6,7 @@ from such a graph, and from nothing else.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
@@ -17,20 +18,34 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from haversack.errors import RecipeError
-from haversack.graph.ops import FoldedLayer, Trait, channels_follow_batch, keeps_grid, layer_at, moves, traits_of
+from haversack.graph.ops import (
+    FoldedLayer,
+    Lookup,
+    Trait,
+    channels_follow_batch,
+    keeps_grid,
+    layer_at,
+    lookup_at,
+    moves,
+    product_at,
+    traits_of,
+)
 from haversack.graph.run import named_tensors
 from haversack.graph.trace import arguments_of
-from haversack.grid import Grid, blocks, round_
+from haversack.grid import DYNAMIC, Grid, blocks, round_
 
 aten = torch.ops.aten
 pairs = torch.ops.quantized_decomposed
+_LEAST_STEP = 1e-30
+"""Of a value that is worked out as it comes: ONNX knows none, and zeros alone become zeros on any."""
 
 
 def insert(network: fx.GraphModule, grids: Mapping[str, Grid]) -> fx.GraphModule:
     """A copy of the inference graph in which every value and weight in `grids` is rounded to its grid.
 
-    Tensors that are not rounded are the network's own. Raises RecipeError when `grids` names a value or weight that the
-    graph does not have, or does not fit one's shape.
+    Where a value's step is worked out as it comes, only layers whose weights are in `grids` read it rounded. Tensors
+    that are not rounded are the network's own. Raises RecipeError when `grids` names a value or weight that the graph
+    does not have, or does not fit one's shape, or a weight that no operation here can read as integers.
     """
     missing = grids.keys() - {str(name) for node in network.graph.nodes for name in (node.name, node.target)}
     if missing:
@@ -41,6 +56,10 @@ def insert(network: fx.GraphModule, grids: Mapping[str, Grid]) -> fx.GraphModule
     insertion = _Insertion(graph, grids, tensors)
     for node in list(graph.nodes):
         insertion.visit(node)
+    unread = [name for name, grid in grids.items() if grid.axis is not None and name not in insertion.rounded]
+    if unread:
+        said = "no operation reads it that could read integers."
+        raise RecipeError(said, where=", ".join(sorted(unread)), mend="quantize the network again.")
     for node in reversed(graph.nodes):
         if not node.users and node.op in ("get_attr", "call_function"):
             graph.erase_node(node)
@@ -89,20 +108,32 @@ class _Insertion:
         self.graph, self.grids, self.tensors = graph, grids, tensors
         # A dequantized value, with the integers behind it and their grid.
         self.integers: dict[fx.Node, tuple[fx.Node, Grid]] = {}
+        # The values that layers read, by name, before any operation is another one.
+        self.reads = {layer.node: layer.reads for node in graph.nodes if (layer := _layer_at(node))}
+        # What layers read of a value whose step is worked out as it comes.
+        self.dynamic: dict[fx.Node, fx.Node] = {}
+        self.rounded: set[str] = set()
+        """The weights that are integers now."""
 
     def visit(self, node: fx.Node) -> None:
         """Rounds what this node computes, moves it to the integers, or rounds its weights."""
+        lookup = lookup_at(node)
+        if lookup is not None and lookup.weight in self.grids:
+            self._lookup(lookup, self.grids[lookup.weight])
         first = node.args[0] if node.args else None
         read = self.integers.get(first) if isinstance(first, fx.Node) else None
         if read and moves(node):
             self._move(node, *read)
         elif read and keeps_grid(node):
             self._pair(node, read[1])
-        elif node.op in ("call_function", "placeholder") and node.name in self.grids:
+        elif node.op in ("call_function", "placeholder") and self._has_steps(node.name) and node.users:
             self._pair(node, self.grids[node.name])
-        layer = layer_at(node)
+        layer = _layer_at(node)
         if layer is not None and layer.weight in self.grids:
             self._layer(layer, read[1] if read else None)
+
+    def _has_steps(self, name: str) -> bool:
+        return name in self.grids and not self.grids[name].is_dynamic
 
     def _pair(self, node: fx.Node, grid: Grid) -> None:
         if grid.axis is not None:
@@ -138,11 +169,86 @@ class _Insertion:
         in_groups = layer.axis == 0 and steps % channels == 0 and whole.numel() % steps == 0
         if grid.axis != layer.axis or (steps != channels and not in_groups):
             raise _unfit(layer.weight, grid, f"a weight of shape {tuple(whole.shape)}")
+        self.rounded.add(layer.weight)
         arguments = list(node.args)
         arguments[1] = self._constant(node, layer.weight, grid)
+        step = self.grids.get(self.reads[node])
+        if step is not None and step.is_dynamic:
+            arguments[0] = self._as_it_comes(layer.inputs)
         if layer.bias and len(arguments) > 2 and inputs is not None and channels_follow_batch(node):
             arguments[2] = self._constant(node, layer.bias, _bias_grid(inputs, grid))
         node.args = tuple(arguments)
+
+    def _as_it_comes(self, value: fx.Node) -> fx.Node:
+        """The value on 8 bits that span it and zero, one pair for all layers that read it."""
+        if value not in self.dynamic:
+            low, high, dtype = DYNAMIC.qmin, DYNAMIC.qmax, DYNAMIC.dtype
+            with self.graph.inserting_after(value):
+                ends = self.graph.call_function(pairs.choose_qparams.tensor, (value, low, high, _LEAST_STEP, dtype))
+            ends.meta = {**value.meta, "val": (torch.empty((), device="meta"), torch.empty((), device="meta"))}
+            with self.graph.inserting_after(ends):
+                zero = self._part(ends, 1)
+                scale = self._part(ends, 0)
+            settings = scale, zero, low, high, dtype
+            with self.graph.inserting_after(zero):
+                integers = self._call(pairs.quantize_per_tensor.tensor, (value, *settings), value, dtype)
+            with self.graph.inserting_after(integers):
+                real = self._call(pairs.dequantize_per_tensor.tensor, (integers, *settings), value, torch.float32)
+            self.dynamic[value] = real
+        return self.dynamic[value]
+
+    def _part(self, several: fx.Node, index: int) -> fx.Node:
+        part = self.graph.call_function(operator.getitem, (several, index))
+        part.meta = {**several.meta, "val": several.meta["val"][index]}
+        return part
+
+    def _lookup(self, lookup: Lookup, grid: Grid) -> None:
+        """Takes rows of integers out of the weight."""
+        self.rounded.add(lookup.weight)
+        whole = self.tensors[lookup.weight]
+        groups = len(grid.scale) // len(whole)
+        if grid.axis is None and self.grids.get(lookup.node.name, grid) == grid:
+            self._take(lookup, grid)
+        elif grid.axis == 0 and len(grid.scale) == len(whole) * groups and not any(grid.zero_point):
+            self._take_with_steps(lookup, grid, groups)
+        else:
+            raise _unfit(lookup.weight, grid, f"an embedding of shape {tuple(whole.shape)}")
+
+    def _take(self, lookup: Lookup, grid: Grid) -> None:
+        """Takes rows out of a weight of one step, which lie on that grid as values."""
+        node, readers = lookup.node, list(lookup.node.users)
+        with self.graph.inserting_before(node):
+            table = self._get(f"{lookup.weight}_integers_{node.name}", grid.stored(self.tensors[lookup.weight]))
+            integers = self._call(aten.embedding.default, (table, *node.args[1:]), node, grid.dtype)
+        self._dequantize(integers, grid, node, readers)
+
+    def _take_with_steps(self, lookup: Lookup, grid: Grid, groups: int) -> None:
+        """Takes rows and their steps, of which each has as many as groups; the node becomes their product."""
+        node, whole = lookup.node, self.tensors[lookup.weight]
+        value = node.meta["val"]
+        with self.graph.inserting_before(node):
+            # Rows of one group each and their steps as a layer with the same weight reads them: files hold them once.
+            rows = whole.reshape(len(grid.scale), -1)
+            table = self._get(f"{lookup.weight}_integers_{node.name}", grid.stored(rows))
+            if groups > 1:
+                table = self._call(aten.reshape.default, (table, list(whole.shape)), table, grid.dtype)
+                table.meta["val"] = whole.to("meta", grid.dtype)
+            steps = self._get(f"{lookup.weight}_scale_{node.name}", torch.tensor(grid.scale))
+            steps = self._call(aten.reshape.default, (steps, [len(whole), groups]), steps, torch.float32)
+            steps.meta["val"] = torch.empty(len(whole), groups, device="meta")
+            integers = self._call(aten.embedding.default, (table, *node.args[1:]), node, grid.dtype)
+            scale = self._call(aten.embedding.default, (steps, *node.args[1:]), node, torch.float32)
+            scale.meta["val"] = value[..., :groups]
+            real = self._call(aten.to.dtype, (integers, torch.float32), node, torch.float32)
+            if groups == 1:
+                node.target, node.args, node.kwargs = aten.mul.Tensor, (real, scale), {}
+                return
+            real = self._call(aten.unflatten.int, (real, -1, [groups, -1]), node, torch.float32)
+            scale = self._call(aten.unsqueeze.default, (scale, -1), node, torch.float32)
+            real.meta["val"] = value.unflatten(-1, (groups, -1))
+            scale.meta["val"] = real.meta["val"][..., :1]
+            product = self._call(aten.mul.Tensor, (real, scale), real, torch.float32)
+        node.target, node.args, node.kwargs = aten.flatten.using_ints, (product, -2), {}
 
     def _constant(self, node: fx.Node, name: str, grid: Grid) -> fx.Node:
         """The integers of a weight or bias, dequantized in the graph.
@@ -184,6 +290,10 @@ class _Insertion:
         node = self.graph.call_function(target, arguments, dict(options or {}))
         node.meta = {**like.meta, "val": tree_map_only(Tensor, partial(_as_type, dtype), like.meta["val"])}
         return node
+
+
+def _layer_at(node: fx.Node) -> FoldedLayer | None:
+    return layer_at(node) or product_at(node)
 
 
 def _as_type(dtype: torch.dtype, value: Tensor) -> Tensor:

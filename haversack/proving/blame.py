@@ -67,7 +67,8 @@ class Counterparts:
     def with_layers_float(self, paths: Sequence[str]) -> fx.GraphModule:
         """The quantized network with the layers at `paths` left float, their own weights and biases back."""
         free = leaving_float(self.network, paths)
-        needed = {*points(free.graph), *(layer.weight for layer in free.layers())}
+        weights = {each.weight for found in (free.layers(), free.lookups()) for each in found}
+        needed = {*points(free.graph), *weights}
         own = self._own(self.grids.keys() - needed)
         return self.network.with_tensors(own).lowered({name: self.grids[name] for name in self.grids.keys() & needed})
 

@@ -128,7 +128,7 @@ def _weight_bytes(cost: Cost, number_format: str) -> int:
     held, bits = cost.stored, _WEIGHT_BITS.get(number_format, _bits(number_format))
     if bits > 8:
         return math.ceil(held.numbers * bits / 8)
-    return math.ceil(held.integers * bits / 8) + 4 * held.reals
+    return math.ceil(held.integers * bits / 8) + held.tables + 4 * held.reals
 
 
 def _written_around(cost: Cost, device: Device, number_format: str) -> int:
@@ -137,12 +137,14 @@ def _written_around(cost: Cost, device: Device, number_format: str) -> int:
     if runtime is None or runtime.around is None:
         return 0
     around = runtime.around
-    layers = [layer for layer in cost.layers if layer.macs and layer.parameters]
+    # A layer whose weight another one has too brings no parameters, and so has no bias.
+    layers = [layer for layer in cost.layers if layer.macs and (layer.parameters or layer.operation == "linear")]
     if _bits(number_format) > 8 and number_format not in _WEIGHT_BITS:
         return around.float_layer * len(layers)
     channels = [layer.output_shape[1 if layer.operation.startswith("conv") else -1] for layer in layers]
+    steps = sum((8 if layer.parameters else 4) * count for layer, count in zip(layers, channels, strict=True))
     # Zero points are zeros, which stand once for all layers of as many channels; of steps, weights and biases have one.
-    return around.integer_layer * len(layers) + 8 * sum(channels) + around.zero_point * sum(set(channels))
+    return around.integer_layer * len(layers) + steps + around.zero_point * sum(set(channels))
 
 
 def latency_ms(cost: Cost, device: Device, number_format: str) -> Figure:

@@ -30,8 +30,8 @@ _SHARES = tuple(share / 100 for share in range(100, 49, -2))
 class QuantizeWeights(Step):
     """Weights in 16 (float16), 8 or 4 bits, computed in float32: flash is saved, and no time.
 
-    8 and 4 bits: symmetric grids, one step a group of `group` weights of an output channel (Dettmers 2022; 0 stands for
-    the whole channel), each step the one of least squared error. No calibration data is needed.
+    8 and 4 bits: symmetric grids, one step a group of `group` weights of an output channel, or of an embedding's row
+    (Dettmers 2022; 0 stands for all of it), each step the one of least squared error. No calibration data is needed.
     """
 
     bits: Annotated[Literal[16, 8, 4], "16 are float16"] = 8
@@ -56,10 +56,10 @@ class QuantizeWeights(Step):
         return _halved(model, folded) if self.bits == 16 else replace(model, grids=self._grids(folded))
 
     def _grids(self, folded: Folded) -> dict[str, Grid]:
-        grids = {layer.weight: self._grid(folded.tensor(layer.weight)) for layer in folded.layers()}
-        if not grids:
+        names = _weights(folded)
+        if not names:
             raise NothingChangedError("no layer of this network has weights.", mend="see `haversack weigh`.")
-        return grids
+        return {name: self._grid(folded.tensor(name)) for name in names}
 
     def _grid(self, weight: Tensor) -> Grid:
         """A step a group; channels that `group` does not divide keep one step each."""
@@ -93,5 +93,10 @@ def _halved(model: Model, folded: Folded) -> Model:
 
 
 def _is_halved(folded: Folded) -> bool:
-    weights = [folded.tensor(layer.weight) for layer in folded.layers()]
+    weights = map(folded.tensor, _weights(folded))
     return all(torch.equal(weight.half().float(), weight) for weight in weights)
+
+
+def _weights(folded: Folded) -> tuple[str, ...]:
+    """The weights of layers and embeddings, each once."""
+    return tuple(dict.fromkeys(each.weight for found in (folded.lookups(), folded.layers()) for each in found))

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from onnx_files import WEIGHT_BITS, run
 from torch import nn
 from torch.nn import functional as F
 
@@ -368,3 +369,67 @@ def test_a_joint_linear_layer_has_one_step():
 def test_mixed_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(RecipeError):
         QuantizeStatic(**settings)
+
+
+class Words(nn.Module):
+    """Two embeddings of each word in one sum, or words that a norm reads; and the words again at the end."""
+
+    def __init__(self, *, summed: bool, tied: bool):
+        super().__init__()
+        self.words, self.places, self.norm = nn.Embedding(300, 32), nn.Embedding(300, 32), nn.LayerNorm(32)
+        self.head, self.summed = nn.Linear(32, 300), summed
+        if tied:
+            self.head.weight = self.words.weight
+
+    def forward(self, x):
+        words = self.words(x)
+        return self.head(self.norm(words + self.places(x) if self.summed else words))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("summed", [False, True])
+@torch.no_grad()
+def test_embeddings_are_stored_in_a_byte_a_number_and_round_no_more_than_their_values_did(summed, tied):
+    torch.manual_seed(0)
+    x = torch.randint(0, 300, (64, 5))
+    model = Model(Words(summed=summed, tied=tied).eval(), (x[:1],))
+    small = QuantizeStatic(WEIGHT_BITS).apply(model, task_on(x))
+    lowered = lower(small)
+    content = write(lowered)
+    weights = 300 * 32 * (1 + summed + (not tied))
+    assert weights < len(content) < weights + 4 * 300 * (3 + (not summed)) + 3500
+    wanted, (found,) = lowered(x), run(content, x)
+    assert (found - wanted).abs().max() <= 0.02 * wanted.abs().max()
+    if summed and not tied:
+        tables = {"words.weight", "places.weight"}
+        assert tables < small.grids.keys()
+        rest = {name: grid for name, grid in small.grids.items() if name not in tables}
+        assert torch.equal(lower(replace(small, grids=rest))(x), wanted)
+
+
+@torch.no_grad()
+def test_an_embedding_that_is_read_twice_on_two_grids_has_a_step_a_row():
+    torch.manual_seed(0)
+    x = torch.randint(0, 300, (64, 4))
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(300, 8), nn.Linear(8, 5)
+
+        def forward(self, x):
+            few, all_ = self.words(x[:, :2]), self.words(x)
+            return self.head(few + 1.5 * few) + self.head(all_).mean(1, keepdim=True)
+
+    model = Model(Twice().eval(), (x[:1],))
+    small = QuantizeStatic(WEIGHT_BITS).apply(model, task_on(x))
+    assert small.grids["words.weight"].axis == 0
+    wanted = lower(small)(x)
+    assert (run(write(lower(small)), x)[0] - wanted).abs().max() <= 0.02 * wanted.abs().max()
+
+
+def test_an_embedding_may_stay_float():
+    torch.manual_seed(0)
+    x = torch.randint(0, 300, (64, 5))
+    model = Model(Words(summed=False, tied=False).eval(), (x[:1],))
+    assert "words.weight" not in QuantizeStatic(leave_float=("words",)).apply(model, task_on(x)).grids

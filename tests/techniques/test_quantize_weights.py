@@ -8,6 +8,7 @@ from torch import nn
 from haversack.device import find_device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.inference import lower
+from haversack.graph.run import values_of
 from haversack.model import Model
 from haversack.runtimes.onnx.write import write
 from haversack.task import Task
@@ -46,6 +47,54 @@ def test_groups_lose_less_than_whole_channels(model):
         ]
     assert errors[0] > errors[2]
     assert errors[1] > errors[2]
+
+
+class Words(nn.Module):
+    """Embeddings, a layer, and perhaps the words' own embeddings again."""
+
+    def __init__(self, *, tied: bool):
+        super().__init__()
+        self.embedding, self.mix = nn.Embedding(300, 64), nn.Linear(64, 64)
+        self.head = nn.Linear(64, 300 if tied else 8)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, x):
+        return self.head(torch.relu(self.mix(self.embedding(x))))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("step", "bits"), [(QuantizeWeights(16), 16), (QuantizeWeights(8), 8), (QuantizeWeights(4), 4)]
+)
+@torch.no_grad()
+def test_embeddings_are_as_small_as_their_bits_say_and_stored_once(step, bits, tied):
+    torch.manual_seed(0)
+    x = torch.randint(0, 300, (8, 7))
+    model = Model(Words(tied=tied).eval(), (x[:1],))
+    lowered = lower(step.apply(model, TASK))
+    content = write(lowered)
+    weights, steps = 300 * 64 + 64 * 64 + (0 if tied else 8 * 64), 300 + 64
+    assert weights * bits / 8 < len(content) < weights * bits / 8 + 4 * steps + 4500
+    torch.testing.assert_close(run(content, x)[0], lowered(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@torch.no_grad()
+def test_rows_of_embeddings_have_a_step_for_each_group(tied):
+    torch.manual_seed(0)
+    x = torch.randint(0, 300, (8, 7))
+    model = Model(Words(tied=tied).eval(), (x[:1],))
+    errors = []
+    for group in (0, 16):
+        small = QuantizeWeights(4, group).apply(model, TASK)
+        lowered = lower(small)
+        table, grid = model.module.embedding.weight, small.grids["head.weight" if tied else "embedding.weight"]
+        rows = grid.round(table.view(len(grid.scale), -1)).view_as(table)[x]
+        torch.testing.assert_close(values_of(lowered, (x,), ["embedding"])["embedding"], rows)
+        torch.testing.assert_close(run(write(lowered), x)[0], lowered(x), rtol=1e-4, atol=1e-4)
+        errors.append(float((rows - table[x]).square().mean()))
+    assert errors[1] < errors[0] / 1.5
 
 
 def test_half_precision_changes_the_network_itself_and_nothing_twice(model):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from haversack.choices import Bits, Effect, Gone
+from haversack.graph.ops import Trait
 from haversack.packing.costs.layout import Layout, Plan, is_layer
 from haversack.packing.costs.operations import Extent, FoldedOperation
 from haversack.packing.costs.written import Writing, layer_bytes
@@ -47,7 +48,8 @@ class Flash:
         lost = layout.lost(plan, sites)
         if layout.is_gone(sites, operation.path, plan):
             return 0.0
-        constants = sum(4 * math.prod(each.left(lost) for each in shape) for shape in operation.constants)
+        width = 1 if self.writing.in_integers and operation.traits & Trait.LOOKUP else 4
+        constants = sum(width * math.prod(each.left(lost) for each in shape) for shape in operation.constants)
         pieces, bits = layout.pieces(operation, plan), layout.bits(layout.roundings(operation), plan)
         layers = [piece for piece in pieces if is_layer(piece)]
         bias = bool(operation.bias)

@@ -9,7 +9,16 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from torch import Tensor
 
-from haversack.calibration.ranges import Activations, Observed, Ranges, Rounded, observe, value_grids, weight_grids
+from haversack.calibration.ranges import (
+    Activations,
+    Observed,
+    Ranges,
+    Rounded,
+    observe,
+    table_grids,
+    value_grids,
+    weight_grids,
+)
 from haversack.calibration.rewrite import bits_by_weight, leaving_float
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
@@ -39,7 +48,8 @@ _FEWEST_SAMPLES = 32
 class QuantizeStatic(Step):
     """Integer inference by calibration (Jacob et al. 2018; Krishnamoorthi 2018; Nagel et al. 2021).
 
-    Batch norm is folded first. Weights: symmetric, one step an output channel. Activations: one grid a value, affine
+    Batch norm is folded first. Weights: symmetric, one step an output channel. Embeddings: on the grid of what they
+    give, or 8 bits with a step a row. Activations: one grid a value, affine
     `uint8` for x86 and `int8` for Arm, or symmetric `int16` (TFLite's 16x8); `ranges` sets how outliers are treated:
     `min_max`, `percentile` (99.999 %), or `mse`.
 
@@ -104,7 +114,8 @@ class QuantizeStatic(Step):
         rounded = self._rounded(even, scope, grids, noted, model.sparse)
         tensors = {**start.tensors, **rounded.tensors}
         settled = written_back(model, folded, tensors, noted) if tensors else model
-        return replace(settled, grids={**grids, **rounded.grids})
+        tables = table_grids(scope, grids, rounded.grids)
+        return replace(settled, grids={**grids, **rounded.grids, **tables})
 
     def skeleton(self) -> Self:
         """The same grids with weights rounded to the nearest: files of this size and speed, in a second."""

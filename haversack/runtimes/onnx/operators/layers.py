@@ -13,7 +13,7 @@ from haversack.graph.pads import margin_of
 from haversack.graph.pairs import pairs
 from haversack.graph.trace import arguments_of
 from haversack.runtimes.onnx.call import Call, Table, shape_of
-from haversack.runtimes.onnx.operators.quantization import dequantize
+from haversack.runtimes.onnx.operators.quantization import dequantize, product_as_it_comes, turned
 
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -91,9 +91,10 @@ def _unless(values: list[int], default: int) -> list[int] | None:
 
 def linear(call: Call) -> str:
     """Gemm for rows, else a matrix product and an addition, since Gemm knows two dimensions only."""
-    if len(call.shape) == 2:
+    product = product_as_it_comes(call, call["weight"])
+    if product is None and len(call.shape) == 2:
         return call.graph.node("Gemm", *_weights(call), transB=1)
-    product = call.graph.node("MatMul", call.x, _transposed(call, call["weight"]))
+    product = product or call.graph.node("MatMul", call.x, _transposed(call, call["weight"]))
     return product if call["bias"] is None else call.graph.node("Add", product, call.value(call["bias"]))
 
 
@@ -105,7 +106,7 @@ def _transposed(call: Call, weight: fx.Node) -> str:
         return call.graph.constant(call.graph.tensors[value].t())
     producer = next((node for node in reversed(call.graph.nodes) if value in node.output), None)
     if producer is not None and producer.op_type == "DequantizeLinear" and producer.input[0] in call.graph.tensors:
-        integers = call.graph.constant(call.graph.tensors[producer.input[0]].t())
+        integers = turned(call.graph, producer.input[0])
         axis = next((1 - attribute.i for attribute in producer.attribute if attribute.name == "axis"), None)
         return call.graph.node(
             "DequantizeLinear", integers, *producer.input[1:], dtype=call.graph.types[value], axis=axis
@@ -116,7 +117,7 @@ def _transposed(call: Call, weight: fx.Node) -> str:
 def matrix_product(call: Call) -> str:
     """matmul, mm, bmm, mv and dot follow numpy's rules, as ONNX's MatMul does."""
     _, other, *_ = call.arguments.values()
-    return call.graph.node("MatMul", call.x, call.value(other))
+    return product_as_it_comes(call, other) or call.graph.node("MatMul", call.x, call.value(other))
 
 
 def added_matrix_product(call: Call) -> str:

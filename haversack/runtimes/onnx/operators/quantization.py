@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import fx
 
+from haversack.graph.pairs import pairs
 from haversack.runtimes.onnx.call import Call, NotComputedError, Table
+from haversack.runtimes.onnx.graph import OnnxGraph
 
 aten = torch.ops.aten
 # Layers that ONNX Runtime has no integer kernel for.
 _FLOAT_ONLY = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
 
 
+def step_as_it_comes(call: Call) -> tuple[str, str]:
+    """The step and the zero point of a value that is rounded as it comes; its integers come of the same node."""
+    graph = call.graph
+    names = graph.split("DynamicQuantizeLinear", graph.cast(call.x, torch.float32), outputs=3, dtype=torch.float32)
+    integers, scale, zero_point = names
+    graph.types |= {integers: call["dtype"], zero_point: call["dtype"]}
+    return scale, zero_point
+
+
 def quantize(call: Call) -> str:
     """Real numbers to integers, clipped where the grid is narrower than their type."""
+    if _is_as_it_comes(call):
+        return _integers_of(call)
     scale, zero_point, axis = _grid(call)
     if call["dtype"] == torch.int16:
         raise NotComputedError(
@@ -38,6 +53,9 @@ def dequantize(call: Call) -> str:
     Weights of a layer that computes on real numbers are multiplied out by plain operations: ONNX Runtime does those
     once, when it loads the file, and a DequantizeLinear at each run.
     """
+    if _is_as_it_comes(call):
+        scale, zero_point = (call.value(call[name]) for name in ("scale", "zero_point"))
+        return call.graph.node("DequantizeLinear", call.x, scale, zero_point, dtype=torch.float32)
     scale, zero_point, axis = _grid(call)
     if axis is not None and not _is_read_by_integers(call.operation):
         shape = [-1 if dim == axis else 1 for dim in range(len(call.shape))]
@@ -46,6 +64,44 @@ def dequantize(call: Call) -> str:
     else:
         real = call.graph.node("DequantizeLinear", call.x, scale, zero_point, dtype=torch.float32, axis=axis)
     return call.graph.cast(real, call.graph.stored_type(torch.float32))
+
+
+def _is_as_it_comes(call: Call) -> bool:
+    return isinstance(call.arguments.get("scale"), fx.Node)
+
+
+def _integers_of(call: Call) -> str:
+    """The integers of the node that worked out their step."""
+    scale = call.value(call["scale"])
+    return next(str(node.output[0]) for node in reversed(call.graph.nodes) if scale in node.output)
+
+
+def product_as_it_comes(call: Call, weight: fx.Node) -> str | None:
+    """The product of integers that were rounded as they came and a weight's integers, times both steps.
+
+    None where the first argument or the weight is none of these. It is in the nodes that ONNX Runtime fuses.
+    """
+    inputs, graph = call.first, call.graph
+    if inputs.target is not pairs.dequantize_per_tensor.tensor or weight.target is not _PER_CHANNEL:
+        return None
+    integers, scale, zero_point = (call.value(each) for each in inputs.args[:3])
+    stored, steps, zeros, axis = cast("tuple[fx.Node, fx.Node, fx.Node, int]", weight.args[:4])
+    table = call.value(stored) if axis else turned(graph, call.value(stored))
+    points = call.tensor(zeros)
+    shifted = (graph.constant(points.to(call.tensor(stored).dtype)),) if points.any() else ()
+    sums = graph.node("MatMulInteger", integers, table, zero_point, *shifted, dtype=torch.int32)
+    step = graph.node("Mul", scale, call.value(steps))
+    return graph.node("Mul", graph.cast(sums, torch.float32), step)
+
+
+def turned(graph: OnnxGraph, constant: str) -> str:
+    """A constant (out, in) as (in, out).
+
+    What an embedding reads too is stored once and turned around when the file is loaded, any other now.
+    """
+    if any(node.op_type == "Gather" and node.input[0] == constant for node in graph.nodes):
+        return graph.node("Transpose", constant, perm=[1, 0])
+    return graph.constant(graph.tensors[constant].t())
 
 
 def _is_read_by_integers(weight: fx.Node) -> bool:
@@ -84,7 +140,9 @@ def _typed(call: Call, zero_point: fx.Node | int | None) -> str:
     return call.graph.number(zero_point, call["dtype"])
 
 
+_PER_CHANNEL = pairs.dequantize_per_channel.default
 TABLE: Table = {
+    "quantized_decomposed.choose_qparams": step_as_it_comes,
     "quantized_decomposed.quantize_per_tensor": quantize,
     "quantized_decomposed.quantize_per_channel": quantize,
     "quantized_decomposed.dequantize_per_tensor": dequantize,
