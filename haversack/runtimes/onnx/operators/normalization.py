@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from haversack.runtimes.onnx.call import Call, Table
+from haversack.runtimes.onnx.graph import OnnxGraph
 from haversack.runtimes.onnx.operators.shapes import reshaped
 
 
@@ -13,9 +14,20 @@ def layer_norm(call: Call) -> str:
     weight = call["weight"]
     scale = call.graph.constant(torch.ones(call["normalized_shape"])) if weight is None else call.value(weight)
     axis = -len(call["normalized_shape"])
+    _leave_apart(call.graph, call.x)
     return call.graph.node(
         "LayerNormalization", call.x, scale, call.value(call["bias"]), axis=axis, epsilon=float(call["eps"])
     )
+
+
+def _leave_apart(graph: OnnxGraph, value: str) -> None:
+    """Writes the addition that made the value as a Sum.
+
+    ONNX Runtime (1.32) makes one kernel of an Add and a LayerNormalization, which takes four times as long as both.
+    """
+    producer = next((node for node in reversed(graph.nodes) if value in node.output), None)
+    if producer is not None and producer.op_type == "Add":
+        producer.op_type = "Sum"
 
 
 def rms_norm(call: Call) -> str:
