@@ -206,10 +206,11 @@ class _Insertion:
         """Takes rows of integers out of the weight."""
         self.rounded.add(lookup.weight)
         whole = self.tensors[lookup.weight]
-        groups = len(grid.scale) // len(whole)
+        groups = len(grid.scale) // len(whole) or 1
+        by_row = len(grid.scale) == len(whole) * groups and whole.shape[1] % groups == 0 and not any(grid.zero_point)
         if grid.axis is None and self.grids.get(lookup.node.name, grid) == grid:
             self._take(lookup, grid)
-        elif grid.axis == 0 and len(grid.scale) == len(whole) * groups and not any(grid.zero_point):
+        elif grid.axis == 0 and by_row:
             self._take_with_steps(lookup, grid, groups)
         else:
             raise _unfit(lookup.weight, grid, f"an embedding of shape {tuple(whole.shape)}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 
@@ -24,4 +24,12 @@ def quantized_by_onnx_runtime(content: bytes, x: torch.Tensor, folder: Path) -> 
     reader = OneBatch(onnx.load(prepared).graph.input[0].name, x)
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     quantize_static(prepared, written, reader, quant_format=QuantFormat.QDQ, per_channel=True, **types)
+    return written.read_bytes()
+
+
+def dynamically_quantized_by_onnx_runtime(content: bytes, folder: Path, *, reduce_range: bool = False) -> bytes:
+    """Its file whose activations are rounded as they come, with one step an output channel, from a float file."""
+    float_file, written = (folder / f"{name}.onnx" for name in ("float", "dynamic"))
+    float_file.write_bytes(content)
+    quantize_dynamic(float_file, written, per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8)
     return written.read_bytes()
