@@ -6,7 +6,7 @@ in; behind the door everything goes by position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor
@@ -17,6 +17,8 @@ Placed = Tensor | tuple[Tensor, ...]
 Inputs = Placed | Mapping[str, Tensor]
 Batch = tuple[Placed, Tensor] | tuple[Placed]
 """For training, by position."""
+Outputs = Tensor | tuple[Tensor, ...]
+"""Of a batch: one tensor, or several."""
 Given = tuple[Inputs, Tensor] | tuple[Inputs] | Mapping[str, Tensor]
 """As train() may yield it."""
 TARGETS = ("labels", "label")
@@ -47,6 +49,18 @@ def in_order(inputs: Any, names: Sequence[str] | None = None, where: str = "") -
             mend="hand them over by name: a dictionary, or predict(**batch).",
         )
     return given
+
+
+def each_of(outputs: Outputs) -> tuple[Tensor, ...]:
+    """The tensors of a batch's outputs."""
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def mapped(change: Callable[..., Tensor], *outputs: Outputs) -> Outputs:
+    """What `change` makes of each output, or of what stands in its place in several."""
+    if isinstance(outputs[0], Tensor):
+        return change(*outputs)
+    return tuple(change(*each) for each in zip(*outputs, strict=True))
 
 
 def unpack(batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: ANN401 - a Batch, as far as users keep to it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,18 @@ class Agreement:
     mismatching_bytes: int
     same_class: float
     """The share of samples whose largest output is the same one; 1 where outputs are not (batch, classes)."""
+
+
+def worst(agreements: Iterable[Agreement]) -> Agreement:
+    """What can be said of several outputs together."""
+    found = list(agreements)
+    return Agreement(
+        samples=found[0].samples,
+        equal=min(each.equal for each in found),
+        max_steps=max(each.max_steps for each in found),
+        mismatching_bytes=sum(each.mismatching_bytes for each in found),
+        same_class=min(each.same_class for each in found),
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from haversack.choices import Site
     from haversack.device import Device
     from haversack.model import Model
-    from haversack.task import Kind, Task
+    from haversack.task import Kinds, Task
 
 
 class Stage(IntEnum):
@@ -85,7 +85,7 @@ class Choices(Protocol):
         """In the order in which they run; none where the technique finds nothing to do."""
         ...
 
-    def losses(self, batches: Sequence[tuple[Tensor, ...]], kind: Kind = "classification") -> list[tuple[float, ...]]:
+    def losses(self, batches: Sequence[tuple[Tensor, ...]], kind: Kinds = "classification") -> list[tuple[float, ...]]:
         """For each site, what each option alone loses in a task of that kind, repaired as it would be; first 0.
 
         The currency is the mean divergence of the outputs from the original's over the calibration inputs, in nats

@@ -13,18 +13,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haversack.batches import Batch, Given, Inputs, by_position, in_order, names_of
+from haversack.batches import Batch, Given, Inputs, Outputs, by_position, each_of, in_order, names_of
 from haversack.errors import HaversackError, TaskError
 
 T = TypeVar("T")
-Predict = Callable[..., Tensor]
+Predict = Callable[..., Any]
+"""Takes a batch of inputs, and gives a tensor, or a tuple of them where the task names several outputs."""
 Kind = Literal["classification", "regression", "reconstruction"]
+Kinds = Kind | tuple[Kind, ...]
+"""Of one output, or of all of several; or one for each of them."""
 
 _FAILURES = (Exception, SystemExit)
 """What the user's functions may end with: a sys.exit() in them must not end us without a word."""
@@ -48,21 +51,34 @@ class Task:
 
     Inputs are a tensor, a tuple of them, or a dictionary by the names of forward()'s parameters, such as a tokenizer's
     batch; what it calls `labels` is the target. Where forward() returns several tensors `outputs` names the one that is
-    wanted (of a tuple, its place); without it `logits`, `last_hidden_state` or `out` is.
+    wanted (of a tuple, its place); without it `logits`, `last_hidden_state` or `out` is. Of a tuple of names all are:
+    then `predict` returns a tuple, `kind` may be a tuple too, and a target is one for each output, unless `loss` reads
+    them all by itself.
     """
 
     train: Callable[[], Iterable[Given]]
     calibrate: Callable[[], Iterable[Inputs]] | None
     score: Callable[[Predict], float]
-    kind: Kind = "classification"
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    kind: Kinds = "classification"
+    loss: Callable[[Any, Any], Tensor] | None = None
     validate: Callable[[Predict], float] | None = None
     samples: int | None = None
-    outputs: str = ""
+    outputs: str | tuple[str, ...] = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("classification", "regression", "reconstruction"):
-            raise TaskError(f"kind is '{self.kind}'.", mend="write 'classification', 'regression' or 'reconstruction'.")
+        for kind in self.kind if isinstance(self.kind, tuple) else (self.kind,):
+            if kind not in ("classification", "regression", "reconstruction"):
+                raise TaskError(f"kind is '{kind}'.", mend="write 'classification', 'regression' or 'reconstruction'.")
+        if isinstance(self.outputs, tuple) and len(set(self.outputs)) < max(2, len(self.outputs)):
+            raise TaskError(
+                f"outputs are {self.outputs}, which are not several.", mend="name each once; one alone as a string."
+            )
+        named = len(self.outputs) if isinstance(self.outputs, tuple) else 0
+        if isinstance(self.kind, tuple) and len(self.kind) != named:
+            raise TaskError(
+                f"there are {len(self.kind)} kinds for {named or 'no'} named outputs.",
+                mend="name the outputs, Task(outputs=('class', 'place')), and give as many kinds.",
+            )
         for name in ("train", "calibrate", "score", "validate"):
             absent = name in ("calibrate", "validate") and getattr(self, name) is None
             if not callable(getattr(self, name)) and not absent:
@@ -70,16 +86,17 @@ class Task:
         if self.samples is not None and self.samples < 1:
             raise TaskError(f"Task.samples is {self.samples}.", mend="say how many samples score() is a share of.")
 
-    def error(self, outputs: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def error(self, outputs: Outputs, target: Any, label_smoothing: float = 0.0) -> Tensor:  # noqa: ANN401
         """The loss to be made small: a scalar tensor. Labels can be smoothed where the loss is cross-entropy."""
-        smoothed = partial(F.cross_entropy, label_smoothing=label_smoothing)
-        loss = self.loss or (smoothed if self.kind == "classification" else F.mse_loss)
         try:
-            return loss(outputs, target)
+            if self.loss is not None:
+                return self.loss(outputs, target)
+            tensors, targets = each_of(outputs), (target,) if isinstance(target, Tensor) else tuple(target)
+            ways = zip(tensors, targets, kinds_of(self.kind, len(tensors)), strict=True)
+            return sum(_default_loss(ours, wanted, kind, label_smoothing) for ours, wanted, kind in ways)  # type: ignore[return-value]
         except _FAILURES as error:
             raise TaskError(
-                f"the loss of outputs {tuple(outputs.shape)} and a target {tuple(target.shape)} of {target.dtype} "
-                f"raised {brief(error)}.",
+                f"the loss of outputs {_form(outputs)} and a target {_form(target)} raised {brief(error)}.",
                 where="train()",
                 mend="yield (inputs, target) batches whose target fits the loss: class numbers, or values.",
             ) from error
@@ -127,11 +144,29 @@ class Task:
     def _by_name(self, predict: Predict) -> Predict:
         """`predict`, which goes by position, for batches as calibrate() yields them: by name, where those are."""
 
-        def predicted(*inputs: Tensor, **named: Tensor) -> Tensor:
+        def predicted(*inputs: Tensor, **named: Tensor) -> Any:  # noqa: ANN401 - outputs
             batch = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Mapping) else named or inputs
             return predict(*in_order(batch, self.names, "score()"))
 
         return predicted
+
+
+def kinds_of(kind: Kinds, count: int) -> tuple[Kind, ...]:
+    """The kind of each of so many outputs."""
+    return kind if isinstance(kind, tuple) else (kind,) * count
+
+
+def _default_loss(outputs: Tensor, target: Tensor, kind: Kind, label_smoothing: float) -> Tensor:
+    if kind == "classification":
+        return F.cross_entropy(outputs, target, label_smoothing=label_smoothing)
+    return F.mse_loss(outputs, target)
+
+
+def _form(values: object) -> str:
+    """The shapes of outputs or targets, and of what numbers they are."""
+    if isinstance(values, Tensor):
+        return f"{tuple(values.shape)} of {str(values.dtype).removeprefix('torch.')}"
+    return ", ".join(map(_form, values)) if isinstance(values, tuple | list) else type(values).__name__
 
 
 @dataclass
@@ -141,7 +176,7 @@ class Counted:
     predict: Predict
     samples: int = 0
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Any:  # noqa: ANN401 - outputs
         """The outputs of `predict`."""
         if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim():
             self.samples += len(inputs[0])

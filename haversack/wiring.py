@@ -14,27 +14,40 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from haversack.batches import Outputs
 from haversack.errors import TaskError
 
+_NAMES = "_names_of_outputs"
 _MAIN = ("logits", "last_hidden_state", "out")
 """What libraries call the output that a network is used for, where it has others beside."""
 
 
-def rewired(network: nn.Module, inputs: Sequence[str], output: str = "") -> nn.Module:
-    """The network with forward(*tensors), those being the inputs of these names, if any, and with one tensor as output.
+def rewired(network: nn.Module, inputs: Sequence[str], outputs: str | tuple[str, ...] = "") -> nn.Module:
+    """The network with forward(*tensors), those being the inputs of these names, if any, which gives tensors alone.
 
-    That is the output of the name `output`; where it is empty, the only tensor that there is, or the one that libraries
-    call logits, last_hidden_state or out. The network is left as it is, and shares its modules and tensors.
+    That is the output of the name `outputs`, or a tuple of several; where none is named, the only tensor that there is,
+    or the one that libraries call logits, last_hidden_state or out. The network is left as it is, and shares its
+    modules and tensors.
     """
     twin = copy.copy(network)
-    twin.__class__ = _wired_class(type(network), tuple(inputs), output)  # type: ignore[arg-type]
+    twin.__class__ = _wired_class(type(network), tuple(inputs), outputs)  # type: ignore[arg-type]
     return twin
 
 
-def picked(found: object, output: str = "") -> Tensor:
-    """The output of that name, or the one that stands out. Raises TaskError where none does."""
-    if isinstance(found, Tensor) and not output:
+def output_names(network: nn.Module) -> tuple[str, ...]:
+    """What its task calls the outputs of a wired network; nothing where they have no names."""
+    names: str | tuple[str, ...] = getattr(type(network), _NAMES, "")
+    return names if isinstance(names, tuple) else (names,) if names else ()
+
+
+def picked(found: object, outputs: str | tuple[str, ...] = "") -> Outputs:
+    """The outputs of these names, or the one that stands out. Raises TaskError where none does."""
+    if isinstance(found, Tensor) and not outputs:
         return found
+    return tuple(_picked(found, each) for each in outputs) if isinstance(outputs, tuple) else _picked(found, outputs)
+
+
+def _picked(found: object, output: str) -> Tensor:
     named = tensors_of(found)
     known = [name for name in _MAIN if name in named] or (list(named) if len(named) == 1 else [])
     chosen = output or next(iter(known), "")
@@ -43,7 +56,7 @@ def picked(found: object, output: str = "") -> Tensor:
         raise TaskError(
             f"the network returns {type(found).__name__} with {told}{f', and no {output!r}' if output else ''}.",
             where="network()",
-            mend="say which output is scored, Task(outputs='...'), or return that tensor.",
+            mend="say which output is scored, Task(outputs='...') or a tuple of names, or return that tensor.",
         )
     return named[chosen]
 
@@ -65,15 +78,15 @@ def tensors_of(found: object) -> dict[str, Tensor]:
 
 
 @functools.cache
-def _wired_class(own: type[nn.Module], inputs: tuple[str, ...], output: str) -> type[nn.Module]:
+def _wired_class(own: type[nn.Module], inputs: tuple[str, ...], outputs: str | tuple[str, ...]) -> type[nn.Module]:
     """The class of a wired network; one a way of wiring, so that what is known of a network's code holds for all."""
 
-    def forward(self: nn.Module, *tensors: Tensor) -> Tensor:
+    def forward(self: nn.Module, *tensors: Tensor) -> Outputs:
         found = own.forward(self, **dict(zip(inputs, tensors, strict=True))) if inputs else own.forward(self, *tensors)
-        return picked(found, output)
+        return picked(found, outputs)
 
     if inputs and all(map(str.isidentifier, inputs)):
         places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *inputs)]
         forward.__signature__ = inspect.Signature(places)  # type: ignore[attr-defined]
-    body = {"forward": forward, "__module__": own.__module__, "__qualname__": own.__qualname__}
+    body = {"forward": forward, _NAMES: outputs, "__module__": own.__module__, "__qualname__": own.__qualname__}
     return type(own.__name__, (own,), body)

@@ -9,29 +9,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
 
+from haversack.batches import Outputs, each_of
 from haversack.calibration.lane import Lane
 from haversack.errors import TaskError
 from haversack.graph.folded import Folded
 from haversack.graph.ops import FoldedLayer
 from haversack.graph.run import Batches, joined, numbers_a_sample
-from haversack.task import Kind
+from haversack.task import Kind, Kinds, kinds_of
 from haversack.training.teacher import distance
 
 _TINY = 1e-30
 _FARTHEST = 1e3
 
 
-def nats(outputs: Tensor, wanted: Tensor, kind: Kind) -> float:
-    """How far the outputs of a batch are from the wanted ones, in nats a sample.
+def nats(outputs: Outputs, wanted: Outputs, kind: Kinds) -> float:
+    """How far the outputs of a batch are from the wanted ones, in nats a sample; of several outputs the sum.
 
     For classes, the divergence of their probabilities (Kullback 1951); otherwise half the mean squared difference,
     relative to the mean variance of the wanted outputs over the batch. What is no number is farther than anything else.
     """
+    ours, theirs = each_of(outputs), each_of(wanted)
+    return sum(_nats(*each) for each in zip(ours, theirs, kinds_of(kind, len(ours)), strict=True))
+
+
+def _nats(outputs: Tensor, wanted: Tensor, kind: Kind) -> float:
     if kind == "classification":
         lost = float(distance(outputs, wanted, None, kind, "kd", 1.0))
     else:
@@ -50,11 +56,11 @@ class OriginalOutputs:
     """The original's outputs on calibration inputs, which others are held against."""
 
     inputs: tuple[Tensor, ...]
-    wanted: Tensor
-    kind: Kind
+    wanted: Outputs
+    kind: Kinds
 
     @classmethod
-    def of(cls, network: nn.Module, batches: Batches, kind: Kind, most: int | None = None) -> OriginalOutputs:
+    def of(cls, network: nn.Module, batches: Batches, kind: Kinds, most: int | None = None) -> OriginalOutputs:
         """The outputs of `network` on all inputs, or the first `most` of them."""
         inputs = joined(batches, most)
         return cls(inputs, _outputs(network, inputs), kind)
@@ -65,12 +71,12 @@ class OriginalOutputs:
 
 
 @torch.no_grad()
-def _outputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-    """What the network gives. Raises TaskError where that is no tensor."""
-    outputs = network(*inputs)
-    if not isinstance(outputs, Tensor):
+def _outputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> Outputs:
+    """What the network gives. Raises TaskError where that is no tensor, nor several."""
+    outputs: Any = network(*inputs)
+    if not isinstance(outputs, Tensor | tuple) or not all(isinstance(each, Tensor) for each in each_of(outputs)):
         raise TaskError(
-            f"the network returned {type(outputs).__name__}, not a tensor.", mend="let forward() return one tensor."
+            f"the network returned {type(outputs).__name__}, not a tensor.", mend="let forward() return tensors."
         )
     return outputs
 
@@ -93,7 +99,7 @@ class Judge:
     yardstick: OriginalOutputs
 
     @classmethod
-    def of(cls, folded: Folded, inputs: tuple[Tensor, ...], kind: Kind) -> Self:
+    def of(cls, folded: Folded, inputs: tuple[Tensor, ...], kind: Kinds) -> Self:
         """At the inputs, all of which count. Raises TaskError where the network returns no tensor."""
         size = max(1, _MOST_NUMBERS // numbers_a_sample(folded.graph))
         batches = list(zip(*(each.split(size) for each in inputs), strict=True))
@@ -108,8 +114,9 @@ class Judge:
         """How far the outputs of a fork are from the original's, once it has run to the end."""
         end = changed.nodes[-1]
         self._run(changed, end)
-        outputs = [changed.read(part, end.all_input_nodes[0]) for part in range(self.parts)]
-        return nats(torch.cat(outputs), self.yardstick.wanted, self.yardstick.kind)
+        given = end.args[0] if isinstance(end.args[0], tuple | list) else (end.args[0],)
+        outputs = [torch.cat([changed.read(part, each) for part in range(self.parts)]) for each in given]
+        return nats(tuple(outputs), self.yardstick.wanted, self.yardstick.kind)
 
     @torch.no_grad()
     def _run(self, lane: Lane, node: fx.Node) -> None:

@@ -13,7 +13,7 @@ from haversack.calibration.currency import nats
 from haversack.graph.folded import Folded
 from haversack.graph.ops import FoldedLayer, channel_dim
 from haversack.graph.run import Batches, joined
-from haversack.task import Kind
+from haversack.task import Kinds
 
 _FEWEST, _MOST = 32, 256
 _NUMBERS = 1 << 28
@@ -31,13 +31,13 @@ class Replay:
     """
 
     def __init__(
-        self, folded: Folded, batches: Batches, work: float, *, normed: bool, kind: Kind = "classification"
+        self, folded: Folded, batches: Batches, work: float, *, normed: bool, kind: Kinds = "classification"
     ) -> None:
         self._folded, self._normed, self._kind = folded, normed, kind
         self._interpreter = fx.Interpreter(folded.module)
         self._layers = {layer.weight: layer for layer in folded.layers(transposed=True)}
         self._plain = self._computed(joined(batches, samples(folded, work)))
-        self._outputs = tree_leaves(self._plain[folded.graph.output_node()])
+        self._outputs = tuple(tree_leaves(self._plain[folded.graph.output_node()]))
 
     def losses(self, weight: str, others: Sequence[Tensor]) -> list[float]:
         """The mean divergence of the outputs, in nats, with each of `others` in the place of the weight of that name.
@@ -58,8 +58,7 @@ class Replay:
                 value = run.run_node(node)
                 run.env[node] = self._repaired(layer, value) if node is layer.node and layer.bias else value
         outputs = tree_leaves(run.env[self._folded.graph.output_node()])
-        pairs = zip(outputs, self._outputs, strict=True)
-        return sum(nats(ours, wanted, self._kind) for ours, wanted in pairs) / max(len(outputs), 1)
+        return nats(tuple(outputs), self._outputs, self._kind)
 
     def _repaired(self, layer: FoldedLayer, value: Tensor) -> Tensor:
         plain: Tensor = self._plain[layer.node]

@@ -12,6 +12,7 @@ from haversack.graph.merge import merge
 from haversack.graph.ops import Trait, traits_of
 from haversack.graph.trace import trace
 from haversack.model import Model
+from haversack.wiring import output_names
 
 
 def inference(model: Model) -> Folded:
@@ -28,9 +29,14 @@ def inference(model: Model) -> Folded:
 
 
 def lower(model: Model) -> fx.GraphModule:
-    """The graph that a model's files are written from; where the model has grids, with pairs."""
+    """The graph that a model's files are written from; where the model has grids, with pairs.
+
+    Its `meta["outputs"]` has the names of its outputs, where they have some.
+    """
     folded = inference(model)
-    return folded.lowered(model.grids) if model.grids else folded.module
+    lowered = folded.lowered(model.grids) if model.grids else folded.module
+    lowered.meta["outputs"] = output_names(model.module)
+    return lowered
 
 
 def _move_before_picks(clamp: fx.Node) -> None:

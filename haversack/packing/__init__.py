@@ -151,13 +151,20 @@ class Explored:
 def explore(network: Network, task: Task, device: Device, settings: Settings) -> Explored:
     """The frontier of `network` on `device` without limits but the device's own; `pick` makes a row of it a result.
 
-    On Ctrl-C Stopped, whose `result` is the frontier of what was built, where something was.
+    On Ctrl-C Stopped, whose `result` is the frontier of what was built, where something was. Raises NothingChangedError
+    where nothing that was tried is on it.
     """
     with cache_folder(settings.cache) as cache, outputs_kept():
         bench = Bench.set_up(network, task, device, settings, cache)
         found = _explored(bench, settings)
         if found.stopped and not found.frontier:
             raise KeyboardInterrupt
+        if not found.frontier:
+            raise NothingChangedError(
+                "nothing that was tried is smaller or faster and as good.",
+                where=device.name,
+                mend="try more techniques, or start with `haversack weigh` to see where the bytes and the time are.",
+            )
         keep_frontier(bench.workspace, found, Budget().within(device))
         baseline = bench.artifact(Trial(Recipe())).measurement
     result = Explored(baseline, found, str(explored(found, baseline, device)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from haversack.batches import each_of
 from haversack.calibration.currency import nats
-from haversack.task import Kind, Predict
+from haversack.task import Kinds, Predict
 
 _SAMPLES = 500
 
@@ -21,16 +23,17 @@ class RunBeside:
 
     predict: Predict
     original: Predict
-    kind: Kind
+    kind: Kinds
     samples: int = 0
     lost: float = 0.0
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Any:  # noqa: ANN401 - outputs
         """The outputs of `predict`."""
         outputs = self.predict(*inputs)
-        if self.samples < _SAMPLES and outputs.dim() > 0:
-            self.lost += nats(outputs, self.original(*inputs), self.kind) * len(outputs)
-            self.samples += len(outputs)
+        first = each_of(outputs)[0]
+        if self.samples < _SAMPLES and first.dim() > 0:
+            self.lost += nats(outputs, self.original(*inputs), self.kind) * len(first)
+            self.samples += len(first)
         return outputs
 
     @property

@@ -8,11 +8,12 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from haversack.batches import Outputs, each_of, mapped
 from haversack.errors import TaskError, WorkspaceError
 from haversack.measurement import Figure, chance, share_of
 from haversack.model import Model
@@ -54,7 +55,15 @@ def checked_model(module: nn.Module, task: Task) -> Model:
     _check_copies(module)
     module = wired(module, task)
     few = _few(task)
-    outputs = cast("Tensor", _run(module, few))
+    outputs = each_of(cast("Outputs", _run(module, few)))
+    for each in outputs:
+        _check_output(each)
+    _check_repeatable(module, few, outputs)
+    return Model(module, tuple(value[:1] for value in few), teacher=module)
+
+
+def _check_output(outputs: Tensor) -> None:
+    """Raises TaskError for outputs that say nothing of the samples."""
     if outputs.dim() == 0:
         raise TaskError(
             "the network returns a single number for a whole batch.",
@@ -71,8 +80,6 @@ def checked_model(module: nn.Module, task: Task) -> Model:
             where="network()",
             mend="load trained weights; check that calibrate() yields different inputs.",
         )
-    _check_repeatable(module, few, outputs)
-    return Model(module, tuple(value[:1] for value in few), teacher=module)
 
 
 def wired(module: nn.Module, task: Task) -> nn.Module:
@@ -157,24 +164,28 @@ class RunOnce:
     """A predict function that computes nothing twice, as long as its outputs have room: batches are known by bytes."""
 
     predict: Predict
-    known: dict[bytes, Tensor] = field(default_factory=dict)
+    known: dict[bytes, Outputs] = field(default_factory=dict)
     room: int = _KEPT
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Any:  # noqa: ANN401 - outputs
         """The outputs of `predict`."""
         name = _digest(inputs)
         if name is None:
             return self.predict(*inputs)
         if name not in self.known:
             outputs = self.predict(*inputs)
-            if not isinstance(outputs, Tensor) or outputs.numel() > self.room - self._held:
+            if not isinstance(outputs, Tensor | tuple) or _size(outputs) > self.room - self._held:
                 return outputs
-            self.known[name] = outputs.clone()
-        return self.known[name].clone()
+            self.known[name] = mapped(Tensor.clone, outputs)
+        return mapped(Tensor.clone, self.known[name])
 
     @property
     def _held(self) -> int:
-        return sum(outputs.numel() for outputs in self.known.values())
+        return sum(map(_size, self.known.values()))
+
+
+def _size(outputs: Outputs) -> int:
+    return sum(each.numel() for each in each_of(outputs))
 
 
 def _digest(inputs: Sequence[object]) -> bytes | None:
@@ -191,25 +202,28 @@ def _digest(inputs: Sequence[object]) -> bytes | None:
 def _shuffled(predict: Predict) -> Predict:
     """Predicts for each sample what `predict` does for another of its batch."""
 
-    def wrong(*inputs: Tensor) -> Tensor:
-        outputs = predict(*inputs)
+    def wrong(outputs: Tensor) -> Tensor:
         if not outputs.dim():
             return outputs
         return outputs[torch.randperm(len(outputs), generator=torch.Generator().manual_seed(0)).to(outputs.device)]
 
-    return wrong
+    return lambda *inputs: mapped(wrong, predict(*inputs))
 
 
 def _emptied(predict: Predict) -> Predict:
     """Predicts zeros."""
-    return lambda *inputs: torch.zeros_like(predict(*inputs))
+    return lambda *inputs: mapped(torch.zeros_like, predict(*inputs))
 
 
-def _check_repeatable(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+def _check_repeatable(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Sequence[Tensor]) -> None:
     """Raises TaskError where a second run gives other outputs: no file could agree with such a network."""
-    again = cast("Tensor", _run(module, inputs)).double()
-    apart = float((again - outputs.double()).abs().max()) if again.shape == outputs.shape else math.inf
-    if not apart <= _REPEATED * float(outputs.double().abs().max()):
+    for once, again in zip(outputs, each_of(cast("Outputs", _run(module, inputs))), strict=True):
+        _check_equal(once.double(), again.double())
+
+
+def _check_equal(once: Tensor, again: Tensor) -> None:
+    apart = float((again - once).abs().max()) if again.shape == once.shape else math.inf
+    if not apart <= _REPEATED * float(once.abs().max()):
         raise TaskError(
             f"the network gives other outputs for the same inputs: two runs differ by {apart:.3g}.",
             where="network()",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, fx
 
 from haversack.artifact import CODED_FILE, Artifact, Files
+from haversack.batches import Outputs
 from haversack.device import Device, find_device
 from haversack.errors import ExportError, SameFilesError
 from haversack.graph.cost import cost
@@ -50,7 +51,7 @@ class Gauge:
     """A time that is too close to one of its limits is taken for longer."""
     seen: dict[str, Artifact] = field(default_factory=dict)
     """What was measured in this run, by the bytes of its files."""
-    known: dict[bytes, Tensor] = field(default_factory=dict)
+    known: dict[bytes, Outputs] = field(default_factory=dict)
     """What the original gives for batches, by their bytes, as far as there is room."""
     times: Times | None = None
     """Where times of whole files are kept, so that the same files are judged by the same times in every run."""

@@ -28,7 +28,7 @@ from haversack.progress import say, tell, track
 from haversack.recipe import Choices, Recipe, Step, describe, technique
 from haversack.runtimes import agreement, estimate
 from haversack.runtimes.timings import Times
-from haversack.task import Kind, Task, brief
+from haversack.task import Kinds, Task, brief
 from haversack.techniques._choices import LayerChoices
 from haversack.techniques.factorize.ways import METHODS
 from haversack.techniques.prune_layers.removable import joining
@@ -258,7 +258,7 @@ class _Seeded:
         """As they are offered."""
         return self.offered.sites
 
-    def losses(self, batches: Sequence[tuple[Tensor, ...]], kind: Kind = "classification") -> list[tuple[float, ...]]:
+    def losses(self, batches: Sequence[tuple[Tensor, ...]], kind: Kinds = "classification") -> list[tuple[float, ...]]:
         """As they are offered."""
         return self.offered.losses(batches, kind)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from haversack.batches import mapped
 from haversack.device import Device
 from haversack.errors import ExportError, HaversackError, InfeasibleError, NothingChangedError, RecipeError
 from haversack.graph.cost import cost
@@ -197,9 +198,9 @@ def outputs_apart(network: nn.Module, teacher: nn.Module, task: Task) -> float:
     """The mean distance of two networks' outputs on the calibration inputs; infinite where it is not finite."""
     total, samples = 0.0, 0
     for inputs in task.calibration():
-        outputs, taught = network(*inputs).float(), teacher(*inputs).float()
+        outputs, taught = (mapped(Tensor.float, each(*inputs)) for each in (network, teacher))
         far = distance(outputs, taught, None, task.kind, "kd", _TEMPERATURE)
-        total, samples = total + far.item() * len(outputs), samples + len(outputs)
+        total, samples = total + far.item() * len(inputs[0]), samples + len(inputs[0])
     return total / samples if math.isfinite(total) else math.inf
 
 

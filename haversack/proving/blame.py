@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
+from haversack.batches import each_of
 from haversack.calibration.rewrite import leaving_float
 from haversack.errors import NothingChangedError
 from haversack.graph.cost import cost
@@ -96,8 +97,9 @@ def output_snr_db(wanted: Folded, found: fx.GraphModule, batches: Batches) -> fl
     signal = noise = 0.0
     with torch.no_grad():
         for batch in batches:
-            real = wanted(*batch).double()
-            signal, noise = signal + float(real.square().sum()), noise + float((found(*batch) - real).square().sum())
+            for real, other in zip(each_of(wanted(*batch)), each_of(found(*batch)), strict=True):
+                whole = real.double()
+                signal, noise = signal + float(whole.square().sum()), noise + float((other - whole).square().sum())
     return _decibels(signal, noise)
 
 

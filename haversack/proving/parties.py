@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from haversack.batches import Outputs
 from haversack.device import find_device
 from haversack.integer import IntegerGraph, Value
 from haversack.integer.read import read
@@ -17,8 +18,7 @@ from haversack.integer.reference import run
 from haversack.proving.examine import made_for_host
 from haversack.runtimes import File, Runtime, agreement, host, rows
 from haversack.runtimes.ports import Port
-
-Predict = Callable[..., Tensor]
+from haversack.task import Predict
 
 NOW = "written now"
 
@@ -69,11 +69,14 @@ class Cast:
     def _reference(self) -> Ready:
         graph = read(self.lowered)
         ports = [_port(graph.values[name], order) for name, order in zip(graph.inputs, graph.input_orders, strict=True)]
-        port = _port(graph.values[graph.outputs[0]], graph.output_orders[0])
+        ends = zip(graph.outputs, graph.output_orders, strict=True)
+        given = [_port(graph.values[name], order) for name, order in ends]
 
-        def predict(*inputs: Tensor) -> Tensor:
+        def predict(*inputs: Tensor) -> Outputs:
             arrays = [each.taken(value.numpy()) for each, value in zip(ports, inputs, strict=True)]
-            return torch.from_numpy(np.ascontiguousarray(port.given(run(graph, arrays)[0])))
+            real = [port.given(array) for port, array in zip(given, run(graph, arrays), strict=True)]
+            outputs = tuple(torch.from_numpy(np.ascontiguousarray(each)) for each in real)
+            return outputs if len(outputs) > 1 else outputs[0]
 
         return Ready(predict, "", exact=_all_on_integers(graph))
 

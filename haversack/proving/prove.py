@@ -11,13 +11,14 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
+from haversack.batches import each_of
 from haversack.errors import CrashError, HaversackError, ParityError
 from haversack.graph.inference import lower
 from haversack.graph.pairs import pairs
 from haversack.measurement import Parity
 from haversack.packing.result import read_result
 from haversack.progress import say, track
-from haversack.proof import Agreement, Proof, Witness
+from haversack.proof import Agreement, Proof, Witness, worst
 from haversack.proving.examine import Runs, examined, made_for
 from haversack.proving.parties import Cast, Party, Ready
 from haversack.runtimes import agreement, formats, named
@@ -160,8 +161,10 @@ class _Answers:
     """What one party gave for both kinds of inputs, and how long one sample took."""
 
     opened: Ready
-    seen: Tensor
-    drawn: Tensor
+    seen: tuple[Tensor, ...]
+    """Each output on the calibration inputs."""
+    drawn: tuple[Tensor, ...]
+    """And on the random ones."""
     seconds: float
 
 
@@ -180,8 +183,13 @@ def _asked(
 
 def _answers(opened: Ready, seen: Sequence[Inputs], drawn: Sequence[Inputs]) -> _Answers:
     begin = time.perf_counter()
-    ours, others = (torch.cat([opened.predict(*batch).detach() for batch in batches]) for batches in (seen, drawn))
-    return _Answers(opened, ours, others, (time.perf_counter() - begin) / (len(ours) + len(others)))
+    ours, others = (_joined([each_of(opened.predict(*batch)) for batch in batches]) for batches in (seen, drawn))
+    return _Answers(opened, ours, others, (time.perf_counter() - begin) / (len(ours[0]) + len(others[0])))
+
+
+def _joined(outputs: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Each output over all batches."""
+    return tuple(torch.cat([part.detach() for part in parts]) for parts in zip(*outputs, strict=True))
 
 
 def _scores(task: Task, answers: dict[str, _Answers], effort: Effort) -> dict[str, float]:
@@ -216,8 +224,10 @@ class _Judge:
         strange = _strange(given, reference)
         if strange:
             return replace(said, broken=strange)
-        seen = self.scale.agreement(given.seen, reference.seen)
-        drawn = self.scale.agreement(given.drawn, reference.drawn)
+        seen, drawn = (
+            worst(self.scale.agreement(*each) for each in zip(ours, theirs, strict=True))
+            for ours, theirs in ((given.seen, reference.seen), (given.drawn, reference.drawn))
+        )
         broken = _inexact(seen, drawn) if exact else self._far(seen)
         return replace(said, calibration=seen, random=drawn, broken=broken)
 
@@ -253,9 +263,10 @@ def _strange(given: _Answers, reference: _Answers) -> str:
         ("calibration", given.seen, reference.seen),
         ("random", given.drawn, reference.drawn),
     ):
-        if ours.shape != theirs.shape:
-            return f"gives outputs of the shape {tuple(ours.shape)}, not {tuple(theirs.shape)}"
-        if not ours.isfinite().all():
+        shapes, wanted = ([tuple(each.shape) for each in one] for one in (ours, theirs))
+        if shapes != wanted:
+            return f"gives outputs of the shape {', '.join(map(str, shapes))}, not {', '.join(map(str, wanted))}"
+        if not all(bool(each.isfinite().all()) for each in ours):
             return f"gives NaN or infinity for {kind} inputs"
     return ""
 

@@ -73,7 +73,7 @@ def explored(found: Found, baseline: Measurement, device: Device) -> Document:
     before = ", ".join(f"{limit.title} {_shown(limit, baseline.figure(limit), '')}" for limit in limits)
     return document(
         f"The original on {device.title}: {before}.",
-        frontier(found, Budget()) or Paragraph("Nothing that was tried is smaller or faster and as good."),
+        frontier(found, Budget()),
         predictions(found.predictions),
     )
 

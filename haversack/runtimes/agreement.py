@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from haversack.batches import Outputs, each_of
 from haversack.errors import ParityError
 from haversack.graph.pairs import pairs
 from haversack.measurement import Fidelity, Parity
 from haversack.proof import Agreement
 
-Outputs = Tensor | tuple[Tensor, ...]
-"""Of a batch: one tensor, or several."""
 Predict = Callable[..., Any]
 """Gives outputs."""
 
@@ -103,11 +102,6 @@ def _apart(wanted: Iterable[Outputs], found: Iterable[Outputs]) -> list[_Apart]:
         for each, ours, theirs in zip(apart, one, other, strict=True):
             each.add(ours, theirs)
     return apart
-
-
-def each_of(outputs: Outputs) -> tuple[Tensor, ...]:
-    """The tensors of a batch's outputs."""
-    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import track
 from haversack.recipe import Step
-from haversack.task import Kind
+from haversack.task import Kinds
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LayerChoices:
     normed: bool = True
     """Whether batch norm's statistics are corrected afterwards."""
 
-    def losses(self, batches: Sequence[tuple[Tensor, ...]], kind: Kind = "classification") -> list[tuple[float, ...]]:
+    def losses(self, batches: Sequence[tuple[Tensor, ...]], kind: Kinds = "classification") -> list[tuple[float, ...]]:
         """For each site, what each option alone moves the outputs, in nats; 0 for the first."""
         if not self.sites:
             return []

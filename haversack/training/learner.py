@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from haversack.batches import Batch, has_target, unpack
+from haversack.batches import Batch, Outputs, each_of, has_target, mapped, unpack
 from haversack.errors import TrainingError
 from haversack.graph.run import Tensors, named_tensors
 from haversack.model import Model
@@ -52,10 +52,10 @@ class Lessons:
         loss = self._of_outputs(outputs, taught, batch, share)
         return loss if self.features is None else loss + self.training.feature_weight * self.features(ours, theirs)
 
-    def _of_outputs(self, outputs: Tensor, taught: Tensor, batch: Batch, share: float) -> Tensor:
+    def _of_outputs(self, outputs: Outputs, taught: Outputs, batch: Batch, share: float) -> Tensor:
         """The loss of outputs of which the teacher has a `share`, and the target the rest."""
         _, target = unpack(batch)
-        loss = torch.zeros((), device=outputs.device)
+        loss = torch.zeros((), device=each_of(outputs)[0].device)
         if share > 0:
             known = target if has_target(batch) else None
             ways = (self.task.kind, self.training.outputs, self.training.temperature)
@@ -66,11 +66,11 @@ class Lessons:
 
     def _run(
         self, network: nn.Module, inputs: tuple[Tensor, ...], paths: Sequence[str]
-    ) -> tuple[Tensor, Mapping[str, Any]]:
+    ) -> tuple[Outputs, Mapping[str, Any]]:
         """What the network gives, and what its layers at `paths` do."""
         precision = mixed_precision(inputs[0].device.type) if self.training.mixed_precision else nullcontext()
         with precision, results_of(network, paths) as results:
-            outputs = network(*inputs).float()
+            outputs = mapped(Tensor.float, network(*inputs))
         return outputs, results
 
 

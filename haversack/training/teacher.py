@@ -7,16 +7,18 @@ from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from haversack.batches import Outputs as Values
+from haversack.batches import each_of
 from haversack.errors import TrainingError
 from haversack.graph.run import Tensors, digest, named_tensors
 from haversack.progress import say
-from haversack.task import Kind
+from haversack.task import Kind, Kinds, kinds_of
 from haversack.training.tensor_file import read_tensors, write_tensors
 
 _MOST_BYTES = 2**29
@@ -119,11 +121,10 @@ class Remembered(nn.Module):
         self.teacher, self.memory = teacher, memory
 
     @torch.no_grad()
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Any:  # noqa: ANN401 - outputs
         """What the teacher gives for a batch."""
         if self.memory.has_given_up:
-            outputs: Tensor = self.teacher(*inputs)
-            return outputs
+            return self.teacher(*inputs)
         keys = _keys(inputs)
         known = self.memory.known(keys)
         if not known:
@@ -139,10 +140,10 @@ class Remembered(nn.Module):
         outputs[known], outputs[new] = found, computed[: len(new)]
         return outputs
 
-    def _computed(self, keys: Sequence[bytes], inputs: tuple[Tensor, ...]) -> Tensor:
-        """The teacher's outputs, which are remembered where there is one for each sample."""
-        outputs: Tensor = self.teacher(*inputs)
-        if len(outputs) == len(keys):
+    def _computed(self, keys: Sequence[bytes], inputs: tuple[Tensor, ...]) -> Any:  # noqa: ANN401 - outputs
+        """The teacher's outputs, which are remembered where it is one tensor with a row for each sample."""
+        outputs = self.teacher(*inputs)
+        if isinstance(outputs, Tensor) and len(outputs) == len(keys):
             self.memory.keep(keys, outputs)
         return outputs
 
@@ -205,9 +206,23 @@ _LEAST_SPREAD = 1e-6
 
 
 def distance(  # noqa: PLR0913 - what a distance is made of
+    outputs: Values, taught: Values, target: Values | None, kind: Kinds, way: Outputs, heat: float
+) -> Tensor:
+    """The loss that outputs have for a teacher whose outputs `taught` have the same shapes; a scalar from 0 up.
+
+    Of several outputs it is the sum, and `target` is a tuple as well, if any.
+    """
+    if not isinstance(outputs, Tensor):
+        targets = [None] * len(outputs) if target is None else each_of(target)
+        ways = zip(outputs, taught, targets, kinds_of(kind, len(outputs)), strict=True)
+        return torch.stack([_distance(*each, way, heat) for each in ways]).sum()
+    return _distance(outputs, cast("Tensor", taught), cast("Tensor | None", target), cast("Kind", kind), way, heat)
+
+
+def _distance(  # noqa: PLR0913
     outputs: Tensor, taught: Tensor, target: Tensor | None, kind: Kind, way: Outputs, heat: float
 ) -> Tensor:
-    """The loss that outputs have for a teacher whose outputs `taught` have the same shape; a scalar from 0 up.
+    """That of one output.
 
     Classes come last, or second as in torch's cross-entropy: in maps (samples, classes, height, width), and where the
     target says so. Every other dimension counts samples. A single score stands for two classes, of which the other
@@ -231,10 +246,10 @@ def check_outputs(student: nn.Module, teacher: nn.Module | None, example: tuple[
     two = tuple(torch.cat([each, each]) for each in example)  # some networks take a batch of one for no batch at all
     ours = student(*two)
     theirs = ours if teacher is None else teacher(*two)
-    if not isinstance(ours, Tensor):
+    if not isinstance(ours, Tensor | tuple) or not all(isinstance(each, Tensor) for each in each_of(ours)):
         raise TrainingError(
             f"the network gives {_form(ours)}.",
-            mend="wrap it in a module whose forward() returns the one tensor that is scored.",
+            mend="wrap it in a module whose forward() returns the tensors that are scored.",
         )
     if _form(ours) != _form(theirs):
         raise TrainingError(
@@ -247,6 +262,8 @@ def _form(outputs: object) -> str:
     """The shape of outputs, or how many there are."""
     if isinstance(outputs, Tensor):
         return str(tuple(outputs.shape))
+    if isinstance(outputs, tuple) and all(isinstance(each, Tensor) for each in outputs):
+        return f"{len(outputs)} outputs, {', '.join(map(_form, outputs))}"
     return f"{len(outputs)} outputs" if isinstance(outputs, Sized) else f"no tensor but {type(outputs).__name__}"
 
 

@@ -29,7 +29,7 @@ from haversack.interrupt import interruptible
 from haversack.limits import Budget
 from haversack.measurement import Candidate, Figure, share_of
 from haversack.model import Model
-from haversack.packing import Bench, Packed, Settings, _below, apply, gauge, pack, pick
+from haversack.packing import Bench, Packed, Settings, _below, apply, explore, gauge, pack, pick
 from haversack.packing.candidates import read_recipe
 from haversack.packing.frontier import keep_frontier
 from haversack.plan.found import Found, Refusal, Trial
@@ -352,6 +352,13 @@ def test_weights_in_fewer_bits_alone_are_packed_where_they_are_tried_by_name(fil
     result = pack(file.network, file.task, "raspberry-pi-4", budget, settings)
     assert [type(step).__name__ for step in result.artifact.recipe.steps] == ["QuantizeWeights"]
     assert result.artifact.flash_bytes <= 20_000
+
+
+def test_a_frontier_on_which_nothing_is_but_the_network_is_refused(file: TaskFile, tmp_path: Path) -> None:
+    """Zeros make nothing smaller or faster but a file that is sent, which nobody limits here."""
+    settings = Settings(cache=tmp_path, seconds=0.05, techniques=("prune_weights",))
+    with pytest.raises(NothingChangedError, match="nothing that was tried is smaller or faster"):
+        explore(file.fresh_network(), file.task, find_device("host"), settings)
 
 
 def test_an_unknown_technique_is_refused(file: TaskFile) -> None:

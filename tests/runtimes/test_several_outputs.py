@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from haversack.errors import ParityError
 from haversack.graph.inference import lower
 from haversack.model import Model
-from haversack.runtimes import agreement, host, rows
+from haversack.runtimes import host, rows
 from haversack.runtimes.agreement import compare, fidelity
 
 RUNTIMES = [row for row in rows() if row.is_installed and not row.optional]
@@ -73,8 +73,3 @@ def test_a_file_with_another_number_of_outputs_does_not_pass():
     one = torch.ones(2, 3)
     with pytest.raises(ParityError, match="the file has 1 outputs, the network 2"):
         compare([(one, one)], [one])
-
-
-def test_outputs_of_a_batch_are_a_tuple_only_where_there_are_several(model, inputs):
-    assert isinstance(agreement.each_of(inputs), tuple)
-    assert agreement.each_of(inputs)[0] is inputs

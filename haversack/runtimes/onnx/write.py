@@ -79,7 +79,7 @@ def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
             values[node] = graph.constant(constant_of(graph_module, node), exact=_is_of_quantization(node))
         elif node.op == "call_function" and computes_tensors(node):
             values[node] = _written(graph, node, values)
-    outputs = _outputs(graph, graph_module.graph.output_node(), values)
+    outputs = _outputs(graph, graph_module, values)
     return graph.content(inputs, outputs)
 
 
@@ -143,11 +143,15 @@ def _written(graph: OnnxGraph, node: fx.Node, values: dict[fx.Node, Values]) -> 
     return write_operation(Call(node, graph, arguments_of(node), values))
 
 
-def _outputs(graph: OnnxGraph, output: fx.Node, values: dict[fx.Node, Values]) -> list[onnx.ValueInfoProto]:
-    given = output.args[0]
+def _outputs(
+    graph: OnnxGraph, graph_module: fx.GraphModule, values: dict[fx.Node, Values]
+) -> list[onnx.ValueInfoProto]:
+    given = graph_module.graph.output_node().args[0]
     nodes = cast("tuple[fx.Node, ...]", given if isinstance(given, tuple | list) else (given,))
     names: dict[str, str] = {}
-    free = (name for index in itertools.count() if (name := f"output{index or ''}") not in graph.types)
+    known = filter(str.isidentifier, graph_module.meta.get("outputs", ()))
+    counted = (f"output{index or ''}" for index in itertools.count())
+    free = (name for name in itertools.chain(known, counted) if name not in graph.types)
     for node in nodes:
         value = graph.cast(cast("str", values[node]), node.meta["val"].dtype)
         produced = any(value in producer.output for producer in graph.nodes)

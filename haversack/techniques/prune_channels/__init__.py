@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from haversack.batches import unpack
+from haversack.batches import each_of, unpack
 from haversack.calibration.imitate import imitating
 from haversack.calibration.statistics import with_corrected_statistics
 from haversack.calibration.sweep import reconstructed
@@ -27,7 +27,7 @@ from haversack.progress import note
 from haversack.recipe import Choices, Stage, Step
 from haversack.settings import Above, AtLeast, AtMost, Count, Fraction, Like, Positive, checked
 from haversack.surgery.edit import edit
-from haversack.task import Kind, Task
+from haversack.task import Kinds, Task
 from haversack.techniques.prune_channels.importance import Importance, Ranking, bn_scale, fpgm, l1, l2, taylor
 from haversack.techniques.prune_channels.ladder import Ladder, MeasuredCost, Price, measured_cost, rungs
 from haversack.techniques.prune_channels.narrowing import Widths
@@ -233,7 +233,7 @@ class _Choices:
     def sites(self) -> tuple[Site, ...]:
         return self.widths.sites
 
-    def losses(self, batches: Batches, kind: Kind = "classification") -> list[tuple[float, ...]]:
+    def losses(self, batches: Batches, kind: Kinds = "classification") -> list[tuple[float, ...]]:
         return self.widths.losses(batches, kind)
 
     def step(self, chosen: Sequence[int]) -> PruneChannels | None:
@@ -266,7 +266,7 @@ def _check_runs(small: Model, model: Model) -> None:
                 f"the pruned network does not run: {type(error).__name__}: {error}.",
                 mend="let forward() read channel counts off its tensors instead of spelling them.",
             ) from error
-    if getattr(wanted, "shape", None) != getattr(found, "shape", None):
+    if [each.shape for each in each_of(wanted)] != [each.shape for each in each_of(found)]:
         raise SurgeryError("the pruned network's output has another shape than the original's.")
 
 

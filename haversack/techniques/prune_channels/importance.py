@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from haversack.batches import Batch, unpack
+from haversack.batches import Batch, Outputs, mapped, unpack
 from haversack.channels.groups import ChannelGroup, Member
 from haversack.errors import RecipeError, TrainingError
 from haversack.task import Task
@@ -119,16 +119,16 @@ def _gradients(module: nn.Module, task: Task, seed: int) -> Iterator[Mapping[str
         }
 
 
-def _mini_batches(batches: Iterable[Batch]) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+def _mini_batches(batches: Iterable[Batch]) -> Iterator[tuple[tuple[Tensor, ...], Outputs]]:
     return islice(_pieces(batches), _SAMPLES // _MINI_BATCH)
 
 
-def _pieces(batches: Iterable[Batch]) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+def _pieces(batches: Iterable[Batch]) -> Iterator[tuple[tuple[Tensor, ...], Outputs]]:
     for batch in batches:
         inputs, target = unpack(batch)
-        for start in range(0, len(target), _MINI_BATCH):
+        for start in range(0, len(inputs[0]), _MINI_BATCH):
             piece = slice(start, start + _MINI_BATCH)
-            yield tuple(value[piece] for value in inputs), target[piece]
+            yield tuple(value[piece] for value in inputs), mapped(lambda each, piece=piece: each[piece], target)
 
 
 def _kernels(module: nn.Module, group: ChannelGroup) -> Tensor:

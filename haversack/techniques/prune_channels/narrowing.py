@@ -21,7 +21,7 @@ from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.progress import track
 from haversack.surgery.edit import edit
-from haversack.task import Kind
+from haversack.task import Kinds
 from haversack.techniques.prune_channels.importance import Ranking, l2
 from haversack.techniques.prune_channels.ladder import rungs
 from haversack.techniques.prune_channels.order import eliminations
@@ -57,7 +57,7 @@ class Widths:
             for group, some in zip(self.groups, self.counts, strict=True)
         )
 
-    def losses(self, batches: Batches, kind: Kind) -> list[tuple[float, ...]]:
+    def losses(self, batches: Batches, kind: Kinds) -> list[tuple[float, ...]]:
         """What each width of each group alone loses, in nats, its readers refitted; on inputs that refitted nothing."""
         folded = inference(self.model)
         fitted, held = parted(folded, batches, 2 * len(self.groups))

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from haversack.batches import each_of
 from haversack.calibration.currency import nats
 from haversack.calibration.sweep import reconstructed
 from haversack.channels.cost import Measure
@@ -26,7 +27,7 @@ from haversack.model import Model
 from haversack.recipe import Choices, Stage, Step
 from haversack.settings import Count, Fraction, Like, Positive, checked
 from haversack.surgery.edit import edit
-from haversack.task import Kind, Task
+from haversack.task import Kinds, Task
 from haversack.techniques.prune_layers.removable import (
     Removable,
     Removables,
@@ -156,7 +157,7 @@ class _Blocks:
             for block in self.blocks
         )
 
-    def losses(self, batches: Batches, kind: Kind = "classification") -> list[tuple[float, ...]]:
+    def losses(self, batches: Batches, kind: Kinds = "classification") -> list[tuple[float, ...]]:
         """How far the outputs move without each block, the next layers refitted."""
         return [(0.0, lost) for lost in lost_nats(self.model, self.blocks, batches, kind)]
 
@@ -316,12 +317,12 @@ def _without(model: Model, paths: Iterable[str]) -> Model:
     return model.with_module(edit(model.module, edits), edits)
 
 
-def _losses(small: Model, original: Model, batches: Batches, kind: Kind) -> Loss:
+def _losses(small: Model, original: Model, batches: Batches, kind: Kinds) -> Loss:
     """How far `small`'s outputs are from the original's when modules are gone; what was measured before is noted."""
     inputs = joined(batches, _SAMPLES)
     with torch.no_grad():
         wanted = original.module(*inputs)
-    noted = _noted(f"{_digest(small.module)} {_digest(wanted, *inputs)} {kind}")
+    noted = _noted(f"{_digest(small.module)} {_digest(*each_of(wanted), *inputs)} {kind}")
 
     def loss(gone: frozenset[str]) -> float:
         if gone not in noted:

@@ -14,7 +14,7 @@ from haversack.graph.inference import inference
 from haversack.graph.run import Batches, Tensors
 from haversack.model import Model
 from haversack.progress import track
-from haversack.task import Kind
+from haversack.task import Kinds
 from haversack.techniques.prune_layers.removable import Removable, without
 
 _MOST_POSITIONS = 12_000
@@ -23,7 +23,7 @@ _FOLLOWING = 6
 _RIDGE = 1e-3
 
 
-def lost_nats(model: Model, blocks: Sequence[Removable], batches: Batches, kind: Kind) -> list[float]:
+def lost_nats(model: Model, blocks: Sequence[Removable], batches: Batches, kind: Kinds) -> list[float]:
     """How far the outputs move without each block, the next layers refitted; on inputs that refitted nothing."""
     folded = inference(model)
     fitted, held = parted(folded, batches, 2 * len(blocks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from haversack.allocate import allocate
+from haversack.batches import each_of
 from haversack.calibration.ranges import limits_of_least_error
 from haversack.choices import Bits, Option, Site
 from haversack.graph.folded import Folded
@@ -31,14 +33,15 @@ def sensitivity(folded: Folded, bits: Sequence[int], batches: Batches) -> Losses
     """
     inputs = joined(batches, _SAMPLES)
     with torch.no_grad():
-        wanted = folded(*inputs)
-        power = float(wanted.square().mean()) + _TINY
+        wanted = each_of(folded(*inputs))
+        powers = [float(each.square().mean()) + _TINY for each in wanted]
         found: dict[str, dict[int, float]] = {}
         names = list(dict.fromkeys(layer.weight for layer in folded.layers()))
         for name, few in track([(name, few) for name in names for few in bits], "sensitivity", len(names) * len(bits)):
             limits = folded.tensor(name).abs().flatten(1).amax(1)
-            outputs = folded.lowered({name: symmetric(limits, axis=0, bits=few)})(*inputs)
-            found.setdefault(name, {})[few] = float((outputs - wanted).square().mean()) / power
+            outputs = each_of(folded.lowered({name: symmetric(limits, axis=0, bits=few)})(*inputs))
+            errors = [float((ours - theirs).square().mean()) for ours, theirs in zip(outputs, wanted, strict=True)]
+            found.setdefault(name, {})[few] = sum(map(operator.truediv, errors, powers)) / len(powers)
     return found
 
 
