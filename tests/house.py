@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "haversack"
 FLOORS = (
     "allocate choices errors",
-    "batches fingerprint interrupt progress quantity settings untrusted wiring",
-    "disk",
+    "batches fingerprint interrupt progress quantity settings untrusted",
+    "disk wiring",
     "task",
     "coded zoo",
     "grid device",
