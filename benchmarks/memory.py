@@ -83,7 +83,7 @@ def cost(name: str, shape: Shape, *, integer: bool = False) -> Cost:
     """What the operation costs in this process, on the float network or on the same in int8."""
     with tempfile.TemporaryDirectory() as folder:
         gc.collect()
-        before = _status_bytes("VmRSS")
+        before = status_bytes("VmRSS")
         model = shape.model()
         run = _ready(name, model, Path(folder), integer=integer)
         gc.collect()
@@ -94,7 +94,7 @@ def cost(name: str, shape: Shape, *, integer: bool = False) -> Cost:
         seconds, cpu = time.monotonic() - start, time.process_time() - cpu
         del result
     size = sum(tensor.nbytes for tensor in named_tensors(model.module).values())
-    return Cost(_status_bytes("VmHWM") - before, size, seconds, cpu)
+    return Cost(status_bytes("VmHWM") - before, size, seconds, cpu)
 
 
 def row(name: str) -> Row:
@@ -142,7 +142,8 @@ def _task() -> Task:
     return Task(train=list, calibrate=lambda: [inputs], score=lambda _: 0.0)
 
 
-def _status_bytes(key: str) -> int:
+def status_bytes(key: str) -> int:
+    """What Linux says of this process under that name."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 

