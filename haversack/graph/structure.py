@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import ExportGraphSignature
 
 from haversack.errors import TraceError
 from haversack.graph.run import named_tensors, on_the_same_tensors
@@ -28,8 +29,10 @@ from haversack.graph.run import named_tensors, on_the_same_tensors
 aten = torch.ops.aten
 
 CHECKS = {
+    aten._assert_async.msg,  # noqa: SLF001
     aten._assert_scalar.default,  # noqa: SLF001
     aten._assert_tensor_metadata.default,  # noqa: SLF001
+    aten.sym_constrain_range.default,
     aten.sym_constrain_range_for_size.default,
 }
 Inputs = tuple[Tensor, ...]
@@ -143,9 +146,42 @@ def export(module: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     shapes = _as_parameters(module, tuple({0: torch.export.Dim.AUTO} for _ in inputs))
     with _layers_followed(module) as layers, _quiet():
         try:
-            return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
             raise _explained(error, layers) from error
+    _put_in_line(program.graph_module, program.graph_signature)
+    return program
+
+
+_MODES = {
+    torch.ops.higher_order.wrap_with_set_grad_enabled: 1,
+    torch.ops.higher_order.wrap_with_autocast: 4,
+}
+"""Operations that run a graph in a mode, and which of their arguments it is."""
+
+
+def _put_in_line(module: fx.GraphModule, signature: ExportGraphSignature | None = None) -> None:
+    """What runs under `torch.no_grad()`, or under an autocast that is off, runs without: results are the same."""
+    for node in list(module.graph.nodes):
+        place = _MODES.get(node.target)
+        if place is None or (place == 4 and node.args[2]):
+            continue
+        body, *arguments = cast("tuple[Any, ...]", node.args[place:])
+        inner = cast("fx.GraphModule", module.get_submodule(body.target))
+        _put_in_line(inner)
+        values = dict(zip(inner.graph.find_nodes(op="placeholder"), arguments, strict=True))
+        with module.graph.inserting_before(node):
+            results = cast("tuple[fx.Node, ...]", module.graph.graph_copy(inner.graph, values))
+        for part in list(node.users):
+            result = results[cast("int", part.args[1])]
+            part.replace_all_uses_with(result)
+            if signature is not None:
+                signature.replace_all_uses(part.name, result.name)
+            module.graph.erase_node(part)
+        module.graph.erase_node(node)
+        if not body.users:
+            module.graph.erase_node(body)
+    module.recompile()
 
 
 def _as_parameters(module: nn.Module, each: tuple[object, ...]) -> tuple[object, ...]:

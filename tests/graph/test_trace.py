@@ -39,6 +39,30 @@ def test_a_forward_that_takes_any_number_of_inputs_is_read() -> None:
     torch.testing.assert_close(read(*inputs), network(*inputs))
 
 
+class Modes(nn.Module):
+    """Parts of it run without gradients, and without a mixed precision that is off anyway."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            y = self.layer(x)
+            with torch.autocast("cpu", enabled=False):
+                z = y.relu() + x
+        return self.layer(y * z), z
+
+
+def test_what_runs_in_another_mode_is_read_like_all_else() -> None:
+    network, x = Modes().eval(), torch.randn(3, 4)
+    read = trace(network, (x[:1],))
+    assert [layer_path(node) for node in read.operations()].count("layer") == 2
+    assert all(isinstance(node.target, torch._ops.OpOverload) for node in read.operations())
+    for found, expected in zip(fold(read)(x), network(x), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_operations_know_their_layer() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)))
     paths = [layer_path(node) for node in trace(network, (torch.randn(1, 4),)).operations()]
