@@ -26,6 +26,7 @@ aten = torch.ops.aten
 
 Tensors = dict[str, Tensor]
 
+_PRODUCTS = {aten.addmm.default, aten.matmul.default, aten.mm.default}
 # A folded constant may be a little larger than what it was computed from, and small ones always pay.
 _SMALL_CONSTANT = 1 << 16
 
@@ -38,6 +39,9 @@ def fold(trace: Trace) -> Folded:
     _remove_checks(graph)
     _remove_identities(graph)
     _fold_constants(graph, tensors)
+    for node in list(graph.nodes):
+        if node.target in _PRODUCTS and not node.kwargs:
+            _product_to_layer(graph, node, tensors)
     for node in list(graph.nodes):
         if traits_of(node) & Trait.NORM and not node.args[5]:
             norms |= _fold_batch_norm(graph, node, tensors)
@@ -141,6 +145,27 @@ def free_name(name: str, tensors: Tensors) -> str:
     taken = set(tensors) | {key[:end] for key in tensors for end, letter in enumerate(key) if letter == "."}
     candidates = (f"{name}_{count}" if count else name for count in itertools.count())
     return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _product_to_layer(graph: fx.Graph, product: fx.Node, tensors: Tensors) -> None:
+    """A matrix product with a constant is a linear layer, which is what runtimes quantize; so is one with a bias added.
+
+    GPT-2 has all of its layers so.
+    """
+    *added, value, weight = cast("tuple[Any, ...]", product.args)
+    constants = [weight, *added]
+    if not all(isinstance(each, fx.Node) and each.op == "get_attr" for each in constants):
+        return
+    ranks = [each.meta["val"].dim() for each in (*constants, value)]
+    if ranks[0] != 2 or ranks[1:-1] not in ([], [1]) or ranks[-1] < 2:
+        return
+    turned = tensors[_target(weight)].t().contiguous()
+    constant = _constant(graph, weight, free_name(f"{weight.target}_t", tensors), turned, tensors)
+    with graph.inserting_before(product):
+        layer = graph.call_function(aten.linear.default, (value, constant, *(added or [None])))
+    layer.meta = {**product.meta}
+    product.replace_all_uses_with(layer)
+    graph.erase_node(product)
 
 
 def _split_pooling_mean(graph: fx.Graph, mean: fx.Node) -> None:

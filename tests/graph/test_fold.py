@@ -241,3 +241,26 @@ def test_a_batch_norm_behind_no_layer_becomes_a_scale_and_a_shift():
     x = torch.randn(2, 3, 8, 8)
     folded = fold(trace(network, (x[:1],)))
     torch.testing.assert_close(folded(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+class Products(nn.Module):
+    """Layers that the code spells as matrix products, beside products that are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(6, 5)), nn.Parameter(torch.randn(5, 4))
+        self.bias = nn.Parameter(torch.randn(5))
+
+    def forward(self, x):
+        y = torch.addmm(self.bias, x, self.first).relu() @ self.second
+        return y, torch.mm(y, self.second.t()), y.unsqueeze(1) @ y.unsqueeze(2), torch.addmm(y, x, x.t() @ y, beta=0.5)
+
+
+@torch.no_grad()
+def test_matrix_products_with_constants_are_layers_and_no_others_are():
+    network, x = Products().eval(), torch.randn(3, *ROW)
+    graph = graph_of(network, ROW)
+    assert targets(graph).count(aten.linear.default) == 3
+    assert targets(graph).count(aten.addmm.default) == 1
+    for found, expected in zip(graph(x), network(x), strict=True):
+        torch.testing.assert_close(found, expected)
