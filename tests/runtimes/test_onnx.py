@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from haversack.errors import ExportError
 from haversack.progress import shown_by
-from haversack.runtimes.onnx.write import write, write_any
+from haversack.runtimes.onnx.write import unknown, write, write_any
 
 
 class PaddedShortcut(nn.Module):
@@ -229,15 +229,24 @@ class Listener:
 class Unknown(nn.Module):
     def __init__(self):
         super().__init__()
-        self.block = nn.Sequential(nn.Linear(6, 4), Does(lambda x: torch.cumsum(x, 1)))
+        self.block = nn.Sequential(nn.Linear(6, 4), Does(lambda x: torch.logaddexp(x, -x)))
 
     def forward(self, x):
         return self.block(x)
 
 
 def test_an_operation_that_the_writer_does_not_know_is_named_with_its_layer():
-    with pytest.raises(ExportError, match=r"layer block\.1: .*cumsum.*\n.*haversack\[fallback\]"):
+    with pytest.raises(ExportError, match=r"layer block\.1: .*logaddexp.*\n.*haversack\[fallback\]"):
         write(folded(Unknown().eval(), torch.randn(1, 6)))
+
+
+def test_everything_that_the_writer_does_not_know_is_named_at_once():
+    network = Does(lambda x: torch.logaddexp(torch.hypot(x, x + 1), x).relu() + torch.hypot(x, x))
+    found = [refusal.what for refusal in unknown(folded(network, torch.randn(2, 6)))]
+    assert [name for each in found for name in ("hypot", "logaddexp", "relu") if name in each] == [
+        *("hypot", "logaddexp", "hypot")
+    ]
+    assert not unknown(folded(nn.Linear(6, 3), torch.randn(1, 6)))
 
 
 @torch.no_grad()
@@ -248,7 +257,7 @@ def test_torch_writes_what_our_writer_does_not_know_and_it_is_said():
         content = write_any(folded(network, torch.randn(1, 6)))
     x = torch.randn(3, 6)
     torch.testing.assert_close(run(content, x)[0], network(x), rtol=1e-5, atol=1e-6)
-    assert "cumsum" in listener.lines[0]
+    assert "logaddexp" in listener.lines[0]
 
 
 def test_what_our_writer_knows_never_reaches_torch():

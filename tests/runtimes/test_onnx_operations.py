@@ -11,6 +11,44 @@ def positive(x):
     return x.abs() + 0.1
 
 
+def wholes(x):
+    return (x * 4).long()
+
+
+def written_into_a_slice(x):
+    y = x * 2
+    y[:, 1:3, :4] = x[:, :2, :4] + 1
+    y[:, :, -2:] += 1
+    return y
+
+
+def written_into_a_place(x):
+    y = x * 2
+    y[:, -1] = x[:, 0]
+    return y
+
+
+def written_to_places(x):
+    y = torch.zeros(5, 6)
+    y[torch.tensor([0, 3]), torch.tensor([1, -1])] = 2.0
+    return x + y.index_put((x.sum((1, 2)).long() * 0 + 1,), torch.ones(6), accumulate=False)
+
+
+def written_by_a_mask(x):
+    y = x * 2
+    y[x > 0.5] = -1.0
+    return y
+
+
+def windows_and_back(x):
+    batch, channels, height, width = x.shape
+    windows = x.view(batch, channels, height // 4, 4, width // 5, 5).permute(0, 2, 4, 3, 5, 1).reshape(-1, 20, channels)
+    windows = (windows @ windows.transpose(1, 2)).softmax(-1) @ windows
+    parts = windows.view(windows.shape[0] // 4, 2, 2, 4, 5, channels)
+    return parts.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
+
+
+TABLE = torch.linspace(-1, 1, 15).view(5, 3)
 ONE_INPUT = {
     # activations
     "relu": (F.relu, IMAGE),
@@ -35,11 +73,32 @@ ONE_INPUT = {
     "clamp": (lambda x: x.clamp(-0.3, 0.4), IMAGE),
     "clamp from below": (lambda x: x.clamp(min=-0.3), IMAGE),
     "clamp from above": (lambda x: x.clamp_max(0.3), IMAGE),
+    "clamp between tensors": (lambda x: x.clamp(x.mean(1, keepdim=True) - 0.3, x.amax(1, keepdim=True)), IMAGE),
+    "softplus of a steeper curve": (lambda x: F.softplus(x, beta=2.0), IMAGE),
+    "shrinks": (lambda x: F.softshrink(x, 0.3) + F.hardshrink(x, 0.4), IMAGE),
+    "thresholds": (lambda x: F.threshold(x, 0.2, -1.0) + F.celu(x, 0.6) + F.softsign(x), IMAGE),
     # arithmetic
     "numbers": (lambda x: (2 - (x + 1) * 3 - 0.5) / 4, IMAGE),
     "powers": (lambda x: x**2 + positive(x) ** 1.5, IMAGE),
     "functions": (lambda x: positive(x).sqrt() + positive(x).rsqrt() + positive(x).log() + torch.exp(-x), IMAGE),
     "waves": (lambda x: torch.sin(x) + torch.cos(x) + torch.erf(x) + torch.reciprocal(positive(x)), IMAGE),
+    "more waves": (lambda x: x.tan() + x.atan() + x.sinh() + x.cosh() + (x / 9).asin() + (x / 9).acos(), IMAGE),
+    "logarithms": (lambda x: positive(x).log2() + positive(x).log10() + positive(x).log1p(), IMAGE),
+    "exponentials": (lambda x: torch.exp2(x) + torch.expm1(x) + 2**x, IMAGE),
+    "rounding": (lambda x: torch.trunc(3 * x) + torch.ceil(3 * x) + torch.floor(3 * x), IMAGE),
+    "quotients rounded": (lambda x: torch.div(3 * x, 2, rounding_mode="floor") + (3 * x) // positive(x), IMAGE),
+    "quotients rounded towards zero": (lambda x: torch.div(3 * x, 2, rounding_mode="trunc"), IMAGE),
+    "quotients of integers": (lambda x: wholes(x) // 3 + torch.div(wholes(x), 3, rounding_mode="trunc") + x, IMAGE),
+    "remainders": (lambda x: torch.remainder(x, 0.3) + torch.fmod(x, 0.3) + wholes(x) % 3, IMAGE),
+    "products added": (lambda x: torch.addcmul(x, x, x + 1, value=0.5) + torch.addcdiv(x, x, positive(x)), IMAGE),
+    "between two": (lambda x: torch.lerp(x, 2 * x + 1, 0.3), IMAGE),
+    "outer product": (lambda x: x + torch.outer(x.sum(1), torch.arange(6)), ROW),
+    "truth values": (lambda x: ((x > 0) & ~(x > 1) | (x < -1) ^ (x != 0)) * 2.0 + (x > 0) * (x < 1), IMAGE),
+    "truth of numbers": (lambda x: torch.logical_xor(F.relu(x), x) + torch.logical_or(x > 1, x < 0) * 2.0, IMAGE),
+    "bits": (lambda x: (wholes(x) & 3) + (wholes(x) | 4) + (wholes(x) ^ 5) + ~wholes(x) + x, IMAGE),
+    "integers against fractions": (lambda x: (wholes(x) > 0.5) + x, IMAGE),
+    "where between truth values": (lambda x: torch.where(x > 1, x > 2, x < 0) + x, IMAGE),
+    "not a number": (lambda x: torch.where((x / 0).isinf() & ~x.isnan(), x, 0.0), IMAGE),
     "scaled sum": (lambda x: torch.add(x, x * x, alpha=0.5), IMAGE),
     "extremes of two": (lambda x: torch.maximum(x, -x) + torch.minimum(x, x * 2), IMAGE),
     "where": (lambda x: torch.where(x > 0, x, x * 0.1), IMAGE),
@@ -62,6 +121,18 @@ ONE_INPUT = {
     "products": (lambda x: torch.bmm(x, x.transpose(1, 2)) @ x, SEQUENCE),
     "einsum": (lambda x: torch.einsum("nld,nmd->nlm", x, x), SEQUENCE),
     "attention": (lambda x: F.scaled_dot_product_attention(x, x * 2, x + 1), SEQUENCE),
+    "attention with shared keys": (
+        lambda x: F.scaled_dot_product_attention(
+            *(x.view(-1, 4, 4, 20)[:, :heads] for heads in (4, 2, 2)), enable_gqa=True
+        ),
+        IMAGE,
+    ),
+    "products with factors": (
+        lambda x: (
+            torch.baddbmm(x, x @ x.transpose(1, 2), x, beta=0.5, alpha=2.0) + torch.baddbmm(x, x[:, :, :5], x, beta=0)
+        ),
+        SEQUENCE,
+    ),
     "causal attention": (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), SEQUENCE),
     "masked attention": (
         lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=torch.eye(5, dtype=torch.bool)),
@@ -117,6 +188,13 @@ ONE_INPUT = {
     "norm": (lambda x: x / torch.linalg.vector_norm(x, dim=1, keepdim=True), ROW),
     "normalize": (F.normalize, ROW),
     "variance": (lambda x: x.var(1) + x.std(1, keepdim=True).squeeze(1), ROW),
+    "variance and mean": (lambda x: sum((*torch.var_mean(x, 1), *torch.std_mean(x, (1,), correction=0))), ROW),
+    "any and all": (lambda x: (x > 1).any(1) + (x > -1).all(1) + x.bool().any(1, keepdim=True).squeeze(1) * 2.0, ROW),
+    "how many": (lambda x: (x > 0).sum(1, keepdim=True) + x, ROW),
+    "logarithm of a sum": (lambda x: x.logsumexp(1), IMAGE),
+    "running sum": (lambda x: x.cumsum(1) + (x > 0).cumsum(-1), IMAGE),
+    "largest few": (lambda x: x.topk(3, dim=1).values + x.topk(3, dim=1, largest=False).indices, IMAGE),
+    "sorted": (lambda x: x.sort(2, descending=True).values + x.argsort(-1), IMAGE),
     # shapes
     "concatenation": (lambda x: torch.cat([x, x * 2, x], 1), IMAGE),
     "stack": (lambda x: torch.stack([x, -x], 1), IMAGE),
@@ -150,6 +228,42 @@ ONE_INPUT = {
     "pixel shuffle": (lambda x: F.pixel_shuffle(x, 2), IMAGE),
     "pixel unshuffle": (lambda x: F.pixel_unshuffle(x, 2), IMAGE),
     "channel shuffle": (lambda x: F.channel_shuffle(x, 2), IMAGE),
+    "places along a dimension": (lambda x: x[:, :, [3, -1, 0]] + 1, IMAGE),
+    "places as a table": (lambda x: x[:, torch.tensor([[0, 1], [2, 3]])] + 1, IMAGE),
+    "places in two dimensions": (lambda x: x[:, torch.tensor([[1], [-2]]), torch.tensor([0, 3, 7])] + 1, IMAGE),
+    "places in two dimensions that are apart": (lambda x: x[:, [1, 2, 0], :, [3, -4, 5]] + 1, IMAGE),
+    "places that the network computes": (lambda x: TABLE[x.argmax(1)] + 1, (5,)),
+    "differences": (lambda x: x.diff(dim=1, prepend=x[:, :1] * 0) + x.long().diff(dim=-1).sum(-1, keepdim=True), IMAGE),
+    "gathered": (lambda x: x.gather(1, x.argsort(1)), IMAGE),
+    "scattered": (lambda x: torch.zeros_like(x).scatter(1, x.argsort(1), x), IMAGE),
+    "a number scattered": (lambda x: x.scatter(1, x.argmax(1, keepdim=True), 0.5), IMAGE),
+    "added at places": (lambda x: x.scatter_add(1, x.argsort(1)[:, :3], x[:, :3]), IMAGE),
+    "rolled": (lambda x: x.roll((1, -3), (2, 3)), IMAGE),
+    "turned around": (lambda x: x.flip(1, -1), IMAGE),
+    "above the diagonal": (lambda x: x.triu(1) + x.tril(-1) + (x > 0).triu(), IMAGE),
+    "diagonal": (lambda x: torch.diagonal(x, 1, 1, 3) + 1, IMAGE),
+    "a one among zeros": (lambda x: F.one_hot(x.argmax(1), 6) + x, ROW),
+    "written into a slice": (written_into_a_slice, IMAGE),
+    "written into one place": (written_into_a_place, IMAGE),
+    "written to places": (written_to_places, SEQUENCE),
+    "written where a mask holds": (written_by_a_mask, IMAGE),
+    "windows of one dimension": (lambda x: x.unfold(2, 3, 2).unfold(3, 4, 3) + 1, IMAGE),
+    "windows as columns": (lambda x: F.unfold(x, (3, 2), dilation=2, padding=(1, 2), stride=(2, 1)), IMAGE),
+    "columns as a map": (lambda x: F.fold(F.unfold(x, 3, padding=1, stride=2), (8, 10), 3, padding=1, stride=2), IMAGE),
+    "a map read at points": (lambda x: F.grid_sample(x, x.view(-1, 8, 20, 2), align_corners=False), IMAGE),
+    "each several times": (
+        lambda x: x.repeat_interleave(2, 1) + x.repeat_interleave(8, 3)[..., :10].repeat(1, 2, 1, 1),
+        IMAGE,
+    ),
+    "tiled": (lambda x: x.tile(2, 1), IMAGE),
+    "counted up": (lambda x: x + torch.arange(x.size(0)).view(-1, 1), ROW),
+    "numbers like the first": (lambda x: x.new_full((2, 6), 3.0)[1] + torch.full_like(x, 0.5) + x.new_ones(6), ROW),
+    "windows and back": (windows_and_back, IMAGE),
+    "copies for each sample": (lambda x: torch.ones(1, 6).repeat(x.size(0), 1) * x, ROW),
+    "as many samples as there are pixels": (
+        lambda x: x.permute(0, 2, 3, 1).reshape(-1, 2, 2).sum(-1).view(x.size(0), -1),
+        IMAGE,
+    ),
     "nothing": (lambda x: x, IMAGE),
 }
 

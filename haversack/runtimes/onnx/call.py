@@ -60,12 +60,18 @@ class Call:
         """The type in which this file stores the result."""
         return self.graph.stored_type(self.operation.meta["val"].dtype)
 
-    def value(self, argument: Any) -> str:  # noqa: ANN401
-        """The ONNX value of an argument; '' stands for None, as ONNX has it for an input that is left out."""
+    def value(self, argument: Any, dtype: torch.dtype | None = None) -> str:  # noqa: ANN401
+        """The ONNX value of an argument; '' stands for None, as ONNX has it for an input that is left out.
+
+        A number has the result's type, or `dtype`.
+        """
         if argument is None:
             return ""
         if isinstance(argument, bool | int | float):
-            return self.graph.number(argument, self.dtype)
+            return self.graph.number(argument, dtype or self.dtype)
+        if isinstance(argument, torch.SymInt):
+            number = self.graph.node("Squeeze", self.shape_value([argument]))
+            return self.graph.cast(number, dtype or self.dtype)
         value = self.values.get(argument)
         if not isinstance(value, str):
             raise self.unsupported(f"with {argument} as an argument")
@@ -79,9 +85,11 @@ class Call:
         return tensor
 
     def spatial(self, name: str, dims: int) -> list[int]:
-        """An argument that is one number for all dimensions or one for each."""
+        """An argument that is one number for all dimensions or one for each; none of them free."""
         value = self[name]
         values = list(value) if isinstance(value, Sequence) else [value]
+        if any(isinstance(each, torch.SymInt) for each in values):
+            raise self.unsupported(f"with a {name} that is free")
         return values * dims if len(values) == 1 else values
 
     def dim(self, name: str = "dim", rank: int | None = None) -> int:
@@ -111,7 +119,7 @@ class Call:
         """A shape as an ONNX value, free sizes included."""
         value = self.graph.sizes(sizes)
         if value is None:
-            raise self.unsupported("with a size that is computed from free ones")
+            raise self.unsupported("with a size that no input tells")
         return value
 
     def unsupported(self, why: str = "") -> ExportError:
@@ -131,8 +139,25 @@ def shape_of(node: fx.Node) -> tuple[Dim, ...]:
 
 def sizes_of(value: Tensor) -> tuple[Dim, ...]:
     """A tensor's sizes; those that the trace found to be one number are that number."""
-    known = (dim.node.maybe_as_int() if isinstance(dim, torch.SymInt) else dim for dim in value.shape)
-    return tuple(dim if number is None else number for dim, number in zip(value.shape, known, strict=True))
+    return tuple(known(dim) for dim in value.shape)
+
+
+def known(dim: Dim) -> Dim:
+    """A size, as a number where the trace found it to be one."""
+    number = dim.node.maybe_as_int() if isinstance(dim, torch.SymInt) else dim
+    return dim if number is None else int(number)
+
+
+def settled(argument: Any) -> Any:  # noqa: ANN401 - whatever an operation takes
+    """An argument with sizes, which the trace knows, in place of the operations that compute them."""
+    return fx.map_arg(argument, _settled)
+
+
+def _settled(node: fx.Node) -> Any:  # noqa: ANN401 - a node, or a number
+    value = node.meta.get("val")
+    if isinstance(value, torch.SymInt):
+        return known(value)
+    return value if isinstance(value, bool | int | float) else node
 
 
 def constant_of(graph: fx.GraphModule, node: fx.Node) -> Tensor:

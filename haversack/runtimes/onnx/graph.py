@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,17 @@ from torch import Tensor
 from haversack.runtimes.onnx.file import content
 from haversack.runtimes.onnx.storage import ELEMENT_TYPES, stored, whole
 
+# What torch computes sizes with; they are never negative, so that ONNX's Div rounds as torch does.
+_OF_SIZES = {
+    "Add": "Add",
+    "Mul": "Mul",
+    "FloorDiv": "Div",
+    "CleanDiv": "Div",
+    "Mod": "Mod",
+    "PythonMod": "Mod",
+    "Max": "Max",
+    "Min": "Min",
+}
 _HALF_MAX = torch.finfo(torch.float16).max
 
 
@@ -41,6 +53,7 @@ class OnnxGraph:
     free: dict[str, FreeDim] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     _constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = field(default_factory=dict)
+    _sizes: dict[str, str | None] = field(default_factory=dict)
 
     def node(self, operation: str, *inputs: str, dtype: torch.dtype | None = None, **attributes: Any) -> str:  # noqa: ANN401
         """The result of a new node; attributes that are None are left out. It has the first input's type or `dtype`."""
@@ -81,19 +94,38 @@ class OnnxGraph:
         return self.constant(torch.tensor(list(values), dtype=torch.int64))
 
     def sizes(self, sizes: Sequence[int | torch.SymInt]) -> str | None:
-        """A shape as a value; free sizes are read off an input. None where a size is computed from free ones."""
-        parts = []
-        for size in sizes:
-            free = self.free.get(str(size))
-            if isinstance(size, int):
-                parts.append(self.integers([size]))
-            elif free is None:
-                return None
-            else:
-                parts.append(self.node("Shape", free.source, dtype=torch.int64, start=free.dim, end=free.dim + 1))
-        if all(part in self.tensors for part in parts):
-            return self.integers([int(size) for size in sizes])
-        return self.node("Concat", *parts, dtype=torch.int64, axis=0)
+        """A shape as a value; free sizes follow from those of the inputs. None where it cannot be said how."""
+        whole = [size for size in sizes if isinstance(size, int)]
+        if len(whole) == len(sizes):
+            return self.integers(whole)
+        parts = [self.size(size) for size in sizes]
+        known = [part for part in parts if part is not None]
+        return self.node("Concat", *known, dtype=torch.int64, axis=0) if len(known) == len(parts) else None
+
+    def size(self, size: int | torch.SymInt) -> str | None:
+        """A size as a value of one number. None where it is free, and not computed from sizes of the inputs."""
+        if isinstance(size, int):
+            return self.integers([size])
+        return self._size(size.node.expr)
+
+    def _size(self, expression: Any) -> str | None:  # noqa: ANN401 - of sympy, which torch brings
+        name = str(expression)
+        if name not in self._sizes:
+            self._sizes[name] = self._new_size(expression)
+        return self._sizes[name]
+
+    def _new_size(self, expression: Any) -> str | None:  # noqa: ANN401
+        free = self.free.get(str(expression))
+        if free is not None:
+            return self.node("Shape", free.source, dtype=torch.int64, start=free.dim, end=free.dim + 1)
+        if expression.is_Integer:
+            return self.integers([int(expression)])
+        operation = _OF_SIZES.get(type(expression).__name__)
+        parts = [self._size(part) for part in expression.args]
+        known = [part for part in parts if part is not None]
+        if operation is None or len(known) < len(parts):
+            return None
+        return functools.reduce(lambda left, right: self.node(operation, left, right), known)
 
     def number(self, value: float, dtype: torch.dtype) -> str:
         """A scalar initializer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import cast
 
@@ -17,11 +17,23 @@ from torch import Tensor, fx
 from haversack.errors import ExportError
 from haversack.graph.trace import arguments_of, computes_tensors
 from haversack.progress import note
-from haversack.runtimes.onnx.call import Call, Dim, NotComputedError, Values, constant_of, sizes_of, unsupported
+from haversack.runtimes.onnx.call import (
+    Call,
+    Dim,
+    NotComputedError,
+    Values,
+    constant_of,
+    settled,
+    sizes_of,
+    unsupported,
+)
 from haversack.runtimes.onnx.file import OPSET
 from haversack.runtimes.onnx.graph import FreeDim, OnnxGraph
 from haversack.runtimes.onnx.operators import TABLE
 from haversack.runtimes.onnx.storage import ELEMENT_TYPES
+
+Written = dict[fx.Node, Values]
+"""What each operation of the graph gave."""
 
 
 def through_torch(graph_module: fx.GraphModule, reason: ExportError) -> bytes:
@@ -68,9 +80,33 @@ def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
     `meta["val"]` tells its shape. `float16` stores and computes in half precision between float32 inputs and outputs.
     Raises ExportError, naming operation and layer, when it does not know one.
     """
+    graph, values, inputs = _walked(graph_module, _written, float16=float16)
+    outputs = _outputs(graph, graph_module, values)
+    return graph.content(inputs, outputs)
+
+
+def unknown(graph_module: fx.GraphModule) -> tuple[ExportError, ...]:
+    """Every refusal of `write`, in order: all operations of the graph that it does not know, not only the first."""
+    refusals = []
+
+    def tried(graph: OnnxGraph, node: fx.Node, values: Written) -> Values:
+        try:
+            return _written(graph, node, values)
+        except ExportError as refusal:
+            refusals.append(refusal)
+            return _stand_in(graph, node)
+
+    _walked(graph_module, tried)
+    return tuple(refusals)
+
+
+def _walked(
+    graph_module: fx.GraphModule, written: Callable[[OnnxGraph, fx.Node, Written], Values], *, float16: bool = False
+) -> tuple[OnnxGraph, Written, list[onnx.ValueInfoProto]]:
+    """The ONNX graph of all operations, what each gave, and the inputs."""
     names = [node.name for node in graph_module.graph.find_nodes(op="placeholder")]
     graph = OnnxGraph(float16=float16, mark=_mark(names))
-    values: dict[fx.Node, Values] = {}
+    values: Written = {}
     inputs = []
     for node in graph_module.graph.nodes:
         if node.op == "placeholder":
@@ -78,9 +114,16 @@ def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
         elif node.op == "get_attr":
             values[node] = graph.constant(constant_of(graph_module, node), exact=_is_of_quantization(node))
         elif node.op == "call_function" and computes_tensors(node):
-            values[node] = _written(graph, node, values)
-    outputs = _outputs(graph, graph_module, values)
-    return graph.content(inputs, outputs)
+            values[node] = written(graph, node, values)
+    return graph, values, inputs
+
+
+def _stand_in(graph: OnnxGraph, node: fx.Node) -> Values:
+    """Values of the right types where an operation cannot be written."""
+    value = node.meta.get("val")
+    if isinstance(value, tuple | list):
+        return tuple(graph.node("Unknown", dtype=each.dtype) for each in value if isinstance(each, Tensor))
+    return graph.node("Unknown", dtype=value.dtype if isinstance(value, Tensor) else torch.float32)
 
 
 def write_any(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
@@ -108,7 +151,7 @@ def _mark(inputs: Sequence[str]) -> str:
     return next(mark for mark in marks if not any(re.match(rf"{mark}[aw]\d", name) for name in inputs))
 
 
-def _input(graph: OnnxGraph, node: fx.Node, values: dict[fx.Node, Values]) -> onnx.ValueInfoProto:
+def _input(graph: OnnxGraph, node: fx.Node, values: Written) -> onnx.ValueInfoProto:
     value = node.meta["val"]
     for index, dim in enumerate(sizes_of(value)):
         if not isinstance(dim, int):
@@ -135,17 +178,15 @@ def _is_of_quantization(node: fx.Node) -> bool:
     return any(str(user.target).startswith("quantized_decomposed.") for user in node.users)
 
 
-def _written(graph: OnnxGraph, node: fx.Node, values: dict[fx.Node, Values]) -> Values:
+def _written(graph: OnnxGraph, node: fx.Node, values: Written) -> Values:
     name = str(node.target) if isinstance(node.target, torch._ops.OpOverload) else getattr(node.target, "__name__", "")  # noqa: SLF001
     write_operation = TABLE.get(name) or TABLE.get(name.rpartition(".")[0])
     if write_operation is None:
         raise unsupported(node)
-    return write_operation(Call(node, graph, arguments_of(node), values))
+    return write_operation(Call(node, graph, settled(arguments_of(node)), values))
 
 
-def _outputs(
-    graph: OnnxGraph, graph_module: fx.GraphModule, values: dict[fx.Node, Values]
-) -> list[onnx.ValueInfoProto]:
+def _outputs(graph: OnnxGraph, graph_module: fx.GraphModule, values: Written) -> list[onnx.ValueInfoProto]:
     given = graph_module.graph.output_node().args[0]
     nodes = cast("tuple[fx.Node, ...]", given if isinstance(given, tuple | list) else (given,))
     names: dict[str, str] = {}

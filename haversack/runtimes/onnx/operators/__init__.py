@@ -6,6 +6,7 @@ from haversack.runtimes.onnx.call import Table
 from haversack.runtimes.onnx.operators import (
     activations,
     arithmetic,
+    indexing,
     layers,
     normalization,
     pooling,
@@ -13,11 +14,13 @@ from haversack.runtimes.onnx.operators import (
     recurrent,
     reductions,
     shapes,
+    windows,
 )
 
 TABLE: Table = {
     **activations.TABLE,
     **arithmetic.TABLE,
+    **indexing.TABLE,
     **layers.TABLE,
     **normalization.TABLE,
     **pooling.TABLE,
@@ -25,4 +28,5 @@ TABLE: Table = {
     **recurrent.TABLE,
     **reductions.TABLE,
     **shapes.TABLE,
+    **windows.TABLE,
 }

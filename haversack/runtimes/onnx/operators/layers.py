@@ -14,6 +14,7 @@ from haversack.graph.pairs import pairs
 from haversack.graph.trace import arguments_of
 from haversack.runtimes.onnx.call import Call, Table, shape_of
 from haversack.runtimes.onnx.operators.quantization import dequantize, product_as_it_comes, turned
+from haversack.runtimes.onnx.operators.shapes import reshaped
 
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -124,14 +125,18 @@ def added_matrix_product(call: Call) -> str:
     """Beta * bias + alpha * (left @ right)."""
     _, left, right, beta, alpha = call.arguments.values()
     if "baddbmm" in str(call.operation.target):
-        if beta != 1 or alpha != 1:
-            raise call.unsupported("with factors")
-        return call.graph.node("Add", call.graph.node("MatMul", call.value(left), call.value(right)), call.x)
+        product = call.graph.node("MatMul", call.value(left), call.value(right))
+        product, bias = (_times(call, *each) for each in ((product, alpha), (call.x, beta)))
+        return call.graph.node("Add", product, bias) if beta else product
     factors: dict[str, Any] = {
         "alpha": None if alpha == 1 else float(alpha),
         "beta": None if beta == 1 else float(beta),
     }
     return call.graph.node("Gemm", call.value(left), call.value(right), call.x, **factors)
+
+
+def _times(call: Call, x: str, factor: float) -> str:
+    return x if factor == 1 else call.graph.node("Mul", x, call.graph.number(factor, call.dtype))
 
 
 def einsum(call: Call) -> str:
@@ -145,17 +150,31 @@ def embedding(call: Call) -> str:
 
 
 def attention(call: Call) -> str:
-    """softmax(q k^T * scale + mask) v (Vaswani et al. 2017)."""
-    if call["dropout_p"] or call["enable_gqa"]:
-        raise call.unsupported("with dropout or grouped queries")
-    graph, query, key = call.graph, call.shape, shape_of(call["key"])
+    """softmax(q k^T * scale + mask) v (Vaswani et al. 2017); several queries may share a key (Ainslie et al. 2023)."""
+    if call["dropout_p"]:
+        raise call.unsupported("with dropout")
+    graph, query, rank = call.graph, call.shape, len(shape_of(call["key"]))
     scale = 1 / math.sqrt(int(query[-1])) if call["scale"] is None else call["scale"]
     scaled = graph.node("Mul", call.x, graph.number(scale, call.dtype))
-    order = [*range(len(key) - 2), len(key) - 1, len(key) - 2]
-    scores = graph.node("MatMul", scaled, graph.node("Transpose", call.value(call["key"]), perm=order))
+    keys, values = (_for_all_heads(call, call[name]) for name in ("key", "value"))
+    order = [*range(rank - 2), rank - 1, rank - 2]
+    scores = graph.node("MatMul", scaled, graph.node("Transpose", keys, perm=order))
     mask = _additive_mask(call)
     scores = graph.node("Add", scores, mask) if mask else scores
-    return graph.node("MatMul", graph.node("Softmax", scores, axis=-1), call.value(call["value"]))
+    return graph.node("MatMul", graph.node("Softmax", scores, axis=-1), values)
+
+
+def _for_all_heads(call: Call, node: fx.Node) -> str:
+    """Keys or values, each as often in a row as queries share it."""
+    if not call["enable_gqa"]:
+        return call.value(node)
+    (batch, heads, *rest), graph = shape_of(node), call.graph
+    if not isinstance(heads, int):
+        raise call.unsupported("with free heads")
+    times = call.size(1) // heads
+    apart = graph.node("Unsqueeze", call.value(node), graph.integers([2]))
+    copies = graph.node("Tile", apart, graph.integers([1, 1, times, *[1] * len(rest)]))
+    return reshaped(call, copies, (batch, heads, times, *rest), (batch, heads * times, *rest))
 
 
 def _additive_mask(call: Call) -> str:
@@ -167,7 +186,7 @@ def _additive_mask(call: Call) -> str:
             raise call.unsupported("with a causal mask of free size")
         return graph.constant(torch.full((queries, keys), -math.inf).triu(1))
     if mask is None or mask.meta["val"].dtype != torch.bool:
-        return call.value(mask)
+        return graph.cast(call.value(mask), call.dtype) if mask else ""
     seen, unseen = graph.number(0.0, call.dtype), graph.number(-math.inf, call.dtype)
     return graph.node("Where", call.value(mask), seen, unseen, dtype=call.dtype)
 

@@ -28,7 +28,26 @@ def _reduced(call: Call, operation: str, dims: list[int], x: str = "") -> str:
     keep = None if call.arguments.get("keepdim") else 0
     if operation.startswith("Arg"):
         return call.graph.node(operation, call.x, axis=dims[0], keepdims=keep, dtype=torch.int64)
-    return call.graph.node(operation, x or call.x, call.graph.integers(dims), keepdims=keep)
+    return call.graph.node(
+        operation, x or call.graph.cast(call.x, _of_results(call)), call.graph.integers(dims), keepdims=keep
+    )
+
+
+def _of_results(call: Call) -> torch.dtype:
+    """The type that the results have: sums of truth values are counts."""
+    values = call.operation.meta["val"]
+    value = values[0] if isinstance(values, tuple | list) else values
+    return call.graph.stored_type(value.dtype)
+
+
+def truth(operation: str) -> Callable[[Call], str]:
+    """A function that writes whether any number, or all numbers, are other than zero."""
+
+    def written(call: Call) -> str:
+        numbers = call.graph.cast(call.graph.cast(call.x, torch.bool), torch.int32)
+        return call.graph.cast(_reduced(call, operation, call.dims(), numbers), torch.bool)
+
+    return written
 
 
 def extreme_and_place(extreme: str, place: str) -> Callable[[Call], tuple[str, ...]]:
@@ -63,23 +82,69 @@ def variance(call: Call) -> str:
     correction = 1.0 if correction is None else correction
     centred = graph.node("Sub", call.x, graph.node("ReduceMean", call.x, graph.integers(dims)))
     squares = _reduced(call, "ReduceSumSquare", dims, centred)
-    return graph.node("Div", squares, graph.number(count - correction, call.dtype))
+    return graph.node("Div", squares, graph.number(count - correction, graph.types[call.x]))
+
+
+def spread_and_mean(spread: Callable[[Call], str]) -> Callable[[Call], tuple[str, str]]:
+    """A function that writes a variance or a deviation, and the mean beside it."""
+    return lambda call: (spread(call), _reduced(call, "ReduceMean", call.dims()))
+
+
+def deviation(call: Call) -> str:
+    """The root of the variance."""
+    return call.graph.node("Sqrt", variance(call))
+
+
+def running_sum(call: Call) -> str:
+    """The sum of all numbers up to each."""
+    axis = call.graph.constant(torch.tensor(call.dim(), dtype=torch.int64))
+    return call.graph.node("CumSum", call.graph.cast(call.x, call.dtype), axis)
+
+
+def largest(call: Call) -> tuple[str, str]:
+    """The k largest or smallest numbers along a dimension, in order, and where they are."""
+    count, axis = int(call["k"]), call.dim()
+    return _ordered(call, count, axis, largest=call["largest"])
+
+
+def sort(call: Call) -> tuple[str, str]:
+    """All numbers along a dimension in order, and where they were."""
+    axis = call.dim()
+    return _ordered(call, call.size(axis), axis, largest=call["descending"])
+
+
+def _ordered(call: Call, count: int, axis: int, *, largest: bool) -> tuple[str, str]:
+    numbers, places = call.graph.split(
+        "TopK", call.x, call.graph.integers([count]), outputs=2, axis=axis, largest=int(largest)
+    )
+    call.graph.types[places] = torch.int64
+    return numbers, places
 
 
 TABLE: Table = {
+    "aten.all": truth("ReduceMin"),
     "aten.amax": reduction("ReduceMax"),
     "aten.amin": reduction("ReduceMin"),
+    "aten.any": truth("ReduceMax"),
     "aten.argmax": place("ArgMax"),
     "aten.argmin": place("ArgMin"),
+    "aten.argsort": lambda call: sort(call)[1],
+    "aten.cumsum": running_sum,
     "aten.linalg_vector_norm": vector_norm,
+    "aten.logsumexp": reduction("ReduceLogSumExp"),
     "aten.max.default": reduction("ReduceMax"),
     "aten.max.dim": extreme_and_place("ReduceMax", "ArgMax"),
     "aten.mean": mean,
     "aten.min.default": reduction("ReduceMin"),
     "aten.min.dim": extreme_and_place("ReduceMin", "ArgMin"),
     "aten.norm.ScalarOpt_dim": vector_norm,
+    "aten.prod.default": reduction("ReduceProd"),
     "aten.prod.dim_int": reduction("ReduceProd"),
-    "aten.std": lambda call: call.graph.node("Sqrt", variance(call)),
+    "aten.sort": sort,
+    "aten.std": deviation,
+    "aten.std_mean": spread_and_mean(deviation),
     "aten.sum": reduction("ReduceSum"),
+    "aten.topk": largest,
     "aten.var": variance,
+    "aten.var_mean": spread_and_mean(variance),
 }

@@ -8,11 +8,11 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from haversack.runtimes.onnx.call import Call, Dim, Table, Values, shape_of
+from haversack.runtimes.onnx.call import Call, Dim, Table, Values, settled, shape_of
 
 # Start, end and step of a slice; torch and ONNX both take a huge end as "up to the last".
-Cut = tuple[int, int, int]
-_END = (1 << 63) - 1
+Cut = tuple[Dim, Dim, int]
+END = (1 << 63) - 1
 _PAD_MODES = {"constant": None, "reflect": "reflect", "replicate": "edge"}
 
 
@@ -23,9 +23,8 @@ def reshaped(call: Call, x: str, before: Sequence[Dim], after: Sequence[Dim]) ->
     if len(after) == 2 and len(before) > 2 and _same(before[:1], after[:1]):
         return call.graph.node("Flatten", x)
     sizes = [_copied_or_left_over(before, after, dim) for dim in range(len(after))]
-    if sizes.count(-1) > 1:
-        raise call.unsupported("with several free sizes")
-    return call.graph.node("Reshape", x, call.graph.integers(sizes))
+    whole = call.graph.integers(sizes) if sizes.count(-1) < 2 else call.shape_value(after)
+    return call.graph.node("Reshape", x, whole)
 
 
 def _copied_or_left_over(before: Sequence[Dim], after: Sequence[Dim], dim: int) -> int:
@@ -97,21 +96,24 @@ def slice_(call: Call) -> str:
         source = cast("fx.Node", source.args[0])
     before, after = shape_of(source), call.result
     cuts = {dim: cuts[dim] for dim in sorted(cuts) if not _same([before[dim]], [after[dim]])}
-    if any(not isinstance(number, int) for cut in cuts.values() for number in cut):
-        raise call.unsupported("with bounds that are free")
     return _sliced(call, call.value(source), cuts)
 
 
 def _cut(node: fx.Node, rank: int) -> tuple[int, Cut]:
     """The dimension that a slice cuts, and its start, end and step."""
-    given: list[Any] = list(node.args[1:])
+    given: list[Any] = list(settled(node.args[1:]))
     defaults: list[Any] = [0, None, None, 1]
     dim, start, end, step = given + defaults[len(given) :]
-    return dim % rank, (0 if start is None else start, _END if end is None else end, step)
+    return dim % rank, (0 if start is None else start, END if end is None else end, step)
 
 
 def _is_slice(node: fx.Node) -> bool:
     return str(node.target) == "aten.slice.Tensor"
+
+
+def part(call: Call, x: str, axis: int, start: Dim, end: Dim) -> str:
+    """What of `x` lies between two places along a dimension."""
+    return _sliced(call, x, {axis: (start, end, 1)})
 
 
 def _sliced(call: Call, x: str, cuts: dict[int, Cut]) -> str:
@@ -122,8 +124,8 @@ def _sliced(call: Call, x: str, cuts: dict[int, Cut]) -> str:
     return call.graph.node(
         "Slice",
         x,
-        integers(starts),
-        integers(ends),
+        call.shape_value(starts),
+        call.shape_value(ends),
         integers(list(cuts)),
         integers(steps) if set(steps) != {1} else "",
     )
@@ -137,8 +139,7 @@ def narrow(call: Call) -> str:
 
 def select(call: Call) -> str:
     """One index along a dimension, which disappears."""
-    index = call.graph.constant(torch.tensor(call["index"], dtype=torch.int64))
-    return call.graph.node("Gather", call.x, index, axis=call.dim())
+    return call.graph.node("Gather", call.x, call.value(call["index"], torch.int64), axis=call.dim())
 
 
 def index_select(call: Call) -> str:
@@ -172,23 +173,25 @@ def get_item(call: Call) -> str:
 
 def expand(call: Call) -> str:
     """Copies along dimensions of size 1; the free batch is read off an input."""
-    before, after = call.shape, call.result
-    padded = (1,) * (len(after) - len(before)) + before
+    return spread(call, call.x, call.shape, call.result)
+
+
+def spread(call: Call, x: str, before: Sequence[Dim], after: Sequence[Dim]) -> str:
+    """`x` with copies along its dimensions of size 1, and along new first ones."""
+    padded = (1,) * (len(after) - len(before)) + tuple(before)
     if _same(padded, after):
-        return reshaped(call, call.x, before, after)
+        return reshaped(call, x, before, after)
     # Where nothing changes, 1 leaves the size as it is.
     sizes = [1 if str(old) == str(new) else new for old, new in zip(padded, after, strict=True)]
-    return call.graph.node("Expand", call.x, call.shape_value(sizes))
+    return call.graph.node("Expand", x, call.shape_value(sizes))
 
 
 def repeat(call: Call) -> str:
     """Copies side by side."""
-    repeats = call["repeats"]
-    if any(not isinstance(times, int) for times in repeats):
-        raise call.unsupported("with a free number of copies")
-    rank = len(repeats)
-    padded = (1,) * (rank - len(call.shape)) + call.shape
-    return call.graph.node("Tile", reshaped(call, call.x, call.shape, padded), call.graph.integers(repeats))
+    repeats = next(value for name, value in call.arguments.items() if name in {"repeats", "dims"})
+    repeats = [*[1] * (len(call.shape) - len(repeats)), *repeats]
+    padded = (1,) * (len(repeats) - len(call.shape)) + call.shape
+    return call.graph.node("Tile", reshaped(call, call.x, call.shape, padded), call.shape_value(repeats))
 
 
 def pad(call: Call) -> str:
@@ -241,31 +244,56 @@ def full(fill: float | None) -> Callable[[Call], str]:
     """A function that writes a tensor of one number, whose batch may be free."""
 
     def written(call: Call) -> str:
-        number = call["fill_value"] if fill is None else fill
-        return call.graph.node("Expand", call.graph.number(number, call.dtype), call.shape_value(call.result))
+        number = call.value(call["fill_value"] if fill is None else fill)
+        return call.graph.node("Expand", call.graph.cast(number, call.dtype), call.shape_value(call.result))
 
     return written
 
 
+def fill(call: Call) -> str:
+    """One number in the first argument's shape."""
+    return spread(call, call.graph.cast(call.value(call["value"]), call.dtype), (), call.result)
+
+
+def number_as_tensor(call: Call) -> str:
+    """A number as a tensor without dimensions."""
+    return call.value(call["s"])
+
+
+def count_up(call: Call) -> str:
+    """Numbers from start to before end, which may be free."""
+    dtype = call.operation.meta["val"].dtype
+    bounds = (call.arguments.get("start", 0), call["end"], call.arguments.get("step", 1))
+    return call.graph.cast(call.graph.node("Range", *(call.value(each, dtype) for each in bounds)), call.dtype)
+
+
 TABLE: Table = {
     "aten._unsafe_view": reshape,
+    "aten.arange": count_up,
+    "aten.broadcast_to": expand,
     "aten.cat": concatenate,
     "aten.channel_shuffle": channel_shuffle,
     "aten.chunk": split,
     "aten.concat": concatenate,
     "aten.constant_pad_nd": pad,
     "aten.expand": expand,
+    "aten.empty": full(0),
+    "aten.empty_like": full(0),
     "aten.expand_as": expand,
+    "aten.fill": fill,
     "aten.flatten": reshape,
     "aten.full": full(None),
     "aten.full_like": full(None),
     "aten.index_select": index_select,
     "aten.mT": permuted(_swap),
+    "aten.moveaxis": permuted(_moved),
     "aten.movedim": permuted(_moved),
     "aten.narrow": narrow,
     "aten.native_channel_shuffle": channel_shuffle,
-    "aten.new_zeros": full(0),
+    "aten.new_empty": full(0),
+    "aten.new_full": full(None),
     "aten.new_ones": full(1),
+    "aten.new_zeros": full(0),
     "aten.numpy_T": permuted(_swap),
     "aten.ones": full(1),
     "aten.ones_like": full(1),
@@ -279,6 +307,8 @@ TABLE: Table = {
     "aten.replication_pad1d": mirror_pad("replicate"),
     "aten.replication_pad2d": mirror_pad("replicate"),
     "aten.reshape": reshape,
+    "aten.reshape_as": reshape,
+    "aten.scalar_tensor": number_as_tensor,
     "aten.select": select,
     "aten.slice": slice_,
     "aten.split": split,
@@ -286,13 +316,18 @@ TABLE: Table = {
     "aten.squeeze": reshape,
     "aten.stack": stack,
     "aten.swapaxes": permuted(_swap),
+    "aten.swapdims": permuted(_swap),
     "aten.t": permuted(_swap),
+    "aten.tile": repeat,
     "aten.tensor_split": split,
     "aten.transpose": permuted(_swap),
     "aten.unbind": unbind,
     "aten.unflatten": reshape,
+    "aten.unsafe_split": split,
     "aten.unsqueeze": reshape,
     "aten.view": reshape,
+    "aten.view_as": reshape,
+    "aten.zero": full(0),
     "aten.zeros": full(0),
     "aten.zeros_like": full(0),
     "getitem": get_item,
