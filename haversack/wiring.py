@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from haversack.batches import Outputs
 from haversack.errors import TaskError
 
-_NAMES = "_names_of_outputs"
+_NAMES, _OWN = "_names_of_outputs", "_unwired"
 _MAIN = ("logits", "last_hidden_state", "out")
 """What libraries call the output that a network is used for, where it has others beside."""
 
@@ -30,7 +30,8 @@ def rewired(network: nn.Module, inputs: Sequence[str], outputs: str | tuple[str,
     modules and tensors.
     """
     twin = copy.copy(network)
-    twin.__class__ = _wired_class(type(network), tuple(inputs), outputs)  # type: ignore[arg-type]
+    own = getattr(type(network), _OWN, type(network))  # one that is wired already is wired anew
+    twin.__class__ = _wired_class(own, tuple(inputs), outputs)
     return twin
 
 
@@ -81,12 +82,19 @@ def tensors_of(found: object) -> dict[str, Tensor]:
 def _wired_class(own: type[nn.Module], inputs: tuple[str, ...], outputs: str | tuple[str, ...]) -> type[nn.Module]:
     """The class of a wired network; one a way of wiring, so that what is known of a network's code holds for all."""
 
-    def forward(self: nn.Module, *tensors: Tensor) -> Outputs:
-        found = own.forward(self, **dict(zip(inputs, tensors, strict=True))) if inputs else own.forward(self, *tensors)
-        return picked(found, outputs)
+    def forward(self: nn.Module, *tensors: Tensor, **named: Tensor) -> Outputs:
+        if not inputs:
+            return picked(own.forward(self, *tensors, **named), outputs)
+        return picked(own.forward(self, **dict(zip(inputs, tensors, strict=not named)), **named), outputs)
 
     if inputs and all(map(str.isidentifier, inputs)):
         places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *inputs)]
         forward.__signature__ = inspect.Signature(places)  # type: ignore[attr-defined]
-    body = {"forward": forward, _NAMES: outputs, "__module__": own.__module__, "__qualname__": own.__qualname__}
+    body = {
+        "forward": forward,
+        _NAMES: outputs,
+        _OWN: own,
+        "__module__": own.__module__,
+        "__qualname__": own.__qualname__,
+    }
     return type(own.__name__, (own,), body)

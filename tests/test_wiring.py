@@ -56,6 +56,20 @@ def test_a_wired_network_is_the_network_with_the_same_names_and_tensors():
     assert type(rewired(network, ["mask", "tokens"])) is type(twin)
 
 
+def test_a_wired_network_is_wired_anew():
+    network = Named().eval()
+    once = rewired(network, ["mask", "tokens"])
+    assert torch.equal(rewired(once, ["mask", "tokens"])(MASK, TOKENS), once(MASK, TOKENS))
+    assert torch.equal(rewired(once, ["mask", "tokens"], "hidden")(MASK, TOKENS), network(TOKENS, MASK).hidden)
+
+
+def test_a_wired_network_takes_its_inputs_by_name_too():
+    network = Named().eval()
+    wanted = network(TOKENS, MASK).logits
+    assert torch.equal(rewired(network, ["mask", "tokens"])(tokens=TOKENS, mask=MASK), wanted)
+    assert torch.equal(rewired(network, [], "logits")(TOKENS, MASK), wanted)
+
+
 def test_a_copy_of_a_wired_network_is_wired_and_its_own():
     network = Named()
     twin = copy.deepcopy(rewired(network, ["mask", "tokens"]))

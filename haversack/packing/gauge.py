@@ -188,16 +188,16 @@ class Gauge:
 
     def _compared(self, found: Measurement, trial: Trial, run: _Written) -> Measurement:
         """With the score, and with how far the file is off its own network and off the original."""
-        predict, inputs = run.as_there(), self.task.calibration()
+        predict, inputs, kind = run.as_there(), self.task.calibration(), self.task.kind
         outputs = list(agreement.outputs(predict, inputs))
         plain = RunOnce(agreement.in_torch(self.original.module), self.known, room=_ROOM)
         packed = list(agreement.outputs(agreement.in_torch(run.lowered), inputs))
         gate = agreement.Gate(run.model.number_format != "float32", output_step(run.lowered))
-        agreed = agreement.compare(packed, outputs, gate.step)
+        agreed = agreement.compare(packed, outputs, gate.step, kind)
         said = gate.require(
             agreed,
-            lambda: agreement.compare(packed, agreement.outputs(run.predict(optimized=False), inputs), gate.step),
-            lambda: agreement.compare(agreement.outputs(plain, inputs), packed, gate.step),
+            lambda: agreement.compare(packed, agreement.outputs(run.predict(optimized=False), inputs), gate.step, kind),
+            lambda: agreement.compare(agreement.outputs(plain, inputs), packed, gate.step, kind),
         )
         if said:
             note(said)
@@ -205,7 +205,9 @@ class Gauge:
             return replace(found, parity=agreed, score=self._score(trial, run, predict))
         beside = RunBeside(predict, plain, self.task.kind)
         score = self._score(trial, run, beside)
-        fidelity = replace(agreement.fidelity(agreement.outputs(plain, inputs), outputs), divergence=beside.divergence)
+        fidelity = replace(
+            agreement.fidelity(agreement.outputs(plain, inputs), outputs, kind), divergence=beside.divergence
+        )
         return replace(found, parity=agreed, fidelity=fidelity, score=score)
 
     def _score(self, trial: Trial, run: _Written, predict: Predict) -> Figure | None:

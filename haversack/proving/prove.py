@@ -23,7 +23,7 @@ from haversack.proving.examine import Runs, examined, made_for
 from haversack.proving.parties import Cast, Party, Ready
 from haversack.runtimes import agreement, formats, named
 from haversack.runtimes.agreement import Scale
-from haversack.task import Counted, Task
+from haversack.task import Counted, Kinds, Task, kinds_of
 
 Inputs = tuple[Tensor, ...]
 
@@ -59,7 +59,7 @@ def prove(folder: Path, network: nn.Module, task: Task, effort: Effort | None = 
     asked = _asked(
         Cast(lowered, folder, effort.threads, model.weight_bits).parties(), seen, _random(lowered, seen, effort)
     )
-    judge = _Judge(Scale.of(lowered), model.number_format != "float32", made_for(folder))
+    judge = _Judge(Scale.of(lowered), model.number_format != "float32", made_for(folder), task.kind)
     answers = [(party, given) for party, given in asked if isinstance(given, _Answers)]
     reference, theirs = answers[0]
     witnesses = [judge.witness(party, given, theirs) for party, given in answers]
@@ -214,6 +214,7 @@ class _Judge:
     quantized: bool
     made_for: str
     """The runtime that the result was made for; empty where it does not tell."""
+    kind: Kinds = "classification"
 
     def witness(self, party: Party, given: _Answers, reference: _Answers) -> Witness:
         """The party's agreement with the reference, and how it broke its promise, if it did."""
@@ -224,12 +225,18 @@ class _Judge:
         strange = _strange(given, reference)
         if strange:
             return replace(said, broken=strange)
-        seen, drawn = (
-            worst(self.scale.agreement(*each) for each in zip(ours, theirs, strict=True))
-            for ours, theirs in ((given.seen, reference.seen), (given.drawn, reference.drawn))
-        )
+        seen, drawn = self._agreement(given.seen, reference.seen), self._agreement(given.drawn, reference.drawn)
         broken = _inexact(seen, drawn) if exact else self._far(seen)
         return replace(said, calibration=seen, random=drawn, broken=broken)
+
+    def _agreement(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Agreement:
+        """Of all outputs together; the largest one of those that are no classes says nothing."""
+        found = [self.scale.agreement(*each) for each in zip(ours, theirs, strict=True)]
+        kinds = kinds_of(self.kind, len(found))
+        return worst(
+            each if kind == "classification" else replace(each, same_class=1.0)
+            for each, kind in zip(found, kinds, strict=True)
+        )
 
     def failed(self, party: Party, error: HaversackError) -> Witness:
         """The party whose runtime could not run its file."""

@@ -15,6 +15,7 @@ from haversack.errors import ParityError
 from haversack.graph.pairs import pairs
 from haversack.measurement import Fidelity, Parity
 from haversack.proof import Agreement
+from haversack.task import Kind, Kinds, kinds_of
 
 Predict = Callable[..., Any]
 """Gives outputs."""
@@ -48,22 +49,24 @@ def outputs(predict: Predict, inputs: Iterable[tuple[Tensor, ...]]) -> Iterator[
         yield result
 
 
-def compare(ours: Iterable[Outputs], theirs: Iterable[Outputs], step: float | None = None) -> Parity:
+def compare(
+    ours: Iterable[Outputs], theirs: Iterable[Outputs], step: float | None = None, kind: Kinds = "classification"
+) -> Parity:
     """How far the file's outputs `theirs` are from the network's, batch by batch; of several outputs the farthest.
 
     `step` is the scale of the outputs' grid; without one, differences count relative to the network's largest output.
-    The agreement of the largest output is counted for outputs of shape (batch, classes) and is 1 for any other.
+    The agreement of the largest output is counted for classes, of shape (batch, classes), and is 1 for any other.
     """
     if step is not None and not step > 0:
         raise ParityError(f"the step of the outputs is {step}.", mend="give the grid's positive scale.")
-    apart = _apart(ours, theirs)
+    apart = _apart(ours, theirs, kind)
     units = [_in_units(each.difference, step or each.largest) for each in apart]
     return Parity(max(units), min(each.share for each in apart), apart[0].samples)
 
 
-def fidelity(original: Iterable[Outputs], packed: Iterable[Outputs]) -> Fidelity:
+def fidelity(original: Iterable[Outputs], packed: Iterable[Outputs], kind: Kinds = "classification") -> Fidelity:
     """What packing made of the original network's outputs, batch by batch; of several outputs the farthest."""
-    apart = _apart(original, packed)
+    apart = _apart(original, packed, kind)
     share = max(_in_units(each.sum, each.magnitude) for each in apart)
     return Fidelity(min(each.share for each in apart), share, apart[0].samples)
 
@@ -79,13 +82,13 @@ class _Apart:
     agreeing: int = 0
     samples: int = 0
 
-    def add(self, wanted: Tensor, found: Tensor) -> None:
+    def add(self, wanted: Tensor, found: Tensor, kind: Kind) -> None:
         """A batch more."""
         off = (wanted - found).abs()
         self.difference, self.sum = max(self.difference, float(off.max())), self.sum + float(off.sum())
         size = wanted.abs()
         self.largest, self.magnitude = max(self.largest, float(size.max())), self.magnitude + float(size.sum())
-        self.agreeing += _agreeing(wanted, found)
+        self.agreeing += _agreeing(wanted, found) if kind == "classification" else len(wanted)
         self.samples += len(wanted)
 
     @property
@@ -94,13 +97,13 @@ class _Apart:
         return self.agreeing / self.samples
 
 
-def _apart(wanted: Iterable[Outputs], found: Iterable[Outputs]) -> list[_Apart]:
+def _apart(wanted: Iterable[Outputs], found: Iterable[Outputs], kind: Kinds) -> list[_Apart]:
     """How far each output is from what it should be."""
     apart: list[_Apart] = []
     for one, other in _checked(wanted, found):
         apart = apart or [_Apart() for _ in one]
-        for each, ours, theirs in zip(apart, one, other, strict=True):
-            each.add(ours, theirs)
+        for each, *pair in zip(apart, one, other, kinds_of(kind, len(one)), strict=True):
+            each.add(*pair)
     return apart
 
 

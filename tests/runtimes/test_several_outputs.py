@@ -69,6 +69,16 @@ def test_of_several_outputs_the_farthest_counts_by_its_own_size():
     assert fidelity([(near, far)], [(near, off)]).mean_difference == pytest.approx(0.002 / 0.03, rel=1e-4)
 
 
+def test_the_largest_number_of_an_output_that_is_no_class_says_nothing():
+    ours, theirs = torch.tensor([[0.1, 0.2]]), torch.tensor([[0.2, 0.1]])
+    assert compare([ours], [theirs]).argmax_agreement == 0.0
+    assert compare([ours], [theirs], kind="regression").argmax_agreement == 1.0
+    assert fidelity([ours], [theirs], "regression").same_class == 1.0
+    both = compare([(ours, ours)], [(theirs, ours)], kind=("regression", "classification"))
+    assert both.argmax_agreement == 1.0
+    assert compare([(ours, ours)], [(theirs, ours)], kind=("classification", "regression")).argmax_agreement == 0.0
+
+
 def test_a_file_with_another_number_of_outputs_does_not_pass():
     one = torch.ones(2, 3)
     with pytest.raises(ParityError, match="the file has 1 outputs, the network 2"):
