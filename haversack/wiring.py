@@ -31,7 +31,7 @@ def rewired(network: nn.Module, inputs: Sequence[str], outputs: str | tuple[str,
     """
     twin = copy.copy(network)
     own = getattr(type(network), _OWN, type(network))  # one that is wired already is wired anew
-    twin.__class__ = _wired_class(own, tuple(inputs), outputs)
+    twin.__class__ = _wired_class(own, tuple(inputs), outputs)  # type: ignore[arg-type]
     return twin
 
 

@@ -102,8 +102,8 @@ def _apart(wanted: Iterable[Outputs], found: Iterable[Outputs], kind: Kinds) -> 
     apart: list[_Apart] = []
     for one, other in _checked(wanted, found):
         apart = apart or [_Apart() for _ in one]
-        for each, *pair in zip(apart, one, other, kinds_of(kind, len(one)), strict=True):
-            each.add(*pair)
+        for each, ours, theirs, of in zip(apart, one, other, kinds_of(kind, len(one)), strict=True):
+            each.add(ours, theirs, of)
     return apart
 
 

@@ -210,10 +210,11 @@ def distance(  # noqa: PLR0913 - what a distance is made of
 ) -> Tensor:
     """The loss that outputs have for a teacher whose outputs `taught` have the same shapes; a scalar from 0 up.
 
-    Of several outputs it is the sum, and `target` is a tuple as well, if any.
+    Of several outputs it is the sum; a `target` is heard where there is one for each.
     """
     if not isinstance(outputs, Tensor):
-        targets = [None] * len(outputs) if target is None else each_of(target)
+        apart = isinstance(target, tuple | list) and len(target) == len(outputs)
+        targets = cast("Sequence[Tensor | None]", target) if apart else [None] * len(outputs)
         ways = zip(outputs, taught, targets, kinds_of(kind, len(outputs)), strict=True)
         return torch.stack([_distance(*each, way, heat) for each in ways]).sum()
     return _distance(outputs, cast("Tensor", taught), cast("Tensor | None", target), cast("Kind", kind), way, heat)

@@ -72,12 +72,12 @@ def test_a_fork_with_other_weights_is_as_far_away_as_the_network_with_them(kind:
 
 
 def test_outputs_that_are_no_tensor_are_said() -> None:
-    class Two(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return x, x
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"out": x}
 
-    with pytest.raises(TaskError, match="returned tuple"):
-        OriginalOutputs.of(Two(), [(inputs(),)], "regression")
+    with pytest.raises(TaskError, match="returned dict"):
+        OriginalOutputs.of(Named(), [(inputs(),)], "regression")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])

@@ -11,7 +11,7 @@ from small_digits import accuracy, digits_task, model, refusal, small
 from torch import nn
 from torch.nn import functional as F
 
-from haversack.errors import TrainingError
+from haversack.errors import TaskError, TrainingError
 from haversack.training import Training, finetune
 from haversack.training.teacher import distance
 
@@ -202,12 +202,16 @@ class Both(nn.Module):
         ((nn.Flatten(), nn.Linear(64, 10)), (nn.Flatten(), nn.Linear(64, 100)), "gives (2, 10), its teacher (2, 100)"),
         ((nn.Flatten(), nn.Linear(64, 10)), (nn.Conv2d(1, 10, 8),), "gives (2, 10), its teacher (2, 10, 1, 1)"),
         ((nn.Flatten(), nn.Linear(64, 10)), (Both(),), "gives (2, 10), its teacher 2 outputs"),
-        ((Both(),), (Both(),), "the network gives 2 outputs"),
     ],
 )
 def test_outputs_that_cannot_be_compared_are_both_named_before_anything_is_learned(student, teacher, said):
     start = model(small(*student), small(*teacher))
     assert said in refusal(TrainingError, start, digits_task())
+
+
+def test_two_outputs_of_which_one_target_says_nothing_are_refused():
+    with pytest.raises(TaskError, match=r"the loss of outputs \(\d+, 10\) of float32, .* and a target \(\d+,\)"):
+        finetune(model(small(Both()), small(Both())), digits_task(), Training(epochs=1))
 
 
 def test_a_teacher_that_is_not_heard_may_give_other_outputs():
