@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor, fx
+from torch import fx
 
 from haversack.artifact import CODED_FILE, Artifact, Files
 from haversack.batches import Outputs
@@ -27,9 +26,8 @@ from haversack.quantity import now
 from haversack.runtimes import Runtime, agreement, coded, estimate, find_runtime, host
 from haversack.runtimes.host import Timing
 from haversack.runtimes.timings import Times
-from haversack.task import Task
+from haversack.task import Predict, Task
 
-Predict = Callable[..., Tensor]
 _LONGEST = 8
 """Times the seconds of one timing: for so long it is taken at most, where it is too close to call."""
 _ROUGHLY = 1 / 3

@@ -15,10 +15,7 @@ from haversack.errors import ParityError
 from haversack.graph.pairs import pairs
 from haversack.measurement import Fidelity, Parity
 from haversack.proof import Agreement
-from haversack.task import Kind, Kinds, kinds_of
-
-Predict = Callable[..., Any]
-"""Gives outputs."""
+from haversack.task import Kind, Kinds, Predict, kinds_of
 
 AGREEMENT = 0.97
 """Least share of samples whose largest output must be the same one, unless no output differs by more than a step."""
