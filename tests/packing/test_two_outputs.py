@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from pathlib import Path
 
 import onnxruntime
@@ -13,11 +15,13 @@ from torch.nn import functional as F
 from haversack.calibration.currency import nats
 from haversack.device import find_device
 from haversack.errors import TaskError
+from haversack.graph.inference import lower
 from haversack.limits import Budget
 from haversack.packing import Packed, Settings, apply, pack
 from haversack.packing.check import checked_model
 from haversack.proving.prove import Effort, prove
 from haversack.recipe import Recipe
+from haversack.runtimes import find_runtime
 from haversack.task import Task, TaskFile, read_task_file
 from haversack.techniques.distill import Distill
 from haversack.training.teacher import distance
@@ -63,6 +67,18 @@ def test_both_outputs_are_proved(packed: Packed, out: Path, file: TaskFile) -> N
     proof = prove(out, file.fresh_network(), file.task, Effort(64))
     assert not proof.broken
     assert any(witness.score is not None for witness in proof.witnesses)
+
+
+def test_a_file_whose_second_output_alone_is_off_breaks_its_promise(
+    packed: Packed, out: Path, file: TaskFile, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(out, tmp_path / "out")
+    other = copy.deepcopy(packed.model)
+    with torch.no_grad():
+        other.module.place.bias.add_(1.0)
+    (damaged / "model.onnx").write_bytes(find_runtime(find_device("host")).write(lower(other)))
+    broken = {witness.name: witness.broken for witness in prove(damaged, file.fresh_network(), file.task).broken}
+    assert "is off by" in broken["ONNX Runtime"]
 
 
 def test_training_moves_both_outputs_towards_their_targets(file: TaskFile) -> None:
