@@ -22,7 +22,7 @@ from planner_space import Ground
 from haversack.measurement import Measurement
 from haversack.packing import Bench
 from haversack.plan.found import Refusal, Trial
-from haversack.plan.space import Chosen, Space
+from haversack.plan.space import FORBIDDEN, Chosen, Space
 from haversack.progress import track
 from haversack.recipe import Recipe
 
@@ -142,12 +142,15 @@ def _errors(data: Path, runtime: str, effort: Effort) -> Errors:
 
 
 def _samples(space: Space, bench: Bench) -> Iterator[Sample]:
-    """Random plans that can be built, each predicted before it is measured."""
+    """Random plans that the planner allows and that can be built, each predicted before it is measured."""
     draw = random.Random(f"{SEED} {space.name}")
     while True:
         plan = mixture(space, draw)
+        loss = sum(space.losses_of(plan).values())
+        if loss >= FORBIDDEN:
+            continue
         space.pricing.refine(plan)
-        figures, loss = space.problem.figures(plan), sum(space.losses_of(plan).values())
+        figures = space.problem.figures(plan)
         answer = bench.answer(Trial(space.recipe(plan, Recipe())))
         if not isinstance(answer, Refusal):
             yield Sample(figures["latency_ratio"], figures["flash_bytes"], loss, answer.measurement)

@@ -79,11 +79,10 @@ class Space:
         return recipe if numbered or self.numbers is None else recipe.then(self.numbers)
 
     def said(self, chosen: Chosen) -> Chosen:
-        """The same with nothing chosen inside modules that go."""
-        gone = [site.name for site, option in zip(self.sites, chosen, strict=True) if option and _goes(site, option)]
+        """The same with nothing chosen inside modules that go, nor for their own weights."""
+        gone = {site.name for site, option in zip(self.sites, chosen, strict=True) if option and _goes(site, option)}
         return tuple(
-            0 if any(site.name.startswith(f"{path}.") for path in gone) else option
-            for site, option in zip(self.sites, chosen, strict=True)
+            0 if gone.intersection(_around(site)) else option for site, option in zip(self.sites, chosen, strict=True)
         )
 
     def believing(self, beliefs: Beliefs) -> PlanProblem:
@@ -152,7 +151,7 @@ def loss_terms(sites: Sequence[Site], losses: Losses) -> tuple[Term, ...]:
     removals = {site.name: place for place, site in enumerate(sites) if any(_goes(site, i) for i in _all(site))}
     flat = [each for technique in losses for each in technique]
     return tuple(
-        _within(place, np.array(lost), [removals[path] for path in _around(site.name) if path in removals], sites)
+        _within(place, np.array(lost), [removals[path] for path in _around(site) if path in removals], sites)
         for place, (site, lost) in enumerate(zip(sites, flat, strict=True))
     )
 
@@ -164,19 +163,19 @@ def _times(amounts: Numbers, factor: float) -> Numbers:
 
 def _within(place: int, lost: Numbers, around: Sequence[int], sites: Sequence[Site]) -> Term:
     """The losses of a site over its own options and those of the sites that can take it away."""
-    others = [each for each in around if each != place]
-    shape = (len(lost), *(len(sites[each].options) for each in others))
-    amounts = np.broadcast_to(lost.reshape(-1, *(1,) * len(others)), shape).copy()
-    for axis, other in enumerate(others, start=1):
+    shape = (len(lost), *(len(sites[each].options) for each in around))
+    amounts = np.broadcast_to(lost.reshape(-1, *(1,) * len(around)), shape).copy()
+    for axis, other in enumerate(around, start=1):
         gone = [option for option in _all(sites[other]) if _goes(sites[other], option)]
         amounts[(slice(None),) * axis + (gone,)] = 0.0
-    return Term((place, *others), amounts)
+    return Term((place, *around), amounts)
 
 
-def _around(name: str) -> Iterator[str]:
-    """The paths of the modules around a layer, itself left out."""
-    parts = name.split(".")
-    return (".".join(parts[:depth]) for depth in range(1, len(parts)))
+def _around(site: Site) -> Iterator[str]:
+    """The paths of the modules that take a site along when they go: those around it, and that of its own weight."""
+    parts = site.name.split(".")
+    own = not any(isinstance(option.effect, Gone | Width) for option in site.options)
+    return (".".join(parts[:depth]) for depth in range(1, len(parts) + own))
 
 
 def _all(site: Site) -> range:

@@ -61,11 +61,15 @@ class Contents:
 
 @dataclass(frozen=True)
 class Around:
-    """Bytes of a file beside its numbers: for a layer in float, for one in integers, for a channel's zero point."""
+    """Bytes of a file beside its numbers: for a layer in float, for one in integers, for a channel's zero point.
+
+    Layers of as many channels have their zero points together: `zero_points` is what that takes beside them.
+    """
 
     float_layer: int
     integer_layer: int
     zero_point: int
+    zero_points: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,8 @@ class Runtime:
     """Files may have integers as inputs and outputs in the graph that they are written from."""
     maps_channels_last: bool = False
     """It turns maps of integers so that their channels come last, at both ends of what it computes so."""
+    unpacks: bool = False
+    """Weights of 4 bits are spread to bytes in every run, and not once for all: that takes time."""
     remark: str = ""
     """What a device's card says beside the name."""
 

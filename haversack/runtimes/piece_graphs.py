@@ -26,9 +26,9 @@ _EXTENT = 4.0
 def graph_of(piece: Piece, *, signed: bool = True, channels_last: bool = False) -> fx.GraphModule:
     """The graph of a piece for one sample, with random weights that are the same each time.
 
-    Where its numbers are int8, its inputs and outputs are float32 around pairs, and `signed` says which activations;
-    `channels_last` maps are turned at both ends. Raises ExportError for an operation of which no graph is known, and
-    for shapes that it does not give.
+    Where its numbers are integers, its inputs and outputs are float32 around pairs; `signed` says which activations,
+    and `channels_last` maps are turned at both ends. Raises ExportError for an operation of which no graph is known,
+    and for shapes that it does not give.
     """
     refusal = ExportError(f"no {piece.kind} has such shapes: {piece}.", mend=_ESTIMATED)
     try:
@@ -38,7 +38,8 @@ def graph_of(piece: Piece, *, signed: bool = True, channels_last: bool = False) 
         raise refusal from error
     if not fits:
         raise refusal
-    return module if piece.numbers == "float32" else insert(module, _grids(module, signed=signed))
+    bits = {"int8": 8, "int4": 4}.get(piece.numbers)
+    return module if bits is None else insert(module, _grids(module, signed=signed, bits=bits))
 
 
 def _shapes_fit(module: fx.GraphModule) -> bool:
@@ -257,8 +258,8 @@ _POINTWISE: Mapping[str, tuple[Any, ...]] = {
 """The arguments of functions of one value, beside it."""
 
 
-def _grids(module: fx.GraphModule, *, signed: bool) -> dict[str, Grid]:
-    """Grids for a float graph's values and weights, made up."""
+def _grids(module: fx.GraphModule, *, signed: bool, bits: int) -> dict[str, Grid]:
+    """Grids for a float graph's values, and for its weights in so many bits, made up."""
     graph, fixed, tensors = module.graph, fixed_ranges(module.graph), named_tensors(module)
     operations = [node for node in graph.nodes if node.op == "call_function" and computes_tensors(node)]
     ends = [node for node in operations if not moves(node) and not keeps_grid(node)][-1:]
@@ -273,5 +274,5 @@ def _grids(module: fx.GraphModule, *, signed: bool) -> dict[str, Grid]:
         if layer is not None:
             weight = tensors[layer.weight]
             limits = weight.abs().amax([dim for dim in range(weight.dim()) if dim != layer.axis])
-            grids[layer.weight] = symmetric(limits, axis=layer.axis)
+            grids[layer.weight] = symmetric(limits, axis=layer.axis, bits=bits)
     return grids

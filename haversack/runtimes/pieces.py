@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 Shape = tuple[int, ...]
-_BYTES = {"float32": 4, "int8": 1}
+_BYTES = {"float32": 4.0, "int8": 1.0, "int4": 0.5}
+"""A number of a weight; values have no fewer than one."""
 
 
 @dataclass(frozen=True, order=True)
@@ -27,7 +28,7 @@ class Piece:
     activation: str = ""
     """What is fused behind it, such as relu; empty where nothing is."""
     numbers: str = "float32"
-    """float32, or int8 where values and weights are integers."""
+    """float32; int8 where values and weights are integers; int4 where such weights have no more than 4 bits."""
 
     @property
     def is_layer(self) -> bool:
@@ -45,10 +46,11 @@ class Piece:
         return outputs * math.prod(self.weight[1:])
 
     @property
-    def moved_bytes(self) -> int:
+    def moved_bytes(self) -> float:
         """Bytes of inputs, weights and outputs, each read or written once."""
-        numbers = sum(map(math.prod, (*self.inputs, self.output)))
-        return (numbers + (math.prod(self.weight) if self.is_layer else 0)) * _BYTES.get(self.numbers, 4)
+        values, weights = sum(map(math.prod, (*self.inputs, self.output))), math.prod(self.weight) * self.is_layer
+        width = _BYTES.get(self.numbers, 4.0)
+        return values * max(width, 1.0) + weights * width
 
     @cached_property
     def axes(self) -> Shape:

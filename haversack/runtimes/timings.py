@@ -30,11 +30,11 @@ _ENOUGH = 3
 
 
 def written(piece: Piece, runtime: Runtime) -> bytes:
-    """A file of the piece alone, as the runtime meets it within a network: int8 values come in and go out as they are.
+    """A file of the piece alone, as the runtime meets it within a network: integers come in and go out as they are.
 
     Raises ExportError where no such file can be written.
     """
-    integers = piece.numbers == "int8"
+    integers = piece.numbers != "float32"
     turned = integers and runtime.maps_channels_last
     graph = graph_of(piece, signed=find_device("host").signed_activations, channels_last=turned)
     return runtime.write(with_integer_ports(graph) if integers and runtime.integer_ports else graph)

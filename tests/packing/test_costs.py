@@ -1,6 +1,7 @@
 """What tables say of a plan is held against the network that is really built, written and counted."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -258,6 +259,21 @@ def test_each_piece_is_timed_once_and_the_sum_is_that_of_the_plan():
     assert set(asked) == set(costs.every_piece())
     for plan in plans(sites, 5):
         assert latency.of(plan) == pytest.approx(sum(times[piece] for piece in costs.pieces(plan)))
+
+
+@pytest.mark.parametrize(("device", "narrow"), [(HOST, "int8"), (replace(HOST, runtime="litert"), "int4")])
+def test_layers_of_4_bits_are_pieces_of_their_own_where_the_runtime_unpacks_them_in_every_run(device, narrow):
+    model = model_of("residual")
+    sites = tuple(site for site in sites_of(model, bits=True) if site.technique == "quantize_static")
+    costs = Costs(model, device, sites, "int8")
+    first = (1, *[0] * (len(sites) - 1))
+    before, after = (
+        {piece for piece in costs.pieces(plan) if piece.weight and piece.is_layer}
+        for plan in ((0,) * len(first), first)
+    )
+    assert {piece.numbers for piece in before} == {"int8"}
+    assert {piece.numbers for piece in after} == {"int8", narrow}
+    assert set(costs.every_piece()) >= before | after
 
 
 def test_a_gone_block_takes_its_bits_and_widths_along():

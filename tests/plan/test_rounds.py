@@ -310,6 +310,17 @@ def test_nothing_is_said_of_what_lies_inside_a_module_that_goes():
     assert sum(term.of((0, 1, 1, 1)) for term in terms) == pytest.approx(0.9)
 
 
+def test_a_layer_that_goes_takes_its_own_bits_along_but_not_the_channels_that_others_share():
+    sites = (
+        Site("conv", "layers", (Option("as it is"), Option("gone", Gone("conv")))),
+        Site("conv", "channels", (Option("16"), Option("8", Width("conv", 8)))),
+        Site("conv", "bits", (Option("8 bits"), Option("4 bits", Bits("conv", 4)))),
+    )
+    terms = loss_terms(sites, [[(0.0, 1.0)], [(0.0, 0.2)], [(0.0, 0.4)]])
+    assert sum(term.of((1, 1, 1)) for term in terms) == pytest.approx(1.2)
+    assert sum(term.of((0, 1, 1)) for term in terms) == pytest.approx(0.6)
+
+
 def test_beliefs_change_what_is_predicted_and_nothing_else():
     space = spaces()[1]
     believed = space.believing(Beliefs({"cut": 2.0}, {"flash_bytes": 1.5}))

@@ -1,6 +1,7 @@
 """Pieces: files of one layer, what they take, the tables that keep it, and estimates between what was timed."""
 
 import json
+import math
 import threading
 import time
 from dataclasses import replace
@@ -86,6 +87,16 @@ def test_an_integer_piece_is_one_integer_layer_as_run(piece, runtime):
     if piece.kind == "conv2d":
         # TFLite pads a map before a stride that its own padding does not fit.
         assert sum(count for name, count in inside.as_run.items() if "PAD" not in name) == 1
+
+
+@pytest.mark.parametrize("piece", LAYERS[:3], ids=_name)
+def test_a_layer_of_4_bits_holds_half_the_bytes_and_takes_a_time_of_its_own(piece):
+    narrow, wide = (replace(piece, numbers=numbers) for numbers in ("int4", "int8"))
+    saved = len(written(wide, LITERT)) - len(written(narrow, LITERT))
+    assert saved == pytest.approx(math.prod(piece.weight) / 2, abs=100)
+    assert wide.moved_bytes - narrow.moved_bytes == math.prod(piece.weight) / 2
+    assert narrow.family != wide.family
+    assert host.contents(written(narrow, LITERT), 1).integer_layers == 1
 
 
 @pytest.mark.parametrize("piece", OTHERS, ids=_name)

@@ -49,7 +49,8 @@ class Costs:
     @cached_property
     def layout(self) -> Layout:
         """The network's operations under the sites."""
-        return Layout(operations(self._seen), self._seen.groups, self.sites, self.numbers, self.ways)
+        unpacks = find_runtime(self.device).unpacks
+        return Layout(operations(self._seen), self._seen.groups, self.sites, self.numbers, self.ways, unpacks)
 
     @cached_property
     def writing(self) -> Writing:

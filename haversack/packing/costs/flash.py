@@ -9,13 +9,14 @@ from functools import cached_property
 
 from haversack.choices import Bits, Effect, Gone
 from haversack.graph.ops import Trait
-from haversack.packing.costs.layout import Layout, Plan, is_layer
+from haversack.packing.costs.layout import NARROW_BITS, Layout, Plan, is_layer
 from haversack.packing.costs.operations import Extent, FoldedOperation
 from haversack.packing.costs.written import Writing, layer_bytes
 from haversack.plan.problem import Term
 from haversack.runtimes.pieces import Piece
 
-_NARROW = 4
+_CUT = 1 / 3
+"""The share of channel groups from which plans take some channels, about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class Flash:
         if piece.numbers == "float32":
             return 4 * (count + rows * bias)
         stored = float(count)
-        if bits <= _NARROW:
+        if bits <= NARROW_BITS:
             stored = self._narrow(operation.weight, count)
         steps = 4 * rows * (2 if bias else 1)
         return stored + steps + 4 * rows * bias
@@ -127,12 +128,11 @@ class Flash:
             yield from layout.terms(sites, (), amount)
 
     def _zero_points(self) -> Iterator[Term]:
-        """The zeros of a layer's rows, which stand once for all layers of as many rows.
+        """The zeros of a layer's rows, which stand once for all layers of as many rows, as their shapes do.
 
         How many share them is known of the network as it is, and else what is to be expected of plans at random.
         """
-        each_row = self.writing.runtime.around.zero_point if self.writing.runtime.around else 0
-        if not self.writing.in_integers or not each_row:
+        if not self.writing.in_integers or not self._zeros(1):
             return
         layout, owners = self.layout, dict[Extent, list[FoldedOperation]]()
         for operation in layout.operations:
@@ -141,10 +141,12 @@ class Flash:
         counts = {rows: self._counts(rows) for rows in owners}
         for rows, layers in owners.items():
             widths = layout.widths(((rows,),))
-            sharing = {rows.size: 1 / sum(other.size == rows.size for other in owners)}
+            alike = sum(other.size == rows.size for other in owners)
+            sharing = {rows.size: _CUT ** (alike - 1) / alike}
             for count in counts[rows] - {rows.size}:
                 others, options = sum(count in each for each in counts.values()), len(counts[rows])
-                sharing[count] = options * (1 - (1 - 1 / options) ** others) / others
+                chance = _CUT / (options - 1)
+                sharing[count] = (1 - (1 - chance) ** others) / (others * chance)
 
             def amount(
                 plan: Plan,
@@ -156,10 +158,15 @@ class Flash:
                 if all(layout.is_gone(layout.removals(layer.path), layer.path, plan) for layer in layers):
                     return 0.0
                 count = rows.left(layout.lost(plan, widths))
-                return each_row * count * sharing.get(count, 1.0)
+                return self._zeros(count) * sharing.get(count, 1.0)
 
             shared = set.intersection(*(set(layout.removals(layer.path)) for layer in layers))
             yield from layout.terms(shared, widths, amount)
+
+    def _zeros(self, count: int) -> int:
+        """The bytes of so many zero points."""
+        around = self.writing.runtime.around
+        return around.zero_point * count + around.zero_points if around else 0
 
     def _counts(self, rows: Extent) -> set[int]:
         """How many rows there can be left."""

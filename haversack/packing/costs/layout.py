@@ -21,6 +21,8 @@ from haversack.runtimes.pieces import Piece, Shape
 Plan = Sequence[int]
 """One option number for each site."""
 FLOAT_BITS = 32
+NARROW_BITS = 4
+"""Two such numbers, or two of fewer bits, fit into a byte."""
 _MOST_ENTRIES = 1 << 12
 """A larger table is split into a sum of tables that each follow one input's channels."""
 _LARGEST = 1 << 16
@@ -52,6 +54,8 @@ class Layout:
     numbers: str = "float32"
     ways: Mapping[str, Factorization] = field(default_factory=dict)
     """How layers are factorized, by the method that `Factors` names."""
+    unpacks: bool = False
+    """Whether weights of 4 bits take their runtime other times than those of 8."""
     _pieces: dict[tuple[object, ...], tuple[Piece, ...]] = field(default_factory=dict)
     _hangs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _rounds: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -115,7 +119,7 @@ class Layout:
         return Zeros(chosen[0].path, max(each.share for each in chosen), max(each.codebook for each in chosen))
 
     def sites_of(self, operation: FoldedOperation) -> tuple[int, ...]:
-        """The sites that the operation's pieces hang on: its channels, removals, exchanges, and whether it is float."""
+        """The sites that the operation's pieces hang on: its channels, removals, exchanges, and its numbers."""
         if operation.name in self._hangs:
             return self._hangs[operation.name]
         shapes = (*operation.inputs, operation.output, operation.weight_shape, *operation.constants)
@@ -123,7 +127,8 @@ class Layout:
             site
             for site in self.roundings(operation)
             if any(
-                isinstance(each.effect, Bits) and each.effect.bits >= FLOAT_BITS for each in self.sites[site].options
+                isinstance(each.effect, Bits) and self._other_numbers(each.effect.bits)
+                for each in self.sites[site].options
             )
         )
         every = (*self.widths(shapes), *self.removals(operation.path), *self.exchanges(operation), *kept)
@@ -149,7 +154,13 @@ class Layout:
         in_float = self.numbers == "float32" or not (operation.integer or operation.output_like_input)
         if in_float or self.bits(self.roundings(operation), plan) >= FLOAT_BITS:
             return "float32"
+        if self.unpacks and operation.weight and self.bits(self.roundings(operation), plan) <= NARROW_BITS:
+            return "int4"
         return self.numbers
+
+    def _other_numbers(self, bits: int) -> bool:
+        """Whether a layer whose weights have so many bits is another piece than one in integers of 8."""
+        return bits >= FLOAT_BITS or (self.unpacks and bits <= NARROW_BITS)
 
     def terms(self, fixed: Iterable[int], inputs: Iterable[int], amount: Callable[[Plan], float]) -> list[Term]:
         """An amount that hangs on both kinds of sites, as one table or, if that is large, one for each of `inputs`.
@@ -300,7 +311,8 @@ def _chained(layers: Sequence[Layer], whole: Piece) -> tuple[Piece, ...]:
     value = whole.inputs[0]
     for layer in layers:
         if layer.kind not in _KINDS.values():
-            pieces.append(Piece("channel_shuffle", (value,), value, numbers=whole.numbers))
+            numbers = "int8" if whole.numbers == "int4" else whole.numbers
+            pieces.append(Piece("channel_shuffle", (value,), value, numbers=numbers))
             continue
         pieces.append(_layer_piece(layer, value, whole))
         value = pieces[-1].output

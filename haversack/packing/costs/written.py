@@ -24,6 +24,8 @@ from haversack.surgery.edit import edit
 _TRIAL = 12
 """Channels of the layers whose bytes beside their numbers are read off: few, and no two counts alike."""
 _LEAST = 1e-6
+_GOLDEN = 0.618
+"""Its multiples, whole numbers aside, lie evenly between 0 and 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +108,13 @@ def layer_bytes(writing: Writing, kind: str, numbers: Callable[[int, int], float
 
 
 def _on_any_grids(folded: Folded, bits: Mapping[str, int], *, signed: bool) -> fx.GraphModule:
-    """The graph on grids that fit nothing but its structure: no two values have the same step."""
+    """The graph on grids that fit nothing but its structure: no two values have the same step, few the same zero."""
     named = {node.name: node for node in folded.graph.nodes}
     seen = {}
     for number, name in enumerate(points(folded.graph)):
         node, top = named[name], 1 + number / 997
         clamped = traits_of(node) & Trait.CLAMP and lowest(node) == 0
-        seen[name] = Observed(0.0 if clamped else -top / 2, top)
+        seen[name] = Observed(0.0 if clamped else -top * (number * _GOLDEN % 1), top)
     grids = value_grids(folded, seen, "min_max", "int8" if signed else "uint8")
     for layer in folded.layers(transposed=True):
         rows = folded.tensor(layer.weight).detach().transpose(0, layer.axis).flatten(1)

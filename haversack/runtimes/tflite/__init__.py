@@ -54,7 +54,8 @@ LITERT = Runtime(
     packages=("ai_edge_litert",),
     install="pip install 'haversack[litert]'",
     orders=_orders,
-    around=Around(330, 460, 8),
+    around=Around(330, 460, 8, 56),
+    unpacks=True,
 )
 MICRO = replace(
     LITERT,
@@ -64,7 +65,7 @@ MICRO = replace(
     open=micro.open_file,
     packages=("tflite_micro",),
     install="pip install --pre tflite-micro",
-    around=Around(215, 350, 8),
+    around=Around(215, 350, 8, 56),
     exact=True,
     credulous=True,
     remark=".tflite files; C source, which needs no interpreter, is not written yet",
