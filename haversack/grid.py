@@ -16,6 +16,7 @@ _BLOCK = (1 << 15) - 1
 """How many numbers are rounded at a time: they stay in the processor's cache, and torch starts no threads for them."""
 _WITHOUT_FRACTION = 1.5 * 2**23
 """Around this number, float32 has no places behind the point."""
+_LEAST_HALF = torch.finfo(torch.float16).smallest_normal
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,13 @@ def symmetric(limits: Tensor, *, axis: int | None, bits: int = 8) -> Grid:
     top = (1 << bits - 1) - 1
     steps = tuple(steps_of(limits.reshape(-1), top).tolist())
     return Grid(bits, True, steps, (0,) * len(steps), axis, -top, top)
+
+
+def halved(steps: Tensor) -> Tensor:
+    """The nearest numbers of float16, two bytes each; the steps themselves where one is too small or large for it."""
+    halves = steps.half()
+    fits = bool((halves >= _LEAST_HALF).all() and halves.isfinite().all())
+    return halves.float() if fits else steps
 
 
 def steps_of(limits: Tensor, top: int) -> Tensor:

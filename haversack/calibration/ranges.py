@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from haversack.errors import RecipeError, TaskError
 from haversack.graph.folded import Folded
 from haversack.graph.ops import Trait, fixed_ranges, sharing, traits_of
 from haversack.graph.run import Batches, Visit, is_finite, watch
-from haversack.grid import Grid, affine, blocks, round_, steps_of, symmetric
+from haversack.grid import Grid, affine, blocks, halved, round_, steps_of, symmetric
 
 Ranges = Literal["min_max", "percentile", "mse"]
 Run = Callable[[fx.GraphModule, Batches, Collection[str], Visit], None]
@@ -219,6 +219,22 @@ def table_grids(folded: Folded, values: Mapping[str, Grid], layers: Collection[s
 def _table_grid(weight: Tensor, values: set[Grid | None]) -> Grid:
     one = next(iter(values)) if len(values) == 1 else None
     return one if one is not None and one.bits <= 8 else symmetric(weight_spans(weight, 8), axis=0)
+
+
+def recurrent_grids(folded: Folded) -> dict[str, Grid]:
+    """A grid for each matrix of a recurrent layer, 8 bits, with one step a row, which float16 holds.
+
+    Such layers compute on real numbers: their matrices are stored as integers.
+    """
+    names = dict.fromkeys(name for layer in folded.recurrents() for name in layer.weights)
+    return {name: _matrix_grid(name, folded.tensor(name)) for name in names}
+
+
+def _matrix_grid(name: str, matrix: Tensor) -> Grid:
+    if not is_finite(matrix):
+        raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
+    grid = symmetric(weight_spans(matrix, 8), axis=0)
+    return replace(grid, scale=tuple(halved(torch.tensor(grid.scale)).tolist()))
 
 
 def limits_for_bias(folded: Folded, bias: str, inputs: Grid, bits: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from torch import fx
@@ -11,19 +11,21 @@ from haversack.errors import RecipeError
 from haversack.graph.folded import Folded
 from haversack.graph.ops import integer_operations, products
 from haversack.graph.trace import layer_path
+from haversack.progress import note
 
 
 def leaving_float(folded: Folded, paths: Sequence[str]) -> Folded:
     """The graph in which no operation of the layers at `paths`, or inside of them, has an integer form.
 
-    Nor are their embeddings' rows and matrix products by constants seen as such. It computes the same; only what asks
-    for grids sees the difference. Raises RecipeError for a path that holds nothing that could be integer.
+    Nor are their embeddings' rows, matrix products by constants and recurrent layers seen as such. It computes the
+    same; only what asks for grids sees the difference. Raises RecipeError for a path that holds nothing that could be
+    integer.
     """
     if not paths:
         return folded
     changed = folded.with_tensors({})
-    others = (each.node for found in (changed.lookups(), products(changed.graph)) for each in found)
-    able = [*integer_operations(changed.graph), *others]
+    others = (changed.lookups(), products(changed.graph), changed.recurrents())
+    able = [*integer_operations(changed.graph), *(each.node for found in others for each in found)]
     chosen = {path: [node for node in able if lies_in(node, path)] for path in paths}
     lost = [path for path, nodes in chosen.items() if not nodes]
     if lost:
@@ -56,6 +58,13 @@ def lies_in(node: fx.Node, path: str) -> bool:
     return any(f"{name}.".startswith(f"{path}.") for name in (layer_path(node), *reads))
 
 
+def tell_matrices(names: Iterable[str]) -> None:
+    """Says which recurrent layers compute on real numbers though their matrices, called so, are stored as integers."""
+    layers = dict.fromkeys(name.rpartition(".")[0] or name for name in names)
+    if layers:
+        note(f"these compute in float32, and their weights are stored in 8 bits: {', '.join(layers)}.")
+
+
 def _float_only(operation: Callable[..., Any]) -> Callable[..., Any]:
     def in_float(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - what the operation takes and gives
         return operation(*arguments, **options)
@@ -73,5 +82,5 @@ def _unknown(paths: Sequence[str], folded: Folded) -> RecipeError:
 
 def _paths(folded: Folded) -> Iterator[str]:
     layers = (*folded.layers(transposed=True), *products(folded.graph))
-    nodes = (*(each.node for each in folded.lookups()), *(each.node for each in layers))
+    nodes = [each.node for found in (folded.lookups(), layers, folded.recurrents()) for each in found]
     return (path for node in nodes if (path := layer_path(node)))

@@ -56,14 +56,16 @@ class Stored:
     """The numbers that a network's files hold, each tensor once, and batch norms folded into the layers before them.
 
     `integers` are the weights that have an integer form. `reals` are all others, which stay real in every file: biases,
-    recurrent layers, norms. `both` are those among the weights that something else reads as real numbers. `tables` are
-    the embeddings that are no layer's weight: a byte a number where layers are integers.
+    norms. `both` are those among the weights that something else reads as real numbers. `tables` are the embeddings
+    that are no layer's weight and the matrices of recurrent layers: a byte a number where layers are integers. `steps`
+    are the rows of these matrices, each of which has one.
     """
 
     integers: int
     reals: int
     both: int = 0
     tables: int = 0
+    steps: int = 0
 
     @property
     def numbers(self) -> int:
@@ -76,6 +78,7 @@ def stored(trace: Trace, operations: Iterable[fx.Node], constants: Mapping[fx.No
     integers: dict[Hashable, int] = {}
     reals: dict[Hashable, int] = {}
     tables: dict[Hashable, int] = {}
+    rows: dict[Hashable, int] = {}
     for node in operations:
         weight = integer_weight(node, constants.__contains__)
         if weight is not None:
@@ -84,11 +87,20 @@ def stored(trace: Trace, operations: Iterable[fx.Node], constants: Mapping[fx.No
             reals[node] = _of_norm(node, constants.__contains__)
             continue
         read = {each for each in node.all_input_nodes if each in constants and each is not weight}
-        kind = tables if traits_of(node) & Trait.LOOKUP else reals
-        kind |= {_identity(trace, each): constants[each] for each in read}
+        matrices = {each for each in read if _is_matrix(each, node)}
+        rows |= {_identity(trace, each): int(each.meta["val"].shape[0]) for each in matrices}
+        small = read if traits_of(node) & Trait.LOOKUP else matrices
+        tables |= {_identity(trace, each): constants[each] for each in small}
+        reals |= {_identity(trace, each): constants[each] for each in read - small}
     both = sum(integers[each] for each in integers.keys() & reals.keys())
-    alone = sum(tables[each] for each in tables.keys() - integers.keys() - reals.keys())
-    return Stored(sum(integers.values()), sum(reals.values()), both, alone)
+    alone = tables.keys() - integers.keys() - reals.keys()
+    steps = sum(rows[each] for each in alone & rows.keys())
+    return Stored(sum(integers.values()), sum(reals.values()), both, sum(tables[each] for each in alone), steps)
+
+
+def _is_matrix(constant: fx.Node, reader: fx.Node) -> bool:
+    """Whether a recurrent layer multiplies by it."""
+    return bool(traits_of(reader) & Trait.RECURRENT) and constant.meta["val"].dim() == 2
 
 
 def _identity(trace: Trace, constant: fx.Node) -> Hashable:

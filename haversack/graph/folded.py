@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from haversack.graph import ops
+from haversack.graph import ops, recurrent
 from haversack.graph.pairs import insert
 from haversack.graph.run import Tensors, named_tensors, values_of
 from haversack.grid import Grid
@@ -89,6 +89,10 @@ class Folded:
     def lookups(self) -> Iterator[ops.Lookup]:
         """The embeddings."""
         return ops.lookups(self.graph)
+
+    def recurrents(self) -> Iterator[recurrent.Recurrent]:
+        """The recurrent layers."""
+        return recurrent.recurrents(self.graph)
 
     def layer_of(self, weight: str) -> fx.Node:
         """The operation that reads the weight of that name."""

@@ -52,6 +52,7 @@ class Trait(Flag):
     SPLIT = auto()
     LOOKUP = auto()  # rows of a weight
     MATRIX = auto()  # a product of two values as matrices
+    RECURRENT = auto()  # computes on real numbers; its matrices may be stored as integers
     MOVE = RESHAPE | REARRANGE | SLICE | PAD | SPLIT
     NOTHING = auto()  # gives what it reads
     DROPOUT = auto()
@@ -114,6 +115,7 @@ OPERATORS: Mapping[object, Operator] = MappingProxyType(
     | _rows(Trait.SPLIT, aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int)
     | _rows(Trait.LOOKUP, aten.embedding.default)
     | _rows(Trait.MATRIX, aten.matmul.default, aten.mm.default)
+    | _rows(Trait.RECURRENT, aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
     | _rows(Trait.NOTHING, aten.alias.default, aten.clone.default, aten.contiguous.default, aten.detach.default)
     | _rows(Trait.NOTHING, aten.lift_fresh_copy.default)
     | _rows(Trait.DROPOUT, aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)

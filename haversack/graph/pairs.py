@@ -30,6 +30,7 @@ from haversack.graph.ops import (
     product_at,
     traits_of,
 )
+from haversack.graph.recurrent import Recurrent, recurrent_at
 from haversack.graph.run import named_tensors
 from haversack.graph.trace import arguments_of
 from haversack.grid import DYNAMIC, Grid, blocks, round_
@@ -131,6 +132,9 @@ class _Insertion:
         layer = _layer_at(node)
         if layer is not None and layer.weight in self.grids:
             self._layer(layer, read[1] if read else None)
+        recurrent = recurrent_at(node)
+        if recurrent is not None and not self.grids.keys().isdisjoint(recurrent.weights):
+            self._recurrent(recurrent)
 
     def _has_steps(self, name: str) -> bool:
         return name in self.grids and not self.grids[name].is_dynamic
@@ -164,12 +168,7 @@ class _Insertion:
             self._dequantize(moved, grid, node, readers)
 
     def _layer(self, layer: FoldedLayer, inputs: Grid | None) -> None:
-        node, grid, whole = layer.node, self.grids[layer.weight], self.tensors[layer.weight]
-        channels, steps = whole.shape[layer.axis], len(grid.scale)
-        in_groups = layer.axis == 0 and steps % channels == 0 and whole.numel() % steps == 0
-        if grid.axis != layer.axis or (steps != channels and not in_groups):
-            raise _unfit(layer.weight, grid, f"a weight of shape {tuple(whole.shape)}")
-        self.rounded.add(layer.weight)
+        node, grid = layer.node, self._fitting(layer.weight, layer.axis)
         arguments = list(node.args)
         arguments[1] = self._constant(node, layer.weight, grid)
         step = self.grids.get(self.reads[node])
@@ -178,6 +177,26 @@ class _Insertion:
         if layer.bias and len(arguments) > 2 and inputs is not None and channels_follow_batch(node):
             arguments[2] = self._constant(node, layer.bias, _bias_grid(inputs, grid))
         node.args = tuple(arguments)
+
+    def _fitting(self, weight: str, axis: int) -> Grid:
+        """The grid of a weight that becomes integers now; a RecipeError where it does not fit the weight's shape."""
+        grid, whole = self.grids[weight], self.tensors[weight]
+        channels, steps = whole.shape[axis], len(grid.scale)
+        in_groups = axis == 0 and steps % channels == 0 and whole.numel() % steps == 0
+        if grid.axis != axis or (steps != channels and not in_groups):
+            raise _unfit(weight, grid, f"a weight of shape {tuple(whole.shape)}")
+        self.rounded.add(weight)
+        return grid
+
+    def _recurrent(self, layer: Recurrent) -> None:
+        """Gives the layer the real numbers that its matrices' integers stand for; it computes on such."""
+        node, integers = layer.node, dict[str, fx.Node]()
+        for name in layer.weights:
+            if name in self.grids:
+                integers[name] = self._constant(node, name, self._fitting(name, 0))
+        values, states, given, *others = node.args
+        chosen = [integers.get(str(each.target), each) for each in cast("list[fx.Node]", given)]
+        node.args = (values, states, chosen, *others)
 
     def _as_it_comes(self, value: fx.Node) -> fx.Node:
         """The value on 8 bits that span it and zero, one pair for all layers that read it."""

@@ -128,7 +128,7 @@ def _weight_bytes(cost: Cost, number_format: str) -> int:
     held, bits = cost.stored, _WEIGHT_BITS.get(number_format, _bits(number_format))
     if bits > 8:
         return math.ceil(held.numbers * bits / 8)
-    return math.ceil(held.integers * bits / 8) + held.tables + 4 * held.reals
+    return math.ceil(held.integers * bits / 8) + held.tables + 2 * held.steps + 4 * held.reals
 
 
 def _written_around(cost: Cost, device: Device, number_format: str) -> int:

@@ -10,15 +10,15 @@ from typing import Annotated, ClassVar, Self
 import torch
 from torch import Tensor
 
-from haversack.calibration.ranges import limits_of_least_error
-from haversack.calibration.rewrite import leaving_float
+from haversack.calibration.ranges import limits_of_least_error, recurrent_grids
+from haversack.calibration.rewrite import leaving_float, tell_matrices
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.ops import FoldedLayer, Trait, products, traits_of
 from haversack.graph.run import is_finite
-from haversack.grid import DYNAMIC, Grid, symmetric
+from haversack.grid import DYNAMIC, Grid, halved, symmetric
 from haversack.model import Model
 from haversack.progress import note
 from haversack.recipe import Stage, Step
@@ -27,7 +27,6 @@ from haversack.task import Task
 
 _SHARES = tuple(share / 100 for share in range(100, 79, -2))
 _STEPS_AN_OCTAVE, _MOST_STEPS = 32, 256
-_LEAST_HALF = torch.finfo(torch.float16).smallest_normal
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,10 @@ class QuantizeDynamic(Step):
     Linear layers, and products by constants: symmetric grids of `weight_bits`, one step an output channel, each the one
     of least squared error; what they read is rounded to the 256 integers that span it and zero, batch by batch.
     Embeddings: `embedding_bits`, one step a row; where a layer has the same weight, that one's grid. Steps are few
-    numbers, or those that float16 holds. No calibration data is needed. Convolutions and recurrent layers stay float,
-    and so do the layers, embeddings and modules that `leave_float` names ("embedding", "layers.0"). `weight_bits=7` is
-    for x86 processors without VNNI, whose 16-bit sums of two products saturate at 8.
+    numbers, or those that float16 holds. No calibration data is needed. Recurrent layers compute on real numbers; their
+    matrices are stored in 8 bits, one step a row. Convolutions stay float, and so do the layers, embeddings and modules
+    that `leave_float` names ("embedding", "layers.0"). `weight_bits=7` is for x86 processors without VNNI, whose 16-bit
+    sums of two products saturate at 8.
     """
 
     weight_bits: Bits = 8
@@ -60,12 +60,16 @@ class QuantizeDynamic(Step):
         layers = _layers(scope)
         rows = {lookup.weight: self.embedding_bits for lookup in scope.lookups()}
         grids = {name: _grid(scope, name, 0, bits, _few) for name, bits in rows.items()}
-        grids |= {layer.weight: _grid(scope, layer.weight, layer.axis, self.weight_bits, _halved) for layer in layers}
+        grids |= {layer.weight: _grid(scope, layer.weight, layer.axis, self.weight_bits, halved) for layer in layers}
+        matrices = recurrent_grids(scope)
+        grids |= matrices
         if not grids:
             raise NothingChangedError(
-                "no linear layer and no embedding is left to quantize.", mend="see `haversack weigh` for its layers."
+                "no linear or recurrent layer and no embedding is left to quantize.",
+                mend="see `haversack weigh` for its layers.",
             )
         _tell(scope)
+        tell_matrices(matrices)
         return replace(model, grids={**{layer.reads: DYNAMIC for layer in layers}, **grids})
 
     @classmethod
@@ -74,7 +78,7 @@ class QuantizeDynamic(Step):
         if model.grids or device.runtime != "onnx" or "int8" not in device.number_formats:
             return
         folded = inference(model)
-        if _layers(folded) or any(folded.lookups()):
+        if _layers(folded) or any(folded.lookups()) or any(folded.recurrents()):
             yield cls(device.weight_bits)
 
 
@@ -94,17 +98,10 @@ def _grid(folded: Folded, name: str, axis: int, bits: int, short: Callable[[Tens
     return replace(grid, scale=tuple(short(torch.tensor(grid.scale)).tolist()))
 
 
-def _halved(steps: Tensor) -> Tensor:
-    """The nearest numbers of float16, two bytes each; the steps themselves where one is too small or large for it."""
-    halves = steps.half()
-    fits = bool((halves >= _LEAST_HALF).all() and halves.isfinite().all())
-    return halves.float() if fits else steps
-
-
 def _few(steps: Tensor) -> Tensor:
     """The nearest of so few numbers that a byte tells which: some per cent apart from one another."""
     places = (steps.log2() * _STEPS_AN_OCTAVE).round()
-    return (places / _STEPS_AN_OCTAVE).exp2() if places.max() - places.min() < _MOST_STEPS else _halved(steps)
+    return (places / _STEPS_AN_OCTAVE).exp2() if places.max() - places.min() < _MOST_STEPS else halved(steps)
 
 
 def _tell(folded: Folded) -> None:

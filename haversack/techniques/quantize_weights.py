@@ -30,8 +30,9 @@ _SHARES = tuple(share / 100 for share in range(100, 49, -2))
 class QuantizeWeights(Step):
     """Weights in 16 (float16), 8 or 4 bits, computed in float32: flash is saved, and no time.
 
-    8 and 4 bits: symmetric grids, one step a group of `group` weights of an output channel, or of an embedding's row
-    (Dettmers 2022; 0 stands for all of it), each step the one of least squared error. No calibration data is needed.
+    8 and 4 bits: symmetric grids, one step a group of `group` weights of an output channel, of an embedding's row or of
+    a row of an LSTM's or GRU's gates (Dettmers 2022; 0 stands for all of it), each step the one of least squared error.
+    No calibration data is needed.
     """
 
     bits: Annotated[Literal[16, 8, 4], "16 are float16"] = 8
@@ -98,5 +99,6 @@ def _is_halved(folded: Folded) -> bool:
 
 
 def _weights(folded: Folded) -> tuple[str, ...]:
-    """The weights of layers and embeddings, each once."""
-    return tuple(dict.fromkeys(each.weight for found in (folded.lookups(), folded.layers()) for each in found))
+    """The weights of layers and embeddings and the matrices of recurrent layers, each once."""
+    single = (each.weight for found in (folded.lookups(), folded.layers()) for each in found)
+    return tuple(dict.fromkeys((*single, *(name for layer in folded.recurrents() for name in layer.weights))))

@@ -93,12 +93,24 @@ def residual() -> nn.Module:
     return nn.Sequential(*stem, Padded(16, 16), Padded(16, 16), Padded(16, 32), Padded(32, 32), *head)
 
 
+class Listening(nn.Module):
+    """Two LSTM layers between linear ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.lstm, self.last = nn.Linear(16, 32), nn.LSTM(32, 64, 2, batch_first=True), nn.Linear(64, 100)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.lstm(F.relu(self.first(x)))[0][:, -1])
+
+
 NETWORKS = {
     "residual": (residual, (3, 16, 16)),
     "joined": (Joined, (3, 8, 8)),
     "mobilenet_v2": (lambda: MobileNetV2(width=0.35, depth=0.3, head=64, outputs=10), (3, 32, 32)),
     "ds_cnn": (lambda: DsCnn(width=0.25), (1, 49, 10)),
     "dense": (lambda: Dense(depth=8), (3, 8, 8)),
+    "recurrent": (Listening, (12, 16)),
 }
 
 
@@ -169,7 +181,7 @@ def counted(model: Model) -> Cost:
     return cost(trace(model.module, model.example))
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"dense"}))
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"dense", "recurrent"}))
 def test_counts_and_memory_are_those_of_the_network_that_is_built(name):
     model = model_of(name)
     sites = sites_of(model)
@@ -195,6 +207,16 @@ def test_files_have_the_foretold_size(name, device):
         true = len(find_runtime(device).write(lower(small)))
         assert costs.flash_bytes.of(plan) == pytest.approx(true, rel=0.01, abs=900)
         assert costs.update_bytes.of(plan) == pytest.approx(len(coded.write(small)), rel=0.06)
+
+
+def test_files_of_recurrent_networks_have_the_foretold_size():
+    model = model_of("recurrent")
+    sites = sites_of(model)
+    costs = Costs(model, HOST, sites, "int8")
+    for plan in plans(sites, 3):
+        small = in_integers(built(model, sites, plan), [], signed=HOST.signed_activations)
+        true = len(find_runtime(HOST).write(lower(small)))
+        assert costs.flash_bytes.of(plan) == pytest.approx(true, rel=0.02, abs=900)
 
 
 def test_float_files_have_the_foretold_size():

@@ -183,7 +183,7 @@ def test_layers_that_stay_float_read_what_was_not_rounded():
 
 def test_a_network_without_linear_layers_is_refused():
     x = torch.randn(2, 3, 8, 8)
-    with pytest.raises(NothingChangedError, match="no linear layer"):
+    with pytest.raises(NothingChangedError, match="no linear or recurrent layer"):
         quantized(built(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), x))
 
 

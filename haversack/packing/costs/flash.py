@@ -49,13 +49,22 @@ class Flash:
         lost = layout.lost(plan, sites)
         if layout.is_gone(sites, operation.path, plan):
             return 0.0
-        width = 1 if self.writing.in_integers and operation.traits & Trait.LOOKUP else 4
-        constants = sum(width * math.prod(each.left(lost) for each in shape) for shape in operation.constants)
+        shapes = [[each.left(lost) for each in shape] for shape in operation.constants]
+        constants = sum(self._constant(operation, shape) for shape in shapes)
         pieces, bits = layout.pieces(operation, plan), layout.bits(layout.roundings(operation), plan)
         layers = [piece for piece in pieces if is_layer(piece)]
         bias = bool(operation.bias)
         held = sum(self._layer(operation, piece, bits, bias=bias and piece is layers[-1]) for piece in layers)
         return constants + held + sum(self._beside(piece.kind) for piece in layers[1:])
+
+    def _constant(self, operation: FoldedOperation, shape: list[int]) -> int:
+        """The bytes of what an operation reads beside a layer's weight; a matrix of a recurrent layer has steps."""
+        count = math.prod(shape)
+        if self.writing.in_integers and operation.traits & Trait.LOOKUP:
+            return count
+        if self.writing.in_integers and operation.traits & Trait.RECURRENT and len(shape) == 2:
+            return count + 2 * shape[0]
+        return 4 * count
 
     def _layer(self, operation: FoldedOperation, piece: Piece, bits: int, *, bias: bool) -> float:
         count, rows = math.prod(piece.weight), piece.weight[1 if operation.transposed else 0]

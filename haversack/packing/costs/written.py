@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import fx, nn
 
-from haversack.calibration.ranges import Observed, table_grids, value_grids
+from haversack.calibration.ranges import Observed, recurrent_grids, table_grids, value_grids
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.ops import Trait, lowest, points, traits_of
@@ -120,7 +120,7 @@ def _on_any_grids(folded: Folded, bits: Mapping[str, int], *, signed: bool) -> f
         rows = folded.tensor(layer.weight).detach().transpose(0, layer.axis).flatten(1)
         limits = rows.abs().amax(1).clamp_min(_LEAST)
         grids[layer.weight] = symmetric(limits, axis=layer.axis, bits=bits[layer.weight])
-    return folded.lowered(grids | table_grids(folded, grids, bits.keys()))
+    return folded.lowered(grids | table_grids(folded, grids, bits.keys()) | recurrent_grids(folded))
 
 
 def _without(folded: Folded, path: str) -> Folded | None:

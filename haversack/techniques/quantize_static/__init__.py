@@ -15,11 +15,12 @@ from haversack.calibration.ranges import (
     Ranges,
     Rounded,
     observe,
+    recurrent_grids,
     table_grids,
     value_grids,
     weight_grids,
 )
-from haversack.calibration.rewrite import bits_by_weight, leaving_float
+from haversack.calibration.rewrite import bits_by_weight, leaving_float, tell_matrices
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
 from haversack.graph.distributions import Noted
@@ -49,9 +50,9 @@ class QuantizeStatic(Step):
     """Integer inference by calibration (Jacob et al. 2018; Krishnamoorthi 2018; Nagel et al. 2021).
 
     Batch norm is folded first. Weights: symmetric, one step an output channel. Embeddings: on the grid of what they
-    give, or 8 bits with a step a row. Activations: one grid a value, affine
-    `uint8` for x86 and `int8` for Arm, or symmetric `int16` (TFLite's 16x8); `ranges` sets how outliers are treated:
-    `min_max`, `percentile` (99.999 %), or `mse`.
+    give, or 8 bits with a step a row. Recurrent layers compute on real numbers; their matrices are stored in 8 bits
+    with a step a row. Activations: one grid a value, affine `uint8` for x86 and `int8` for Arm, or symmetric `int16`
+    (TFLite's 16x8); `ranges` sets how outliers are treated: `min_max`, `percentile` (99.999 %), or `mse`.
 
     `rounding` decides to which integers weights go: the `nearest`, those that repair each other's errors on the
     calibration inputs (`gptq`, seconds), or learned ones (`learned`, minutes); the fewer bits, the more it matters.
@@ -101,7 +102,8 @@ class QuantizeStatic(Step):
             raise NothingChangedError("the network is quantized already.", mend="quantize the float network.")
         folded, batches = inference(model), self._inputs(task)
         scope = leaving_float(folded, self.leave_float)
-        if not points(scope.graph):
+        matrices = recurrent_grids(scope)
+        if not matrices and not points(scope.graph):
             raise NothingChangedError(
                 "no operation of this network has an integer form.", mend="see `haversack weigh` for its operations."
             )
@@ -111,11 +113,12 @@ class QuantizeStatic(Step):
         seen = self._seen(scope, model, noted, start.divisors)
         grids = value_grids(scope, seen, self.ranges, self.activations)
         _tell(even, seen, self.leave_float)
+        tell_matrices(matrices)
         rounded = self._rounded(even, scope, grids, noted, model.sparse)
         tensors = {**start.tensors, **rounded.tensors}
         settled = written_back(model, folded, tensors, noted) if tensors else model
         tables = table_grids(scope, grids, rounded.grids)
-        return replace(settled, grids={**grids, **rounded.grids, **tables})
+        return replace(settled, grids={**grids, **rounded.grids, **tables, **matrices})
 
     def skeleton(self) -> Self:
         """The same grids with weights rounded to the nearest: files of this size and speed, in a second."""

@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar, Literal, Self
 import torch
 from torch import Tensor, fx
 
-from haversack.calibration.ranges import Ranges, limits_for_bias, observe, value_grids, weight_grids
+from haversack.calibration.ranges import Ranges, limits_for_bias, observe, recurrent_grids, value_grids, weight_grids
+from haversack.calibration.rewrite import tell_matrices
 from haversack.device import Device
 from haversack.errors import NothingChangedError
 from haversack.graph.folded import Folded
@@ -42,7 +43,8 @@ class QuantizeTraining(Step):
     input or make its output have `ends_bits` if that is more, as in nearly all published results. Values that a layer
     reads and that cannot be negative (after a ReLU) have `activation_bits`; they use the upper end of 8-bit integers,
     so that saturation and the ReLU clamp them in every runtime. All other values keep 8 bits: the network's input and
-    output, what only sums and pools read, and what may be negative, which no runtime clamps at both ends.
+    output, what only sums and pools read, and what may be negative, which no runtime clamps at both ends. Recurrent
+    layers compute on real numbers, and their matrices are rounded to 8 bits for storage, once they have trained.
 
     The optimizer is Adam: folded weights differ in scale between channels. Its rate matters (ResNet-20, 4 bits, twice
     10,000 images, share of 5,000 held-back training images that is right: 0.951 before training, 0.985 at 2e-4, 0.986
@@ -83,7 +85,10 @@ class QuantizeTraining(Step):
             student = replace(model, module=fake.network, teacher=model.teacher or model.module)
             fake = replace(fake, network=finetune(student, task, self._training()))
         rounded = fake.read_off(names)
-        return replace(written_back(model, folded, rounded.tensors, task.calibration()), grids=rounded.grids)
+        trained = written_back(model, folded, rounded.tensors, task.calibration())
+        matrices = recurrent_grids(inference(trained))
+        tell_matrices(matrices)
+        return replace(trained, grids={**rounded.grids, **matrices})
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.pairs import pairs
 from haversack.runtimes.onnx.call import Call, Table, Values, shape_of
 
 # Where ONNX has each gate in torch's order: torch's LSTM has input, forget, cell, output; its GRU reset, update, new.
@@ -40,12 +41,11 @@ def _is_zeros(state: fx.Node) -> bool:
 def _layer(call: Call, operation: str, layer: int, x: str, attributes: dict[str, Any]) -> tuple[str, ...]:
     """One layer: outputs as (time, batch, directions x hidden), then its last states."""
     graph, directions = call.graph, 2 if call["bidirectional"] else 1
-    weights = _weights(call, operation, layer, directions)
-    hidden = int(weights[1].shape[-1])
+    weights, hidden = _weights(call, operation, layer, directions)
     outputs, *last = graph.split(
         operation,
         x,
-        *(graph.constant(weight) for weight in weights),
+        *weights,
         outputs=3 if operation == "LSTM" else 2,
         hidden_size=hidden,
         direction="bidirectional" if directions == 2 else None,
@@ -56,22 +56,51 @@ def _layer(call: Call, operation: str, layer: int, x: str, attributes: dict[str,
     return graph.node("Reshape", joined, graph.integers([0, 0, directions * hidden])), *last
 
 
-def _weights(call: Call, operation: str, layer: int, directions: int) -> list[Tensor]:
-    """Input weights, recurrent weights and, where there are any, both biases in a row; all by direction."""
+def _weights(call: Call, operation: str, layer: int, directions: int) -> tuple[list[str], int]:
+    """Input weights, recurrent weights and, where there are any, both biases in a row, all by direction; the units."""
     count = 4 if call["has_biases"] else 2
+    if len(call["params"]) != call["num_layers"] * directions * count:
+        raise call.unsupported("with a projection")
     start = layer * directions * count
     given = call["params"][start : start + directions * count]
+    matrices = [_matrices(call, given[part::count], operation) for part in range(2)]
     hidden = int(shape_of(given[1])[-1])
-    ordered = [_ordered(call.tensor(node), operation, hidden) for node in given]
-    parts = [torch.stack(ordered[part::count]) for part in range(count)]
-    return [*parts[:2], torch.cat(parts[2:], 1)] if count == 4 else parts
+    if count == 2:
+        return matrices, hidden
+    biases = [torch.stack([_ordered(call.tensor(each), operation) for each in given[part::4]]) for part in (2, 3)]
+    return [*matrices, call.graph.constant(torch.cat(biases, 1))], hidden
 
 
-def _ordered(tensor: Tensor, operation: str, hidden: int) -> Tensor:
-    gates = tensor.split(hidden)
+def _matrices(call: Call, given: list[fx.Node], operation: str) -> str:
+    """One matrix of each direction: real numbers, or integers that the runtime multiplies out as it loads the file."""
+    if all(each.target is not _DEQUANTIZE for each in map(_whole, given)):
+        return call.graph.constant(torch.stack([_ordered(call.tensor(each), operation) for each in given]))
+    if any(each.target is not _DEQUANTIZE for each in map(_whole, given)):
+        raise call.unsupported("with integers in one direction only")
+    graph = call.graph
+    parts = zip(*(_whole(each).args[:2] for each in given), strict=True)
+    integers, steps = (
+        torch.stack([_ordered(call.tensor(cast("fx.Node", each)), operation) for each in part]) for part in parts
+    )
+    scaled = graph.constant(steps.unsqueeze(-1), exact=True)
+    real = graph.node("Mul", graph.cast(graph.constant(integers), torch.float32), scaled)
+    shape = [len(given), *(int(size) for size in given[0].meta["val"].shape)]
+    whole = real if list(integers.shape) == shape else graph.node("Reshape", real, graph.integers(shape))
+    return graph.cast(whole, graph.stored_type(torch.float32))
+
+
+def _whole(weight: fx.Node) -> fx.Node:
+    """The weight as it was before rows of one step each were joined to its own rows."""
+    joined = weight.op == "call_function" and weight.target is not _DEQUANTIZE
+    return cast("fx.Node", weight.args[0]) if joined else weight
+
+
+def _ordered(tensor: Tensor, operation: str) -> Tensor:
+    gates = tensor.chunk(len(_GATES[operation]))
     return torch.cat([gates[index] for index in _GATES[operation]])
 
 
+_DEQUANTIZE = pairs.dequantize_per_channel.default
 TABLE: Table = {
     # torch adds the recurrent bias before the reset gate acts.
     "aten.gru.input": recurrent("GRU", linear_before_reset=1),
