@@ -153,6 +153,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "DEPTHWISE_CONV_2D": Kind(_LAYER.inputs, (*_LAYER.options, OptionKind("depth_multiplier", int))),
         "DEQUANTIZE": Kind((Input("input", ("float16", INT8, INT16)),), dtypes=(FLOAT,)),
         "FULLY_CONNECTED": Kind(_LAYER.inputs, (OptionKind("keep_num_dims", bool, False), _ACTIVATION)),
+        "GATHER": Kind(
+            (_DATA, Input("indices", ("int32",))),
+            (OptionKind("axis", int, 0), OptionKind("batch_dims", int, 0)),
+            dtypes=(FLOAT, INT8),
+        ),
         "HARD_SWISH": Kind((_DATA,), dtypes=(FLOAT, INT8), curve=Curve(_hard_swish, hard_swish_table, least=1 / 128)),
         "LEAKY_RELU": Kind((_DATA,), (OptionKind("alpha", float),)),
         "LOGISTIC": Kind((_DATA,), fixed=_FRACTION, curve=Curve(_logistic, logistic_table, (0,))),

@@ -310,6 +310,7 @@ _TABLE: Mapping[str, Callable[[_Values], Parameters]] = {
     "DEPTHWISE_CONV_2D": _windowed,
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _products,
+    "GATHER": _same,
     "LEAKY_RELU": _leaky,
     "MAXIMUM": _same,
     "MAX_POOL_2D": _pool,

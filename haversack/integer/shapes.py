@@ -268,6 +268,14 @@ def _resized(row: _Row) -> Shape:
     return (x[0], *size, x[3])
 
 
+def _gathered(row: _Row) -> Shape:
+    x, option = row.shape(), row.operation.option
+    _demand(x and option("axis") == 0 == option("batch_dims"), "it takes other slices than rows of all it reads")
+    made = row.graph.values[row.operation.outputs[0]]
+    _demand(row.value("input").grid == made.grid, "what it makes lies on another grid than what it reads")
+    return (*row.graph.values[row.operation.input("indices")].shape, *x[1:])
+
+
 _LAYERS: Mapping[str, Callable[[_Row], Shape]] = {
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _depthwise,
@@ -283,6 +291,7 @@ _RULES: Mapping[str, Callable[[_Row], Shape]] = {
     **dict.fromkeys(("MEAN", "REDUCE_MAX"), _reduction),
     **dict.fromkeys(("PAD", "PADV2"), _padded),
     "CONCATENATION": _joined,
+    "GATHER": _gathered,
     "RESHAPE": _reshaped,
     "RESIZE_NEAREST_NEIGHBOR": _resized,
     "SOFTMAX": _softmax,

@@ -324,6 +324,17 @@ def resize(draft: Draft) -> IntegerGraph:
     return draft.finish("RESIZE_NEAREST_NEIGHBOR", inputs, out, grid, half_pixel_centers=draft.pick(True, False))
 
 
+def gather(draft: Draft) -> IntegerGraph:
+    grid, shape, width = draft.grid(), (1, draft.size(1, 7)), draft.size(1, 5)
+    info = np.iinfo(draft.dtype)
+    table = draft.constant(
+        draft.rng.integers(info.min + 1, info.max + 1, (draft.size(1, 40), width)), draft.dtype, grid
+    )
+    rows = draft.input(shape)
+    draft.values[rows] = Value(rows, shape, "int32")
+    return draft.finish("GATHER", [table, rows], (*shape, width), grid)
+
+
 def hard_swish(draft: Draft) -> IntegerGraph:
     shape, grid = draft.map(), draft.grid(-7, -3)
     return draft.finish("HARD_SWISH", [draft.input(shape, grid)], shape, near(draft, grid))
@@ -353,6 +364,7 @@ RECIPES: dict[str, Callable[[Draft], IntegerGraph]] = {
     "MEAN": reduction("MEAN"),
     "REDUCE_MAX": reduction("REDUCE_MAX"),
     "CONCATENATION": concatenation,
+    "GATHER": gather,
     "PAD": pad("PAD"),
     "PADV2": pad("PADV2"),
     "RESHAPE": reshape,
@@ -369,11 +381,17 @@ def graph_of(kind: str, dtype: str, seed: int) -> IntegerGraph:
 
 
 def rows_for(graph: IntegerGraph, rows: int, seed: int) -> list[np.ndarray]:
-    """Random integers for a graph's inputs, over all of their type."""
+    """Random integers for a graph's inputs, over all of their type; whole numbers are places in what is looked up."""
     rng = np.random.default_rng(seed)
     arrays = []
     for name in graph.inputs:
         value = graph.values[name]
         info = np.iinfo(value.dtype)
-        arrays.append(rng.integers(info.min, info.max + 1, (rows, *value.shape[1:]), dtype=value.dtype))
+        low, high = info.min, info.max
+        if value.dtype == "int32":
+            low, high = (
+                0,
+                min(graph.values[each.inputs[0]].shape[0] for each in graph.operations if name in each.inputs) - 1,
+            )
+        arrays.append(rng.integers(low, high + 1, (rows, *value.shape[1:]), dtype=value.dtype))
     return arrays

@@ -23,7 +23,8 @@ MICRO = [
     (kind, dtype)
     for kind in RECIPES
     for dtype in ("int8", "int16")
-    if (kind, dtype) not in LITERT_ONLY and (kind, dtype) not in {("RELU_N1_TO_1", "int16"), ("HARD_SWISH", "int16")}
+    if (kind, dtype) not in LITERT_ONLY
+    and (kind, dtype) not in {("RELU_N1_TO_1", "int16"), ("HARD_SWISH", "int16"), ("GATHER", "int16")}
 ]
 
 

@@ -7,7 +7,7 @@ computes nothing, constants are laid like what they meet, and only what cannot b
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from haversack.graph.pairs import pairs
 from haversack.graph.trace import arguments_of, computes_tensors, layer_path
 from haversack.grid import Grid
 from haversack.integer import IntegerGraph
-from haversack.integer.read import elementwise, layers, pooling, shapes
+from haversack.integer.read import elementwise, layers, lookups, pooling, shapes
 from haversack.integer.read.builder import Builder
 from haversack.integer.read.call import Made, Rule, TorchCall
 from haversack.integer.read.ending import Ending, integer_ending, real_ending, refused
@@ -27,7 +27,13 @@ from haversack.integer.read.placed import Constant, Order, Placed, channels_last
 
 aten = torch.ops.aten
 
-_TABLE: Mapping[Any, Rule] = {**elementwise.TABLE, **layers.TABLE, **pooling.TABLE, **shapes.TABLE}
+_TABLE: Mapping[Any, Rule] = {
+    **elementwise.TABLE,
+    **layers.TABLE,
+    **lookups.TABLE,
+    **pooling.TABLE,
+    **shapes.TABLE,
+}
 # What wants its channels last; what wants torch's own order.
 _MAPS = {*layers.LAYERS, *pooling.TABLE} - {aten.linear.default, aten.mean.dim, aten.amax.default}
 _ROWS = {aten.linear.default, aten.permute.default, aten.transpose.int}
@@ -36,7 +42,8 @@ _ROWS = {aten.linear.default, aten.permute.default, aten.transpose.int}
 def read(lowered: fx.GraphModule) -> IntegerGraph:
     """The integer graph of what `haversack.graph.inference.lower` gives, for a batch of one.
 
-    Inputs and outputs are real numbers; integers lie between QUANTIZE and DEQUANTIZE. An operation whose inputs are
+    Inputs and outputs are real numbers, or whole ones that rows of a table are looked up by; integers lie between
+    QUANTIZE and DEQUANTIZE. An operation whose inputs are
     dequantized and whose result is rounded straight away is computed on integers, every other one in float32. Raises
     ExportError, naming operation and layer, for what TFLite's operations cannot express.
     """
@@ -71,13 +78,15 @@ class _Reader:
             tuple(_plain(each.order) for each in self.inputs),
             tuple(_plain(each.order) for each in outputs),
         )
-        return _with_named_outputs(graph)
+        return _with_named_outputs(graph, self.lowered.meta.get("outputs", ()))
 
     def _input(self, node: fx.Node) -> Placed:
         value = node.meta["val"]
-        if value.dtype != torch.float32:
+        counted = value.dtype in (torch.int64, torch.int32)
+        if not counted and value.dtype != torch.float32:
             raise refused(node, f"of {value.dtype}")
-        placed = Placed("", _plain(_wanted(node, len(value.shape))), sizes_of(value))
+        order = tuple(range(len(value.shape))) if counted else _plain(_wanted(node, len(value.shape)))
+        placed = Placed("", order, sizes_of(value), counted=counted)
         self.inputs.append(self.builder.declare(placed, str(node.target)))
         return self.inputs[-1]
 
@@ -134,9 +143,11 @@ class _Reader:
         return weight is None or (isinstance(weight, Constant) and weight.grid is not None)
 
 
-def _with_named_outputs(graph: IntegerGraph) -> IntegerGraph:
+def _with_named_outputs(graph: IntegerGraph, known: Sequence[str]) -> IntegerGraph:
     """The graph whose outputs are called as in ONNX files, but for those that are inputs."""
-    free = (name for count in itertools.count() if (name := f"output{count or ''}") not in graph.values)
+    counted = (f"output{count or ''}" for count in itertools.count())
+    wanted = itertools.chain(filter(str.isidentifier, known), counted)
+    free = (name for name in wanted if name not in graph.values)
     names = {name: next(free) for name in dict.fromkeys(graph.outputs) if name not in graph.inputs}
     values = {names.get(name, name): replace(value, name=names.get(name, name)) for name, value in graph.values.items()}
     outputs = tuple(names.get(name, name) for name in graph.outputs)

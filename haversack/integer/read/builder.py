@@ -58,7 +58,7 @@ class Builder:
     def declare(self, result: Placed, name: str = "") -> Placed:
         """A new value."""
         name = name or self._free(f"a{len(self.values)}")
-        dtype = "float32" if result.grid is None else f"int{max(8, result.grid.bits)}"
+        dtype = "int32" if result.counted else "float32" if result.grid is None else f"int{max(8, result.grid.bits)}"
         self.values[name] = Value(name, result.shape, dtype, result.grid)
         return replace(result, name=name)
 

@@ -68,8 +68,15 @@ class TorchCall:
     def stored(self, argument: Any) -> Placed:  # noqa: ANN401
         """A value of the network as it is stored."""
         made = self.made.get(argument) if isinstance(argument, fx.Node) else None
-        if not isinstance(made, Placed):
+        if not isinstance(made, Placed) or made.counted:
             self.refuse(f"with {argument} as an argument")
+        return made
+
+    def counted(self, argument: Any) -> Placed:  # noqa: ANN401
+        """Whole numbers that are given to the network, in torch's order."""
+        made = self.made.get(argument) if isinstance(argument, fx.Node) else None
+        if not isinstance(made, Placed) or not made.counted:
+            self.refuse(f"by {argument}, which the network computes")
         return made
 
     def value(self, argument: Any) -> Placed:  # noqa: ANN401
@@ -142,7 +149,7 @@ class Rule:
     `moves` says that it leaves numbers as they are, so that its result lies on the grid of what it reads.
     """
 
-    write: Callable[[TorchCall], Placed | list[Placed]]
+    write: Callable[[TorchCall], Made]
     bits: tuple[int, ...] = ()
     moves: bool = False
 

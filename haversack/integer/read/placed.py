@@ -50,13 +50,17 @@ class Columns:
 
 @dataclass(frozen=True)
 class Placed:
-    """A torch value of sizes `sizes` in the integer graph's value `name`, on `grid` or real (None)."""
+    """A torch value of sizes `sizes` in the integer graph's value `name`, on `grid` or real (None).
+
+    One that is `counted` holds whole numbers as they are, such as the places of words in a vocabulary.
+    """
 
     name: str
     order: Order
     sizes: Sizes
     grid: Grid | None = None
     columns: Columns | None = None
+    counted: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

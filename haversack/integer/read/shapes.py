@@ -15,15 +15,21 @@ from haversack.graph.pairs import pairs
 from haversack.integer.read.builder import Builder
 from haversack.integer.read.call import Rule, Table, TorchCall
 from haversack.integer.read.ending import rounding, signed_shift
-from haversack.integer.read.placed import Columns, Group, Order, Placed, Sizes, channels_last, groups
+from haversack.integer.read.placed import Columns, Constant, Group, Order, Placed, Sizes, channels_last, groups
 from haversack.integer.read.windows import padded
 
 aten = torch.ops.aten
 _BOTH = (8, 16)
 
 
-def reshape(call: TorchCall) -> Placed:
-    """A RESHAPE, or nothing where the numbers lie right; a TRANSPOSE before it only where dimensions are mixed."""
+def reshape(call: TorchCall) -> Placed | Constant:
+    """A RESHAPE, or nothing where the numbers lie right; a TRANSPOSE before it only where dimensions are mixed.
+
+    A constant is reshaped now.
+    """
+    constant = call.constant(call.first)
+    if constant is not None:
+        return Constant(constant.tensor.reshape(call.node.meta["val"].shape))
     x, sizes = call.raw, call.sizes
     if x.sizes == sizes:
         return x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from haversack.errors import MeasureError
 from haversack.integer import Array
 from haversack.integer.parameters import Border, Joined, Mean, Nearest, Parts, Pooled, Reduction, Same, Steps, Turned
 from haversack.integer.reference.call import Kernel, KernelCall, centred, finish, scaled
@@ -96,12 +97,25 @@ def resize_nearest(call: KernelCall, by: Nearest) -> Array:
     return call.array(0).take(by.rows, axis=1).take(by.columns, axis=2)
 
 
+def gather(call: KernelCall, _: Same) -> Array:
+    """GATHER: rows of a table by their numbers, which runtimes check as well."""
+    table, rows = call.array(0), call.array(1)
+    if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < len(table):
+        raise MeasureError(
+            f"it is to look up row {int(rows.min())} to {int(rows.max())} of a table of {len(table)}.",
+            where=call.operation.path,
+            mend=f"give whole numbers from 0 to {len(table) - 1}.",
+        )
+    return np.asarray(table.take(rows, axis=0))
+
+
 KERNELS: dict[str, Kernel] = {
     "AVERAGE_POOL_2D": pool_average,
     "MAX_POOL_2D": pool_max,
     "MEAN": mean,
     "REDUCE_MAX": reduce_max,
     "CONCATENATION": concatenate,
+    "GATHER": gather,
     "PAD": pad,
     "PADV2": pad,
     "RESHAPE": reshape,

@@ -128,6 +128,13 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
         "TANH": Builtin(28, versions=_BY_FORMAT, releases="1.14.0 1.14.0 2.3.0"),
         "PAD": Builtin(34, versions=_BY_FORMAT, releases="1.5.0 1.14.0 2.4.0 2.6.0"),
         "TRANSPOSE": Builtin(39, versions=(1, 2, 5), releases="1.6.0 1.14.0 1.15.0 2.3.0 2.4.0"),
+        "GATHER": Builtin(
+            36,
+            23,
+            (Field("axis", (0,), "Int32"), Field("batch_dims", (1,), "Int32")),
+            (1, 2, 4),
+            releases="1.6.0 1.14.0 1.15.0 2.4.0 2.5.0",
+        ),
         "MEAN": Builtin(40, 27, _REDUCER, _BY_FORMAT, releases="1.6.0 1.14.0 2.4.0"),
         "SUB": Builtin(41, 28, (_activation(0), _POWER_OF_TWO), (1, 2, 5), releases="1.6.0 1.14.0 2.3.0 2.4.0 2.4.0"),
         "STRIDED_SLICE": Builtin(45, 32, _SLICE, (1, 2, 2), releases="1.6.0 1.14.0 2.1.0 2.2.0"),
