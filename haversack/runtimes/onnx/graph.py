@@ -147,7 +147,7 @@ class OnnxGraph:
         steps = self._steps()
         kept = {name: self.tensors[name] for name in self._constants.values() if name in read}
         forms = [(whole if name in steps else stored)(name, value) for name, value in kept.items()]
-        nodes = [node for form in forms for node in form.nodes] + self.nodes
+        nodes = [*{tuple(node.output): node for form in forms for node in form.nodes}.values(), *self.nodes]
         tensors = {name: tensor for form in forms for name, tensor in form.tensors.items()}
         return content(nodes, inputs, outputs, tensors)
 

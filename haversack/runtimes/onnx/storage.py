@@ -40,7 +40,7 @@ _SAMPLE = 1024
 
 @dataclass(frozen=True)
 class Initializers:
-    """A constant's initializers, and the nodes that make its value of them. Initializers of one name are equal."""
+    """A constant's initializers, and the nodes that make its value of them. What has one name is equal."""
 
     tensors: Mapping[str, Tensor]
     nodes: tuple[onnx.NodeProto, ...] = ()
@@ -100,11 +100,12 @@ def _in_4_bits(name: str, value: Tensor) -> Initializers:
     halves = value.flatten().to(torch.uint8) & 0xF
     odd = len(halves) % 2
     halves = torch.nn.functional.pad(halves, (0, odd))
-    pair, table = _pairs(value.dtype)
-    tensors = {pair: table, f"{name}p": halves[::2] | halves[1::2] << 4}
+    table = _pairs("s" if value.dtype == torch.int8 else "u", value.dtype)
+    tensors = {**table.tensors, f"{name}p": halves[::2] | halves[1::2] << 4}
     nodes = [
+        *table.nodes,
         _cast(f"{name}p", f"{name}b", torch.int32),
-        helper.make_node("Gather", [pair, f"{name}b"], [f"{name}g"]),
+        helper.make_node("Gather", [*table.nodes[-1].output, f"{name}b"], [f"{name}g"]),
     ]
     pairs = f"{name}g"
     if odd:
@@ -119,12 +120,23 @@ def _in_4_bits(name: str, value: Tensor) -> Initializers:
     return Initializers(tensors, tuple(nodes))
 
 
-def _pairs(dtype: torch.dtype) -> tuple[str, Tensor]:
-    """What each byte holds, (256, 2): two integers of 4 bits, signed or not. It stands once in a file."""
-    both = torch.stack([torch.arange(256) & 0xF, torch.arange(256) >> 4], dim=1)
-    if dtype == torch.int8:
-        return "signed4", torch.where(both > 7, both - 16, both).to(dtype)
-    return "unsigned4", both.to(dtype)
+def _pairs(name: str, dtype: torch.dtype) -> Initializers:
+    """What each byte holds, (256, 2): two integers of 4 bits, signed or not. It stands once in a file.
+
+    The last of the nodes makes it, of the integers along both halves: that takes half the bytes of the table itself.
+    """
+    half = torch.arange(16)
+    integers = torch.where(half > 7, half - 16, half) if dtype == torch.int8 else half
+    low, high = integers.to(dtype).view(16, 1), integers.to(dtype).view(16, 1, 1)
+    sizes, flat = torch.tensor([16, 16, 1]), torch.tensor([256, 2])
+    made = [f"{name}{part}" for part in ("4x", "4y", "4b", "4")]
+    nodes = (
+        helper.make_node("Expand", [f"{name}4l", "4s"], made[:1]),
+        helper.make_node("Expand", [f"{name}4h", "4s"], made[1:2]),
+        helper.make_node("Concat", made[:2], made[2:3], axis=2),
+        helper.make_node("Reshape", [made[2], "4f"], made[3:]),
+    )
+    return Initializers({f"{name}4l": low, f"{name}4h": high, "4s": sizes, "4f": flat}, nodes)
 
 
 def _cast(source: str, name: str, dtype: torch.dtype) -> onnx.NodeProto:
