@@ -110,7 +110,9 @@ class _Insertion:
         # A dequantized value, with the integers behind it and their grid.
         self.integers: dict[fx.Node, tuple[fx.Node, Grid]] = {}
         # The values that layers read, by name, before any operation is another one.
-        self.reads = {layer.node: layer.reads for node in graph.nodes if (layer := _layer_at(node))}
+        self.reads = {
+            node: layer.reads for node in graph.nodes if (layer := _layer_at(node) or recurrent_at(node)) is not None
+        }
         # What layers read of a value whose step is worked out as it comes.
         self.dynamic: dict[fx.Node, fx.Node] = {}
         self.rounded: set[str] = set()
@@ -134,7 +136,7 @@ class _Insertion:
             self._layer(layer, read[1] if read else None)
         recurrent = recurrent_at(node)
         if recurrent is not None and not self.grids.keys().isdisjoint(recurrent.weights):
-            self._recurrent(recurrent)
+            self._recurrent(recurrent, self.grids.get(self.reads[node]))
 
     def _has_steps(self, name: str) -> bool:
         return name in self.grids and not self.grids[name].is_dynamic
@@ -188,8 +190,11 @@ class _Insertion:
         self.rounded.add(weight)
         return grid
 
-    def _recurrent(self, layer: Recurrent) -> None:
-        """Gives the layer the real numbers that its matrices' integers stand for; it computes on such."""
+    def _recurrent(self, layer: Recurrent, inputs: Grid | None) -> None:
+        """Gives the layer the real numbers that its matrices' integers stand for.
+
+        It computes on such, but for an LSTM whose inputs are rounded as they come: that is a layer of its own then.
+        """
         node, integers = layer.node, dict[str, fx.Node]()
         for name in layer.weights:
             if name in self.grids:
@@ -197,6 +202,8 @@ class _Insertion:
         values, states, given, *others = node.args
         chosen = [integers.get(str(each.target), each) for each in cast("list[fx.Node]", given)]
         node.args = (values, states, chosen, *others)
+        if inputs is not None and inputs.is_dynamic and layer.computes_integers:
+            node.target = torch.ops.haversack.lstm_as_it_comes.default
 
     def _as_it_comes(self, value: fx.Node) -> fx.Node:
         """The value on 8 bits that span it and zero, one pair for all layers that read it."""

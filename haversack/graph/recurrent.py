@@ -1,4 +1,7 @@
-"""Recurrent layers of a folded graph: LSTM, GRU and plain RNN, whose matrices can be integers while they compute."""
+"""Recurrent layers of a folded graph: LSTM, GRU and plain RNN, whose matrices can be integers.
+
+They compute on real numbers, or, an LSTM, on integers: what it reads and its state are then rounded as they come.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from haversack.graph.ops import Trait, traits_of
 from haversack.graph.trace import arguments_of
@@ -18,6 +22,16 @@ class Recurrent:
 
     node: fx.Node
     weights: tuple[str, ...]
+
+    @property
+    def reads(self) -> str:
+        """The name of the value that it reads."""
+        return cast("fx.Node", self.node.args[0]).name
+
+    @property
+    def computes_integers(self) -> bool:
+        """Whether a runtime has a form of it that multiplies integers."""
+        return self.node.target is torch.ops.aten.lstm.input
 
 
 def recurrent_at(node: fx.Node) -> Recurrent | None:
@@ -33,3 +47,69 @@ def recurrent_at(node: fx.Node) -> Recurrent | None:
 def recurrents(graph: fx.Graph) -> Iterator[Recurrent]:
     """The recurrent layers whose weights the graph holds, in order."""
     return (found for node in graph.nodes if (found := recurrent_at(node)))
+
+
+def lstm_as_it_comes(  # noqa: PLR0913 - as torch's own operation has it
+    values: Tensor,
+    states: list[Tensor],
+    weights: list[Tensor],
+    has_biases: bool,  # noqa: FBT001
+    num_layers: int,
+    dropout: float,
+    train: bool,  # noqa: FBT001
+    bidirectional: bool,  # noqa: FBT001
+    batch_first: bool,  # noqa: FBT001
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The LSTM of torch, but that products read what each layer reads, and its state at each step, rounded to 8 bits.
+
+    Each has the step with which 256 integers span it and zero, over the whole batch, as `DynamicQuantizeLSTM` has it.
+    """
+    del dropout, train  # it is only for inference
+    count, directions = 4 if has_biases else 2, 1 + bidirectional
+    time = 1 if batch_first else 0
+    lasts: list[tuple[Tensor, Tensor]] = []
+    for _ in range(num_layers):
+        read, sides = rounded_as_it_comes(values), []
+        for direction in range(directions):
+            place = len(lasts)
+            given = weights[place * count : (place + 1) * count]
+            steps = [*read.unbind(time)][:: -1 if direction else 1]
+            outputs, last = _one_direction(steps, (states[0][place], states[1][place]), given)
+            sides.append(torch.stack(outputs[:: -1 if direction else 1], time))
+            lasts.append(last)
+        values = torch.cat(sides, -1)
+    hidden, cells = zip(*lasts, strict=True)
+    return values, torch.stack(hidden), torch.stack(cells)
+
+
+def _one_direction(
+    steps: list[Tensor], state: tuple[Tensor, Tensor], given: list[Tensor]
+) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+    """The outputs of each step, and the last state."""
+    hidden, cell = state
+    inner, recurrent, *biases = given
+    outputs = []
+    for step in steps:
+        gates = step @ inner.t() + rounded_as_it_comes(hidden) @ recurrent.t() + sum(biases)
+        taken, kept, new, shown = gates.chunk(4, -1)
+        cell = kept.sigmoid() * cell + taken.sigmoid() * new.tanh()
+        hidden = shown.sigmoid() * cell.tanh()
+        outputs.append(hidden)
+    return outputs, (hidden, cell)
+
+
+def rounded_as_it_comes(value: Tensor) -> Tensor:
+    """The value on the 256 integers that span it and zero."""
+    low, high = value.min().clamp_max(0), value.max().clamp_min(0)
+    scale = (high - low) / 255
+    scale = torch.where(scale > 0, scale, 1.0)
+    zero = (-low / scale).round()
+    return ((value / scale).round() + zero).clamp(0, 255).sub(zero) * scale
+
+
+LIBRARY = torch.library.Library("haversack", "DEF")
+LIBRARY.define(
+    "lstm_as_it_comes(Tensor input, Tensor[] hx, Tensor[] params, bool has_biases, int num_layers, float dropout, "
+    "bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.impl("lstm_as_it_comes", lstm_as_it_comes, "CompositeImplicitAutograd")

@@ -36,8 +36,9 @@ class QuantizeDynamic(Step):
     Linear layers, and products by constants: symmetric grids of `weight_bits`, one step an output channel, each the one
     of least squared error; what they read is rounded to the 256 integers that span it and zero, batch by batch.
     Embeddings: `embedding_bits`, one step a row; where a layer has the same weight, that one's grid. Steps are few
-    numbers, or those that float16 holds. No calibration data is needed. Recurrent layers compute on real numbers; their
-    matrices are stored in 8 bits, one step a row. Convolutions stay float, and so do the layers, embeddings and modules
+    numbers, or those that float16 holds. No calibration data is needed. An LSTM is a layer whose inputs and state
+    are rounded so; other recurrent layers compute on real numbers, and their matrices are stored in 8 bits, one step a
+    row. Convolutions stay float, and so do the layers, embeddings and modules
     that `leave_float` names ("embedding", "layers.0"). `weight_bits=7` is for x86 processors without VNNI, whose 16-bit
     sums of two products saturate at 8.
     """
@@ -61,16 +62,19 @@ class QuantizeDynamic(Step):
         rows = {lookup.weight: self.embedding_bits for lookup in scope.lookups()}
         grids = {name: _grid(scope, name, 0, bits, _few) for name, bits in rows.items()}
         grids |= {layer.weight: _grid(scope, layer.weight, layer.axis, self.weight_bits, halved) for layer in layers}
+        integer = [layer for layer in scope.recurrents() if layer.computes_integers]
         matrices = recurrent_grids(scope)
-        grids |= matrices
+        reduced = {name for layer in integer for name in layer.weights}
+        grids |= matrices | {name: _grid(scope, name, 0, self.weight_bits, halved) for name in reduced}
         if not grids:
             raise NothingChangedError(
                 "no linear or recurrent layer and no embedding is left to quantize.",
                 mend="see `haversack weigh` for its layers.",
             )
         _tell(scope)
-        tell_matrices(matrices)
-        return replace(model, grids={**{layer.reads: DYNAMIC for layer in layers}, **grids})
+        tell_matrices(matrices.keys() - reduced)
+        read = [*(layer.reads for layer in layers), *(layer.reads for layer in integer)]
+        return replace(model, grids={**dict.fromkeys(read, DYNAMIC), **grids})
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:

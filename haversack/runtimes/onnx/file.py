@@ -45,8 +45,14 @@ def content(
     for name, head in heads.items():
         stream.write(head)
         stream.write(tensors[name].contiguous().numpy().data)
-    stream.write(after + onnx.ModelProto(opset_import=[helper.make_opsetid("", OPSET)]).SerializeToString())
+    stream.write(after + onnx.ModelProto(opset_import=_operator_sets(nodes)).SerializeToString())
     return stream.getvalue()
+
+
+def _operator_sets(nodes: Sequence[onnx.NodeProto]) -> list[onnx.OperatorSetIdProto]:
+    """ONNX's own operators, and those of other domains where nodes are of such."""
+    others = dict.fromkeys(node.domain for node in nodes if node.domain)
+    return [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in others)]
 
 
 def _head(name: str, tensor: Tensor) -> bytes:
