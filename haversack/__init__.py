@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from haversack.limits import Budget
     from haversack.packing import Packed, Settings, apply, pack
     from haversack.packing.result import load
+    from haversack.preparing import Prepare
     from haversack.task import Task
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ _HOME = {
     "limits": ("Budget",),
     "packing": ("Packed", "Settings", "apply", "pack"),
     "packing.result": ("load",),
+    "preparing": ("Prepare",),
     "task": ("Task",),
 }
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Device",
     "HaversackError",
     "Packed",
+    "Prepare",
     "Settings",
     "Task",
     "__version__",

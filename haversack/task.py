@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from haversack.batches import Batch, Given, Inputs, Outputs, by_position, each_of, in_order, names_of
 from haversack.errors import HaversackError, TaskError
+from haversack.preparing import Prepare
 
 T = TypeVar("T")
 Predict = Callable[..., Any]
@@ -54,6 +55,9 @@ class Task:
     wanted (of a tuple, its place); without it `logits`, `last_hidden_state` or `out` is. Of a tuple of names all are:
     then `predict` returns a tuple, `kind` may be a tuple too, and a target is one for each output, unless `loss` reads
     them all by itself.
+
+    With `prepare` the inputs are an image's raw bytes, everywhere: the network is handed what it makes of them, and
+    files take the bytes.
     """
 
     train: Callable[[], Iterable[Given]]
@@ -64,6 +68,7 @@ class Task:
     validate: Callable[[Predict], float] | None = None
     samples: int | None = None
     outputs: str | tuple[str, ...] = ""
+    prepare: Prepare | None = None
 
     def __post_init__(self) -> None:
         for kind in self.kind if isinstance(self.kind, tuple) else (self.kind,):
@@ -79,6 +84,9 @@ class Task:
                 f"there are {len(self.kind)} kinds for {named or 'no'} named outputs.",
                 mend="name the outputs, Task(outputs=('class', 'place')), and give as many kinds.",
             )
+        if not isinstance(self.prepare, Prepare | None):
+            said = f"prepare is {type(self.prepare).__name__}."
+            raise TaskError(said, mend="write Task(prepare=haversack.Prepare(mean=..., std=...)).")
         for name in ("train", "calibrate", "score", "validate"):
             absent = name in ("calibrate", "validate") and getattr(self, name) is None
             if not callable(getattr(self, name)) and not absent:

@@ -16,22 +16,28 @@ from torch import Tensor, nn
 
 from haversack.batches import Outputs
 from haversack.errors import TaskError
+from haversack.preparing import Prepare, Prepared
 
 _NAMES, _OWN = "_names_of_outputs", "_unwired"
 _MAIN = ("logits", "last_hidden_state", "out")
 """What libraries call the output that a network is used for, where it has others beside."""
 
 
-def rewired(network: nn.Module, inputs: Sequence[str], outputs: str | tuple[str, ...] = "") -> nn.Module:
+def rewired(
+    network: nn.Module,
+    inputs: Sequence[str],
+    outputs: str | tuple[str, ...] = "",
+    prepare: Prepare | None = None,
+) -> nn.Module:
     """The network with forward(*tensors), those being the inputs of these names, if any, which gives tensors alone.
 
     That is the output of the name `outputs`, or a tuple of several; where none is named, the only tensor that there is,
-    or the one that libraries call logits, last_hidden_state or out. The network is left as it is, and shares its
-    modules and tensors.
+    or the one that libraries call logits, last_hidden_state or out. With `prepare` its one input are bytes. The network
+    is left as it is, and shares its modules and tensors.
     """
     twin = copy.copy(network)
     own = getattr(type(network), _OWN, type(network))  # one that is wired already is wired anew
-    twin.__class__ = _wired_class(own, tuple(inputs), outputs)  # type: ignore[arg-type]
+    twin.__class__ = _wired_class(own, tuple(inputs), outputs, prepare)  # type: ignore[arg-type]
     return twin
 
 
@@ -79,10 +85,16 @@ def tensors_of(found: object) -> dict[str, Tensor]:
 
 
 @functools.cache
-def _wired_class(own: type[nn.Module], inputs: tuple[str, ...], outputs: str | tuple[str, ...]) -> type[nn.Module]:
+def _wired_class(
+    own: type[nn.Module], inputs: tuple[str, ...], outputs: str | tuple[str, ...], prepare: Prepare | None
+) -> type[nn.Module]:
     """The class of a wired network; one a way of wiring, so that what is known of a network's code holds for all."""
+    prepared = Prepared(prepare) if prepare is not None else None
 
     def forward(self: nn.Module, *tensors: Tensor, **named: Tensor) -> Outputs:
+        if prepared is not None:
+            tensors = tuple(map(prepared, tensors))
+            named |= {name: prepared(value) for name, value in named.items() if name in inputs}
         if not inputs:
             return picked(own.forward(self, *tensors, **named), outputs)
         return picked(own.forward(self, **dict(zip(inputs, tensors, strict=not named)), **named), outputs)

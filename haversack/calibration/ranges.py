@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from haversack.calibration.histogram import BINS, Histogram
 from haversack.errors import RecipeError, TaskError
+from haversack.graph.bytes import in_steps
 from haversack.graph.folded import Folded
 from haversack.graph.ops import Trait, fixed_ranges, sharing, traits_of
 from haversack.graph.run import Batches, Visit, is_finite, watch
@@ -167,17 +168,23 @@ def value_grids(
 
     Values that should share a grid get the one that spans all of theirs, save those that a ReLU cut where others are
     negative: only on a grid that begins at zero does the ReLU vanish into the rounding (ONNX Runtime fuses no other),
-    and rescaling at the concatenation costs less. Values whose range the specification settles get that range.
+    and rescaling at the concatenation costs less. Values whose range the specification settles get that range, and what
+    is in steps of a byte the grid whose integers the bytes are.
     """
     bits, signed = FORMATS[activations]
     limits = {name: each.limits(ranges, bits=bits) for name, each in seen.items()}
-    for group in sharing(folded.graph):
+    groups = sharing(folded.graph)
+    for group in groups:
         lows, highs = zip(*(limits[name] for name in group), strict=True)
         widest = (min(lows), max(highs))
         limits |= {name: widest for name in group if (limits[name][0] < 0) == (widest[0] < 0)}
     grids = {name: spanning(*ends, bits=bits, signed=signed) for name, ends in limits.items()}
     settled = {name: ends for name, ends in fixed_ranges(folded.graph).items() if name in grids}
-    return grids | {name: _fixed(*ends, bits, signed=signed) for name, ends in settled.items()}
+    grids |= {name: _fixed(*ends, bits, signed=signed) for name, ends in settled.items()}
+    alone = grids.keys() - {name for group in groups for name in group}
+    return grids | {
+        node.name: steps.like(grids[node.name]) for node, steps in in_steps(folded.graph) if node.name in alone
+    }
 
 
 def weight_grids(

@@ -111,7 +111,7 @@ def _fold_constants(graph: fx.Graph, tensors: Tensors) -> None:
             continue
         known[node] = value
         if isinstance(value, Tensor):
-            constant = _constant(graph, node, free_name(node.name, tensors), value, tensors)
+            constant = new_constant(graph, node, free_name(node.name, tensors), value, tensors)
             node.replace_all_uses_with(constant)
             known[constant] = value
 
@@ -130,7 +130,7 @@ def _computed(node: fx.Node, known: dict[fx.Node, Any]) -> Any:  # noqa: ANN401
     return None if too_large else value
 
 
-def _constant(graph: fx.Graph, before: fx.Node, name: str, value: Tensor, tensors: Tensors) -> fx.Node:
+def new_constant(graph: fx.Graph, before: fx.Node, name: str, value: Tensor, tensors: Tensors) -> fx.Node:
     """A `get_attr` node for a new tensor, which follows `before`."""
     tensors[name] = value
     with graph.inserting_after(before):
@@ -160,7 +160,7 @@ def _product_to_layer(graph: fx.Graph, product: fx.Node, tensors: Tensors) -> No
     if ranks[0] != 2 or ranks[1:-1] not in ([], [1]) or ranks[-1] < 2:
         return
     turned = tensors[_target(weight)].t().contiguous()
-    constant = _constant(graph, weight, free_name(f"{weight.target}_t", tensors), turned, tensors)
+    constant = new_constant(graph, weight, free_name(f"{weight.target}_t", tensors), turned, tensors)
     with graph.inserting_before(product):
         layer = graph.call_function(aten.linear.default, (value, constant, *(added or [None])))
     layer.meta = {**product.meta}
@@ -237,7 +237,7 @@ def _absorb(graph: fx.Graph, layer: fx.Node, scale: Tensor, shift: Tensor, tenso
     if bias_node is None:
         stem = weight_node.target.removesuffix("weight")
         name = f"{stem}bias" if stem != weight_node.target else f"{stem}_bias"
-        new_bias = _constant(graph, weight_node, free_name(name, tensors), bias.to(weight.dtype), tensors)
+        new_bias = new_constant(graph, weight_node, free_name(name, tensors), bias.to(weight.dtype), tensors)
     else:
         new_bias = _rewritten(graph, layer, bias_node, bias.to(weight.dtype), tensors)
     layer.args = (layer.args[0], new_weight, new_bias, *layer.args[3:])
@@ -268,7 +268,7 @@ def _rewritten(graph: fx.Graph, layer: fx.Node, node: fx.Node, value: Tensor, te
     if readers == 1:
         tensors[str(node.target)] = value
         return node
-    return _constant(graph, node, free_name(f"{node.target}_{layer.name}", tensors), value, tensors)
+    return new_constant(graph, node, free_name(f"{node.target}_{layer.name}", tensors), value, tensors)
 
 
 def _multiply_add(
@@ -279,7 +279,7 @@ def _multiply_add(
     result, constants = cast("fx.Node", norm.args[0]), []
     for target, name, tensor in ((aten.mul.Tensor, "scale", scale), (aten.add.Tensor, "shift", shift)):
         per_channel = tensor.view(-1, *[1] * (len(value.shape) - 2)).to(value.dtype)
-        constant = _constant(graph, norm.prev, free_name(f"{stem}.{name}", tensors), per_channel, tensors)
+        constant = new_constant(graph, norm.prev, free_name(f"{stem}.{name}", tensors), per_channel, tensors)
         with graph.inserting_before(norm):
             result = graph.call_function(target, (result, constant))
         result.meta = {**norm.meta}

@@ -10,6 +10,7 @@ from haversack.graph.fold import fold
 from haversack.graph.folded import Folded
 from haversack.graph.merge import merge
 from haversack.graph.ops import Trait, traits_of
+from haversack.graph.prepare import in_weights, prepared
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.wiring import output_names
@@ -18,9 +19,11 @@ from haversack.wiring import output_names
 def inference(model: Model) -> Folded:
     """The float graph that grids are named after: folded, merged, and with clamping activations before max pools.
 
+    The normalization of bytes is in the first layers' weights, where that is exact.
+
     A maximum of clamped values is the clamped maximum, and only next to a layer does a clamp cost nothing.
     """
-    folded = merge(fold(trace(model.module, model.example)))
+    folded = prepared(merge(fold(trace(model.module, model.example))))
     for node in list(folded.graph.nodes):
         if traits_of(node) & Trait.CLAMP:
             _move_before_picks(node)
@@ -34,7 +37,7 @@ def lower(model: Model) -> fx.GraphModule:
     Its `meta["outputs"]` has the names of its outputs, where they have some.
     """
     folded = inference(model)
-    lowered = folded.lowered(model.grids) if model.grids else folded.module
+    lowered = folded.lowered(model.grids) if model.grids else in_weights(folded).module
     lowered.meta["outputs"] = output_names(model.module)
     return lowered
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from haversack.errors import RecipeError
+from haversack.graph.bytes import steps_at
 from haversack.graph.ops import (
     FoldedLayer,
     Lookup,
@@ -145,16 +146,23 @@ class _Insertion:
         if grid.axis is not None:
             raise _unfit(node.name, grid, "a value, which takes one step")
         readers = list(node.users)
+        steps = steps_at(node)
+        if steps is not None and grid.bits == steps.grid.bits and grid == steps.like(grid):
+            # The bytes are the integers, or 128 more than they are.
+            node = self._dequantize(steps.source, steps.grid, node, readers)
+            if not grid.signed:
+                return
         with self.graph.inserting_after(node):
             integers = self._call(pairs.quantize_per_tensor.default, (node, *_settings(grid)), node, grid.dtype)
         self._dequantize(integers, grid, node, readers)
 
-    def _dequantize(self, integers: fx.Node, grid: Grid, like: fx.Node, readers: list[fx.Node]) -> None:
+    def _dequantize(self, integers: fx.Node, grid: Grid, like: fx.Node, readers: list[fx.Node]) -> fx.Node:
         with self.graph.inserting_after(integers):
             real = self._call(pairs.dequantize_per_tensor.default, (integers, *_settings(grid)), like, torch.float32)
         self.integers[real] = (integers, grid)
         for reader in readers:
             reader.replace_input_with(like, real)
+        return real
 
     def _move(self, node: fx.Node, integers: fx.Node, grid: Grid) -> None:
         arguments = [integers, *node.args[1:]]

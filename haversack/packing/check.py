@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from haversack.batches import Outputs, each_of, mapped
 from haversack.errors import TaskError, WorkspaceError
+from haversack.graph.inference import inference
+from haversack.graph.prepare import notes_of
 from haversack.measurement import Figure, chance, share_of
 from haversack.model import Model
+from haversack.preparing import check_bytes
 from haversack.progress import tell
 from haversack.task import Counted, Predict, Task, brief, check_depth
 from haversack.wiring import rewired
@@ -59,7 +62,8 @@ def checked_model(module: nn.Module, task: Task) -> Model:
     for each in outputs:
         _check_output(each)
     _check_repeatable(module, few, outputs)
-    return Model(module, tuple(value[:1] for value in few), teacher=module)
+    model = Model(module, tuple(value[:1] for value in few), teacher=module)
+    return replace(model, notes=notes_of(inference(model))) if task.prepare is not None else model
 
 
 def _check_output(outputs: Tensor) -> None:
@@ -85,13 +89,15 @@ def _check_output(outputs: Tensor) -> None:
 def wired(module: nn.Module, task: Task) -> nn.Module:
     """The network as it is computed with: tensors in order, in the order of their names, give the one that is wanted.
 
-    That is the network itself where it takes and gives no others.
+    That is the network itself where it takes and gives no others. One whose task prepares bytes takes these.
     """
     few = _few(task)
     names = task.names or ()
-    if not names and not task.outputs and isinstance(_run(module, few), Tensor):
+    if task.prepare is not None:
+        check_bytes(task.prepare, few)
+    elif not names and not task.outputs and isinstance(_run(module, few), Tensor):
         return module
-    return rewired(module, names, task.outputs)
+    return rewired(module, names, task.outputs, task.prepare)
 
 
 def _few(task: Task) -> tuple[Tensor, ...]:

@@ -47,6 +47,8 @@ class Port:
         if tuple(array.shape[dim] for dim in order[1:]) != self.shape[1:]:
             raise MeasureError(f"it takes {list(self.shape)}, but was given {list(array.shape)}.")
         array = np.ascontiguousarray(array.transpose(order))
+        if array.dtype == np.uint8 and self.kind is np.int8 and self.scale is not None:
+            return (array ^ np.uint8(128)).view(np.int8)  # TFLite's bytes have a sign: 128 less
         if not np.issubdtype(array.dtype, np.floating) or self.scale is None:
             return array.astype(self.kind, copy=False)
         limits = np.iinfo(self.kind)

@@ -22,7 +22,7 @@ from haversack.integer import IntegerGraph
 from haversack.integer.read import elementwise, layers, lookups, pooling, shapes
 from haversack.integer.read.builder import Builder
 from haversack.integer.read.call import Made, Rule, TorchCall
-from haversack.integer.read.ending import Ending, integer_ending, real_ending, refused
+from haversack.integer.read.ending import Ending, integer_ending, real_ending, refused, rounding
 from haversack.integer.read.placed import Constant, Order, Placed, channels_last, sizes_of
 
 aten = torch.ops.aten
@@ -36,6 +36,7 @@ _TABLE: Mapping[Any, Rule] = {
 }
 # What wants its channels last; what wants torch's own order.
 _MAPS = {*layers.LAYERS, *pooling.TABLE} - {aten.linear.default, aten.mean.dim, aten.amax.default}
+_TURNS = {aten.permute.default, aten.transpose.int}
 _ROWS = {aten.linear.default, aten.permute.default, aten.transpose.int}
 
 
@@ -83,10 +84,11 @@ class _Reader:
     def _input(self, node: fx.Node) -> Placed:
         value = node.meta["val"]
         counted = value.dtype in (torch.int64, torch.int32)
-        if not counted and value.dtype != torch.float32:
+        if not counted and value.dtype not in (torch.float32, torch.uint8):
             raise refused(node, f"of {value.dtype}")
+        grid = _grid_of_bytes(node) if value.dtype == torch.uint8 else None
         order = tuple(range(len(value.shape))) if counted else _plain(_wanted(node, len(value.shape)))
-        placed = Placed("", order, sizes_of(value), counted=counted)
+        placed = Placed("", order, sizes_of(value), grid, counted=counted)
         self.inputs.append(self.builder.declare(placed, str(node.target)))
         return self.inputs[-1]
 
@@ -141,6 +143,19 @@ class _Reader:
             return False
         weight = self.made.get(cast("fx.Node", node.args[1])) if node.target in layers.LAYERS else None
         return weight is None or (isinstance(weight, Constant) and weight.grid is not None)
+
+
+def _grid_of_bytes(node: fx.Node) -> Grid:
+    """The grid of an input of bytes, which are 128 more than its integers: that on which they are read."""
+    readers = list(node.users)
+    while any(reader.target in _TURNS for reader in readers):
+        readers = [user for reader in readers for user in (reader.users if reader.target in _TURNS else {reader: None})]
+    rounded = {rounding(reader).grid for reader in readers if reader.target is pairs.dequantize_per_tensor.default}
+    plain = any(reader.target is not pairs.dequantize_per_tensor.default for reader in readers)
+    grids = rounded | ({Grid(8, True, (1.0,), (-128,))} if plain else set())
+    if len(grids) != 1:
+        raise refused(node, "of bytes that are read on several grids")
+    return grids.pop()
 
 
 def _with_named_outputs(graph: IntegerGraph, known: Sequence[str]) -> IntegerGraph:
