@@ -23,6 +23,7 @@ from haversack.calibration.ranges import (
 from haversack.calibration.rewrite import bits_by_weight, leaving_float, tell_matrices
 from haversack.device import Device
 from haversack.errors import NothingChangedError, RecipeError, TaskError
+from haversack.graph.bytes import in_steps
 from haversack.graph.distributions import Noted
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
@@ -257,7 +258,8 @@ def _tell(folded: Folded, seen: Mapping[str, Observed], asked: Sequence[str]) ->
     constant = [name for name, each in seen.items() if each.is_constant]
     if constant:
         note(f"constant on all calibration inputs: {', '.join(constant)}. Are the inputs typical?")
-    floats = Counter(left_float(folded.graph))
+    # What is in steps of a byte vanishes into the grid of the input.
+    floats = Counter(left_float(folded.graph)) - Counter(str(node.target) for node, _ in in_steps(folded.graph))
     if floats:
         note(f"these stay float32: {', '.join(f'{count} {name}' for name, count in floats.items())}.")
     if asked:

@@ -14,6 +14,7 @@ from haversack.calibration.ranges import Ranges, limits_for_bias, observe, recur
 from haversack.calibration.rewrite import tell_matrices
 from haversack.device import Device
 from haversack.errors import NothingChangedError
+from haversack.graph.bytes import in_steps
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.ops import Trait, left_float, lowest, points, sharing, traits_of
@@ -186,7 +187,8 @@ def _tell(folded: Folded, values: Mapping[str, Grid], activation_bits: int) -> N
     wide = [name for name in read if name not in inputs and values[name].qmax - values[name].qmin == 255]
     if wide and activation_bits < 8:
         note(f"these keep 8 bits, because they may be negative: {', '.join(wide)}.")
-    floats = Counter(left_float(folded.graph))
+    # What is in steps of a byte vanishes into the grid of the input.
+    floats = Counter(left_float(folded.graph)) - Counter(str(node.target) for node, _ in in_steps(folded.graph))
     if floats:
         note(f"these stay float32: {', '.join(f'{count} {name}' for name, count in floats.items())}.")
 
