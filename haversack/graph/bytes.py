@@ -30,7 +30,7 @@ class Steps:
         return Grid(8, False, (self.step,), (self.zero,))
 
     def like(self, grid: Grid) -> Grid:
-        """The grid of the bytes in the format of `grid`: less 128 in signed ones. None as exact has 16 bits: `grid`."""
+        """The grid of the bytes in the format of `grid`: less 128 in signed ones; 16 bits keep theirs."""
         if grid.bits != 8:
             return grid
         return Grid(8, True, (self.step,), (self.zero - _HALF,)) if grid.signed else self.grid
@@ -42,7 +42,7 @@ def steps_at(node: object) -> Steps | None:
         return None
     value, *others = node.args or (None,)
     if traits_of(node) & Trait.CAST:
-        return Steps(value) if _is_of(node, torch.float32) and _are_bytes(value) else None
+        return Steps(cast("fx.Node", value)) if _is_of(node, torch.float32) and _are_bytes(value) else None
     before = steps_at(value) if len(others) == 1 and isinstance(others[0], int | float) else None
     if before is None or before.step != 1:
         return None

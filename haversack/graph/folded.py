@@ -137,6 +137,6 @@ class Folded:
         changed = {name: tensors.get(name, tensor) for name, tensor in self.tensors.items()}
         return replace(self, module=fx.GraphModule(changed, graph, "Folded"))
 
-    def lowered(self, grids: Mapping[str, Grid]) -> fx.GraphModule:
-        """The graph with pairs around every value and weight in `grids`."""
-        return insert(self.module, grids)
+    def lowered(self, grids: Mapping[str, Grid], *, from_bytes: bool = True) -> fx.GraphModule:
+        """The graph with pairs around every value and weight in `grids`; see `insert`."""
+        return insert(self.module, grids, from_bytes=from_bytes)

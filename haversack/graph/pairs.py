@@ -42,12 +42,13 @@ _LEAST_STEP = 1e-30
 """Of a value that is worked out as it comes: ONNX knows none, and zeros alone become zeros on any."""
 
 
-def insert(network: fx.GraphModule, grids: Mapping[str, Grid]) -> fx.GraphModule:
+def insert(network: fx.GraphModule, grids: Mapping[str, Grid], *, from_bytes: bool = True) -> fx.GraphModule:
     """A copy of the inference graph in which every value and weight in `grids` is rounded to its grid.
 
     Where a value's step is worked out as it comes, only layers whose weights are in `grids` read it rounded. Tensors
-    that are not rounded are the network's own. Raises RecipeError when `grids` names a value or weight that the graph
-    does not have, or does not fit one's shape, or a weight that no operation here can read as integers.
+    that are not rounded are the network's own. Bytes are read as the integers of their grid, unless they are to be made
+    real and rounded like all else (not `from_bytes`). Raises RecipeError when `grids` names a value or weight that the
+    graph does not have, or does not fit one's shape, or a weight that no operation here can read as integers.
     """
     missing = grids.keys() - {str(name) for node in network.graph.nodes for name in (node.name, node.target)}
     if missing:
@@ -55,7 +56,7 @@ def insert(network: fx.GraphModule, grids: Mapping[str, Grid]) -> fx.GraphModule
     graph = fx.Graph()
     graph.output(graph.graph_copy(network.graph, {}))
     tensors = named_tensors(network)
-    insertion = _Insertion(graph, grids, tensors)
+    insertion = _Insertion(graph, grids, tensors, from_bytes=from_bytes)
     for node in list(graph.nodes):
         insertion.visit(node)
     unread = [name for name, grid in grids.items() if grid.axis is not None and name not in insertion.rounded]
@@ -106,8 +107,10 @@ IN_BLOCKS: Mapping[Any, Callable[..., Tensor]] = {
 class _Insertion:
     """Rewrites one graph in place, in order."""
 
-    def __init__(self, graph: fx.Graph, grids: Mapping[str, Grid], tensors: dict[str, Tensor]) -> None:
-        self.graph, self.grids, self.tensors = graph, grids, tensors
+    def __init__(
+        self, graph: fx.Graph, grids: Mapping[str, Grid], tensors: dict[str, Tensor], *, from_bytes: bool
+    ) -> None:
+        self.graph, self.grids, self.tensors, self.from_bytes = graph, grids, tensors, from_bytes
         # A dequantized value, with the integers behind it and their grid.
         self.integers: dict[fx.Node, tuple[fx.Node, Grid]] = {}
         # The values that layers read, by name, before any operation is another one.
@@ -146,7 +149,7 @@ class _Insertion:
         if grid.axis is not None:
             raise _unfit(node.name, grid, "a value, which takes one step")
         readers = list(node.users)
-        steps = steps_at(node)
+        steps = steps_at(node) if self.from_bytes else None
         if steps is not None and grid.bits == steps.grid.bits and grid == steps.like(grid):
             # The bytes are the integers, or 128 more than they are.
             node = self._dequantize(steps.source, steps.grid, node, readers)

@@ -218,7 +218,7 @@ def _as_layer(graph: fx.Graph, affine: _Affine, tensors: Tensors) -> None:
         spread = numbers.expand(count).to(torch.float32)
         tensor = spread.reshape(count, 1, *[1] * dims).contiguous() if name == "weight" else spread.contiguous()
         constants.append(new_constant(graph, affine.real, free_name(f"{NAME}.{name}", tensors), tensor, tensors))
-    arguments = (affine.real, *constants, [1] * dims, [0] * dims, [1] * dims, count)
+    arguments: tuple[Any, ...] = (affine.real, *constants, [1] * dims, [0] * dims, [1] * dims, count)
     with graph.inserting_before(affine.value):
         layer = graph.create_node("call_function", target, arguments, name=NAME)
     layer.meta = {**affine.value.meta}

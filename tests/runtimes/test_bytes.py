@@ -7,6 +7,7 @@ import pytest
 import torch
 from onnx_files import as_run
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from haversack.errors import MeasureError
 from haversack.graph.inference import lower
@@ -18,6 +19,7 @@ from haversack.runtimes import host, rows
 from haversack.runtimes.onnx.write import write
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
+from haversack.techniques.quantize_training import QuantizeTraining
 from haversack.wiring import rewired
 
 MEANS, DEVIATIONS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -60,7 +62,7 @@ def test_bytes_are_the_integers_that_float_inputs_become(prepare, activations):
     floats = quantized(Model(network(1), (normalized[:1],)), normalized, activations)
     names = [name for name in floats.grids if name not in ours.grids]
     (theirs,) = (grid for name, grid in ours.grids.items() if name not in floats.grids)
-    floats = replace(floats, grids={**floats.grids, **{names[0]: theirs}, **common(ours, floats)})
+    floats = replace(floats, grids={**floats.grids, names[0]: theirs, **common(ours, floats)})
     assert len(names) == 1
     for_bytes, for_floats = write(lower(ours)), write(lower(floats))
     assert (input_type(for_bytes), input_type(for_floats)) == (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT)
@@ -131,3 +133,43 @@ def test_a_file_of_bytes_is_timed_and_refuses_fractions():
     assert timing.latency_ms.value > 0
     with pytest.raises(MeasureError, match="uint8"):
         host.load(content)(RAW.float() / 255)
+
+
+class Padded(nn.Module):
+    """Its image is padded on two sides alone, as TensorFlow does, which no convolution takes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = network(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(F.pad(x, (0, 1, 0, 1)))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda row: row.name)
+@pytest.mark.parametrize("numbers", ["float32", "int8", "uint8"])
+@pytest.mark.parametrize("prepare", [ZERO, MIDDLE, EACH], ids=["zero", "middle", "each"])
+@torch.no_grad()
+def test_zeros_around_the_image_are_the_byte_that_stands_for_zero(runtime, numbers, prepare):
+    if numbers.replace("u", "") not in runtime.number_formats:
+        pytest.skip(f"{runtime.title} runs no {numbers} files")
+    model = Model(rewired(Padded().eval(), (), prepare=prepare), (RAW[:1],))
+    wanted = Padded().eval()(Prepared(prepare)(RAW))
+    model = model if numbers == "float32" else quantized(model, RAW, numbers)
+    lowered = lower(model)
+    orders = runtime.orders(lowered) if runtime.orders else None
+    found = host.load(runtime.write(lowered), runtime=runtime.name, orders=orders)(RAW)
+    assert (found - lowered(RAW)).abs().max() <= (1e-5 if numbers == "float32" else 1.01 * (output_step(lowered) or 0))
+    assert (found - wanted).abs().max() <= (1e-5 if numbers == "float32" else 0.03) * max(1, float(wanted.abs().max()))
+
+
+def test_training_on_grids_begins_with_the_bytes_as_they_are_and_leaves_them_so():
+    model, labels = of_bytes(MIDDLE), torch.arange(len(RAW)) % 5
+    task = Task(lambda: [(RAW, labels)], lambda: [RAW], lambda predict: 0.5, prepare=MIDDLE)
+    trained = QuantizeTraining(epochs=1, activations="uint8").apply(model, task)
+    lowered = lower(trained)
+    (reader,) = next(iter(lowered.graph.find_nodes(op="placeholder"))).users
+    assert reader.args[1:3] == (pytest.approx(2 / 255), 128)
+    content = write(lowered)
+    assert (host.load(content)(RAW) - lowered(RAW)).abs().max() <= 1.01 * (output_step(lowered) or 0)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import ExportError
+from haversack.graph.ops import moves
 from haversack.graph.pairs import pairs
 from haversack.graph.trace import arguments_of, computes_tensors, layer_path
 from haversack.grid import Grid
@@ -36,7 +37,6 @@ _TABLE: Mapping[Any, Rule] = {
 }
 # What wants its channels last; what wants torch's own order.
 _MAPS = {*layers.LAYERS, *pooling.TABLE} - {aten.linear.default, aten.mean.dim, aten.amax.default}
-_TURNS = {aten.permute.default, aten.transpose.int}
 _ROWS = {aten.linear.default, aten.permute.default, aten.transpose.int}
 
 
@@ -148,8 +148,8 @@ class _Reader:
 def _grid_of_bytes(node: fx.Node) -> Grid:
     """The grid of an input of bytes, which are 128 more than its integers: that on which they are read."""
     readers = list(node.users)
-    while any(reader.target in _TURNS for reader in readers):
-        readers = [user for reader in readers for user in (reader.users if reader.target in _TURNS else {reader: None})]
+    while any(map(moves, readers)):
+        readers = [user for reader in readers for user in (reader.users if moves(reader) else (reader,))]
     rounded = {rounding(reader).grid for reader in readers if reader.target is pairs.dequantize_per_tensor.default}
     plain = any(reader.target is not pairs.dequantize_per_tensor.default for reader in readers)
     grids = rounded | ({Grid(8, True, (1.0,), (-128,))} if plain else set())

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from haversack.calibration.blocks import round_to_steps
 from haversack.calibration.ranges import Rounded
+from haversack.graph.bytes import in_steps
 from haversack.graph.folded import Folded
 from haversack.graph.ops import FoldedLayer, Trait, fixed_ranges, sharing, traits_of
 from haversack.graph.run import named_tensors
@@ -108,17 +109,18 @@ def fake_quantized(
     """A network that computes what `folded.lowered(grids)` computes, and learns.
 
     Its parameters are the tensors of `folded` named in `trainable` and the steps of all grids, those of fixed ranges
-    aside; values that should share a grid and start on one share its step. `floors` holds the least steps of weights.
+    and of bytes aside; values that should share a grid and start on one share its step. `floors` holds the least steps
+    of weights.
     """
     roundings = _roundings(folded, grids, floors or {})
-    exchange = _Exchange(folded, folded.lowered(grids), roundings)
+    exchange = _Exchange(folded, folded.lowered(grids, from_bytes=False), roundings)
     exchange.exchange()
     return exchange.finished(trainable)
 
 
 def _roundings(folded: Folded, grids: Mapping[str, Grid], floors: Mapping[str, Tensor]) -> dict[str, Rounding]:
     groups = {name: group for group in sharing(folded.graph) for name in group}
-    fixed = fixed_ranges(folded.graph)
+    fixed = {*fixed_ranges(folded.graph), *(node.name for node, _ in in_steps(folded.graph))}
     values = {node.name: node.meta["val"].shape[1:].numel() for node in folded.graph.nodes if node.name in grids}
     made: dict[str, Rounding] = {}
     for name, grid in grids.items():
