@@ -18,7 +18,8 @@ PACKAGE = ROOT / "haversack"
 FLOORS = (
     "allocate choices errors",
     "batches fingerprint interrupt progress quantity settings untrusted",
-    "disk wiring",
+    "disk preparing",
+    "wiring",
     "task",
     "coded zoo",
     "grid device",

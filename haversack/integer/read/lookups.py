@@ -41,7 +41,7 @@ def _integers(call: TorchCall, table: Constant) -> tuple[str, Grid]:
 
 
 def as_real(call: TorchCall) -> Placed:
-    """The whole numbers that a table holds as real ones."""
+    """The whole numbers that a table holds, or an input's bytes, as real ones."""
     if call["dtype"] != torch.float32 or call.raw.grid is None:
         call.refuse(f"to {call['dtype']}")
     return call.builder.real(call.raw)
@@ -49,5 +49,5 @@ def as_real(call: TorchCall) -> Placed:
 
 TABLE: Table = {
     aten.embedding.default: Rule(embedding),
-    aten.to.dtype: Rule(as_real),
+    aten.to.dtype: Rule(as_real, moves=True),
 }

@@ -263,13 +263,6 @@ def dequantize(call: TorchCall) -> Placed:
     return call.raw
 
 
-def real(call: TorchCall) -> Placed:
-    """The real numbers of an input's bytes."""
-    if call.node.meta["val"].dtype != torch.float32:
-        call.refuse(f"to {call.node.meta['val'].dtype}")
-    return call.builder.real(call.raw)
-
-
 _BROADCASTS = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor}
 _RESHAPES = (
     *(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int),
@@ -287,7 +280,6 @@ TABLE: Table = {
     aten.select.int: Rule(select, moves=True),
     aten.unbind.int: Rule(unbind, moves=True),
     operator.getitem: Rule(item, moves=True),
-    aten.to.dtype: Rule(real, moves=True),
     aten.cat.default: Rule(concatenate, _BOTH),
     pairs.quantize_per_tensor.default: Rule(quantize, moves=True),
     pairs.dequantize_per_tensor.default: Rule(dequantize, moves=True),
