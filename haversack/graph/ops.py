@@ -301,7 +301,7 @@ def left_float(graph: fx.Graph) -> tuple[str, ...]:
     return tuple(
         str(node.target)
         for node in graph.nodes
-        if node.op == "call_function" and _is_real(node)
+        if node.op == "call_function" and _is_real(node) and any(map(_is_real, node.all_input_nodes))
         if not (carries(node) or _clamps_at_zero(node) or _has_integer_form(node))
     )
 

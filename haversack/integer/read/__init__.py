@@ -18,6 +18,7 @@ from haversack.errors import ExportError
 from haversack.graph.ops import moves
 from haversack.graph.pairs import pairs
 from haversack.graph.trace import arguments_of, computes_tensors, layer_path
+from haversack.graph.unroll import unrolled
 from haversack.grid import Grid
 from haversack.integer import IntegerGraph
 from haversack.integer.read import elementwise, layers, lookups, pooling, shapes
@@ -48,7 +49,7 @@ def read(lowered: fx.GraphModule) -> IntegerGraph:
     dequantized and whose result is rounded straight away is computed on integers, every other one in float32. Raises
     ExportError, naming operation and layer, for what TFLite's operations cannot express.
     """
-    return _Reader(lowered).graph()
+    return _Reader(unrolled(lowered)).graph()
 
 
 class _Reader:
