@@ -1,7 +1,8 @@
 """A phone's motion in windows of a second, read by one LSTM or GRU and a linear layer: in 8 bits, and at half its cost.
 
 Subjects 1 to 14 train and calibrate; 15 to 18 choose after which epoch training ends; 19 to 23, whom nothing saw
-before, are scored once with each file. For ONNX Runtime values are rounded as they come, for LiteRT weights alone are integers.
+before, are scored once with each file. For ONNX Runtime values are rounded as they come; for LiteRT weights alone are
+integers.
 """
 
 from __future__ import annotations
