@@ -6,7 +6,7 @@ from onnx_files import run
 from torch import nn
 
 from haversack.device import find_device
-from haversack.errors import NothingChangedError, RecipeError
+from haversack.errors import NothingChangedError, RecipeError, TaskError
 from haversack.graph.inference import lower
 from haversack.graph.run import values_of
 from haversack.model import Model
@@ -127,3 +127,43 @@ def test_settings_out_of_range_are_refused(settings):
 def test_nothing_is_offered_to_a_runtime_that_refuses_it(model):
     assert not [*QuantizeWeights.options(model, find_device("rp2040"))]
     assert [*QuantizeWeights.options(model, replace(find_device("rp2040"), runtime="litert"))]
+
+
+class Sentence(nn.Module):
+    """Words, two layers that are fitted to what they read, and a sum around one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.first, self.second = nn.Embedding(50, 32), nn.Linear(32, 96), nn.Linear(96, 32)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.words(tokens)
+        return x + self.second(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize("group", [0, 16])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_repaired_integers_lose_less_than_the_nearest_ones_and_lie_on_their_grids(group, bits):
+    torch.manual_seed(0)
+    x = torch.randint(0, 50, (64, 6))
+    model = Model(Sentence().eval(), (x[:1],))
+    task = Task(train=list, calibrate=lambda: list(x.split(16)), score=lambda _: 0.0)
+    with torch.no_grad():
+        wanted, errors = model.module(x), {}
+        for rounding in ("nearest", "gptq"):
+            small = QuantizeWeights(bits, group, rounding).apply(model, task)
+            lowered = lower(small)
+            errors[rounding] = float((lowered(x) - wanted).square().mean())
+            torch.testing.assert_close(run(write(lowered), x)[0], lowered(x), rtol=1e-4, atol=1e-4)
+    assert errors["gptq"] < errors["nearest"] * (0.7 if bits == 4 else 1.0)
+    for name, weight in (("first.weight", small.module.first.weight), ("second.weight", small.module.second.weight)):
+        rows = weight.detach().reshape(len(small.grids[name].scale), -1)
+        assert rows.shape[1] == (group or weight.shape[1])
+        torch.testing.assert_close(small.grids[name].round(rows), rows, rtol=1e-5, atol=1e-7)
+
+
+def test_repairing_needs_inputs_and_integers(model):
+    with pytest.raises(RecipeError, match="gptq at bits 16"):
+        QuantizeWeights(16, rounding="gptq")
+    with pytest.raises(TaskError, match="no calibration inputs"):
+        QuantizeWeights(4, rounding="gptq").apply(model, Task(train=list, calibrate=None, score=lambda _: 0.0))

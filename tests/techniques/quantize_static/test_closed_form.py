@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from haversack.calibration.closest import closest
 from haversack.calibration.least_squares import Fit
 from haversack.calibration.ranges import observe
 from haversack.errors import RecipeError, TaskError
@@ -16,7 +17,7 @@ from haversack.graph.ops import points
 from haversack.graph.write_back import written_back
 from haversack.grid import symmetric
 from haversack.model import Model
-from haversack.techniques.quantize_static.closed_form import closest, round_closed_form
+from haversack.techniques.quantize_static.closed_form import round_closed_form
 
 LAYERS = {
     "conv": (lambda: nn.Conv2d(4, 6, 3, padding=1), (4, 6, 6)),
