@@ -33,7 +33,7 @@ from haversack.zoo.mobilenet_v2 import MobileNetV2
 PREPARE = Prepare(mean=tuple(MEAN.flatten().tolist()), std=tuple(DEVIATION.flatten().tolist()))
 CALIBRATION, BATCH = 500, 500
 LEARNED, EPOCHS = 6_000, 2
-TESTED, QUICK_TESTED = 10_000, 500
+TESTED, QUICK_TESTED = 2_000, 500
 FAR = 1
 """So many standard errors of one score may two scores of the same images be apart."""
 
