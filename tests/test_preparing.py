@@ -27,7 +27,7 @@ def task(prepare: Prepare | None, *batches: object) -> Task:
 def network(channels: int = 3, padding: int = 1) -> nn.Module:
     torch.manual_seed(0)
     layers = nn.Conv2d(channels, 4, 3, padding=padding), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    return nn.Sequential(*layers, nn.Linear(4, 3)).eval()
+    return nn.Sequential(*layers, nn.Linear(4, 40), nn.Linear(40, 3)).eval()
 
 
 def refusal(action) -> HaversackError:

@@ -1,11 +1,13 @@
 """Prepare: the normalization of an image's bytes goes into the layers that read it, where that is exact.
 
 A layer that pads its input with zeros has zeros of the normalized image there, which often no byte stands for. Then the
-normalization stays, as one convolution of a single tap a channel.
+normalization stays, as one convolution of a single tap a channel. So it does before layers of many weights: what took
+it in is computed by the network, and no step would prune or round it as it does all others.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.bytes import in_steps, steps_at
+from haversack.graph.bytes import in_steps
 from haversack.graph.fold import Tensors, free_name, new_constant, of_graph
 from haversack.graph.folded import Folded
 from haversack.graph.ops import FoldedLayer, Trait, layer_at, moves, traits_of
@@ -23,6 +25,8 @@ aten = torch.ops.aten
 NAME = "prepare"
 _DEPTHWISE = {3: aten.conv1d.default, 4: aten.conv2d.default}
 """By the number of dimensions of what they read."""
+_MOST = 0.5
+"""Of the network's weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,28 +43,32 @@ def prepared(folded: Folded) -> Folded:
     """The graph with the normalization of bytes in the weights of the layers that read it, or as a layer before them.
 
     What is in steps of a byte stays: integer files have it for the grid of their input, and for others `in_weights`
-    does the rest. Weights that take it in get names of their own: the network computes them.
+    does the rest. Weights that take it in get names of their own: the network computes them. They are at most half
+    of all.
     """
     if not any(_affine_at(node, folded.tensors) for node, _ in in_steps(folded.graph)):
         return folded
     graph, tensors = _copied(folded)
     for node, _ in list(in_steps(graph)):
         affine = _affine_at(node, tensors)
-        if affine is not None and not _into_readers(graph, affine, tensors):
+        most = _MOST * sum(tensor.numel() for tensor in tensors.values())
+        if affine is not None and not _into_readers(graph, affine, tensors, most):
             _as_layer(graph, affine, tensors)
     return _finished(folded, graph, tensors)
 
 
 def in_weights(folded: Folded) -> Folded:
-    """The graph with steps of a byte in the weights of the layers that read them: for files of real numbers."""
-    wanted = [node.name for node, steps in in_steps(folded.graph) if (steps.step, steps.zero) != (1, 0)]
-    if not wanted:
+    """The graph with normalizations of bytes in the weights of the layers that read them: for files of real numbers."""
+    if not any(True for _ in in_steps(folded.graph)):
         return folded
     graph, tensors = _copied(folded)
-    for node in [node for node in graph.nodes if node.name in wanted and node.target is aten.mul.Tensor]:
-        steps, before = steps_at(node), cast("fx.Node", node.args[0])
-        if steps is None or any(_is_halved(tensors, reader) for reader in node.users):
+    for node, steps in list(in_steps(graph)):
+        affine = _affine_at(node, tensors) or _layer_at(node, tensors)
+        if affine is not None and not any(_is_halved(tensors, reader) for reader in affine.value.users):
+            _into_readers(graph, affine, tensors)
+        if node.target is not aten.mul.Tensor or any(_is_halved(tensors, reader) for reader in node.users):
             continue
+        before = cast("fx.Node", node.args[0])
         step, shift = torch.tensor([steps.step]).double(), torch.tensor([-steps.step * steps.zero]).double()
         plain = before if not steps.zero else cast("fx.Node", before.args[0])
         if not _into_readers(graph, _Affine(plain, node, step, shift), tensors):
@@ -75,9 +83,19 @@ def notes_of(folded: Folded) -> tuple[str, ...]:
     if kept is None and not left:
         return ()
     readers = list(kept.users) if kept is not None else []
-    padded = any(traits_of(reader) & Trait.CONVOLUTION and not _is_unpadded(reader) for reader in readers)
-    why = "a layer pads its input with zeros, for which no byte stands" if padded else "what reads it is no such layer"
+    if any(traits_of(reader) & Trait.CONVOLUTION and not _is_unpadded(reader) for reader in readers):
+        why = "a layer pads its input with zeros, for which no byte stands"
+    elif in_weights(folded) is not folded and _is_whole(in_weights(folded)):
+        why = "in integer files, for that layer holds many of the weights, which steps change best as they are"
+    else:
+        why = "what reads it is no layer that could take it in"
     return (f"the normalization of the input stays an operation before the first layer: {why}.",)
+
+
+def _is_whole(folded: Folded) -> bool:
+    """Whether no normalization is left."""
+    left = any(_affine_at(node, folded.tensors) for node, _ in in_steps(folded.graph))
+    return not left and all(node.name != NAME for node in folded.graph.nodes)
 
 
 def _copied(folded: Folded) -> tuple[fx.Graph, Tensors]:
@@ -101,6 +119,15 @@ def _affine_at(real: fx.Node, tensors: Any) -> _Affine | None:  # noqa: ANN401 -
     return None if factor is None or shift is None else _Affine(real, total, factor, shift)
 
 
+def _layer_at(real: fx.Node, tensors: Tensors) -> _Affine | None:
+    """The normalization of bytes that is a layer by now."""
+    reader = next(iter(real.users), None)
+    if reader is None or reader.name != NAME or len(real.users) != 1:
+        return None
+    numbers = [tensors[str(cast("fx.Node", each).target)].detach().reshape(-1).double() for each in reader.args[1:3]]
+    return _Affine(real, reader, *numbers)
+
+
 def _sole(value: fx.Node, target: object) -> fx.Node | None:
     """The one operation that reads the value, as its first argument, where it is of that kind."""
     reader = next(iter(value.users), None)
@@ -121,10 +148,15 @@ def _spread(argument: object, value: fx.Node, tensors: Any) -> Tensor | None:  #
     return cast("Tensor", numbers.reshape(-1).double()) if along else None
 
 
-def _into_readers(graph: fx.Graph, affine: _Affine, tensors: Tensors) -> bool:
-    """Puts it into the weights of all layers that read it; nothing where one of them cannot have it exactly."""
+def _into_readers(graph: fx.Graph, affine: _Affine, tensors: Tensors, most: float = math.inf) -> bool:
+    """Puts it into the weights of all layers that read it, `most` of them.
+
+    It does nothing where one of them cannot have it exactly, or has more.
+    """
     found = [_reading(reader, affine, affine.factor, affine.shift) for reader in affine.value.users]
     if not found or any(each is None for each in found):
+        return False
+    if sum(tensors[each[0].weight].numel() for each in found if each) > most:
         return False
     for each in found:
         _take_in(graph, *cast("tuple[FoldedLayer, Tensor, Tensor]", each), tensors)

@@ -23,7 +23,7 @@ from haversack.grid import Grid, symmetric
 from haversack.limits import Budget
 from haversack.measurement import Figure, Measurement, chance
 from haversack.model import Model
-from haversack.packing.check import scored
+from haversack.packing.check import scored, wired
 from haversack.packing.result import read_result
 from haversack.progress import say, track
 from haversack.proof import Blame, Remedy, Suspect
@@ -150,7 +150,7 @@ def blame(folder: Path, network: nn.Module, task: Task, suspects: int = 3) -> Bl
     ones, so that only rounded activations show.
     """
     model, limits = _loaded(folder, network, task), _limits(folder)
-    pair, batches = _pair(model, network), [joined(task.calibration(), _SAMPLES)]
+    pair, batches = _pair(model, wired(network.eval(), task)), [joined(task.calibration(), _SAMPLES)]
     found = sorted(layer_noise(pair, batches), key=lambda each: each.alone_db)
     if not found:
         raise NothingChangedError("no layer of it is quantized.", mend="blame a result that has integer weights.")
@@ -261,7 +261,7 @@ def _pair(model: Model, network: nn.Module) -> Counterparts:
     if model.edits:
         say("the network was pruned: its rounded weights stand for the float ones.")
         return Counterparts(quantized, quantized, model.grids)
-    return Counterparts(inference(replace(model, module=network.eval(), grids={})), quantized, model.grids)
+    return Counterparts(inference(replace(model, module=network, grids={})), quantized, model.grids)
 
 
 def _score(task: Task, network: nn.Module) -> Figure:

@@ -50,7 +50,7 @@ def restored(content: bytes, model: Model) -> Model:
     wanted = {name: torch.from_numpy(np.array(tensor.real)) for name, tensor in tensors.items()}
     writable = folded.writable
     for name in wanted.keys() - writable:
-        if not torch.equal(wanted[name], folded.tensor(name)):
+        if not torch.equal(wanted[name], _rounded(folded.tensor(name), tensors[name])):
             raise CodedError("the network computes or shares this tensor.", where=name, mend="write it from the file.")
     grids = {name: _grid(tensor) for name, tensor in tensors.items() if isinstance(tensor, Integers)}
     kept = {name: grid for name, grid in model.grids.items() if name not in wanted}
@@ -72,6 +72,15 @@ def _stored(tensor: Tensor, grid: Grid | None) -> Stored:
     narrow = grid.signed and grid.qmin > -(1 << grid.bits - 1)
     steps = np.array(grid.scale, np.float32)
     return Integers(integers, steps, np.array(grid.zero_point), grid.axis, grid.bits, grid.signed, narrow)
+
+
+def _rounded(tensor: Tensor, stored: Stored) -> Tensor:
+    """What a tensor of the network is in the file, whose steps it may be rounded to."""
+    if not isinstance(stored, Integers):
+        return tensor
+    grid = _grid(stored)
+    grouped = grid.axis == 0 and len(grid.scale) != len(tensor)
+    return grid.round(tensor.reshape(len(grid.scale), -1) if grouped else tensor).reshape(tensor.shape)
 
 
 def _grid(tensor: Integers) -> Grid:

@@ -127,9 +127,10 @@ class TwoReaders(nn.Module):
 def test_all_readers_take_the_normalization_in_or_none_does(beside):
     torch.manual_seed(0)
     network, prepare, raw = TwoReaders(beside=beside), Prepare(mean=MEANS, std=DEVIATIONS), some_bytes(4, 3, 8, 8)
-    folded = inference(prepared(network, prepare, raw))
-    assert any(node.name == NAME for node in folded.graph.nodes) is beside
-    assert bool(notes_of(folded)) is beside
+    model = prepared(network, prepare, raw)
+    assert any(node.name == NAME for node in lower(model).graph.nodes) is beside
+    (note,) = notes_of(inference(model))
+    assert ("no layer that could" in note) is beside
     assert disagreement(network, prepare, raw) < 1e-5
 
 
@@ -140,14 +141,25 @@ def test_linear_layers_take_it_in_behind_what_flattens_the_image(shape):
     network = nn.Sequential(nn.Flatten(), nn.Linear(features, 6), nn.ReLU(), nn.Linear(6, 4))
     means = tuple(0.1 * (index + 1) for index in range(shape[1]))
     prepare, raw = Prepare(mean=means, std=tuple(2 * mean for mean in means)), some_bytes(*shape)
-    assert not notes_of(inference(prepared(network, prepare, raw)))
+    content = write(lower(prepared(network, prepare, raw)))
+    plain = write(lower(Model(network.eval(), (torch.zeros(1, *shape[1:]),))))
+    assert operators(content) - operators(plain) == {"Cast": 1}
     assert disagreement(network, prepare, raw) < 1e-5
+
+
+@pytest.mark.parametrize(("rest", "own"), [(1, True), (400, False)])
+def test_a_layer_of_most_of_the_weights_keeps_them_for_other_steps_to_change(rest, own):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(100, 20), nn.ReLU(), nn.Linear(20, rest)).eval()
+    folded = inference(prepared(network, Prepare(mean=0.1307, std=0.3081), some_bytes(4, 1, 10, 10)))
+    assert ("1.weight" in folded.writable) is own
+    assert any("holds many of the weights" in note for note in notes_of(folded)) is own
 
 
 def test_a_first_operation_that_has_no_weights_leaves_the_normalization_before_it():
     network, prepare, raw = nn.Sequential(nn.MaxPool2d(2), *net(0)), Prepare(mean=MEANS), some_bytes(4, 3, 8, 8)
     (note,) = notes_of(inference(prepared(network, prepare, raw)))
-    assert "no such layer" in note
+    assert "no layer that could" in note
     assert disagreement(network, prepare, raw) < 1e-5
 
 

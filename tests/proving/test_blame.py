@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from haversack.errors import MeasureError, NothingChangedError
 from haversack.model import Model
+from haversack.packing.check import checked_model
+from haversack.preparing import Prepare
 from haversack.proving.blame import blame
 from haversack.report.proved import blamed
 from haversack.surgery.save import save
@@ -139,3 +141,12 @@ def test_a_float_result_is_not_blamed(network, task, tmp_path):
 def test_a_folder_without_a_result_is_refused(network, task, tmp_path):
     with pytest.raises(MeasureError, match="no result of `pack`"):
         blame(tmp_path, network, task)
+
+
+def test_a_network_that_takes_bytes_is_blamed_by_what_it_makes_of_them(network, tmp_path):
+    raw = torch.randint(0, 256, (64, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    of_bytes = Task(list, lambda: [raw], lambda f: -float(f(raw).square().mean()), "regression")
+    of_bytes = replace(of_bytes, prepare=Prepare(mean=(0.5, 0.4, 0.3), std=0.2, layout="NHWC"))
+    save(QuantizeStatic(3).apply(checked_model(network, of_bytes), of_bytes), tmp_path / "network")
+    found = blame(tmp_path, network, of_bytes, suspects=1)
+    assert found.suspects[0].path == "guilty"

@@ -15,7 +15,7 @@ from haversack.graph.pairs import output_step
 from haversack.integer.read import read
 from haversack.model import Model
 from haversack.preparing import Prepare, Prepared
-from haversack.runtimes import host, rows
+from haversack.runtimes import coded, host, rows
 from haversack.runtimes.onnx.write import write
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
@@ -178,3 +178,10 @@ def test_training_on_grids_begins_with_the_bytes_as_they_are_and_leaves_them_so(
     assert reader.args[1:3] == (pytest.approx(2 / 255), 128)
     content = write(lowered)
     assert (host.load(content)(RAW) - lowered(RAW)).abs().max() <= 1.01 * (output_step(lowered) or 0)
+
+
+def test_the_coded_file_of_weights_that_took_the_normalization_in_goes_back_into_the_network():
+    ours = quantized(of_bytes(EACH, 0), RAW)
+    assert "prepare.0.weight" in ours.grids
+    again = coded.restored(coded.write(ours), ours)
+    assert write(lower(again)) == write(lower(ours))
