@@ -45,7 +45,8 @@ def load(folder: Path | str, network: nn.Module | Callable[[], nn.Module]) -> nn
 
         module = haversack.load("packed", network())
 
-    Raises MeasureError where the folder holds no result, and SurgeryError where the result is of another network.
+    It takes what the original takes: what a task's `prepare` does with bytes is not in it. Raises MeasureError where
+    the folder holds no result, and SurgeryError where the result is of another network.
     """
     original = network if isinstance(network, nn.Module) else network()
     return load_model(original, network_folder(Path(folder)), ()).module

@@ -142,6 +142,8 @@ def interface(model: Model) -> Interface:
     if len(model.example) != 1:
         raise _unfit(f"the network takes {len(model.example)} inputs, and students take one.")
     shape = tuple(model.example[0].shape)
+    if model.example[0].dtype == torch.uint8:
+        raise _unfit("it takes bytes, and students take numbers. Leave out the task's `prepare`.")
     if len(shape) not in (3, 4) or not model.example[0].is_floating_point():
         raise _unfit(f"its input {shape} of {model.example[0].dtype} is neither an image nor a series.")
     with torch.no_grad():

@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from haversack.device import find_device
 from haversack.errors import HaversackError, NothingChangedError, RecipeError
 from haversack.grid import affine
 from haversack.model import Model
+from haversack.packing.check import checked_model
+from haversack.preparing import Prepare
 from haversack.surgery.save import load, save
 from haversack.task import Task
 from haversack.techniques.adopt_student import AdoptStudent, families, interface
@@ -136,3 +139,12 @@ def test_options_have_fewer_parameters_than_the_network():
     assert steps
     for step in steps:
         assert sum(each.numel() for each in step.network(interface(big)).parameters()) < 30_300
+
+
+def test_a_network_that_takes_bytes_has_no_student_and_is_told_why():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    raw = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    taken = checked_model(network, Task(list, lambda: [raw], lambda _: 0.5, prepare=Prepare()))
+    assert not list(AdoptStudent.options(taken, find_device("host")))
+    with pytest.raises(RecipeError, match="takes bytes"):
+        interface(taken)
