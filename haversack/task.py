@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from haversack.batches import Batch, Given, Inputs, Outputs, by_position, each_of, in_order, names_of
 from haversack.errors import HaversackError, TaskError
+from haversack.lengths import Free, check_free
 from haversack.preparing import Prepare
 
 T = TypeVar("T")
@@ -58,6 +59,10 @@ class Task:
 
     With `prepare` the inputs are an image's raw bytes, everywhere: the network is handed what it makes of them, and
     files take the bytes.
+
+    Inputs may be longer in one batch than in another: `free` names, for each input as forward() calls it, the
+    dimensions that differ, such as {"tokens": {1: "length"}}; without it they are those that differ among the
+    calibration inputs. Files then take any length, and keep the names.
     """
 
     train: Callable[[], Iterable[Given]]
@@ -69,6 +74,7 @@ class Task:
     samples: int | None = None
     outputs: str | tuple[str, ...] = ""
     prepare: Prepare | None = None
+    free: Free | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         for kind in self.kind if isinstance(self.kind, tuple) else (self.kind,):
@@ -91,6 +97,8 @@ class Task:
             absent = name in ("calibrate", "validate") and getattr(self, name) is None
             if not callable(getattr(self, name)) and not absent:
                 raise TaskError(f"Task.{name} is not a function.", mend=f"pass a function; Task({name}=...).")
+        if self.free is not None:
+            check_free(self.free)
         if self.samples is not None and self.samples < 1:
             raise TaskError(f"Task.samples is {self.samples}.", mend="say how many samples score() is a share of.")
 
@@ -110,7 +118,7 @@ class Task:
             ) from error
 
     def calibration(self) -> list[tuple[Tensor, ...]]:
-        """All calibration inputs as tuples of tensors, checked: some, finite, and of one shape.
+        """All calibration inputs as tuples of tensors, checked: some, finite, and alike but for sizes that may differ.
 
         They are read once, so that a calibrate() that draws them gives all steps the same; again only where a network
         wrote into them.
@@ -363,9 +371,9 @@ def _checked_inputs(batches: Iterable[Inputs], names: list[tuple[str, ...]]) -> 
             raise TaskError("a batch is empty.", where=where, mend=mend)
         if any(value.is_floating_point() and not value.isfinite().all() for value in inputs):
             raise TaskError("the inputs hold NaN or infinity.", where=where, mend="clean the data first.")
-        found = [f"{tuple(value.shape[1:])} {str(value.dtype).removeprefix('torch.')}" for value in inputs]
+        found = [f"{value.dim()} dimensions of {str(value.dtype).removeprefix('torch.')}" for value in inputs]
         if kinds not in (None, found):
-            said = f"an input of shape {', '.join(found)} follows one of {', '.join(kinds)}."
+            said = f"an input with {', '.join(found)} follows one with {', '.join(kinds)}."
             raise TaskError(said, where=where, mend=mend)
         kinds = found
         yield inputs

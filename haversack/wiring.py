@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from haversack.batches import Outputs
 from haversack.errors import TaskError
+from haversack.lengths import Axes
 from haversack.preparing import Prepare, Prepared
 
-_NAMES, _OWN = "_names_of_outputs", "_unwired"
+_NAMES, _FREE, _OWN = "_names_of_outputs", "_free_axes", "_unwired"
 _MAIN = ("logits", "last_hidden_state", "out")
 """What libraries call the output that a network is used for, where it has others beside."""
 
@@ -28,17 +29,33 @@ def rewired(
     inputs: Sequence[str],
     outputs: str | tuple[str, ...] = "",
     prepare: Prepare | None = None,
+    free: tuple[Axes, ...] = (),
 ) -> nn.Module:
     """The network with forward(*tensors), those being the inputs of these names, if any, which gives tensors alone.
 
     That is the output of the name `outputs`, or a tuple of several; where none is named, the only tensor that there is,
-    or the one that libraries call logits, last_hidden_state or out. With `prepare` its one input are bytes. The network
-    is left as it is, and shares its modules and tensors.
+    or the one that libraries call logits, last_hidden_state or out. With `prepare` its one input are bytes. `free` says
+    which sizes of the inputs are read off them in each run, beside the batch. The network is left as it is, and shares
+    its modules and tensors.
     """
     twin = copy.copy(network)
     own = getattr(type(network), _OWN, type(network))  # one that is wired already is wired anew
-    twin.__class__ = _wired_class(own, tuple(inputs), outputs, prepare)  # type: ignore[arg-type]
+    twin.__class__ = _wired_class(own, tuple(inputs), outputs, prepare, free)  # type: ignore[arg-type]
     return twin
+
+
+def free_axes(network: nn.Module) -> tuple[Axes, ...]:
+    """The free dimensions of each input of a wired network, beside the batch; () where there are none."""
+    free: tuple[Axes, ...] = getattr(type(network), _FREE, ())
+    return free
+
+
+def input_names(network: nn.Module, count: int) -> tuple[str, ...]:
+    """What forward() calls its first inputs; none where it does not name so many."""
+    places = inspect.signature(network.forward).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named = [each.name for each in places if each.kind in kinds]
+    return tuple(named[:count]) if len(named) >= count else ()
 
 
 def output_names(network: nn.Module) -> tuple[str, ...]:
@@ -86,7 +103,11 @@ def tensors_of(found: object) -> dict[str, Tensor]:
 
 @functools.cache
 def _wired_class(
-    own: type[nn.Module], inputs: tuple[str, ...], outputs: str | tuple[str, ...], prepare: Prepare | None
+    own: type[nn.Module],
+    inputs: tuple[str, ...],
+    outputs: str | tuple[str, ...],
+    prepare: Prepare | None,
+    free: tuple[Axes, ...],
 ) -> type[nn.Module]:
     """The class of a wired network; one a way of wiring, so that what is known of a network's code holds for all."""
     prepared = Prepared(prepare) if prepare is not None else None
@@ -102,9 +123,12 @@ def _wired_class(
     if inputs and all(map(str.isidentifier, inputs)):
         places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *inputs)]
         forward.__signature__ = inspect.Signature(places)  # type: ignore[attr-defined]
+    elif not inputs:
+        forward.__signature__ = inspect.signature(own.forward)  # type: ignore[attr-defined]
     body = {
         "forward": forward,
         _NAMES: outputs,
+        _FREE: free,
         _OWN: own,
         "__module__": own.__module__,
         "__qualname__": own.__qualname__,

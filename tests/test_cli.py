@@ -162,7 +162,7 @@ def test_a_bad_limit_or_device_is_named(run: Run, options: list[str], said: str)
         (("nn.Linear(144, 3)", "nn.Linear(99, 3)"), "does not take calibrate()'s inputs"),
         (("lambda: [inputs]", "lambda: []"), "yielded nothing"),
         (("lambda: [inputs]", "lambda: [inputs / 0]"), "NaN or infinity"),
-        (("lambda: [inputs]", "lambda: [inputs, inputs[:, :, :5]]"), "follows one of"),
+        (("lambda: [inputs]", "lambda: [inputs, inputs[:, :, :5]]"), "pad all inputs to one length"),
         (("lambda: [inputs]", "lambda: None"), "calibrate()"),
         (("nn.ReLU()", "nn.Threshold(1e9, 0.0)"), "same output"),
         (("nn.Flatten()", "nn.Flatten(), nn.Threshold(1e9, float('nan'))"), "NaN"),
@@ -171,7 +171,7 @@ def test_a_bad_limit_or_device_is_named(run: Run, options: list[str], said: str)
         (("    torch.manual", "    raise SystemExit(0)\n    torch.manual"), "network() raised SystemExit: 0"),
         (("lambda: [inputs]", "lambda: exit()"), "calibrate(): it raised SystemExit"),
         (("lambda: [inputs]", "lambda: inputs"), "one tensor, not batches"),
-        (("lambda: [inputs]", "lambda: [inputs, inputs.half()]"), "float16 follows one of"),
+        (("lambda: [inputs]", "lambda: [inputs, inputs.half()]"), "float16 follows one with"),
         (("lambda: [inputs]", "lambda: [inputs.to_sparse()]"), "sparse"),
     ],
 )

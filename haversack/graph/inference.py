@@ -11,9 +11,10 @@ from haversack.graph.folded import Folded
 from haversack.graph.merge import merge
 from haversack.graph.ops import Trait, traits_of
 from haversack.graph.prepare import in_weights, prepared
+from haversack.graph.sizes import settle
 from haversack.graph.trace import trace
 from haversack.model import Model
-from haversack.wiring import output_names
+from haversack.wiring import free_axes, output_names
 
 
 def inference(model: Model) -> Folded:
@@ -21,8 +22,17 @@ def inference(model: Model) -> Folded:
 
     The normalization of bytes is in the first layers' weights, where that is exact.
 
-    A maximum of clamped values is the clamped maximum, and only next to a layer does a clamp cost nothing.
+    A maximum of clamped values is the clamped maximum, and only next to a layer does a clamp cost nothing. It runs at
+    any length that the network takes; its nodes have the sizes of the model's example.
     """
+    folded, free = _folded(model), free_axes(model.module)
+    if free:
+        settle(folded.graph, model.example, free)
+    return folded
+
+
+def _folded(model: Model) -> Folded:
+    """The same with free lengths."""
     folded = prepared(merge(fold(trace(model.module, model.example))))
     for node in list(folded.graph.nodes):
         if traits_of(node) & Trait.CLAMP:
@@ -34,11 +44,13 @@ def inference(model: Model) -> Folded:
 def lower(model: Model) -> fx.GraphModule:
     """The graph that a model's files are written from; where the model has grids, with pairs.
 
-    Its `meta["outputs"]` has the names of its outputs, where they have some.
+    Its `meta["outputs"]` has the names of its outputs, where they have some, and `meta["free"]` the free dimensions of
+    each input, which have no number in it.
     """
-    folded = inference(model)
+    folded = _folded(model)
     lowered = folded.lowered(model.grids) if model.grids else in_weights(folded).module
     lowered.meta["outputs"] = output_names(model.module)
+    lowered.meta["free"] = free_axes(model.module)
     return lowered
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from haversack.lengths import of_each_length
+
 Batches = Sequence[tuple[Tensor, ...]]
 Visit = Callable[[str, Tensor], None]
 # As much of a value as is computed at a time: larger ones are slower, for their memory is new each time.
@@ -18,8 +20,12 @@ _MOST_NUMBERS = 1 << 22
 
 
 def joined(batches: Batches, most: int | None = None) -> tuple[Tensor, ...]:
-    """All samples as one batch, or the first `most` of them."""
-    return tuple(torch.cat(each)[:most] for each in zip(*batches, strict=True))
+    """All samples as one batch, or the first `most` of them; where lengths differ, those of the commonest.
+
+    Of equally common ones, the first.
+    """
+    alike = max(of_each_length(batches), key=lambda some: sum(len(batch[0]) for batch in some), default=[])
+    return tuple(torch.cat(each)[:most] for each in zip(*alike, strict=True))
 
 
 def numbers_a_sample(graph: fx.Graph) -> int:

@@ -25,6 +25,9 @@ from torch.export.graph_signature import ExportGraphSignature
 
 from haversack.errors import TraceError
 from haversack.graph.run import named_tensors, on_the_same_tensors
+from haversack.graph.sizes import settle
+from haversack.lengths import PAD, Axes
+from haversack.wiring import free_axes
 
 aten = torch.ops.aten
 
@@ -45,6 +48,8 @@ class Structure:
     `network` is as torch.export gives it, with weights as inputs, whose entries in the network's state `weights` names
     and whose `parameters` are told apart from buffers; `plain` reads them itself (`get_attr`), takes and gives tensors
     by position, and writes into none. `constants` are the tensors that are no entries of the network's state.
+
+    Free lengths are still free in `plain`; in `network` they have become those of the inputs that it was traced with.
     """
 
     network: fx.GraphModule
@@ -69,7 +74,7 @@ def structure_of(module: nn.Module, inputs: Inputs) -> Structure:
     copied = on_the_same_tensors(module).eval()
     key = _described(copied, inputs)
     known = None if key is None else _KNOWN.get(key)
-    structure = known or _read(export(copied, inputs), named_tensors(copied).keys())
+    structure = known or _read(export(copied, inputs), named_tensors(copied).keys(), free_axes(copied))
     if key is not None:
         _KNOWN[key] = structure
         _OF.setdefault(module, {})[_metadata(inputs)] = structure
@@ -139,18 +144,37 @@ def _metadata(tensors: Sequence[Tensor]) -> tuple[object, ...]:
 
 
 def export(module: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
-    """The program of `module`, as it is, with a free batch dimension, where the network allows one.
+    """The program of `module`, as it is, with a free batch dimension, where the network allows one, and free lengths.
 
-    Raises TraceError, naming the layer, when torch.export cannot read the network.
+    Raises TraceError, naming the layer, when torch.export cannot read the network, and where it fixes a length that
+    shall be free.
     """
-    shapes = _as_parameters(module, tuple({0: torch.export.Dim.AUTO} for _ in inputs))
+    free = free_axes(module) or ((),) * len(inputs)
+    dims = tuple(dict.fromkeys((0, *dict(axes)), torch.export.Dim.AUTO) for axes in free)
     with _layers_followed(module) as layers, _quiet():
         try:
-            program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(module, inputs, dynamic_shapes=_as_parameters(module, dims), strict=False)
         except Exception as error:
             raise _explained(error, layers) from error
+    _check_free(program, free)
     _put_in_line(program.graph_module, program.graph_signature)
     return program
+
+
+def _check_free(program: torch.export.ExportedProgram, free: Sequence[Axes]) -> None:
+    """Raises TraceError where a length is one number to the network."""
+    values = {node.name: node.meta.get("val") for node in program.graph.find_nodes(op="placeholder")}
+    for name, axes in zip(program.graph_signature.user_inputs, free, strict=True):
+        for dim, called in axes:
+            size = values[str(name)].shape[dim]
+            fixed = size if isinstance(size, int) else size.node.maybe_as_int()
+            if fixed is not None:
+                raise TraceError(
+                    f"the network takes the input '{name}' with {fixed} along dimension {dim} alone, which shall be "
+                    f"free ('{called}').",
+                    where="network()",
+                    mend=PAD,
+                )
 
 
 _MODES = {
@@ -238,7 +262,7 @@ def _explained(error: Exception, layers: list[str]) -> TraceError:
     )
 
 
-def _read(program: torch.export.ExportedProgram, own: Collection[str]) -> Structure:
+def _read(program: torch.export.ExportedProgram, own: Collection[str], free: Sequence[Axes]) -> Structure:
     signature = program.graph_signature
     weights = {
         **signature.inputs_to_parameters,
@@ -247,6 +271,8 @@ def _read(program: torch.export.ExportedProgram, own: Collection[str]) -> Struct
     }
     plain, tensors = _plain(program)
     tensors = program.constants | tensors
+    if free:
+        settle(program.graph, program.example_inputs[0], free)
     return Structure(
         program.graph_module,
         plain,

@@ -11,13 +11,15 @@ from torch import Tensor, fx, nn
 
 from haversack.graph.run import named_tensors
 from haversack.graph.structure import Structure, structure_of
+from haversack.lengths import Axes
+from haversack.wiring import free_axes
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
     """A network read as a graph: one node an operation, `node.meta["val"]` its shape and type.
 
-    `own` are the network's tensors by name; `example` is a batch of two or more.
+    `own` are the network's tensors by name; `example` is a batch of two or more. Free lengths are the example's.
     """
 
     structure: Structure
@@ -53,16 +55,23 @@ class Trace:
 def trace(module: nn.Module, example: tuple[Tensor, ...]) -> Trace:
     """The graph of `module` in evaluation mode with a free batch dimension, where the network allows one.
 
-    `example` is a batch of inputs. Raises TraceError, naming the layer, when torch.export cannot read the network.
+    `example` is a batch of inputs. Raises TraceError, naming the layer, when torch.export cannot read the network, and
+    where it fixes a length that shall be free.
     """
-    inputs = two_or_more(example)
+    inputs = two_or_more(example, free_axes(module))
     structure = structure_of(module, inputs)
     return Trace(structure, named_tensors(module), inputs)
 
 
-def two_or_more(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs, a single sample twice: torch.export fixes sizes 0 and 1."""
-    return tuple(torch.cat([value, value]) if value.shape[0] == 1 else value for value in example)
+def two_or_more(example: tuple[Tensor, ...], free: tuple[Axes, ...] = ()) -> tuple[Tensor, ...]:
+    """The inputs, a single sample twice, and so each of one length: torch.export fixes sizes 0 and 1."""
+    return tuple(_doubled(value, axes) for value, axes in zip(example, free or ((),) * len(example), strict=True))
+
+
+def _doubled(value: Tensor, axes: Axes) -> Tensor:
+    for dim in (0, *dict(axes)):
+        value = torch.cat([value, value], dim) if value.shape[dim] == 1 else value
+    return value
 
 
 def layer_path(node: fx.Node) -> str:

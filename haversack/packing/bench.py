@@ -12,6 +12,7 @@ from haversack.artifact import Artifact
 from haversack.device import Device
 from haversack.errors import HaversackError, MeasureError, SameFilesError, TaskError, WorkspaceError
 from haversack.interrupt import is_pressed
+from haversack.lengths import require_fixed
 from haversack.measurement import Candidate
 from haversack.model import Model
 from haversack.packing.candidates import Files
@@ -28,6 +29,7 @@ from haversack.runtimes import find_runtime, host
 from haversack.runtimes.timings import Times
 from haversack.task import Task
 from haversack.training import checkpoints_in
+from haversack.wiring import free_axes
 
 Network = nn.Module | Callable[[], nn.Module]
 
@@ -80,9 +82,12 @@ class Bench:
             check_place(settings.out)
         phase(Status("building the network, and running it on the calibration inputs"))
         module = network if isinstance(network, nn.Module) else network()
-        find_runtime(device)
+        runtime = find_runtime(device)
         model = checked_model(module, task)
-        circumstances = f"{settings.task_digest} threads={settings.threads}"
+        free = free_axes(model.module)
+        if not runtime.free_lengths:
+            require_fixed(free, f"a {runtime.format.kind} file")
+        circumstances = f"{settings.task_digest} threads={settings.threads} {free or ''}".rstrip()
         measuring = (
             f"{host.machine()} {host.versions()} {settings.seconds} s, score {fingerprint(task.score, task.samples)}"
         )

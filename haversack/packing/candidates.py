@@ -101,7 +101,8 @@ class Files:
 
     def _timed(self, models: Sequence[Model]) -> list[float]:
         files = [self._written(model) for model in models]
-        timed = host.time_files(files, threads=self.threads, seconds=self.seconds * len(files))
+        seconds = self.seconds * len(files)
+        timed = host.time_files(files, threads=self.threads, seconds=seconds, inputs=host.fed(models[0]))
         return [timed[0].latency_ms.value * each.ratio.value for each in timed]
 
     def flash_bytes(self, model: Model) -> int:

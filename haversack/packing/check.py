@@ -17,12 +17,14 @@ from haversack.batches import Outputs, each_of, mapped
 from haversack.errors import TaskError, WorkspaceError
 from haversack.graph.inference import inference
 from haversack.graph.prepare import notes_of
+from haversack.graph.trace import trace
+from haversack.lengths import PAD, Axes, axes_of, longest, of_each_length
 from haversack.measurement import Figure, chance, share_of
 from haversack.model import Model
 from haversack.preparing import check_bytes
 from haversack.progress import tell
 from haversack.task import Counted, Predict, Task, brief, check_depth
-from haversack.wiring import rewired
+from haversack.wiring import free_axes, input_names, rewired
 
 _SAMPLES = 8
 _CLEARLY, _FAR = 5, 0.25
@@ -62,8 +64,28 @@ def checked_model(module: nn.Module, task: Task) -> Model:
     for each in outputs:
         _check_output(each)
     _check_repeatable(module, few, outputs)
-    model = Model(module, tuple(value[:1] for value in few), teacher=module)
-    return replace(model, notes=notes_of(inference(model))) if task.prepare is not None else model
+    example = example_of(task)
+    model = Model(module, example, teacher=module, notes=_checked_lengths(module, example, task))
+    if task.prepare is None:
+        return model
+    return replace(model, notes=(*model.notes, *notes_of(inference(model))))
+
+
+def _checked_lengths(module: nn.Module, example: tuple[Tensor, ...], task: Task) -> tuple[str, ...]:
+    """What must be said of the length that is timed. Raises an error where the network fixes one that shall be free."""
+    free = free_axes(module)
+    if not free:
+        return ()
+    for batch, *_ in of_each_length(task.calibration()):
+        _run(module, tuple(value[:1] for value in batch), mend=PAD)
+    trace(module, example)
+    sizes = dict(called for value, axes in zip(example, free, strict=True) for called in _called(value, axes))
+    told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    return (f"lengths are free in the file; time and memory are those of the longest calibration inputs: {told}.",)
+
+
+def _called(value: Tensor, axes: Axes) -> list[tuple[str, int]]:
+    return [(name, value.shape[dim]) for dim, name in axes]
 
 
 def _check_output(outputs: Tensor) -> None:
@@ -89,19 +111,26 @@ def _check_output(outputs: Tensor) -> None:
 def wired(module: nn.Module, task: Task) -> nn.Module:
     """The network as it is computed with: tensors in order, in the order of their names, give the one that is wanted.
 
-    That is the network itself where it takes and gives no others. One whose task prepares bytes takes these.
+    That is the network itself where it takes and gives no others, and all of one length. One whose task prepares bytes
+    takes these.
     """
     few = _few(task)
     names = task.names or ()
+    free = axes_of(task.free, names or input_names(module, len(few)), task.calibration())
     if task.prepare is not None:
         check_bytes(task.prepare, few)
-    elif not names and not task.outputs and isinstance(_run(module, few), Tensor):
+    elif not names and not task.outputs and not free and isinstance(_run(module, few), Tensor):
         return module
-    return rewired(module, names, task.outputs, task.prepare)
+    return rewired(module, names, task.outputs, task.prepare, free)
+
+
+def example_of(task: Task) -> tuple[Tensor, ...]:
+    """One sample of calibrate(): where lengths differ, of the longest, whose time and memory are the worst."""
+    return tuple(value[:1] for value in longest(task.calibration()))
 
 
 def _few(task: Task) -> tuple[Tensor, ...]:
-    return tuple(value[:_SAMPLES] for value in task.calibration()[0])
+    return tuple(value[:_SAMPLES] for value in longest(task.calibration()))
 
 
 def _check_copies(module: nn.Module) -> None:
@@ -238,7 +267,7 @@ def _check_equal(once: Tensor, again: Tensor) -> None:
         )
 
 
-def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> object:
+def _run(module: nn.Module, inputs: tuple[Tensor, ...], mend: str = "") -> object:
     try:
         with torch.no_grad():
             return module(*inputs)
@@ -249,5 +278,5 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> object:
         raise TaskError(
             f"the network does not take calibrate()'s inputs of shape {shapes}: {brief(error)}.",
             where="network()",
-            mend="let calibrate() yield what forward() takes (batch first), or fix the network.",
+            mend=mend or "let calibrate() yield what forward() takes (batch first), or fix the network.",
         ) from error

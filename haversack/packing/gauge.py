@@ -117,18 +117,22 @@ class Gauge:
         if kept is not None and self.times:
             timing = Timing.of(kept, find_runtime(self.device).first.name)
             return timing, _LONGEST * self.seconds, self.times.date_of(key)
-        timing = host.time_files(files, threads=self.threads, seconds=seconds)[1]
+        timing = self._timed_for(files, seconds)
         while (
             baseline is not None
             and seconds < _LONGEST * self.seconds
             and self._too_close(timing.latency_ms if self.device.is_host else None, timing.ratio)
         ):
             say("its time is too close to the limit to call: it is taken for longer")
-            timing = timing.joined(host.time_files(files, threads=self.threads, seconds=seconds)[1])
+            timing = timing.joined(self._timed_for(files, seconds))
             seconds *= 2
         if self.times and not afresh:
             self.times.keep(key, timing.rounds)
         return timing, seconds, now()
+
+    def _timed_for(self, files: list[bytes], seconds: float) -> Timing:
+        """The second file's timing against the first's; where lengths are free, at that of the original's example."""
+        return host.time_files(files, threads=self.threads, seconds=seconds, inputs=host.fed(self.original))[1]
 
     def _too_close(self, latency_ms: Figure | None, ratio: Figure | None) -> bool:
         figures = {"latency_ms": latency_ms, "latency_ratio": ratio}
@@ -146,11 +150,13 @@ class Gauge:
     def _weighed(self, model: Model, content: bytes) -> Measurement:
         """What needs no run on data: bytes, memory, and what the device's facts say of its time."""
         weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, model.number_format)
-        name = find_runtime(self.device).name
+        name, ram = find_runtime(self.device).name, weighed.ram_bytes
+        if self.device.is_host:
+            ram = host.peak_ram(content, self.threads, inputs=host.fed(self.original))
         return replace(
             weighed,
             flash_bytes=Figure(len(content), "host"),
-            ram_bytes=host.peak_ram(content, self.threads) if self.device.is_host else weighed.ram_bytes,
+            ram_bytes=ram,
             conditions=Conditions(self.device.name, name, self.threads, host.machine(), host.versions(), now()),
         )
 

@@ -11,7 +11,7 @@ from haversack.artifact import Artifact
 from haversack.disk import aside, disk_errors
 from haversack.errors import WorkspaceError
 from haversack.model import Model
-from haversack.packing.check import wired
+from haversack.packing.check import example_of, wired
 from haversack.placing import anew, settled
 from haversack.result import NETWORK, REPORT, WORKSPACE, Result
 from haversack.surgery.save import export_pt2, save
@@ -67,8 +67,7 @@ def leave_report(folder: Path, text: str) -> Path:
 
 def read_result(folder: Path, network: nn.Module, task: Task) -> Model:
     """The model in a result folder, on a fresh `network`. Raises MeasureError as `network_folder` does."""
-    example = tuple(value[:1] for value in task.calibration()[0])
-    return load_model(wired(network.eval(), task), network_folder(folder), example)
+    return load_model(wired(network.eval(), task), network_folder(folder), example_of(task))
 
 
 def network_folder(folder: Path) -> Path:

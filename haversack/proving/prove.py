@@ -15,6 +15,8 @@ from haversack.batches import each_of
 from haversack.errors import CrashError, HaversackError, ParityError
 from haversack.graph.inference import lower
 from haversack.graph.pairs import pairs
+from haversack.graph.run import joined
+from haversack.lengths import of_each_length
 from haversack.measurement import Parity
 from haversack.packing.result import read_result
 from haversack.progress import say, track
@@ -110,18 +112,28 @@ def _on_one_line(error: HaversackError) -> str:
 
 
 def _typical(lowered: fx.GraphModule, task: Task, effort: Effort) -> list[Inputs]:
-    """The first calibration inputs, on the grids that the network rounds its inputs to, in batches."""
-    columns = [torch.cat(values) for values in zip(*task.calibration(), strict=True)]
-    rounded = [_on_grid(node, column[: effort.samples]) for node, column in zip(_inputs(lowered), columns, strict=True)]
+    """The first calibration inputs, as many of each length, on the grids that the network rounds its inputs to."""
+    alike = of_each_length(task.calibration())
+    few = max(1, effort.samples // len(alike))
+    return [batch for batches in alike for batch in _rounded(lowered, joined(batches, few))]
+
+
+def _rounded(lowered: fx.GraphModule, inputs: Inputs) -> list[Inputs]:
+    """The inputs on the network's grids, in batches."""
+    rounded = [_on_grid(node, column) for node, column in zip(_inputs(lowered), inputs, strict=True)]
     return list(zip(*(column.split(_BATCH) for column in rounded), strict=True))
 
 
 def _random(lowered: fx.GraphModule, seen: Sequence[Inputs], effort: Effort) -> list[Inputs]:
     """Inputs of any integer on the grid, or of any number between the calibration inputs' smallest and largest."""
     draw = torch.Generator().manual_seed(effort.seed)
+    return [batch for batches in of_each_length(seen) for batch in _drawn(lowered, joined(batches), draw)]
+
+
+def _drawn(lowered: fx.GraphModule, seen: Inputs, draw: torch.Generator) -> list[Inputs]:
+    """As many as those of one length that were seen."""
     columns = []
-    for node, values in zip(_inputs(lowered), zip(*seen, strict=True), strict=True):
-        column = torch.cat(values)
+    for node, column in zip(_inputs(lowered), seen, strict=True):
         if not column.is_floating_point():
             columns.append(column[torch.randperm(len(column), generator=draw)])
             continue
@@ -165,6 +177,8 @@ class _Answers:
     """Each output on the calibration inputs."""
     drawn: tuple[Tensor, ...]
     """And on the random ones."""
+    samples: tuple[int, int]
+    """How many there were of each."""
     seconds: float
 
 
@@ -184,12 +198,19 @@ def _asked(
 def _answers(opened: Ready, seen: Sequence[Inputs], drawn: Sequence[Inputs]) -> _Answers:
     begin = time.perf_counter()
     ours, others = (_joined([each_of(opened.predict(*batch)) for batch in batches]) for batches in (seen, drawn))
-    return _Answers(opened, ours, others, (time.perf_counter() - begin) / (len(ours[0]) + len(others[0])))
+    taken = time.perf_counter() - begin
+    count, more = (sum(len(batch[0]) for batch in batches) for batches in (seen, drawn))
+    return _Answers(opened, ours, others, (count, more), taken / (count + more))
 
 
 def _joined(outputs: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Each output over all batches."""
-    return tuple(torch.cat([part.detach() for part in parts]) for parts in zip(*outputs, strict=True))
+    """Each output over all batches; as plain numbers one after the other where the inputs' lengths are in its shape."""
+    return tuple(_one(tuple(part.detach() for part in parts)) for parts in zip(*outputs, strict=True))
+
+
+def _one(parts: tuple[Tensor, ...]) -> Tensor:
+    alike = len({part.shape[1:] for part in parts}) == 1
+    return torch.cat(parts if alike else [part.flatten() for part in parts])
 
 
 def _scores(task: Task, answers: dict[str, _Answers], effort: Effort) -> dict[str, float]:
@@ -225,7 +246,12 @@ class _Judge:
         strange = _strange(given, reference)
         if strange:
             return replace(said, broken=strange)
-        seen, drawn = self._agreement(given.seen, reference.seen), self._agreement(given.drawn, reference.drawn)
+        seen, drawn = (
+            replace(self._agreement(ours, theirs), samples=count)
+            for ours, theirs, count in zip(
+                (given.seen, given.drawn), (reference.seen, reference.drawn), given.samples, strict=True
+            )
+        )
         broken = _inexact(seen, drawn) if exact else self._far(seen)
         return replace(said, calibration=seen, random=drawn, broken=broken)
 

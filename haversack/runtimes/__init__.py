@@ -136,6 +136,8 @@ class Runtime:
     """It turns maps of integers so that their channels come last, at both ends of what it computes so."""
     unpacks: bool = False
     """Weights of 4 bits are spread to bytes in every run, and not once for all: that takes time."""
+    free_lengths: bool = False
+    """Its files take inputs of any length."""
     remark: str = ""
     """What a device's card says beside the name."""
 

@@ -26,6 +26,7 @@ from haversack.model import Edits, Model
 from haversack.surgery.described import MOST_CHANGES, Allowance, change_of, described
 from haversack.surgery.edit import NETWORK_FILE, WEIGHTS_FILE, bytes_of, with_change
 from haversack.untrusted import Bounds, read_file, read_json, typed
+from haversack.wiring import free_axes
 
 _FORMAT = 2
 # What a file may have in any case, however small the network.
@@ -120,7 +121,7 @@ def export_pt2(model: Model, path: Path) -> None:
 
     torch keeps example inputs in such a file, pickled. Here they are zeros: the user's data go nowhere.
     """
-    program = export(on_the_same_tensors(model.module).eval(), two_or_more(model.example))
+    program = export(on_the_same_tensors(model.module).eval(), two_or_more(model.example, free_axes(model.module)))
     inputs, named = program.example_inputs
     program.example_inputs = (tuple(torch.zeros_like(value) for value in inputs), named)
     with _whole(path) as place, place.open("wb") as stream:

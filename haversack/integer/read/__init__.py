@@ -26,6 +26,7 @@ from haversack.integer.read.builder import Builder
 from haversack.integer.read.call import Made, Rule, TorchCall
 from haversack.integer.read.ending import Ending, integer_ending, real_ending, refused, rounding
 from haversack.integer.read.placed import Constant, Order, Placed, channels_last, sizes_of
+from haversack.lengths import require_fixed
 
 aten = torch.ops.aten
 
@@ -42,13 +43,14 @@ _ROWS = {aten.linear.default, aten.permute.default, aten.transpose.int}
 
 
 def read(lowered: fx.GraphModule) -> IntegerGraph:
-    """The integer graph of what `haversack.graph.inference.lower` gives, for a batch of one.
+    """The integer graph of what `haversack.graph.inference.lower` gives, for a batch of one and inputs of one length.
 
     Inputs and outputs are real numbers, or whole ones that rows of a table are looked up by; integers lie between
     QUANTIZE and DEQUANTIZE. An operation whose inputs are
     dequantized and whose result is rounded straight away is computed on integers, every other one in float32. Raises
     ExportError, naming operation and layer, for what TFLite's operations cannot express.
     """
+    require_fixed(lowered.meta.get("free", ()), "an integer graph")
     return _Reader(unrolled(lowered)).graph()
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from haversack.errors import ExportError
 from haversack.graph.pairs import pairs
 from haversack.graph.trace import layer_path
+from haversack.lengths import require_fixed
 from haversack.progress import note
 
 aten = torch.ops.aten
@@ -41,6 +42,7 @@ def write(lowered: fx.GraphModule) -> bytes:
     """
     if find_spec("executorch") is None:
         raise ExportError("writing .pte files needs ExecuTorch.", mend="pip install 'haversack[executorch]'")
+    require_fixed(lowered.meta.get("free", ()), "a .pte file")
     return _program(_for_xnnpack(lowered))
 
 

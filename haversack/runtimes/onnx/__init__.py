@@ -33,6 +33,7 @@ ONNX = Runtime(
     around=Around(120, 430, 1, 24),
     integer_ports=True,
     maps_channels_last=True,
+    free_lengths=True,
     signed_mend="Files for LiteRT (--runtime litert) are computed in integers here too.",
 )
 OPENVINO = Runtime(
@@ -46,5 +47,6 @@ OPENVINO = Runtime(
     install="pip install 'haversack[openvino]'",
     host_only=True,
     optional=True,
+    free_lengths=True,
 )
 ROWS = (ONNX, OPENVINO)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import cast
 
@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from haversack.errors import ExportError
 from haversack.graph.trace import arguments_of, computes_tensors
+from haversack.lengths import BATCH
 from haversack.progress import note
 from haversack.runtimes.onnx.call import (
     Call,
@@ -50,10 +51,12 @@ def through_torch(graph_module: fx.GraphModule, reason: ExportError) -> bytes:
 
 
 def _program(graph_module: fx.GraphModule) -> torch.export.ExportedProgram:
-    """The graph exported anew, its batch as free as it was."""
+    """The graph exported anew, its batch and its lengths as free as they were."""
     values = [node.meta["val"] for node in graph_module.graph.find_nodes(op="placeholder")]
     inputs = tuple(_sample(value) for value in values)
-    return torch.export.export(graph_module, inputs, dynamic_shapes=tuple({0: torch.export.Dim.AUTO} for _ in inputs))
+    free = graph_module.meta.get("free") or ((),) * len(inputs)
+    shapes = tuple(dict.fromkeys((0, *dict(axes)), torch.export.Dim.AUTO) for axes in free)
+    return torch.export.export(graph_module, inputs, dynamic_shapes=shapes)
 
 
 def _sample(value: Tensor) -> Tensor:
@@ -74,7 +77,8 @@ def _neither(reason: ExportError, error: Exception) -> ExportError:
 def write(graph_module: fx.GraphModule, *, float16: bool = False) -> bytes:
     """An ONNX model that computes what the graph computes; free batch dimensions are named "batch".
 
-    Its operator set is 18. Weights of 4 bits or less are stored two a byte.
+    Free lengths are named as the graph's `meta["free"]` says. Its operator set is 18. Weights of 4
+    bits or less are stored two a byte.
 
     The graph comes from `haversack.graph.fold`, with or without `quantized_decomposed` pairs; every operation's
     `meta["val"]` tells its shape. `float16` stores and computes in half precision between float32 inputs and outputs.
@@ -107,10 +111,11 @@ def _walked(
     names = [node.name for node in graph_module.graph.find_nodes(op="placeholder")]
     graph = OnnxGraph(float16=float16, mark=_mark(names))
     values: Written = {}
+    free = iter(graph_module.meta.get("free", ()))
     inputs = []
     for node in graph_module.graph.nodes:
         if node.op == "placeholder":
-            inputs.append(_input(graph, node, values))
+            inputs.append(_input(graph, node, values, dict(next(free, ()))))
         elif node.op == "get_attr":
             values[node] = graph.constant(constant_of(graph_module, node), exact=_is_of_quantization(node))
         elif node.op == "call_function" and computes_tensors(node):
@@ -151,15 +156,21 @@ def _mark(inputs: Sequence[str]) -> str:
     return next(mark for mark in marks if not any(re.match(rf"{mark}[aw]\d", name) for name in inputs))
 
 
-def _input(graph: OnnxGraph, node: fx.Node, values: Written) -> onnx.ValueInfoProto:
+def _input(graph: OnnxGraph, node: fx.Node, values: Written, called: Mapping[int, str]) -> onnx.ValueInfoProto:
+    """An input; `called` are the names of its free lengths."""
     value = node.meta["val"]
     for index, dim in enumerate(sizes_of(value)):
         if not isinstance(dim, int):
-            name = f"batch{len(graph.free)}" if graph.free else "batch"
-            graph.free.setdefault(str(dim), FreeDim(name, node.name, index))
+            graph.free.setdefault(str(dim), FreeDim(called.get(index) or _batch(graph), node.name, index))
     graph.types[node.name] = value.dtype
     values[node] = graph.cast(node.name, graph.stored_type(value.dtype))
     return _info(graph, node.name, value)
+
+
+def _batch(graph: OnnxGraph) -> str:
+    """The next name of a free batch, which no length has."""
+    taken = {free.name for free in graph.free.values()}
+    return next(name for count in itertools.count() if (name := f"{BATCH}{count or ''}") not in taken)
 
 
 def _info(graph: OnnxGraph, name: str, value: Tensor) -> onnx.ValueInfoProto:
@@ -170,8 +181,8 @@ def _info(graph: OnnxGraph, name: str, value: Tensor) -> onnx.ValueInfoProto:
 def _dim(graph: OnnxGraph, dim: Dim) -> int | str:
     if isinstance(dim, int):
         return dim
-    free = graph.free.get(str(dim))
-    return free.name if free else str(dim)
+    names = {symbol: free.name for symbol, free in graph.free.items()}
+    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(dim))
 
 
 def _is_of_quantization(node: fx.Node) -> bool:

@@ -238,15 +238,10 @@ def _optimizer(weights: Sequence[_Weight]) -> torch.optim.Adam:
 def _chunks(batches: Batches) -> list[Chunk]:
     """The samples in chunks of equal size; what is left over at the end is dropped.
 
-    Raises TaskError when there are none, or when they differ in shape.
+    Where lengths differ, they are those of the commonest. Raises TaskError when there are none.
     """
-    shapes = {tuple(value.shape[1:] for value in batch) for batch in batches}
-    if len(shapes) != 1:
-        raise TaskError(
-            f"the calibration inputs have {len(shapes)} different shapes." if shapes else "there are no inputs.",
-            where="calibrate()",
-            mend="let it yield inputs of one shape.",
-        )
+    if not batches:
+        raise TaskError("there are no inputs.", where="calibrate()", mend="let it yield batches of typical inputs.")
     values = joined(batches)
     size = min(_SAMPLES, len(values[0]))
     return [chunk for chunk in zip(*(value.split(size) for value in values), strict=True) if len(chunk[0]) == size]

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from haversack.calibration.blocks import blocks, run, sizes_of
 from haversack.calibration.ranges import observe
-from haversack.errors import TaskError
 from haversack.graph.inference import inference, lower
 from haversack.graph.ops import points
 from haversack.graph.write_back import written_back
@@ -215,8 +214,9 @@ def test_few_samples_are_one_chunk():
     assert case.rounded(5).grids
 
 
-def test_inputs_of_several_shapes_are_refused():
+def test_of_inputs_of_several_shapes_the_commonest_are_learned_from():
     case = Case("residual")
-    case.batches = [(torch.randn(4, 3, 8, 8),), (torch.randn(4, 3, 16, 16),)]
-    with pytest.raises(TaskError, match="2 different shapes"):
-        case.rounded(5)
+    alone = case.rounded(5)
+    case.batches = [(torch.randn(4, 3, 16, 16),), *case.batches]
+    assert case.rounded(5).tensors.keys() == alone.tensors.keys()
+    assert all(torch.equal(value, alone.tensors[name]) for name, value in case.rounded(5).tensors.items())
