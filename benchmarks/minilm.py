@@ -49,17 +49,17 @@ class Block(nn.Module):
 
 
 class MiniLM(nn.Module):
-    """Tokens (batch, LENGTH), filled up with 0, to one row of 384 numbers a sentence."""
+    """Tokens (batch, up to `longest`), filled up with 0, to one row of 384 numbers a sentence."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = LENGTH) -> None:
         super().__init__()
-        self.words, self.places = nn.Embedding(_WORDS, _WIDTH), nn.Parameter(torch.zeros(LENGTH, _WIDTH))
+        self.words, self.places = nn.Embedding(_WORDS, _WIDTH), nn.Parameter(torch.zeros(longest, _WIDTH))
         self.norm, self.blocks = nn.LayerNorm(_WIDTH, _EPSILON), nn.ModuleList(Block() for _ in range(_LAYERS))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The mean of the words that are there, at length one."""
         seen = tokens > _PADDING
-        x = self.norm(self.words(tokens) + self.places)
+        x = self.norm(self.words(tokens) + self.places[: tokens.shape[1]])
         for block in self.blocks:
             x = block(x, seen)
         total = (x * seen.unsqueeze(-1).to(x.dtype)).sum(1)
@@ -79,13 +79,13 @@ _NAMES = {
 """What the layers of a block are called in the weights file."""
 
 
-def network() -> MiniLM:
-    """The trained network."""
+def network(longest: int = LENGTH) -> MiniLM:
+    """The trained network, for sentences of so many tokens at most."""
     tensors = load_file(_one("model.safetensors"))
     embeddings = {name: tensors[f"embeddings.{name}.weight"] for name in ("word_embeddings", "position_embeddings")}
     state = {
         "words.weight": embeddings["word_embeddings"],
-        "places": embeddings["position_embeddings"][:LENGTH] + tensors["embeddings.token_type_embeddings.weight"][0],
+        "places": embeddings["position_embeddings"][:longest] + tensors["embeddings.token_type_embeddings.weight"][0],
         "norm.weight": tensors["embeddings.LayerNorm.weight"],
         "norm.bias": tensors["embeddings.LayerNorm.bias"],
     }
@@ -93,7 +93,7 @@ def network() -> MiniLM:
         for ours, theirs in _NAMES.items():
             for part in ("weight", "bias"):
                 state[f"blocks.{layer}.{ours}.{part}"] = tensors[f"encoder.layer.{layer}.{theirs}.{part}"]
-    found = MiniLM()
+    found = MiniLM(longest)
     found.load_state_dict(state)
     return found.eval()
 
@@ -125,9 +125,18 @@ class Tokenizer:
         """The tokens of the sentences, (sentences, LENGTH)."""
         rows = torch.full((len(sentences), LENGTH), _PADDING)
         for row, sentence in zip(rows, sentences, strict=True):
-            pieces = [piece for word in _words(sentence) for piece in self._pieces(word)][: LENGTH - 2]
-            row[: len(pieces) + 2] = torch.tensor([_FIRST, *pieces, _LAST])
+            tokens = self.framed(self.pieces(sentence)[: LENGTH - 2])
+            row[: len(tokens)] = tokens
         return rows
+
+    def pieces(self, text: str) -> list[int]:
+        """All tokens of a text, without those that frame it."""
+        return [piece for word in _words(text) for piece in self._pieces(word)]
+
+    @staticmethod
+    def framed(pieces: Sequence[int]) -> Tensor:
+        """Tokens between those that stand at the ends of a text."""
+        return torch.tensor([_FIRST, *pieces, _LAST])
 
     def _pieces(self, word: str) -> list[int]:
         """The longest pieces from the front, of which all but the first are marked; none known, the word is unknown."""
@@ -163,6 +172,12 @@ def _apart(letter: str) -> str:
     return f" {letter} " if alone else letter
 
 
+def rows(data: Path, split: str) -> list[list[str]]:
+    """Two sentences and how alike they are, of train, dev or test."""
+    with (data / "text" / f"stsb_en_{split}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Pairs of sentences of the STS benchmark (Cer et al. 2017) and how alike people found them."""
@@ -174,9 +189,7 @@ class Pairs:
     @classmethod
     def of(cls, data: Path, split: str, tokenizer: Tokenizer, most: int | None = None) -> Self:
         """The first `most` pairs of train, dev or test."""
-        with (data / "text" / f"stsb_en_{split}.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))[:most]
-        left, right, alike = zip(*rows, strict=True)
+        left, right, alike = zip(*rows(data, split)[:most], strict=True)
         return cls(tokenizer(left), tokenizer(right), torch.tensor([float(each) for each in alike]))
 
     def score(self, predict: Callable[[Tensor], Tensor]) -> float:

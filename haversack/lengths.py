@@ -83,26 +83,28 @@ def _differing(shapes: Sequence[tuple[int, ...]]) -> list[int]:
 
 
 def _named(free: Free, names: Sequence[str], sizes: Sequence[Sequence[tuple[int, ...]]]) -> tuple[Axes, ...]:
-    for name in free:
-        if name not in names:
-            raise _wrong(f"names the input '{name}'; there is {', '.join(map(repr, names)) or 'none with a name'}.")
-    found = []
-    for name, shapes in zip(names or [""] * len(sizes), sizes, strict=True):
-        dims, rank = free.get(name, {}), len(shapes[0])
+    ranks = dict(zip(names, (len(shapes[0]) for shapes in sizes), strict=False))
+    for name, dims in free.items():
+        if name not in ranks:
+            raise _wrong(f"names the input '{name}'; there is {', '.join(map(repr, ranks)) or 'none with a name'}.")
         for dim in dims:
-            if dim >= rank:
-                raise _wrong(f"names dimension {dim} of the input '{name}', which has {rank} dimensions.")
-        for dim in _differing(shapes):
-            if dim not in dims:
-                which = f"the input '{name}'" if name else "an input"
-                few = " and ".join(map(str, sorted({shape[dim] for shape in shapes})[:2]))
-                raise TaskError(
-                    f"{which} has {few} along dimension {dim}, which Task.free does not name.",
-                    where="calibrate()",
-                    mend="name each dimension that differs in Task.free, or pad all inputs to one size.",
-                )
-        found.append(tuple(sorted(dims.items())))
-    return tuple(found)
+            if dim >= ranks[name]:
+                raise _wrong(f"names dimension {dim} of the input '{name}', which has {ranks[name]} dimensions.")
+    for name, shapes in zip(names or [""] * len(sizes), sizes, strict=True):
+        _check_others(f"the input '{name}'" if name else "an input", shapes, free.get(name, {}))
+    return tuple(tuple(sorted(free.get(name, {}).items())) for name in names)
+
+
+def _check_others(which: str, shapes: Sequence[tuple[int, ...]], free: Mapping[int, str]) -> None:
+    """Raises TaskError where a size differs that is not free."""
+    for dim in _differing(shapes):
+        if dim not in free:
+            few = " and ".join(map(str, sorted({shape[dim] for shape in shapes})[:2]))
+            raise TaskError(
+                f"{which} has {few} along dimension {dim}, which Task.free does not name.",
+                where="calibrate()",
+                mend="name each dimension that differs in Task.free, or pad all inputs to one size.",
+            )
 
 
 def require_fixed(free: Sequence[Axes], what: str) -> None:

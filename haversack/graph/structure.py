@@ -161,6 +161,9 @@ def export(module: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     return program
 
 
+_FIXING = "GRU, LSTM and MaxPool1d fix what they read (torch.export's way); MaxPool2d does not."
+
+
 def _check_free(program: torch.export.ExportedProgram, free: Sequence[Axes]) -> None:
     """Raises TraceError where a length is one number to the network."""
     values = {node.name: node.meta.get("val") for node in program.graph.find_nodes(op="placeholder")}
@@ -170,10 +173,10 @@ def _check_free(program: torch.export.ExportedProgram, free: Sequence[Axes]) -> 
             fixed = size if isinstance(size, int) else size.node.maybe_as_int()
             if fixed is not None:
                 raise TraceError(
-                    f"the network takes the input '{name}' with {fixed} along dimension {dim} alone, which shall be "
-                    f"free ('{called}').",
+                    f"traced, the network takes the input '{name}' with {fixed} along dimension {dim} alone, which "
+                    f"shall be free ('{called}').",
                     where="network()",
-                    mend=PAD,
+                    mend=f"{PAD} {_FIXING}",
                 )
 
 

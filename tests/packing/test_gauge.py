@@ -20,7 +20,7 @@ from haversack.model import Model
 from haversack.packing.gauge import Gauge
 from haversack.plan.found import Trial
 from haversack.recipe import Recipe
-from haversack.runtimes import agreement, host
+from haversack.runtimes import Arrays, agreement, host
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
 
@@ -39,7 +39,10 @@ class Clock:
         self.ratio, self.seconds = ratio, list[float]()
         self.rng = np.random.default_rng(0)
 
-    def time_files(self, files: Sequence[bytes], *, threads: int, seconds: float) -> tuple[host.Timing, ...]:
+    def time_files(
+        self, files: Sequence[bytes], *, threads: int, seconds: float, inputs: Arrays | None = None
+    ) -> tuple[host.Timing, ...]:
+        assert inputs is None  # of a network of one length
         self.seconds.append(seconds)
         ratios = self.rng.normal(self.ratio, 0.05, int(20 * seconds))
         return tuple(host._timings([[10.0, 10.0 * ratio] for ratio in ratios], "onnx"))
@@ -104,7 +107,7 @@ def test_the_original_runs_once_on_each_batch_however_many_candidates_are_held_a
 
     monkeypatch.setattr(agreement, "in_torch", counted)
     monkeypatch.setattr(host, "time_files", Clock(1.0).time_files)
-    monkeypatch.setattr(host, "peak_ram", lambda *_: Figure(1.0, "host"))
+    monkeypatch.setattr(host, "peak_ram", lambda *_, **__: Figure(1.0, "host"))
     random = torch.Generator().manual_seed(0)
     batches, samples = [torch.randn(64, 2, generator=random) for _ in range(2)], torch.randn(32, 2, generator=random)
     task = Task(list, lambda: batches, lambda predict: -float(predict(samples).square().mean()), kind="regression")

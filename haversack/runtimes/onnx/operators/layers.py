@@ -12,7 +12,7 @@ from torch import fx
 from haversack.graph.pads import margin_of
 from haversack.graph.pairs import pairs
 from haversack.graph.trace import arguments_of
-from haversack.runtimes.onnx.call import Call, Table, shape_of
+from haversack.runtimes.onnx.call import Call, Dim, Table, shape_of
 from haversack.runtimes.onnx.operators.quantization import dequantize, product_as_it_comes, turned
 from haversack.runtimes.onnx.operators.shapes import reshaped
 
@@ -182,13 +182,23 @@ def _additive_mask(call: Call) -> str:
     graph, mask = call.graph, call["attn_mask"]
     if call["is_causal"]:
         queries, keys = call.shape[-2], shape_of(call["key"])[-2]
-        if not (isinstance(queries, int) and isinstance(keys, int)):
-            raise call.unsupported("with a causal mask of free size")
-        return graph.constant(torch.full((queries, keys), -math.inf).triu(1))
+        if isinstance(queries, int) and isinstance(keys, int):
+            return graph.constant(torch.full((queries, keys), -math.inf).triu(1))
+        return _triangle(call, queries, keys)
     if mask is None or mask.meta["val"].dtype != torch.bool:
         return graph.cast(call.value(mask), call.dtype) if mask else ""
     seen, unseen = graph.number(0.0, call.dtype), graph.number(-math.inf, call.dtype)
     return graph.node("Where", call.value(mask), seen, unseen, dtype=call.dtype)
+
+
+def _triangle(call: Call, queries: Dim, keys: Dim) -> str:
+    """Minus infinity for each key that comes after the query, by sizes that the inputs tell."""
+    graph = call.graph
+    zero, one = (graph.number(number, torch.int64) for number in (0, 1))
+    rows, columns = (graph.node("Range", zero, call.value(size, torch.int64), one) for size in (queries, keys))
+    later = graph.node("Less", graph.node("Unsqueeze", rows, graph.integers([1])), columns, dtype=torch.bool)
+    seen, unseen = graph.number(0.0, call.dtype), graph.number(-math.inf, call.dtype)
+    return graph.node("Where", later, unseen, seen, dtype=call.dtype)
 
 
 TABLE: Table = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from haversack.runtimes.onnx.call import Call, Table
@@ -56,9 +58,9 @@ def group_norm(call: Call) -> str:
 
     Opset 18's GroupNormalization takes its scale by group, which is not what torch means.
     """
-    graph, groups, (channels, *rest) = call.graph, call["num_groups"], call.sizes(1)
-    inner = channels // groups * torch.Size(rest).numel()
-    flat = graph.node("Reshape", call.x, graph.integers([0, groups, inner]))
+    graph, groups, channels, rest = call.graph, call["num_groups"], call.size(1), call.shape[2:]
+    inner = math.prod(rest, start=channels // groups)
+    flat = graph.node("Reshape", call.x, graph.integers([0, groups, -1]))
     ones, zeros = (graph.constant(fill(groups)) for fill in (torch.ones, torch.zeros))
     normal = graph.node("InstanceNormalization", flat, ones, zeros, epsilon=float(call["eps"]))
     result = reshaped(call, normal, (call.shape[0], groups, inner), call.shape)

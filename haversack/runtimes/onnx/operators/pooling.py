@@ -47,7 +47,8 @@ def average_pool(call: Call) -> str:
     windows = _windows(call)
     if call.arguments.get("divisor_override") is not None or (windows.sticks_out and any(windows.padding)):
         raise call.unsupported("with a divisor, or with padding and a last window that sticks out")
-    if windows.kernel == call.sizes(2) and not any(windows.padding):
+    whole = windows.kernel == [size for size in call.shape[2:] if isinstance(size, int)]
+    if whole and not any(windows.padding):
         return call.graph.node("GlobalAveragePool", call.x)
     counted = 1 if any(windows.padding) and call["count_include_pad"] else None
     # Numbers behind the map are not counted, as in torch.
@@ -79,10 +80,11 @@ def _dims(call: Call) -> int:
 
 def adaptive_average_pool(call: Call) -> str:
     """Averages of windows that share the map out; where they differ in size, a matrix product a dimension."""
-    sizes, wanted = call.sizes(2), call.spatial("output_size", _dims(call))
-    wanted = [size if target is None else target for size, target in zip(sizes, wanted, strict=True)]
+    wanted = call.spatial("output_size", _dims(call))
     if set(wanted) == {1}:
         return call.graph.node("GlobalAveragePool", call.x)
+    sizes = call.sizes(2)
+    wanted = [size if target is None else target for size, target in zip(sizes, wanted, strict=True)]
     if all(size % target == 0 for size, target in zip(sizes, wanted, strict=True)):
         kernel = [size // target for size, target in zip(sizes, wanted, strict=True)]
         return call.graph.node("AveragePool", call.x, kernel_shape=kernel, strides=kernel)
@@ -105,11 +107,12 @@ def _averaging(size: int, wanted: int) -> torch.Tensor:
 
 def adaptive_max_pool(call: Call) -> tuple[str, ...] | str:
     """The largest numbers of windows that share the map out evenly; their places are not written."""
-    sizes, wanted = call.sizes(2), call.spatial("output_size", _dims(call))
-    if any(size % target for size, target in zip(sizes, wanted, strict=True)):
-        raise call.unsupported("with windows of several sizes")
+    wanted = call.spatial("output_size", _dims(call))
     if set(wanted) == {1}:
         return (call.graph.node("GlobalMaxPool", call.x),)
+    sizes = call.sizes(2)
+    if any(size % target for size, target in zip(sizes, wanted, strict=True)):
+        raise call.unsupported("with windows of several sizes")
     kernel = [size // target for size, target in zip(sizes, wanted, strict=True)]
     return (call.graph.node("MaxPool", call.x, kernel_shape=kernel, strides=kernel),)
 
@@ -132,7 +135,7 @@ def resize(call: Call) -> str:
         }
     factors = _factors(call, rank)
     if factors is None:
-        sizes = call.graph.integers([int(call.result[dim]) for dim in range(2, rank)])
+        sizes = call.shape_value(call.result[2:])
         return call.graph.node("Resize", call.x, "", "", sizes, axes=list(range(2, rank)), **how)
     # All dimensions are spelled out: ONNX Runtime's layout optimizer miscounts a Resize with axes (1.32).
     return call.graph.node(

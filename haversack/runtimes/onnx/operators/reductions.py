@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
-from haversack.runtimes.onnx.call import Call, Table
+from haversack.runtimes.onnx.call import Call, Dim, Table
 from haversack.runtimes.onnx.operators.shapes import reshaped
 
 
@@ -77,12 +78,15 @@ def vector_norm(call: Call) -> str:
 def variance(call: Call) -> str:
     """The mean square of what is left without the mean, corrected for the degrees of freedom (Bessel's by default)."""
     graph, dims = call.graph, call.dims()
-    count = torch.Size([call.size(dim) for dim in dims]).numel()
+    count = math.prod(call.shape[dim] for dim in dims)
     correction = call.arguments.get("correction", float(call.arguments.get("unbiased", True)))
     correction = 1.0 if correction is None else correction
     centred = graph.node("Sub", call.x, graph.node("ReduceMean", call.x, graph.integers(dims)))
     squares = _reduced(call, "ReduceSumSquare", dims, centred)
-    return graph.node("Div", squares, graph.number(count - correction, graph.types[call.x]))
+    dtype = graph.types[call.x]
+    if isinstance(count, int):
+        return graph.node("Div", squares, graph.number(count - correction, dtype))
+    return graph.node("Div", squares, graph.node("Sub", call.value(count, dtype), graph.number(correction, dtype)))
 
 
 def spread_and_mean(spread: Callable[[Call], str]) -> Callable[[Call], tuple[str, str]]:
@@ -103,19 +107,18 @@ def running_sum(call: Call) -> str:
 
 def largest(call: Call) -> tuple[str, str]:
     """The k largest or smallest numbers along a dimension, in order, and where they are."""
-    count, axis = int(call["k"]), call.dim()
-    return _ordered(call, count, axis, largest=call["largest"])
+    return _ordered(call, call["k"], call.dim(), largest=call["largest"])
 
 
 def sort(call: Call) -> tuple[str, str]:
     """All numbers along a dimension in order, and where they were."""
     axis = call.dim()
-    return _ordered(call, call.size(axis), axis, largest=call["descending"])
+    return _ordered(call, call.shape[axis], axis, largest=call["descending"])
 
 
-def _ordered(call: Call, count: int, axis: int, *, largest: bool) -> tuple[str, str]:
+def _ordered(call: Call, count: Dim, axis: int, *, largest: bool) -> tuple[str, str]:
     numbers, places = call.graph.split(
-        "TopK", call.x, call.graph.integers([count]), outputs=2, axis=axis, largest=int(largest)
+        "TopK", call.x, call.shape_value([count]), outputs=2, axis=axis, largest=int(largest)
     )
     call.graph.types[places] = torch.int64
     return numbers, places

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from haversack.runtimes.onnx.call import Call, Dim, Table, Values, settled, shape_of
+from haversack.runtimes.onnx.call import Call, Dim, Table, Values, settled, shape_of, sizes_of
 
 # Start, end and step of a slice; torch and ONNX both take a huge end as "up to the last".
 Cut = tuple[Dim, Dim, int]
@@ -150,10 +150,10 @@ def index_select(call: Call) -> str:
 def split(call: Call) -> Values:
     """split, split_with_sizes and chunk: the traced results tell the sizes."""
     axis = call.dim()
-    sizes = [int(part.shape[axis]) for part in call.operation.meta["val"]]
+    sizes = [sizes_of(part)[axis] for part in call.operation.meta["val"]]
     if len(sizes) == 1:
         return (call.x,)
-    return call.graph.split("Split", call.x, call.graph.integers(sizes), outputs=len(sizes), axis=axis)
+    return call.graph.split("Split", call.x, call.shape_value(sizes), outputs=len(sizes), axis=axis)
 
 
 def unbind(call: Call) -> Values:
@@ -232,12 +232,11 @@ def pixel_unshuffle(call: Call) -> str:
 
 def channel_shuffle(call: Call) -> str:
     """Channels dealt out over the groups (Zhang et al. 2018)."""
-    groups, (channels, *rest) = call["groups"], call.sizes(1)
-    apart = call.graph.node("Reshape", call.x, call.graph.integers([0, groups, channels // groups, *rest]))
+    groups, channels, rest = call["groups"], call.size(1), call.shape[2:]
+    apart = call.graph.node("Reshape", call.x, call.shape_value([0, groups, channels // groups, *rest]))
     order = [0, 2, 1, *range(3, 3 + len(rest))]
-    return call.graph.node(
-        "Reshape", call.graph.node("Transpose", apart, perm=order), call.graph.integers([0, channels, *rest])
-    )
+    dealt = call.graph.node("Transpose", apart, perm=order)
+    return call.graph.node("Reshape", dealt, call.shape_value([0, channels, *rest]))
 
 
 def full(fill: float | None) -> Callable[[Call], str]:
