@@ -19,6 +19,7 @@ from haversack.settings import Amount, AtLeast, Count, Positive, Share, checked
 from haversack.task import Task
 from haversack.training import Training, finetune
 from haversack.training.machine import seeded
+from haversack.wiring import free_axes
 
 _WIDTHS = (0.5, 0.25)
 
@@ -141,6 +142,8 @@ def interface(model: Model) -> Interface:
     """
     if len(model.example) != 1:
         raise _unfit(f"the network takes {len(model.example)} inputs, and students take one.")
+    if free_axes(model.module):
+        raise _unfit("its inputs have different lengths, and students take one. Pad them to one length.")
     shape = tuple(model.example[0].shape)
     if model.example[0].dtype == torch.uint8:
         raise _unfit("it takes bytes, and students take numbers. Leave out the task's `prepare`.")

@@ -148,3 +148,12 @@ def test_a_network_that_takes_bytes_has_no_student_and_is_told_why():
     assert not list(AdoptStudent.options(taken, find_device("host")))
     with pytest.raises(RecipeError, match="takes bytes"):
         interface(taken)
+
+
+def test_a_network_whose_inputs_differ_in_length_has_no_student_and_is_told_why():
+    network = nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    batches = [torch.randn(4, 2, length, generator=torch.Generator().manual_seed(length)) for length in (9, 12)]
+    taken = checked_model(network, Task(list, lambda: batches, lambda _: 0.5))
+    assert not list(AdoptStudent.options(taken, find_device("host")))
+    with pytest.raises(RecipeError, match="different lengths"):
+        interface(taken)
