@@ -69,6 +69,7 @@ class Counterparts:
         """The quantized network with the layers at `paths` left float, their own weights and biases back."""
         free = leaving_float(self.network, paths)
         weights = {each.weight for found in (free.layers(), free.lookups()) for each in found}
+        weights |= {name for layer in free.recurrents() for name in layer.weights}
         needed = {*points(free.graph), *weights}
         own = self._own(self.grids.keys() - needed)
         return self.network.with_tensors(own).lowered({name: self.grids[name] for name in self.grids.keys() & needed})

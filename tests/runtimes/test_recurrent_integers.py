@@ -17,6 +17,7 @@ from haversack.errors import HaversackError, NothingChangedError
 from haversack.graph.inference import inference, lower
 from haversack.model import Model
 from haversack.progress import shown_by
+from haversack.proving.blame import Counterparts
 from haversack.runtimes import coded
 from haversack.runtimes.onnx.write import write
 from haversack.surgery.save import load, save
@@ -208,6 +209,15 @@ def test_the_coded_file_holds_the_integers_and_gives_them_back():
     for name in matrices(model):
         wanted = packed.grids[name].round(inference(packed).tensor(name))
         torch.testing.assert_close(torch.tensor(coded.read(content)[name]), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("path", "stays"), [("head", True), ("layer", False)])
+def test_blame_leaves_float_what_it_is_told_and_no_other_layer(path, stays):
+    model, x = built(nn.LSTM)
+    packed = STEPS["static"].apply(model, task_on(x))
+    pair = Counterparts(inference(model), inference(packed), packed.grids)
+    held = pair.with_layers_float([path]).state_dict()
+    assert any(name.startswith("layer.weight_hh_l0_integers") for name in held) == stays
 
 
 def test_a_projection_is_refused_by_name():
