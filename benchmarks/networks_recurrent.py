@@ -2,7 +2,8 @@
 
 Subjects 1 to 14 train and calibrate; 15 to 18 choose after which epoch training ends; 19 to 23, whom nothing saw
 before, are scored once with each file. For ONNX Runtime values are rounded as they come; for LiteRT weights alone are
-integers.
+integers. With 96 units instead of 128 the int8 file of the LSTM was 0.28005 of the float one: what does not shrink
+weighs more there.
 """
 
 from __future__ import annotations
