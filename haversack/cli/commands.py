@@ -24,7 +24,7 @@ from haversack.cli.options import (
     target_of,
 )
 from haversack.cli.terminal import loaded, print_json, progress
-from haversack.errors import WorkspaceError
+from haversack.errors import MeasureError, WorkspaceError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -232,10 +232,13 @@ def _write(place: Path, content: bytes) -> None:
         ) from error
 
 
-def bench(
+def bench(  # noqa: PLR0913 - one argument an option
     file: MeasuredFile,
     against: Annotated[
         Path | None, typer.Option(help="Another file for the same runtime, timed in alternation.")
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="What a free size of its inputs is: tokens=64; once for each.")
     ] = None,
     threads: Threads = 1,
     seconds: Seconds = 3.0,
@@ -246,11 +249,19 @@ def bench(
     from haversack.report.text import benched
     from haversack.runtimes.host import bench as run
 
-    report = run(file, threads, seconds, against)
+    report = run(file, threads, seconds, against, dict(map(_size, size or ())))
     if as_json:
         print_json(report.to_json())
     else:
         typer.echo(benched(report))
+
+
+def _size(text: str) -> tuple[str, int]:
+    """The name and the number of one --size."""
+    name, _, number = text.partition("=")
+    if not name or not number.isdecimal() or int(number) < 1:
+        raise MeasureError(f"--size is '{text}'.", mend="write a name of the file's and a number: --size tokens=64.")
+    return name, int(number)
 
 
 def prove(  # noqa: PLR0913 - one argument an option

@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,23 +72,32 @@ def time_files(  # noqa: PLR0913 - all but the files have defaults
     seconds: float = 3.0,
     seed: int = 0,
     inputs: Arrays | None = None,
+    sizes: Mapping[str, int] | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> tuple[Timing, ...]:
     """The latency of each file at batch 1, and its ratio to the first: both figures from one process, taking turns.
 
     `seconds` is what all files together are run for, save that there are three rounds at least. The inputs are random
-    by the files' shapes unless `inputs` gives arrays, which then go to every file. A file whose batch size is fixed is
+    by the files' shapes unless `inputs` gives arrays, which then go to every file; `sizes` says what free sizes beside
+    the batch are, by their names in the files. A file whose batch size is fixed is
     timed with that batch. Ratios within a round cancel what a neighbour on a shared machine takes; times cannot.
     """
     if not files:
         raise MeasureError("no files to time.")
     if not 0 < seconds < float("inf"):
         raise MeasureError(f"{seconds} seconds of timing make no sense.", mend="give more than zero seconds.")
-    answer = ask("time", files, threads, timeout_s=timeout_s, seconds=seconds, seed=seed, inputs=inputs)
+    answer = ask("time", files, threads, timeout_s=timeout_s, seconds=seconds, seed=seed, inputs=inputs, sizes=sizes)
     return _timings(answer["rounds"], runtime_of(files[0]).name)
 
 
-def peak_ram(file: File, threads: int = 1, *, inputs: Arrays | None = None, timeout_s: float = TIMEOUT_S) -> Figure:
+def peak_ram(
+    file: File,
+    threads: int = 1,
+    *,
+    inputs: Arrays | None = None,
+    sizes: Mapping[str, int] | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Figure:
     """Bytes of peak resident memory that loading and running the file at batch 1 add to an empty session's.
 
     The median of three fresh processes, `low` to `high` being the extremes. Loading counts (the weights are in memory
@@ -97,7 +106,8 @@ def peak_ram(file: File, threads: int = 1, *, inputs: Arrays | None = None, time
     """
 
     def grown() -> int:
-        return int(ask("memory", [file], threads, timeout_s=timeout_s, inputs=inputs)["grown_bytes"])
+        answer = ask("memory", [file], threads, timeout_s=timeout_s, inputs=inputs, sizes=sizes)
+        return int(answer["grown_bytes"])
 
     checked_threads(threads)
     runtime = checked_runtime(file)
@@ -165,19 +175,28 @@ def contents(file: File, threads: int) -> Contents:
         return known.contents(path, threads)
 
 
-def bench(path: Path, threads: int = 1, seconds: float = 3.0, against: Path | None = None) -> BenchReport:
-    """Size, peak memory, latency and operators of the file at `path`, and its latency over `against`'s."""
+def bench(
+    path: Path,
+    threads: int = 1,
+    seconds: float = 3.0,
+    against: Path | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> BenchReport:
+    """Size, peak memory, latency and operators of the file at `path`, and its latency over `against`'s.
+
+    `sizes` says what free sizes are, beside the batch.
+    """
     files = [path] if against is None else [against, path]
     runtimes = [checked_runtime(file) for file in files]
     inside = contents(path, threads)
-    timing = time_files(files, threads=threads, seconds=seconds)[-1]
+    timing = time_files(files, threads=threads, seconds=seconds, sizes=sizes)[-1]
     return BenchReport(
         file=str(path),
         runtime=runtimes[-1].name,
         against=str(against) if against else None,
         threads=threads,
         disk_bytes=inside.disk_bytes,
-        ram_bytes=peak_ram(path, threads),
+        ram_bytes=peak_ram(path, threads, sizes=sizes),
         latency_ms=timing.latency_ms,
         ratio=timing.ratio if against else None,
         operators=inside.operators,

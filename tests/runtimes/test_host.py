@@ -238,6 +238,16 @@ def test_a_file_that_takes_too_long_is_an_error():
         host.time_files([_identity()], timeout_s=0.01)
 
 
+def test_a_file_of_free_sizes_is_measured_at_those_that_are_said(tmp_path):
+    path = tmp_path / "free.onnx"
+    path.write_bytes(_identity(FLOAT, ("n", "h", 3)))
+    report = host.bench(path, seconds=0.05, sizes={"h": 1 << 18})
+    assert report.latency_ms.value > host.time_files([path], seconds=0.05, sizes={"h": 1})[0].latency_ms.value
+    assert report.ram_bytes.value > 3 << 18
+    with pytest.raises(MeasureError, match="no free size 'w'"):
+        host.time_files([path], seconds=0.05, sizes={"h": 1, "w": 2})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +67,29 @@ def open_session(
         raise turns.RefusedError(*_explained(error)) from error
 
 
-def batch_one(session: Any) -> list[tuple[tuple[int, ...], type]]:  # noqa: ANN401
-    """Shape and NumPy type of each input with a free batch dimension set to 1."""
+def batch_one(session: Any, sizes: Mapping[str, int]) -> list[tuple[tuple[int, ...], type]]:  # noqa: ANN401
+    """Shape and NumPy type of each input with a free batch dimension set to 1, and others to what `sizes` says."""
+    named = {size for wanted in session.get_inputs() for size in wanted.shape if isinstance(size, str)}
+    if unknown := sorted(sizes.keys() - named):
+        told = ", ".join(sorted(named)) or "none"
+        raise turns.RefusedError(f"its inputs have no free size '{unknown[0]}'.", f"name one of its own: {told}.")
     found = []
     for wanted in session.get_inputs():
-        shape = list(wanted.shape)
+        shape = [sizes.get(size, size) for size in wanted.shape]
         if shape and not isinstance(shape[0], int):
             shape[0] = 1
         if not all(isinstance(size, int) for size in shape):
             raise turns.RefusedError(
                 f"the input '{wanted.name}' has the shape {list(wanted.shape)}: more than its batch size is free.",
-                "export it with all sizes but the batch fixed, or give arrays to run it on.",
+                f"say how large it is (--size {_free(shape)}=64), or export it with fixed sizes.",
             )
         found.append((tuple(shape), number_type(wanted)))
     return found
+
+
+def _free(shape: Sequence[object]) -> str:
+    """The name of a shape's first free size."""
+    return next((size for size in shape if isinstance(size, str)), "NAME")
 
 
 def number_type(wanted: Any) -> type:  # noqa: ANN401
@@ -147,7 +157,7 @@ def _feed(session: Any, request: turns.Request) -> dict[str, Any]:  # noqa: ANN4
     """The given inputs in order, or random ones."""
     arrays = turns.given_arrays(request, [number_type(wanted) for wanted in session.get_inputs()])
     if arrays is None:
-        arrays = turns.random_arrays(batch_one(session), request["seed"])
+        arrays = turns.random_arrays(batch_one(session, request.get("sizes") or {}), request["seed"])
     return {wanted.name: array for wanted, array in zip(session.get_inputs(), arrays, strict=True)}
 
 
