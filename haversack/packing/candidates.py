@@ -13,6 +13,7 @@ from haversack.graph.inference import inference, lower
 from haversack.graph.ops import points
 from haversack.graph.run import named_tensors
 from haversack.model import Model, Target
+from haversack.packing.check import fed
 from haversack.packing.workspace import Workspace
 from haversack.progress import noted
 from haversack.recipe import Recipe, Stage, Step, recipe_from_toml, technique
@@ -102,7 +103,7 @@ class Files:
     def _timed(self, models: Sequence[Model]) -> list[float]:
         files = [self._written(model) for model in models]
         seconds = self.seconds * len(files)
-        timed = host.time_files(files, threads=self.threads, seconds=seconds, inputs=host.fed(models[0]))
+        timed = host.time_files(files, threads=self.threads, seconds=seconds, inputs=fed(models[0]))
         return [timed[0].latency_ms.value * each.ratio.value for each in timed]
 
     def flash_bytes(self, model: Model) -> int:

@@ -23,6 +23,7 @@ from haversack.measurement import Figure, chance, share_of
 from haversack.model import Model
 from haversack.preparing import check_bytes
 from haversack.progress import tell
+from haversack.runtimes import Arrays
 from haversack.task import Counted, Predict, Task, brief, check_depth
 from haversack.wiring import free_axes, input_names, rewired
 
@@ -127,6 +128,11 @@ def wired(module: nn.Module, task: Task) -> nn.Module:
 def example_of(task: Task) -> tuple[Tensor, ...]:
     """One sample of calibrate(): where lengths differ, of the longest, whose time and memory are the worst."""
     return tuple(value[:1] for value in longest(task.calibration()))
+
+
+def fed(model: Model) -> Arrays | None:
+    """What a model's file is timed on: its example where lengths are free; None where the file tells the sizes."""
+    return [value.numpy() for value in model.example] if free_axes(model.module) else None
 
 
 def _few(task: Task) -> tuple[Tensor, ...]:

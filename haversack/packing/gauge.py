@@ -19,7 +19,7 @@ from haversack.limits import Budget
 from haversack.measurement import Conditions, Figure, Judgement, Measurement
 from haversack.model import Model
 from haversack.packing.beside import RunBeside
-from haversack.packing.check import RunOnce, checked_score, scored, validated
+from haversack.packing.check import RunOnce, checked_score, fed, scored, validated
 from haversack.plan.found import Trial
 from haversack.progress import note, noted, say, tell
 from haversack.quantity import now
@@ -132,7 +132,7 @@ class Gauge:
 
     def _timed_for(self, files: list[bytes], seconds: float) -> Timing:
         """The second file's timing against the first's; where lengths are free, at that of the original's example."""
-        return host.time_files(files, threads=self.threads, seconds=seconds, inputs=host.fed(self.original))[1]
+        return host.time_files(files, threads=self.threads, seconds=seconds, inputs=fed(self.original))[1]
 
     def _too_close(self, latency_ms: Figure | None, ratio: Figure | None) -> bool:
         figures = {"latency_ms": latency_ms, "latency_ratio": ratio}
@@ -152,7 +152,7 @@ class Gauge:
         weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, model.number_format)
         name, ram = find_runtime(self.device).name, weighed.ram_bytes
         if self.device.is_host:
-            ram = host.peak_ram(content, self.threads, inputs=host.fed(self.original))
+            ram = host.peak_ram(content, self.threads, inputs=fed(self.original))
         return replace(
             weighed,
             flash_bytes=Figure(len(content), "host"),

@@ -22,12 +22,10 @@ import haversack
 from haversack.disk import scratch_folder
 from haversack.errors import MeasureError
 from haversack.measurement import BenchReport, Figure
-from haversack.model import Model
 from haversack.runtimes import Arrays, Contents, File, FileFormat, Opened, Orders, rows
 from haversack.runtimes.apart import open_apart
 from haversack.runtimes.files import checked_runtime, checked_threads, name_of, runtime_of
 from haversack.runtimes.process import TIMEOUT_S, ask
-from haversack.wiring import free_axes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,11 +56,6 @@ class Timing:
     def joined(self, more: Timing) -> Timing:
         """The figures of the rounds of both."""
         return Timing.of((*self.rounds, *more.rounds), self.ratio.runtime)
-
-
-def fed(model: Model) -> Arrays | None:
-    """What a model's file is timed on: its example where lengths are free; None where the file tells the sizes."""
-    return [value.numpy() for value in model.example] if free_axes(model.module) else None
 
 
 def time_files(  # noqa: PLR0913 - all but the files have defaults
