@@ -17,7 +17,11 @@ NAMING = {
     "integer/read": "reads graphs with pairs",
     "runtimes": "write files",
     "graph/structure.py": "leaves out what torch.export checks",
+    "graph/bytes.py": "reads how bytes become real numbers",
     "graph/fold.py": "writes what stands for a batch norm, a mean and a view",
+    "graph/prepare.py": "writes what is left of a normalization",
+    "graph/recurrent.py": "reads recurrent layers",
+    "graph/unroll.py": "writes recurrent layers step by step",
     "graph/pairs.py": "writes a grouped weight's shape",
     "training/machine.py": "knows torch's functions that are slow in bfloat16",
 }

@@ -15,7 +15,7 @@ from haversack.packing.costs.written import Writing, layer_bytes
 from haversack.plan.problem import Term
 from haversack.runtimes.pieces import Piece
 
-_CUT = 1 / 3
+_CUT = 2 / 3
 """The share of channel groups from which plans take some channels, about."""
 
 
