@@ -40,23 +40,19 @@ def closest(fit: Fit, top: int, least: Tensor, kept: Tensor | None = None) -> tu
     return codes, steps
 
 
-def closest_in_groups(fit: Fit, top: int, size: int) -> tuple[Tensor, Tensor]:
-    """Integers -top..top (groups, rows, columns) and a step for each `size` columns of a row, which divides these.
+def closest_in_groups(fit: Fit, bits: int, size: int) -> tuple[Tensor, Tensor]:
+    """Integers of so many bits (groups, rows, columns), and a step for each `size` columns of a row, which divides it.
 
     Each step is the one of least squared error of its weights, taken by themselves; float16 holds it where it can.
     """
-    rows = fit.best.reshape(-1, size)
-    steps = halved(steps_of(limits_of_least_error(rows, _bits_of(top), _FINE), top)).to(rows.dtype)
+    rows, top = fit.best.reshape(-1, size), (1 << bits - 1) - 1
+    steps = halved(steps_of(limits_of_least_error(rows, bits, _FINE), top)).to(rows.dtype)
     each = steps.repeat_interleave(size).view_as(fit.best)
     codes = _Turn(fit.curvature).rounded(fit.best, each, top)
     for _ in range(_MOST_SWEEPS):
         if not _move_each(fit, codes, each, top):
             break
     return codes, each[..., ::size]
-
-
-def _bits_of(top: int) -> int:
-    return top.bit_length() + 1
 
 
 def _closest_of(fit: Fit, top: int, least: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,12 +84,12 @@ class QuantizeWeights(Step):
         own = {layer.weight for layer in chosen}
         others = {name: grid for name, grid in plain.items() if name not in own}
         sweep = Sweep.over(folded, folded.lowered(others), batches, chosen)
-        top, grids = (1 << self.bits - 1) - 1, dict[str, Grid]()
+        grids = dict[str, Grid]()
         for layer in track(chosen, "rounding layers", len(chosen)):
             fit, weight = sweep.fit(layer, ridge=_RIDGE), folded.tensor(layer.weight)
             columns = fit.best.shape[-1]
             size = self.group if self.group and columns % self.group == 0 else columns
-            codes, steps = closest_in_groups(fit, top, size)
+            codes, steps = closest_in_groups(fit, self.bits, size)
             grid = grids[layer.weight] = self._with_steps(steps.reshape(-1))
             real = grid.dequantize(codes.reshape(len(grid.scale), -1).to(torch.int32))
             sweep.choose(layer, real.reshape(weight.shape), fit)
