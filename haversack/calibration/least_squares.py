@@ -97,6 +97,11 @@ class Moments:
         self._squares = torch.zeros(groups, columns, columns, dtype=torch.float64)
         self._products = torch.zeros(groups, rows, columns, dtype=torch.float64)
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the layer reads to compute one position in all channels."""
+        return self._columns.numel()
+
     def add(self, inputs: Tensor, outputs: Tensor, most: int) -> None:
         """Counts a batch in: all its positions, or about `most` of them if there are more."""
         each = max(1, most // len(inputs))
@@ -104,7 +109,8 @@ class Moments:
             x, y = self._patches(inputs[start:end], outputs[start:end], each)
             if self._origin is None:
                 self._origin = (x.mean(-1, keepdim=True) * self._centred, y.mean(-1, keepdim=True) * self._centred)
-            x, y = x - self._origin[0], y - self._origin[1]
+            # In place: the patches are copies.
+            x, y = x.sub_(self._origin[0]), y.sub_(self._origin[1])
             self._count += x.shape[-1]
             self._columns += x.sum(-1)
             self._rows += y.sum(-1)

@@ -15,12 +15,14 @@ from haversack.errors import RecipeError, TaskError
 from haversack.graph.bytes import in_steps, steps_at
 from haversack.graph.folded import Folded
 from haversack.graph.ops import FoldedLayer, Trait, fixed_ranges, sharing, traits_of
-from haversack.graph.run import Batches, Visit, is_finite, watch
+from haversack.graph.run import Batches, Visit, is_finite, numbers_of, spacing, watch
 from haversack.grid import Grid, affine, blocks, halved, round_, steps_of, symmetric
 
 Ranges = Literal["min_max", "percentile", "mse"]
 Run = Callable[[fx.GraphModule, Batches, Collection[str], Visit], None]
 _TAIL = 1e-5
+# So many numbers tell a range's tails as well as more do.
+_COUNTED = 1 << 22
 # Shorter than a tenth, and a step of 8 bits would be finer than a bin of the histogram.
 _CUTS = tuple(share / 100 for share in range(100, 9, -1))
 # Steps of more bits than this are finer than the bins, and reach far enough to need no cut.
@@ -112,17 +114,20 @@ def observe(
 ) -> Mapping[str, Observed]:
     """What each value called in `names` was on the batches, with `counted` also how often.
 
-    The network runs once, by `run`. Raises TaskError when the inputs never vary, or when a value is NaN or infinite.
+    The network runs once, by `run`. Of values of very many numbers, some millions spread evenly are counted. Raises
+    TaskError when the inputs never vary, or when a value is NaN or infinite.
     """
     _check_inputs(batches)
-    seen = {name: Histogram() for name in names}
+    samples = sum(len(batch[0]) for batch in batches)
+    sizes = {node.name: numbers_of(node) for node in folded.graph.nodes if node.name in names}
+    seen = {name: Histogram(spacing(size * samples, _COUNTED, size)) for name, size in sizes.items()}
 
-    def count(name: str, value: Tensor) -> None:
+    def visit(name: str, value: Tensor) -> None:
         low, high = (float(end) for end in value.aminmax())
         _check_finite(name, low, high)
         seen[name].add(value if counted else value.new_empty(0), low, high)
 
-    run(folded.module, batches, names, count)
+    run(folded.module, batches, names, visit)
     return {name: Observed(each.low, each.high, each.told() if counted else None) for name, each in seen.items()}
 
 

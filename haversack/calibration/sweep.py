@@ -29,6 +29,8 @@ from haversack.progress import track
 
 # Neighbouring positions of a map say nearly the same: more of them change nothing but the time.
 _MOST_POSITIONS = 100_000
+# What all channels of a layer read at these positions: where each has a small kernel of its own, fewer tell as much.
+_MOST_NUMBERS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,10 @@ class Sweep:
         """The weights with which the layer comes closest to what is wanted of it, near those that it has."""
         weight = self._changed.tensors[layer.weight]
         moments = Moments(layer.node, weight, centred=layer.free_bias)
+        most = min(self._most, _MOST_NUMBERS // moments.numbers)
         for batch, size in enumerate(self._sizes):
             inputs, outputs = self._inputs_and_outputs(layer, batch)
-            moments.add(inputs, outputs, self._most * size // sum(self._sizes))
+            moments.add(inputs, outputs, most * size // sum(self._sizes))
         bias = self._changed.tensors[layer.bias] if layer.bias else None
         return moments.fit(weight, bias, ridge=ridge)
 

@@ -10,12 +10,15 @@ from torch import Tensor, fx
 
 from haversack.graph.folded import Folded, Norm
 from haversack.graph.ops import channel_dim
-from haversack.graph.run import Batches, Visit, watch
+from haversack.graph.run import Batches, Visit, numbers_a_sample, spacing, watch
 
 Tensors = Mapping[str, Tensor]
 
-# Fewer samples than this estimate worse than what training left behind; more than the limit change nothing.
-_FEWEST, _MOST = 64, 256
+# Fewer samples than this estimate worse than what training left behind; more than the limit change nothing, and of
+# networks whose largest value takes much memory, the fewest will do: each sample tells much of every channel.
+_FEWEST, _MOST, _MOST_NUMBERS = 64, 256, 1 << 24
+# Of a map of more places, every so manyth counts, up to so many.
+_MOST_PLACES = 1024
 # Less than this share of what training saw is nothing to take a ratio to.
 _LEAST_SHARE, _TINY = 1e-4, 1e-12
 
@@ -36,6 +39,7 @@ class Noted:
 
     def __init__(self, folded: Folded, batches: Batches) -> None:
         self.folded, self.batches = folded, batches
+        self.first = list(_some(folded, batches))
         layers = [layer.node for layer in folded.layers(transposed=True)]
         self._parts: dict[str, list[_Part]] = {node.name: [] for node in (*layers, *map(folded.layer_of, folded.norms))}
         self._channels = {node.name: channel_dim(node) for node in layers}
@@ -49,9 +53,8 @@ class Noted:
             if name in names:
                 visit(name, value)
 
-        first = list(_some(batches))
-        watch(network, first, {*names, *self._parts}, note)
-        watch(network, list(_rest(batches, sum(len(batch[0]) for batch in first))), names, visit)
+        watch(network, self.first, {*names, *self._parts}, note)
+        watch(network, list(_rest(batches, _samples(self.first))), names, visit)
 
     def distributions(self, weights: Collection[str]) -> dict[str, Distribution] | None:
         """Those of the layers of these weights; None where they were not noted."""
@@ -59,11 +62,15 @@ class Noted:
         return {weight: _joined(some) for weight, some in noted.items()} if all(noted.values()) else None
 
     def means(self, folded: Folded, layers: Collection[str], samples: int) -> dict[str, Tensor] | None:
-        """The mean outputs of these layers, channel by channel; None where not just so many samples were noted."""
-        noted = folded is self.folded and samples == sum(len(batch[0]) for batch in _some(self.batches))
-        if not noted or not all(self._parts.get(name) for name in layers):
+        """The mean outputs of these layers, channel by channel.
+
+        None where not just so many samples were noted, or not every place of them.
+        """
+        noted = folded is self.folded and samples == _samples(self.first)
+        parts = {name: self._parts.get(name, []) for name in layers}
+        if not noted or not all(some and all(part.is_whole for part in some) for some in parts.values()):
             return None
-        return {name: _joined(self._parts[name]).mean for name in layers}
+        return {name: _joined(some).mean for name, some in parts.items()}
 
 
 def expected(
@@ -77,9 +84,8 @@ def expected(
     """
     norms = {weight: _norms(folded, weight, norm) for weight, norm in names.items()}
     before = {weight: _left_behind(each, folded.own) for weight, each in norms.items()}
-    batches = inputs.batches if isinstance(inputs, Noted) else inputs
-    some = list(_some(batches)) if names and batches else []
-    if not some:
+    some = inputs.first if isinstance(inputs, Noted) else list(_some(folded, inputs or ()))
+    if not some or not names:
         return before
     seen = inputs.distributions(names) if isinstance(inputs, Noted) else None
     seen, now = seen or _measured(folded, names, some), _measured(folded.with_tensors(changed), names, some)
@@ -125,18 +131,22 @@ def _measured(folded: Folded, weights: Mapping[str, Norm], batches: Batches) -> 
 
 @dataclass(frozen=True)
 class _Part:
-    """One batch: how many values a channel, and how they are distributed."""
+    """One batch: how many values a channel, how they are distributed, and whether these are all values."""
 
     count: int
     values: Distribution
+    is_whole: bool = True
 
 
 def _part(value: Tensor) -> _Part:
     # In two steps: torch.var_mean takes seven times as long.
     maps = value.detach().reshape(*value.shape[:2], -1)
+    places = maps.shape[2]
+    apart = spacing(places, _MOST_PLACES, places)
+    maps = maps[..., ::apart]
     mean = maps.mean((0, 2), keepdim=True)
     variance = (maps - mean).square_().mean((0, 2))
-    return _Part(len(maps) * maps.shape[2], Distribution(mean.flatten().double(), variance.double()))
+    return _Part(len(maps) * maps.shape[2], Distribution(mean.flatten().double(), variance.double()), apart == 1)
 
 
 def _joined(some: list[_Part]) -> Distribution:
@@ -148,9 +158,14 @@ def _joined(some: list[_Part]) -> Distribution:
     return Distribution(mean, (shares * (variances + (means - mean).square())).sum(0))
 
 
-def _some(batches: Batches) -> Iterator[tuple[Tensor, ...]]:
+def _samples(batches: Batches) -> int:
+    return sum(len(batch[0]) for batch in batches)
+
+
+def _some(folded: Folded, batches: Batches) -> Iterator[tuple[Tensor, ...]]:
     """The first samples of the batches; none where they are too few."""
-    left = _MOST if sum(len(batch[0]) for batch in batches) >= _FEWEST else 0
+    most = min(_MOST, max(_FEWEST, _MOST_NUMBERS // numbers_a_sample(folded.graph)))
+    left = most if _samples(batches) >= _FEWEST else 0
     for batch in batches:
         if left > 0:
             yield tuple(value[:left] for value in batch)

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -30,9 +31,22 @@ def joined(batches: Batches, most: int | None = None) -> tuple[Tensor, ...]:
 
 def numbers_a_sample(graph: fx.Graph) -> int:
     """How many numbers the largest value of one sample holds."""
-    values = (node.meta.get("val") for node in graph.nodes if node.op != "get_attr")
-    shapes = (value.shape[1:] for value in values if isinstance(value, Tensor))
-    return max([1, *(math.prod(size for size in shape if isinstance(size, int)) for shape in shapes)])
+    return max(numbers_of(node) for node in graph.nodes if node.op != "get_attr")
+
+
+def numbers_of(node: fx.Node) -> int:
+    """How many numbers the value of one sample holds, and 1 of what is no tensor; free lengths do not count."""
+    value = node.meta.get("val")
+    sizes = value.shape[1:] if isinstance(value, Tensor) else ()
+    return math.prod(size for size in sizes if isinstance(size, int))
+
+
+def spacing(total: int, most: int, size: int) -> int:
+    """How many numbers apart to take at most so many of a total that comes in rows of `size` numbers.
+
+    It has no divisor in common with the size, so that over some rows all of their places have their turn.
+    """
+    return next(each for each in count(max(1, -(-total // most))) if math.gcd(each, size) == 1)
 
 
 def _parts(network: fx.GraphModule, batches: Batches) -> list[tuple[Tensor, ...]]:

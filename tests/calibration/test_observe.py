@@ -10,6 +10,7 @@ from haversack.calibration.ranges import Observed, observe
 from haversack.errors import TaskError
 from haversack.graph.fold import fold
 from haversack.graph.folded import Folded
+from haversack.graph.run import spacing
 from haversack.graph.trace import trace
 from haversack.grid import affine
 
@@ -86,6 +87,31 @@ def test_in_which_parts_and_order_values_come_makes_no_difference():
     assert torch.equal(told[0], told[2])
 
 
+def test_of_very_many_numbers_some_are_counted_whatever_the_parts_and_the_ends_are_those_of_all(monkeypatch):
+    monkeypatch.setattr("haversack.calibration.ranges._COUNTED", 20_000)
+    x = torch.randn(60, 8, 5, 50, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9).view(-1, 1, 1)
+    told = []
+    for size in (60, 7):
+        seen = observe(noting(x, []), ("noted",), [(part,) for part in x.split(size)])["noted"]
+        assert (seen.low, seen.high) == (float(x.min()), float(x.max()))
+        assert 0.7 * 20_000 <= seen.counts.sum() <= 20_000
+        told.append(seen.counts)
+    assert torch.equal(*told)
+    # As a random choice of 20,000 would be: five standard deviations of the distribution's largest distance.
+    shares, ends = told[0].cumsum(0) / told[0].sum(), torch.linspace(seen.low, seen.high, 2049)[1:]
+    places = torch.searchsorted(x.flatten().sort().values, ends, right=True) / x.numel()
+    assert float((shares - places).abs().max()) < 5 * 0.5 / 20_000**0.5
+
+
+@pytest.mark.parametrize(
+    ("total", "most", "size"), [(1 << 20, 1000, 16), (120_000, 20_000, 2000), (10, 20, 6), (99, 1, 1)]
+)
+def test_what_is_picked_is_no_more_than_asked_and_comes_to_every_place(total, most, size):
+    every = spacing(total, most, size)
+    assert len(range(0, total, every)) <= most
+    assert {place % size for place in range(0, size * every, every)} == set(range(size))
+
+
 def test_half_precision_is_counted_as_finely():
     values = (torch.randn(3000, generator=torch.Generator().manual_seed(5)) * 1e-3).half()
     low, high = float(values.min()), float(values.max())
@@ -111,7 +137,9 @@ def noting(x, sizes) -> Folded:
     graph = fx.Graph()
     start = graph.placeholder("x")
     start.meta["val"] = x.to("meta")
-    graph.output(graph.create_node("call_function", note, (start,), name="noted"))
+    noted = graph.create_node("call_function", note, (start,), name="noted")
+    noted.meta["val"] = start.meta["val"]
+    graph.output(noted)
     return Folded(fx.GraphModule({}, graph), {})
 
 
@@ -128,7 +156,7 @@ def test_large_batches_run_in_parts_and_are_observed_whole():
     seen = observe(noting(x, sizes), ("noted",), [(x[:7],), (x[7:],)])["noted"]
     assert sizes == [4, 3, 2]
     assert (seen.low, seen.high) == (float(x.min()), float(x.max()))
-    assert off(seen, x) == 0
+    assert seen.counts.sum() == len(range(0, x.numel(), 3))
 
 
 def test_percentile_and_mse_cut_a_heavy_tail():

@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from haversack.graph import distributions
 from haversack.graph.distributions import Noted, expected
 from haversack.graph.inference import inference
 from haversack.graph.pairs import IN_BLOCKS, pairs
@@ -34,6 +35,28 @@ def test_without_a_run_nothing_is_noted_and_it_is_measured():
     assert Noted(network, BATCHES).distributions(network.norms) is None
     alone, beside = (expected(network, changed, network.norms, x) for x in (BATCHES, Noted(network, BATCHES)))
     assert all(torch.equal(beside[weight].mean, alone[weight].mean) for weight in alone)
+
+
+def test_of_large_maps_some_places_tell_the_distribution_but_not_the_mean_that_biases_need():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)).eval()
+    x = torch.randn(64, 3, 48, 48)
+    graph = inference(Model(network, (x[:1],)))
+    noted, name = Noted(graph, [(x,)]), next(iter(graph.norms))
+    layer = graph.layer_of(name).name
+    noted.watch(graph.module, noted.batches, [], lambda *_: None)
+    found, values = noted.distributions([name])[name], network(x).detach().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(found.mean.float(), values.mean(1), atol=0.02, rtol=0)
+    torch.testing.assert_close(found.variance.float(), values.var(1), atol=0, rtol=0.03)
+    assert noted.means(graph, [layer], 64) is None
+
+
+def test_a_network_of_large_values_is_measured_on_fewer_samples(monkeypatch):
+    network, sizes = folded(), []
+    monkeypatch.setattr(distributions, "_MOST_NUMBERS", 8 * 6 * 6 * 70)
+    noted = Noted(network, BATCHES)
+    noted.watch(network.module, BATCHES, ["relu"], lambda _, value: sizes.append(len(value)))
+    assert sizes == [70, 30, 100, 100]
 
 
 def test_pairs_in_blocks_give_what_torch_gives_to_the_bit():

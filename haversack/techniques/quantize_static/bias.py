@@ -63,7 +63,8 @@ class _Sweep(fx.Interpreter):
             return value
         shift = _channel_means(n, value) - self.wanted[n.name].to(value.dtype)
         self.shifts[n.name] = shift
-        return value - shift.view(-1, *[1] * (value.dim() - 1 - channel_dim(n) % value.dim()))
+        # In place: nothing else has seen it, and a copy would be the largest memory that the sweep takes.
+        return value.sub_(shift.view(-1, *[1] * (value.dim() - 1 - channel_dim(n) % value.dim())))
 
 
 def _channel_means(layer: fx.Node, value: Tensor) -> Tensor:
