@@ -27,11 +27,12 @@ class Replay:
     """What a folded network computes on some calibration inputs, kept value by value.
 
     `work` is how many multiply-accumulates a sample all that is to be tried takes: the more, the fewer samples. With
-    `normed`, layers before a batch norm keep the spread of their outputs too, not only the mean.
+    `normed`, layers before a batch norm keep the spread of their outputs too, not only the mean; where it is None,
+    neither.
     """
 
     def __init__(
-        self, folded: Folded, batches: Batches, work: float, *, normed: bool, kind: Kinds = "classification"
+        self, folded: Folded, batches: Batches, work: float, *, normed: bool | None, kind: Kinds = "classification"
     ) -> None:
         self._folded, self._normed, self._kind = folded, normed, kind
         self._interpreter = fx.Interpreter(folded.module)
@@ -42,13 +43,13 @@ class Replay:
     def losses(self, weight: str, others: Sequence[Tensor]) -> list[float]:
         """The mean divergence of the outputs, in nats, with each of `others` in the place of the weight of that name.
 
-        The layer's mean outputs stay what they were, where it has a bias that can see to it.
+        The layer's mean outputs stay what they were, where it has a bias that can see to it and that is repaired.
         """
         changed = self._after(weight)
         return [self._loss(changed, weight, other) for other in others]
 
     def _loss(self, changed: Sequence[fx.Node], weight: str, other: Tensor) -> float:
-        run, layer = self._interpreter, self._layers[weight]
+        run, layer = self._interpreter, self._layers.get(weight)
         run.env = dict(self._plain)
         with torch.no_grad():
             for node in changed:
@@ -56,7 +57,9 @@ class Replay:
                     run.env[node] = other
                     continue
                 value = run.run_node(node)
-                run.env[node] = self._repaired(layer, value) if node is layer.node and layer.bias else value
+                if self._normed is not None and layer is not None and layer.bias and node is layer.node:
+                    value = self._repaired(layer, value)
+                run.env[node] = value
         outputs = tree_leaves(run.env[self._folded.graph.output_node()])
         return nats(tuple(outputs), self._outputs, self._kind)
 

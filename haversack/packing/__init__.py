@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from haversack.artifact import Artifact
 from haversack.device import Device, find_device
 from haversack.errors import NothingChangedError
@@ -225,7 +227,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     begun = _freed(bench, adopted, offers)
     start = bench.candidate(Trial(begun)) if begun.steps else None
     spaces = _spaces(bench, begun, offers, within)
-    search = rounds(spaces, goal, _schedule(settings), start, _below(bench, within))
+    search = rounds(spaces, goal, _schedule(settings, bench.network), start, _below(bench, within))
     found = followed(search, Watched(bench.answer, goal, _ABOUT))
     if students and found.met and not goal.moved(goal.baseline, found.best):
         raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
@@ -291,10 +293,10 @@ def _below(bench: Bench, limits: Budget) -> int:
     return max(_FEWEST, min(_MOST, int(_WORK / max(macs * inputs, 1))))
 
 
-def _schedule(settings: Settings) -> Schedule:
+def _schedule(settings: Settings, network: nn.Module) -> Schedule:
     """How long plans train, where they have to; a quarter as long to tell which is worth it, if that is enough to."""
     epochs = settings.epochs or _EPOCHS
-    long = Distill(epochs, seed=settings.seed)
+    long = Distill.suiting(network, epochs, settings.seed)
     short = epochs // 4
     return Schedule(replace(long, epochs=short) if short >= _COMPARED else None, long)
 

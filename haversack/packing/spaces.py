@@ -20,7 +20,7 @@ from haversack.measurement import Measurement
 from haversack.model import Model
 from haversack.packing.candidates import Offers
 from haversack.packing.costs import Costs
-from haversack.packing.costs.layout import FLOAT_BITS, Layout
+from haversack.packing.costs.layout import DYNAMIC, FLOAT_BITS, Layout
 from haversack.packing.workspace import Workspace
 from haversack.plan.problem import Measure, Term
 from haversack.plan.space import FORBIDDEN, Chosen, Pricing, Space, loss_terms
@@ -32,6 +32,7 @@ from haversack.task import Kinds, Task, brief
 from haversack.techniques._choices import LayerChoices
 from haversack.techniques.factorize.ways import METHODS
 from haversack.techniques.prune_layers.removable import joining
+from haversack.techniques.quantize_dynamic import QuantizeDynamic
 from haversack.techniques.quantize_weights import QuantizeWeights
 
 _ORDER: tuple[type[Effect], ...] = (Gone, Width, Swapped, Factors, Zeros, Bits)
@@ -156,15 +157,29 @@ class Readings:
         """One space a number format.
 
         Zeros and codebooks, and the coded file's length, are of use only where that is limited (`sparse`). Weights in
-        fewer bits than floats are a format of their own where the network does not become integers.
+        fewer bits than floats are a format of their own where the network does not become integers, and linear layers
+        that round what they read as it comes are another.
         """
         numbers = next(iter(self.offers.to_integers(self.model, self.device)), None)
         offers = sorted(self._read(numbers, sparse=sparse), key=lambda each: _place(each.choices.sites))
         floats = [each for each in offers if not _rounds(each.choices.sites)]
+        rounding = {each.choices.sites[0].technique: each for each in offers if _rounds(each.choices.sites)}
         plain = self._space("float32", floats, sparse=sparse)
-        if numbers is None:
-            return [plain, *self._stored(plain)]
-        return [plain, replace(self._space("int8", offers, sparse=sparse), numbers=numbers)]
+        spaces = [plain, *(self._stored(plain) if numbers is None else ())]
+        if numbers is not None:
+            integers = [each for each in offers if each is not rounding.get(technique(QuantizeDynamic))]
+            spaces.append(replace(self._space("int8", integers, sparse=sparse), numbers=numbers))
+        if (dynamic := rounding.get(technique(QuantizeDynamic))) is not None:
+            spaces += self._as_they_come(floats, dynamic, sparse=sparse)
+        return spaces
+
+    def _as_they_come(self, floats: Sequence[_Offer], bits: _Offer, *, sparse: bool) -> Iterator[Space]:
+        """The network whose linear layers round what they read as it comes."""
+        step = bits.choices.step([0] * len(bits.choices.sites))
+        with self._left_out_where_it_fails(technique(QuantizeDynamic)):
+            if step is not None:
+                lost = self._lost_by(step)
+                yield replace(self._space(DYNAMIC, [*floats, bits], sparse=sparse), numbers=step, lost=lost)
 
     def _read(self, numbers: Step | None, *, sparse: bool) -> Iterator[_Offer]:
         """What each technique offers, with its losses; one that cannot tell them is left out."""
@@ -175,7 +190,8 @@ class Readings:
                     continue
                 if isinstance(choices, LayerChoices) and not sparse:
                     choices = choices.keeping(_is_stored)
-                if not _rounds(choices.sites) or (numbers is not None and technique(numbers) == technique(kind)):
+                integers = kind is QuantizeDynamic or (numbers is not None and technique(numbers) == technique(kind))
+                if not _rounds(choices.sites) or integers:
                     yield _Offer(_Seeded(choices, self.offers), self._losses(choices))
 
     def _space(self, name: str, offers: Sequence[_Offer], *, sparse: bool) -> Space:

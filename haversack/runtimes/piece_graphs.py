@@ -14,7 +14,7 @@ from haversack.graph.ops import fixed_ranges, keeps_grid, layer_at, lowest, move
 from haversack.graph.pairs import insert
 from haversack.graph.run import named_tensors
 from haversack.graph.trace import computes_tensors
-from haversack.grid import Grid, affine, symmetric
+from haversack.grid import DYNAMIC, Grid, affine, symmetric
 from haversack.runtimes.pieces import Piece, Shape
 
 aten = torch.ops.aten
@@ -26,7 +26,8 @@ _EXTENT = 4.0
 def graph_of(piece: Piece, *, signed: bool = True, channels_last: bool = False) -> fx.GraphModule:
     """The graph of a piece for one sample, with random weights that are the same each time.
 
-    Where its numbers are integers, its inputs and outputs are float32 around pairs; `signed` says which activations,
+    Where its numbers are integers, its inputs and outputs are float32 around pairs, and where they are dynamic, its
+    layer alone reads integers; `signed` says which activations,
     and `channels_last` maps are turned at both ends. Raises ExportError for an operation of which no graph is known,
     and for shapes that it does not give.
     """
@@ -38,6 +39,8 @@ def graph_of(piece: Piece, *, signed: bool = True, channels_last: bool = False) 
         raise refusal from error
     if not fits:
         raise refusal
+    if piece.numbers == "dynamic":
+        return insert(module, _grids_as_they_come(module))
     bits = {"int8": 8, "int4": 4}.get(piece.numbers)
     return module if bits is None else insert(module, _grids(module, signed=signed, bits=bits))
 
@@ -276,3 +279,11 @@ def _grids(module: fx.GraphModule, *, signed: bool, bits: int) -> dict[str, Grid
             limits = weight.abs().amax([dim for dim in range(weight.dim()) if dim != layer.axis])
             grids[layer.weight] = symmetric(limits, axis=layer.axis, bits=bits)
     return grids
+
+
+def _grids_as_they_come(module: fx.GraphModule) -> dict[str, Grid]:
+    """Grids for the weights of linear layers; what those read is rounded as it comes."""
+    layers = [layer for node in module.graph.nodes if (layer := layer_at(node)) is not None]
+    tensors = named_tensors(module)
+    steps = {layer.weight: symmetric(tensors[layer.weight].abs().amax(1), axis=0, bits=8) for layer in layers}
+    return {**dict.fromkeys((layer.reads for layer in layers), DYNAMIC), **steps}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 Shape = tuple[int, ...]
-_BYTES = {"float32": 4.0, "int8": 1.0, "int4": 0.5}
+_BYTES = {"float32": 4.0, "int8": 1.0, "int4": 0.5, "dynamic": 1.0}
 """A number of a weight; values have no fewer than one."""
 
 
@@ -28,7 +28,8 @@ class Piece:
     activation: str = ""
     """What is fused behind it, such as relu; empty where nothing is."""
     numbers: str = "float32"
-    """float32; int8 where values and weights are integers; int4 where such weights have no more than 4 bits."""
+    """float32; int8 where values and weights are integers; int4 where such weights have no more than 4 bits; dynamic
+    where weights are and values become integers as they come."""
 
     @property
     def is_layer(self) -> bool:
@@ -50,7 +51,12 @@ class Piece:
         """Bytes of inputs, weights and outputs, each read or written once."""
         values, weights = sum(map(math.prod, (*self.inputs, self.output))), math.prod(self.weight) * self.is_layer
         width = _BYTES.get(self.numbers, 4.0)
-        return values * max(width, 1.0) + weights * width
+        return values * (4.0 if self.numbers == "dynamic" else max(width, 1.0)) + weights * width
+
+    @property
+    def passes_integers(self) -> bool:
+        """Whether what it reads and gives are integers."""
+        return self.numbers in ("int8", "int4")
 
     @cached_property
     def axes(self) -> Shape:

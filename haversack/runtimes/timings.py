@@ -34,7 +34,7 @@ def written(piece: Piece, runtime: Runtime) -> bytes:
 
     Raises ExportError where no such file can be written.
     """
-    integers = piece.numbers != "float32"
+    integers = piece.passes_integers
     turned = integers and runtime.maps_channels_last
     graph = graph_of(piece, signed=find_device("host").signed_activations, channels_last=turned)
     return runtime.write(with_integer_ports(graph) if integers and runtime.integer_ports else graph)

@@ -33,8 +33,8 @@ class LayerChoices:
     weights: tuple[str, ...]
     tried: Callable[[int, Batches], Sequence[Tensor]]
     made: Callable[[Sequence[int]], Step | None]
-    normed: bool = True
-    """Whether batch norm's statistics are corrected afterwards."""
+    normed: bool | None = True
+    """Whether batch norm's statistics are corrected afterwards, or biases alone; None where nothing is."""
 
     def losses(self, batches: Sequence[tuple[Tensor, ...]], kind: Kinds = "classification") -> list[tuple[float, ...]]:
         """For each site, what each option alone moves the outputs, in nats; 0 for the first."""
@@ -43,7 +43,8 @@ class LayerChoices:
         count = sum(len(site.options) - 1 for site in self.sites)
         # A layer in the middle is half the network to run again.
         work = cost(trace(self.model.module, self.model.example)).macs * count / 2
-        replay = Replay(inference(self.model), batches, work, normed=self.normed, kind=kind)
+        folded = inference(self.model)
+        replay = Replay(folded, batches, work, normed=self.normed, kind=kind)
         numbered = track(list(enumerate(self.weights)), f"trying {self.sites[0].technique}", len(self.weights))
         return [(0.0, *replay.losses(weight, self.tried(index, batches))) for index, weight in numbered]
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Self
 
+from torch import nn
+
 from haversack.device import Device
 from haversack.errors import NothingChangedError
 from haversack.model import Model
@@ -13,8 +15,10 @@ from haversack.recipe import Stage, Step
 from haversack.settings import Amount, Count, Positive, Share, checked
 from haversack.task import Task
 from haversack.training import Training, finetune
-from haversack.training.settings import Features, Pairs
+from haversack.training.settings import Features, Optimizer, Pairs
 from haversack.training.teacher import Outputs
+
+_ADAM_RATE = 3e-4
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Distill(Step):
     `distillation` is the teacher's share of the loss; data without labels are learned from by the teacher's word alone.
     Class scores are compared as `outputs` says, at a `temperature` (see training/teacher.py); other outputs, and those
     of reconstruction, by their squared difference. A `learning_rate` of 0 is chosen by itself.
+    Networks with attention learn by `adam`, at rates around 3e-4 (Zhang et al. 2020 show why SGD is slow on them).
 
     With `features` maps within the networks are compared too: by `fitnet` regressors (Romero et al. 2015), by where
     they are strong (`attention`, Zagoruyko and Komodakis 2017) or by which samples have like ones (`similarity`, Tung
@@ -43,6 +48,7 @@ class Distill(Step):
     feature_weight: Amount = 1.0
     pairs: Pairs = ()
     seed: int = 0
+    optimizer: Optimizer = "sgd"
 
     stage: ClassVar[Stage] = Stage.RECOVER
     strength: ClassVar[str] = "epochs"
@@ -68,6 +74,13 @@ class Distill(Step):
         """Short and long trainings."""
         yield from () if model.grids else (cls(epochs) for epochs in (2, 5, 10))
 
+    @classmethod
+    def suiting(cls, network: nn.Module, epochs: int, seed: int = 0) -> Self:
+        """The training of a network as it came: by Adam where each sample is normalized by itself."""
+        if any(isinstance(each, nn.LayerNorm | nn.RMSNorm) for each in network.modules()):
+            return cls(epochs, _ADAM_RATE, seed=seed, optimizer="adam")
+        return cls(epochs, seed=seed)
+
     def _training(self) -> Training:
         return Training(
             epochs=self.epochs,
@@ -79,4 +92,5 @@ class Distill(Step):
             feature_weight=self.feature_weight,
             pairs=self.pairs,
             seed=self.seed,
+            optimizer=self.optimizer,
         )

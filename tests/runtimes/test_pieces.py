@@ -99,6 +99,19 @@ def test_a_layer_of_4_bits_holds_half_the_bytes_and_takes_a_time_of_its_own(piec
     assert host.contents(written(narrow, LITERT), 1).integer_layers == 1
 
 
+def test_a_layer_that_rounds_as_it_comes_multiplies_integers_between_floats():
+    sentence = Piece("linear", ((16, 64),), (16, 40), (40, 64))
+    whole, dynamic = sentence, replace(sentence, numbers="dynamic")
+    content = written(dynamic, ONNX)
+    assert len(written(whole, ONNX)) - len(content) == pytest.approx(3 * 40 * 64, abs=1500)
+    assert {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"} & host.contents(content, 1).as_run.keys()
+    x = np.random.default_rng(0).standard_normal((1, 16, 64)).astype(np.float32)
+    ours, wanted = (host.load(written(each, ONNX), 1)(torch.tensor(x)) for each in (dynamic, whole))
+    assert float((ours - wanted).square().mean() / wanted.square().mean()) ** 0.5 < 0.02
+    assert whole.moved_bytes - dynamic.moved_bytes == 3 * 40 * 64
+    assert dynamic.family != whole.family
+
+
 @pytest.mark.parametrize("piece", OTHERS, ids=_name)
 def test_other_pieces_are_written_in_integers(piece):
     for runtime in (ONNX, LITERT):

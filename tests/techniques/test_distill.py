@@ -77,6 +77,38 @@ def test_maps_teach_beside_the_outputs(features):
     assert after < 0.7 * before
 
 
+class Read(nn.Module):
+    """A small reader of words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm = nn.Embedding(50, 16), nn.LayerNorm(16)
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.words(x)
+        return self.norm(x + self.down(F.gelu(self.up(x)))).mean(1)
+
+
+def test_what_normalizes_each_sample_by_itself_learns_by_adam():
+    torch.manual_seed(0)
+    teacher = Read().eval()
+    x = torch.randint(0, 50, (64, 6), generator=torch.Generator().manual_seed(1))
+    step = Distill.suiting(teacher, 8, seed=3)
+    assert (step.optimizer, step.learning_rate, step.seed) == ("adam", 3e-4, 3)
+    assert Distill.suiting(network(), 8) == Distill(8)
+    assert recipe_from_toml(Recipe((step,)).to_toml(), catalogue()) == Recipe((step,))
+    reads = Task(train=lambda: [(each,) for each in x.split(8)], calibrate=None, score=lambda _: 0.0, kind="regression")
+    start = Model(spoiled(teacher), (x[:1],), teacher=teacher)
+
+    def apart(step: Distill) -> float:
+        taught = step.apply(start, reads).module
+        with torch.no_grad():
+            return F.mse_loss(taught(x), teacher(x)).item()
+
+    assert apart(step) < 0.9 * apart(replace(step, optimizer="sgd"))
+
+
 def test_labels_are_learned_from_too():
     right = labels(network()).argmax(1)
     data = list(zip(IMAGES.split(32), right.split(32), strict=True))

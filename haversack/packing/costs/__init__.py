@@ -14,7 +14,7 @@ from haversack.graph.run import named_tensors
 from haversack.graph.trace import trace
 from haversack.model import Model
 from haversack.packing.costs.flash import Flash
-from haversack.packing.costs.layout import Factorization, Layout, Plan, macs_of, merged
+from haversack.packing.costs.layout import DYNAMIC, Factorization, Layout, Plan, macs_of, merged
 from haversack.packing.costs.memory import moments
 from haversack.packing.costs.operations import Extent, FoldedOperation, Followed, followed, operations
 from haversack.packing.costs.update import coded_terms
@@ -24,13 +24,13 @@ from haversack.runtimes import find_runtime
 from haversack.runtimes.estimate import latency_ms
 from haversack.runtimes.pieces import Piece
 
-_BYTES = {"float32": 4, "float16": 2, "int16": 2}
+_BYTES = {"float32": 4, "float16": 2, "int16": 2, DYNAMIC: 4}
 TimeOf = Callable[[Piece], float]
 
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """What a network costs in one number format (float32, int8) on a device, for every plan over all techniques' sites.
+    """What a network costs in one number format on a device, for every plan over all techniques' sites.
 
     The network's own figures come out for the plan that does nothing.
     """
@@ -39,6 +39,7 @@ class Costs:
     device: Device
     sites: tuple[Site, ...]
     numbers: str = "float32"
+    """float32, int8, or dynamic where linear layers round what they read as it comes."""
     ways: Mapping[str, Factorization] = field(default_factory=dict)
     """How layers are factorized, by the method that `Factors` names."""
 

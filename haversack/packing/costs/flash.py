@@ -9,7 +9,7 @@ from functools import cached_property
 
 from haversack.choices import Bits, Effect, Gone
 from haversack.graph.ops import Trait
-from haversack.packing.costs.layout import NARROW_BITS, Layout, Plan, is_layer
+from haversack.packing.costs.layout import DYNAMIC, NARROW_BITS, Layout, Plan, is_layer
 from haversack.packing.costs.operations import Extent, FoldedOperation
 from haversack.packing.costs.written import Writing, layer_bytes
 from haversack.plan.problem import Term
@@ -50,16 +50,20 @@ class Flash:
         if layout.is_gone(sites, operation.path, plan):
             return 0.0
         shapes = [[each.left(lost) for each in shape] for shape in operation.constants]
-        constants = sum(self._constant(operation, shape) for shape in shapes)
-        pieces, bits = layout.pieces(operation, plan), layout.bits(layout.roundings(operation), plan)
+        bits = layout.bits(layout.roundings(operation), plan)
+        constants = sum(self._constant(operation, shape, bits) for shape in shapes)
+        pieces = layout.pieces(operation, plan)
         layers = [piece for piece in pieces if is_layer(piece)]
         bias = bool(operation.bias)
         held = sum(self._layer(operation, piece, bits, bias=bias and piece is layers[-1]) for piece in layers)
         return constants + held + sum(self._beside(piece.kind) for piece in layers[1:])
 
-    def _constant(self, operation: FoldedOperation, shape: list[int]) -> int:
+    def _constant(self, operation: FoldedOperation, shape: list[int], bits: int) -> int:
         """The bytes of what an operation reads beside a layer's weight; a matrix of a recurrent layer has steps."""
         count = math.prod(shape)
+        if self.layout.numbers == DYNAMIC and operation.table and len(shape) == 2:
+            packed, beside = self.writing.narrow(operation.table) if bits <= NARROW_BITS else (False, 0)
+            return shape[0] + ((count + 1) // 2 + beside if packed else count)
         if self.writing.in_integers and operation.traits & Trait.LOOKUP:
             return count
         if self.writing.in_integers and operation.traits & Trait.RECURRENT and len(shape) == 2:
@@ -74,6 +78,8 @@ class Flash:
         stored = float(count)
         if bits <= NARROW_BITS:
             stored = self._narrow(operation.weight, count)
+        if piece.numbers == DYNAMIC:
+            return stored + rows * (2 + 4 * bias)
         steps = 4 * rows * (2 if bias else 1)
         return stored + steps + 4 * rows * bias
 
@@ -141,7 +147,7 @@ class Flash:
 
         How many share them is known of the network as it is, and else what is to be expected of plans at random.
         """
-        if not self.writing.in_integers or not self._zeros(1):
+        if not self.writing.in_integers or self.layout.numbers == DYNAMIC or not self._zeros(1):
             return
         layout, owners = self.layout, dict[Extent, list[FoldedOperation]]()
         for operation in layout.operations:

@@ -12,6 +12,7 @@ import numpy as np
 
 from haversack.calibration.patches import Geometry
 from haversack.choices import Bits, Effect, Factors, Gone, Site, Swapped, Width, Zeros
+from haversack.graph.ops import Trait
 from haversack.model import Layer
 from haversack.packing.costs.operations import Extents, FoldedOperation
 from haversack.plan.problem import Term
@@ -21,6 +22,8 @@ from haversack.runtimes.pieces import Piece, Shape
 Plan = Sequence[int]
 """One option number for each site."""
 FLOAT_BITS = 32
+DYNAMIC = "dynamic"
+"""Linear layers whose inputs are rounded as they come, and all else in float."""
 NARROW_BITS = 4
 """Two such numbers, or two of fewer bits, fit into a byte."""
 _MOST_ENTRIES = 1 << 12
@@ -95,7 +98,7 @@ class Layout:
     def roundings(self, operation: FoldedOperation) -> tuple[int, ...]:
         """The sites that choose how the operation's weight is stored."""
         if operation.name not in self._rounds:
-            names = {operation.layer, operation.weight} if operation.weight else set()
+            names = operation.stored
             self._rounds[operation.name] = self.where(
                 lambda effect: isinstance(effect, Bits | Zeros) and effect.path in names
             )
@@ -151,6 +154,8 @@ class Layout:
         return (whole,) if exchange is None else exchanged(operation, whole, exchange, self.ways)
 
     def _numbers(self, operation: FoldedOperation, plan: Plan) -> str:
+        if self.numbers == DYNAMIC:
+            return DYNAMIC if operation.weight and operation.traits & Trait.LINEAR else "float32"
         in_float = self.numbers == "float32" or not (operation.integer or operation.output_like_input)
         if in_float or self.bits(self.roundings(operation), plan) >= FLOAT_BITS:
             return "float32"
@@ -160,6 +165,8 @@ class Layout:
 
     def _other_numbers(self, bits: int) -> bool:
         """Whether a layer whose weights have so many bits is another piece than one in integers of 8."""
+        if self.numbers == DYNAMIC:
+            return False  # its runtime unpacks 4 bits when it loads the file
         return bits >= FLOAT_BITS or (self.unpacks and bits <= NARROW_BITS)
 
     def terms(self, fixed: Iterable[int], inputs: Iterable[int], amount: Callable[[Plan], float]) -> list[Term]:

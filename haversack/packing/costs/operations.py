@@ -16,7 +16,7 @@ from haversack.channels.shapes import follow
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.memory import operation as kind_of
-from haversack.graph.ops import Trait, integer_operations, layer_at, lowest, traits_of
+from haversack.graph.ops import Trait, integer_operations, layer_at, lookup_at, lowest, traits_of
 from haversack.graph.trace import arguments_of, computes_tensors, layer_path, trace
 from haversack.model import Model
 
@@ -54,6 +54,8 @@ class FoldedOperation:
     bias: str = ""
     constants: tuple[Extents, ...] = ()
     """Other tensors of the network that it reads."""
+    table: str = ""
+    """That of them of which an embedding takes rows."""
     window: tuple[int, ...] = ()
     """The kernel of a pool."""
     stride: tuple[int, ...] = ()
@@ -69,6 +71,12 @@ class FoldedOperation:
     def layer(self) -> str:
         """The path of the module that holds its weight."""
         return self.weight.rpartition(".")[0] if self.weight else self.path
+
+    @property
+    def stored(self) -> set[str]:
+        """By what a setting names the weight or table that can be stored in fewer bits: its path, or its name."""
+        name = self.weight or self.table
+        return {name, name.rpartition(".")[0] or name} if name else set()
 
     @property
     def depthwise(self) -> bool:
@@ -207,6 +215,7 @@ def _operation(node: fx.Node, seen: Followed, integer: bool) -> FoldedOperation:
         activation="" if clamp is None else _clamped(clamp),
         traits=traits,
         integer=integer,
+        table=lookup.weight if (lookup := lookup_at(node)) else "",
     )
     if layer is None:
         return _with_window(plain, node)

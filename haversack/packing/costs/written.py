@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import fx, nn
 
+from haversack.calibration.dynamic import dynamic_grids
 from haversack.calibration.ranges import Observed, recurrent_grids, table_grids, value_grids
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
@@ -17,6 +18,7 @@ from haversack.graph.ops import Trait, lowest, points, traits_of
 from haversack.graph.trace import layer_path
 from haversack.grid import symmetric
 from haversack.model import Edits, Model, Swap
+from haversack.packing.costs.layout import DYNAMIC
 from haversack.progress import noted
 from haversack.runtimes import Runtime
 from haversack.surgery.edit import edit
@@ -57,7 +59,9 @@ class Writing:
     def bytes_of(self, folded: Folded, bits: Mapping[str, int] | None = None) -> int:
         """The bytes of the file of a network, some of whose weights have other than 8 bits."""
         network = folded.module
-        if self.in_integers:
+        if self.numbers == DYNAMIC:
+            network = folded.lowered(dynamic_grids(folded, bits or {}))
+        elif self.in_integers:
             weights = dict.fromkeys((layer.weight for layer in folded.layers(transposed=True)), 8) | dict(bits or {})
             network = _on_any_grids(folded, weights, signed=self.signed)
         with noted():
