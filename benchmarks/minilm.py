@@ -193,10 +193,14 @@ class Pairs:
         return cls(tokenizer(left), tokenizer(right), torch.tensor([float(each) for each in alike]))
 
     def score(self, predict: Callable[[Tensor], Tensor]) -> float:
-        """Spearman's correlation of the cosines with what people said; sentence by sentence, as a device sees them."""
+        """Spearman's correlation of the cosines with what people said; sentence by sentence, as a device sees them.
+
+        It is 0 where all cosines are alike.
+        """
         left, right = (torch.cat(list(_one_by_one(predict, side))) for side in (self.left, self.right))
         cosines = F.cosine_similarity(left.double(), right.double())
-        return float(torch.corrcoef(torch.stack([_ranks(cosines), _ranks(self.alike)]))[0, 1])
+        related = torch.corrcoef(torch.stack([_ranks(cosines), _ranks(self.alike)]))
+        return float(related.nan_to_num(0.0)[0, 1])
 
 
 def _one_by_one(predict: Callable[[Tensor], Tensor], tokens: Tensor) -> Iterator[Tensor]:
