@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, fx
 
 from haversack.graph.folded import Folded, Merged, Norm
+from haversack.graph.in_place import CHECKS
 from haversack.graph.ops import Trait, channels_follow_batch, traits_of
 from haversack.graph.pads import absorb_pads
-from haversack.graph.structure import CHECKS
 from haversack.graph.trace import Trace, layer_path
 from haversack.grid import blocks
 

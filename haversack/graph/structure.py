@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import ExportGraphSignature
 
 from haversack.errors import TraceError
+from haversack.graph.in_place import is_seen_elsewhere, out_of_place, with_batch_norms
 from haversack.graph.run import named_tensors, on_the_same_tensors
 from haversack.graph.sizes import settle
 from haversack.lengths import PAD, Axes
@@ -31,13 +32,6 @@ from haversack.wiring import free_axes
 
 aten = torch.ops.aten
 
-CHECKS = {
-    aten._assert_async.msg,  # noqa: SLF001
-    aten._assert_scalar.default,  # noqa: SLF001
-    aten._assert_tensor_metadata.default,  # noqa: SLF001
-    aten.sym_constrain_range.default,
-    aten.sym_constrain_range_for_size.default,
-}
 Inputs = tuple[Tensor, ...]
 
 
@@ -288,14 +282,13 @@ def _read(program: torch.export.ExportedProgram, own: Collection[str], free: Seq
 def _plain(program: torch.export.ExportedProgram) -> tuple[fx.Graph, dict[str, Tensor]]:
     """A graph with weights as attributes, plain inputs and plain outputs; and the tensors that it reads."""
     graph, tensors = _unlifted(program)
-    if any(_writes_into_a_view(node) for node in graph.nodes):
+    if is_seen_elsewhere(graph):
         # torch's functionalization traces the network again: slower, needed by few, and it warns of torch's own ways.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph, tensors = _unlifted(program.run_decompositions({}))
-    for node in graph.nodes:
-        if _is_in_place(node):
-            node.target = _out_of_place(node.target)
+        with_batch_norms(graph)
+    out_of_place(graph)
     return graph, tensors
 
 
@@ -312,23 +305,3 @@ def _attribute(module: nn.Module, target: str) -> Tensor:
     parent, _, name = target.rpartition(".")
     tensor: Tensor = getattr(module.get_submodule(parent), name)
     return tensor
-
-
-def _is_in_place(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable  # noqa: SLF001
-
-
-def _writes_into_a_view(node: fx.Node) -> bool:
-    if not _is_in_place(node) or node.target in CHECKS:
-        return False
-    written = node.args[0]
-    return isinstance(written, fx.Node) and (_is_view(written) or any(_is_view(user) for user in written.users))
-
-
-def _is_view(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.is_view  # noqa: SLF001
-
-
-def _out_of_place(target: Any) -> Any:  # noqa: ANN401 - an operation of torch
-    name, overload = target._schema.name.split("::")[1].removesuffix("_"), target._overloadname  # noqa: SLF001
-    return getattr(getattr(aten, name), overload)

@@ -16,7 +16,7 @@ NAMING = {
     "graph/ops.py": "the table",
     "integer/read": "reads graphs with pairs",
     "runtimes": "write files",
-    "graph/structure.py": "leaves out what torch.export checks",
+    "graph/in_place.py": "leaves out what torch.export checks, and reads how it computes a batch norm",
     "graph/bytes.py": "reads how bytes become real numbers",
     "graph/fold.py": "writes what stands for a batch norm, a mean and a view",
     "graph/prepare.py": "writes what is left of a normalization",
