@@ -63,13 +63,15 @@ class Contents:
 class Around:
     """Bytes of a file beside its numbers: for a layer in float, for one in integers, for a channel's zero point.
 
-    Layers of as many channels have their zero points together: `zero_points` is what that takes beside them.
+    Layers of as many channels have their zero points together: `zero_points` is what that takes beside them. With
+    `derived_steps` the steps of a bias follow from those of a weight in 4 bits.
     """
 
     float_layer: int
     integer_layer: int
     zero_point: int
     zero_points: int = 0
+    derived_steps: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from haversack.graph.fold import fold
 from haversack.graph.ops import points
 from haversack.graph.trace import trace
 from haversack.grid import Grid, affine, symmetric
+from haversack.runtimes.onnx.graph import OnnxGraph
 from haversack.runtimes.onnx.write import write, write_any
 
 
@@ -43,13 +44,13 @@ class Ranges(fx.Interpreter):
         return value
 
 
-def quantized(network: nn.Module, x, *, signed=False):
+def quantized(network: nn.Module, x, *, signed=False, bits=WEIGHT_BITS):
     graph = fold(trace(network.eval(), (x[:1],)))
     ranges = Ranges(graph.module)
     ranges.run(x)
     grids = {name: affine(*ranges.seen[name], signed=signed) for name in points(graph.graph)}
     for name in (layer.weight for layer in graph.layers()):
-        grids[name] = symmetric(graph.tensor(name).abs().flatten(1).amax(1), axis=0, bits=WEIGHT_BITS)
+        grids[name] = symmetric(graph.tensor(name).abs().flatten(1).amax(1), axis=0, bits=bits)
     return graph.lowered(grids)
 
 
@@ -199,3 +200,22 @@ def test_a_pad_that_is_read_by_more_than_a_convolution_is_still_written_for_the_
     assert operation_types(content).count("Pad") == 1
     for result, expected in zip(run(content, x), graph(x), strict=True):
         assert (result - expected).abs().max() <= (expected.max() - expected.min()) / 200
+
+
+def test_beside_weights_of_4_bits_steps_of_biases_are_computed_when_the_file_is_loaded(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 5), nn.ReLU(), nn.Conv2d(32, 64, 1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 48)]
+    network, x = nn.Sequential(*layers).eval(), torch.randn(8, 3, 8, 8)
+    narrow, wide = quantized(network, x, bits=4), quantized(network, x, bits=8)
+    content, plain = write(narrow), write(wide)
+    assert operation_types(content).count("Mul") == 3
+    assert "Mul" not in operation_types(plain)
+    monkeypatch.setattr(OnnxGraph, "_derive_steps", lambda _: None)
+    stored = write(narrow)
+    assert len(stored) - len(content) > 4 * (32 + 64 + 48) - 3 * 40
+    assert write(wide) == plain
+    assert torch.equal(run(content, x)[0], run(stored, x)[0])
+    types = optimized_types(content, tmp_path)
+    assert types == optimized_types(stored, tmp_path)
+    assert types.count("QLinearConv") == 2
+    assert "QGemm" in types

@@ -75,12 +75,12 @@ class Flash:
         rows *= piece.groups if operation.transposed else 1
         if piece.numbers == "float32":
             return 4 * (count + rows * bias)
-        stored = float(count)
-        if bits <= NARROW_BITS:
-            stored = self._narrow(operation.weight, count)
+        narrow = self._narrow(operation.weight, count) if bits <= NARROW_BITS else None
+        stored = count if narrow is None else narrow
         if piece.numbers == DYNAMIC:
             return stored + rows * (2 + 4 * bias)
-        steps = 4 * rows * (2 if bias else 1)
+        derived = narrow is not None and self.writing.derives_steps
+        steps = 4 * rows * (2 if bias and not derived else 1)
         return stored + steps + 4 * rows * bias
 
     @cached_property
@@ -100,13 +100,13 @@ class Flash:
             return "", 0
         return narrow[0], self.writing.shared(*narrow[:2])
 
-    def _narrow(self, weight: str, count: int) -> float:
-        """The bytes of a weight of so many numbers in 4 bits."""
+    def _narrow(self, weight: str, count: int) -> float | None:
+        """The bytes of a weight of so many numbers in 4 bits; None where they take a byte each all the same."""
         packed, beside = self.writing.narrow(self._speakers[weight])
         speaks, once = self._once
         half = (count + 1) // 2 + beside - once
         if not packed or half >= count:
-            return count
+            return None
         return half + (once if weight == speaks else 0)
 
     def _beside(self, kind: str) -> float:

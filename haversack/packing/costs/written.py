@@ -68,13 +68,28 @@ class Writing:
             return len(self.runtime.write(network))
 
     def narrow(self, weight: str) -> tuple[bool, int]:
-        """Whether a weight of 4 bits is stored two a byte, and what a file holds beside that for the first of them."""
+        """Whether a weight of 4 bits is stored two a byte, and what a file holds beside that for the first of them.
+
+        The steps of its bias, where they follow from its own, are no part of that.
+        """
         if weight not in self._extra:
             count = self.folded.tensor(weight).numel()
-            saved = self.size - self.bytes_of(self.folded, {weight: 4})
+            saved = self.size - self.bytes_of(self.folded, {weight: 4}) - self._derived(weight)
             packed = saved > count // 4
             self._extra[weight] = packed, (count - (count + 1) // 2 - saved if packed else 0)
         return self._extra[weight]
+
+    @property
+    def derives_steps(self) -> bool:
+        """Whether a bias beside a weight in 4 bits needs no steps of its own."""
+        around = self.runtime.around
+        return around is not None and around.derived_steps and self.numbers != DYNAMIC
+
+    def _derived(self, weight: str) -> int:
+        """The bytes of a bias's steps that need not be stored when the weight has 4 bits."""
+        layer = next(each for each in self.folded.layers(transposed=True) if each.weight == weight)
+        rows = self.folded.tensor(weight).shape[layer.axis]
+        return 4 * rows if self.derives_steps and layer.bias else 0
 
     def shared(self, first: str, second: str) -> int:
         """What a file holds once for two weights of 4 bits."""

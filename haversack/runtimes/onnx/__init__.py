@@ -30,7 +30,7 @@ ONNX = Runtime(
     open=run.open_file,
     packages=("onnx", "onnxruntime"),
     install="pip install onnx onnxruntime",
-    around=Around(120, 430, 1, 24),
+    around=Around(120, 430, 1, 24, derived_steps=True),
     integer_ports=True,
     maps_channels_last=True,
     free_lengths=True,

@@ -49,7 +49,7 @@ class Initializers:
 def stored(name: str, value: Tensor) -> Initializers:
     """The smallest exact form of `value` under `name`."""
     if value.numel() >= _LEAST_ELEMENTS:
-        if value.dtype == torch.int8 and value.numel() >= _LEAST_ELEMENTS_IN_4_BITS and _is_narrow(value):
+        if is_packed(value):
             return _in_4_bits(name, value)
         if value.dtype == torch.float32:
             return _codebook(name, value) or _half(name, value) or whole(name, value)
@@ -61,7 +61,10 @@ def whole(name: str, value: Tensor) -> Initializers:
     return Initializers({name: value})
 
 
-def _is_narrow(value: Tensor) -> bool:
+def is_packed(value: Tensor) -> bool:
+    """Whether these are integers that are stored two a byte."""
+    if value.dtype != torch.int8 or value.numel() < _LEAST_ELEMENTS_IN_4_BITS:
+        return False
     return int(value.min()) >= -8 and int(value.max()) <= 7
 
 
