@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "haversack"
 FLOORS = (
     "allocate choices errors",
-    "batches fingerprint interrupt lengths progress quantity settings untrusted",
+    "batches interrupt lengths progress quantity settings untrusted",
     "disk preparing",
     "wiring",
     "task",
