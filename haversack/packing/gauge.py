@@ -16,7 +16,7 @@ from haversack.graph.inference import lower
 from haversack.graph.pairs import output_step, quantized_layers
 from haversack.graph.trace import trace
 from haversack.limits import Budget
-from haversack.measurement import Conditions, Figure, Judgement, Measurement
+from haversack.measurement import Conditions, Figure, Judgement, Measurement, Parity
 from haversack.model import Model
 from haversack.packing.beside import RunBeside
 from haversack.packing.check import RunOnce, checked_score, fed, scored, validated
@@ -198,10 +198,15 @@ class Gauge:
         packed = list(agreement.outputs(agreement.in_torch(run.lowered), inputs))
         gate = agreement.Gate(run.model.number_format != "float32", output_step(run.lowered))
         agreed = agreement.compare(packed, outputs, gate.step, kind)
+
+        def off(predict: Predict) -> Parity:
+            return agreement.compare(packed, agreement.outputs(predict, inputs), gate.step, kind)
+
         said = gate.require(
             agreed,
-            lambda: agreement.compare(packed, agreement.outputs(run.predict(optimized=False), inputs), gate.step, kind),
+            lambda: off(run.predict(optimized=False)),
             lambda: agreement.compare(agreement.outputs(plain, inputs), packed, gate.step, kind),
+            lambda: off(agreement.in_another_order(run.lowered)),
         )
         if said:
             note(said)
