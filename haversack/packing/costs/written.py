@@ -87,9 +87,9 @@ class Writing:
 
     def _derived(self, weight: str) -> int:
         """The bytes of a bias's steps that need not be stored when the weight has 4 bits."""
-        layer = next(each for each in self.folded.layers(transposed=True) if each.weight == weight)
-        rows = self.folded.tensor(weight).shape[layer.axis]
-        return 4 * rows if self.derives_steps and layer.bias else 0
+        layers = (each for each in self.folded.layers(transposed=True) if each.weight == weight and each.bias)
+        layer = next(layers, None) if self.derives_steps else None
+        return 0 if layer is None else 4 * self.folded.tensor(weight).shape[layer.axis]
 
     def shared(self, first: str, second: str) -> int:
         """What a file holds once for two weights of 4 bits."""
