@@ -165,6 +165,12 @@ class Gate:
         """Whether a file so far off passes."""
         return self._lets(parity, self.limit, AGREEMENT)
 
+    def lets_where(self, parity: Parity, rounding: Parity, itself: Parity) -> bool:
+        """Whether it passes where `rounding` moved the network so far, and the order of sums moves `itself` so far."""
+        most = MOST_RELATIVE if self.step is None else MOST_STEPS
+        limit = min(ORDERS * min(rounding.max_steps, itself.max_steps), most)
+        return self.quantized and self._lets(parity, limit, min(AGREEMENT, itself.argmax_agreement))
+
     def require(
         self,
         parity: Parity,

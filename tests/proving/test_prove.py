@@ -21,7 +21,7 @@ from haversack.cli import main
 from haversack.disk import LISTING
 from haversack.errors import MeasureError, ParityError, SurgeryError
 from haversack.graph.inference import lower
-from haversack.measurement import Conditions, Figure, Measurement
+from haversack.measurement import Conditions, Figure, Measurement, Parity
 from haversack.model import Model
 from haversack.packing.result import read_result, write_result
 from haversack.proof import Agreement, Examined, Proof, Witness
@@ -130,6 +130,19 @@ def test_a_file_of_another_network_breaks_its_promise(folder: Path, tmp_path: Pa
     assert "BROKEN: tflite-micro promised to the bit" in str(proved(found))
     with pytest.raises(ParityError, match=r"(?s)tflite-micro promised to the bit, and \d+ bytes differ.*do not ship"):
         require(found)
+
+
+@pytest.mark.parametrize("order", [9.0, 7.0, 0.0])
+def test_a_file_may_be_off_about_as_far_as_the_order_of_sums_moves_the_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, order: float
+) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    far = Agreement(samples=40, equal=0.0, max_steps=15.0, mismatching_bytes=9, same_class=1.0)
+    monkeypatch.setattr("haversack.proving.prove.Scale.agreement", lambda *_: far)
+    monkeypatch.setattr("haversack.proving.prove._moved", lambda *_: Parity(order, 1.0, 40))
+    found = _of(prove(folder, network(), TASK, BRIEF), "LiteRT")
+    assert (found.broken == "") == (order == 9.0)
+    assert ("as near as the order of sums leaves it (9)" in found.promise) == (order == 9.0)
 
 
 def test_a_float_network_is_compared_relative_to_its_largest_output(tmp_path: Path) -> None:
