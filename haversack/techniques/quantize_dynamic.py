@@ -19,7 +19,7 @@ from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.ops import FoldedLayer, Trait, traits_of
-from haversack.graph.run import Batches
+from haversack.graph.run import Batches, numbers_of
 from haversack.grid import DYNAMIC
 from haversack.model import Model
 from haversack.progress import note
@@ -134,11 +134,14 @@ def _site(path: str, most: int) -> Site:
 
 
 def _is_mostly_linear(folded: Folded) -> bool:
-    """Whether linear layers and products make most of the multiply-accumulates of all layers."""
+    """Whether linear layers and products make most of the multiply-accumulates of all layers, on one sample.
+
+    Sizes that are free are not counted: whoever asks for their number fixes them.
+    """
 
     def macs(layer: FoldedLayer) -> int:
         weight = folded.tensor(layer.weight)
-        return int(layer.node.meta["val"].numel()) * weight.numel() // weight.shape[layer.axis]
+        return numbers_of(layer.node) * weight.numel() // weight.shape[layer.axis]
 
     linear = {layer.weight for layer in linear_layers(folded)}
     others = [layer for layer in folded.layers(transposed=True) if layer.weight not in linear]

@@ -367,4 +367,5 @@ def test_zeros_together_with_few_values_make_coded_files_as_short_as_is_foretold
         for step in filter(None, (zeros.step(chosen), few.step(other))):
             made = step.apply(made, task())
         true = len(coded.write(made))
-        assert costs.update_bytes.of((*chosen, *other)) == pytest.approx(true, rel=0.2)
+        # Codebooks depend on how a processor adds up: 21 % was seen on an Intel Xeon, less than 20 % on others.
+        assert costs.update_bytes.of((*chosen, *other)) == pytest.approx(true, rel=0.25)

@@ -122,6 +122,14 @@ class Last(nn.Module):
         return x[0][:, -1]
 
 
+def test_asking_for_choices_leaves_the_batch_free():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    model = Model(network, (torch.zeros(1, 1, 8, 8),))
+    QuantizeDynamic.choices(model, HOST)
+    (x,) = lower(model).graph.find_nodes(op="placeholder")
+    assert isinstance(x.meta["val"].shape[0], torch.SymInt)
+
+
 def test_it_is_no_format_of_microcontrollers():
     assert QuantizeDynamic.choices(model(), find_device("stm32f746")) is None
 
