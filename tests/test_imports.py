@@ -157,11 +157,14 @@ def test_every_public_name_is_found_when_it_is_asked_for():
 
 
 def test_help_comes_quickly():
-    def seconds() -> float:
-        """Of the processor, whatever else runs."""
+    def seconds(*command: str) -> float:
+        """Of the processor."""
         begin = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert "pack" in python("from haversack.cli import main; main()", "--help")
+        assert "pack" in python(*command)
         end = resource.getrusage(resource.RUSAGE_CHILDREN)
         return end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
 
-    assert statistics.median(seconds() for _ in range(5)) < 0.25
+    # Held against what its library alone takes, in alternation: processors differ, and so do their busy hours.
+    ours = "from haversack.cli import main; main()", "--help"
+    turns = [(seconds(*ours), seconds("import typer.main, typer.rich_utils; print('pack')")) for _ in range(5)]
+    assert statistics.median(taken / library for taken, library in turns) < 1.6
