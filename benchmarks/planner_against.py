@@ -4,8 +4,9 @@ NSGA-II (Deb et al. 2002), TPE and random search, as Optuna has them, and the pl
 were tried or 40 minutes have passed. A plan's network is built, written and run: its score on 2,000 training images
 that are held back, its file's bytes, and its latency in turns with the original. All begin with int8 alone. What is
 compared is the volume that all tried plans together dominate, up to a score by chance, the float file's bytes and
-its latency. What was tried is kept in the folder for temporary files: a run that was stopped goes on, and the time
-that a plan took counts again. What the planner needs before its first plan counts as its own.
+its latency. Of choices that exclude each other a plan loses one. What was tried is kept in the folder for temporary
+files: a run that was stopped goes on, and the time that a plan took counts again. What the planner needs before its
+first plan counts as its own.
 """
 
 from __future__ import annotations

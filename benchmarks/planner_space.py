@@ -15,7 +15,7 @@ from haversack.packing import Bench, Settings
 from haversack.packing.candidates import Offers
 from haversack.packing.spaces import Readings
 from haversack.plan.found import Trial
-from haversack.plan.space import Chosen, Space
+from haversack.plan.space import FORBIDDEN, Chosen, Space
 from haversack.recipe import Recipe
 from haversack.training import outputs_kept
 
@@ -49,3 +49,12 @@ class Ground:
 def nothing(space: Space) -> Chosen:
     """The plan that leaves everything as it is, but for the space's numbers."""
     return (0,) * len(space.sites)
+
+
+def possible(space: Space, plan: Chosen) -> Chosen:
+    """The plan without what cannot be made of it: of two choices that exclude each other the later one goes."""
+    chosen = list(space.said(plan))
+    for term in space.losses:
+        if term.of(chosen) >= FORBIDDEN:
+            chosen[term.sites[-1]] = 0
+    return tuple(chosen)

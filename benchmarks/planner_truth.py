@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cifar10 import Images
 from pareto import Point
-from planner_space import Ground
+from planner_space import Ground, possible
 
 from haversack.errors import HaversackError
 from haversack.graph.inference import lower
@@ -80,7 +80,8 @@ class Truth:
         return -CHANCE, float(len(self._whole)), 1.0
 
     def of(self, plan: Chosen) -> Tried:
-        """What the plan gives. One that cannot be built gives nothing."""
+        """What the plan gives, as far as its choices go together. One that is refused nevertheless gives nothing."""
+        plan = possible(self.space, plan)
         if plan not in self._known:
             started = time.monotonic()
             try:
