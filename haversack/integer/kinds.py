@@ -63,12 +63,13 @@ class OptionKind:
 class Curve:
     """A function of one number: of real ones, and the table of what int8 integers on two grids become.
 
-    `exact_shifts` are those of a 16-bit form's input that are taken as they are; `least` is the smallest step of the
-    result that the arithmetic of 8 bits can write, as a share of what it reads.
+    There is no table where it is computed on real numbers alone. `exact_shifts` are those of a 16-bit form's input that
+    are taken as they are; `least` is the smallest step of the result that the arithmetic of 8 bits can write, as a
+    share of what it reads.
     """
 
     real: Callable[[Array], Array]
-    table: Callable[[Affine, Affine], Array]
+    table: Callable[[Affine, Affine], Array] | None = None
     exact_shifts: tuple[int, ...] = ()
     least: float = 0.0
 
@@ -134,10 +135,15 @@ _REDUCTION = Kind((_DATA, _plain("axes")), (_KEEP,))
 _SUM = Kind(_TWO, (_ACTIVATION,))
 _EITHER = Kind(_TWO)
 _RECTIFIER = Kind((_DATA,))
+_REAL = (FLOAT,)
 
 
 def _logistic(x: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def _one_over_root(x: Array) -> Array:
+    return np.asarray(1 / np.sqrt(x))
 
 
 def _hard_swish(x: Array) -> Array:
@@ -148,16 +154,20 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "ADD": _SUM,
         "AVERAGE_POOL_2D": _POOL,
+        "BATCH_MATMUL": Kind(_TWO, tuple(OptionKind(f"adj_{side}", bool, False) for side in "xy"), _REAL),
+        "CAST": Kind((Input("input", ("int32",)),), dtypes=_REAL),
         "CONCATENATION": Kind((Input("input", repeated=True),), (OptionKind("axis", int), _ACTIVATION)),
         "CONV_2D": _LAYER,
         "DEPTHWISE_CONV_2D": Kind(_LAYER.inputs, (*_LAYER.options, OptionKind("depth_multiplier", int))),
-        "DEQUANTIZE": Kind((Input("input", ("float16", INT8, INT16)),), dtypes=(FLOAT,)),
+        "DEQUANTIZE": Kind((Input("input", ("float16", INT8, INT16)),), dtypes=_REAL),
+        "DIV": Kind(_TWO, (_ACTIVATION,), _REAL),
         "FULLY_CONNECTED": Kind(_LAYER.inputs, (OptionKind("keep_num_dims", bool, False), _ACTIVATION)),
         "GATHER": Kind(
             (_DATA, Input("indices", ("int32",))),
             (OptionKind("axis", int, 0), OptionKind("batch_dims", int, 0)),
             dtypes=(FLOAT, INT8),
         ),
+        "GELU": Kind((_DATA,), (OptionKind("approximate", bool, False),), _REAL),
         "HARD_SWISH": Kind((_DATA,), dtypes=(FLOAT, INT8), curve=Curve(_hard_swish, hard_swish_table, least=1 / 128)),
         "LEAKY_RELU": Kind((_DATA,), (OptionKind("alpha", float),)),
         "LOGISTIC": Kind((_DATA,), fixed=_FRACTION, curve=Curve(_logistic, logistic_table, (0,))),
@@ -178,10 +188,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             (_DATA, _plain("size")),
             (OptionKind("align_corners", bool, False), OptionKind("half_pixel_centers", bool, False)),
         ),
+        "RSQRT": Kind((_DATA,), dtypes=_REAL, curve=Curve(_one_over_root)),
         "SOFTMAX": Kind((_DATA,), (OptionKind("beta", float),), fixed=_FRACTION),
         "SPLIT": Kind((_plain("axis"), _DATA), (OptionKind("num_splits", int),)),
         "STRIDED_SLICE": Kind((_DATA, _plain("begin"), _plain("end"), _plain("strides")), _MASKS),
         "SUB": _SUM,
+        "SUM": Kind(_REDUCTION.inputs, _REDUCTION.options, _REAL),
         "TANH": Kind((_DATA,), fixed=_SIGNED_FRACTION, curve=Curve(np.tanh, tanh_table, (0, 1))),
         "TRANSPOSE": Kind((_DATA, _plain("permutation"))),
         "TRANSPOSE_CONV": Kind((_plain("shape"), _WEIGHT, _DATA, _BIAS), (*_WINDOW, _ACTIVATION)),

@@ -18,9 +18,11 @@ from haversack.integer.arithmetic import Multiplier, quantize_multiplier, round_
 from haversack.integer.curves import interpolation_table, sigmoid_table
 from haversack.integer.parameters import (
     Border,
+    Gelu,
     Interpolation,
     Joined,
     Lookup,
+    MatrixProduct,
     Mean,
     Nearest,
     Output,
@@ -200,7 +202,7 @@ def _leaky(row: _Values) -> Pieces:
 def _curve(row: _Values) -> Parameters:
     """A kind's own function: tables of it, where it is computed on integers."""
     curve = KINDS[row.operation.kind].curve
-    if curve is None or not row.integer:
+    if curve is None or curve.table is None or not row.integer:
         return Same()
     if row.data.dtype == "int16":
         return Interpolation(*curve_scale(_step(row.data), curve.exact_shifts), sigmoid_table())
@@ -244,6 +246,10 @@ def _mean(row: _Values) -> Mean:
         shift = min(count.bit_length() - 1, 32, 31 + int(by.shift))
         by = Multiplier(np.asarray((by.mantissa << shift) // count), np.asarray(by.shift - shift))
     return Mean(over.axes, over.keep_dims, _zero(row.data), by, row.output())
+
+
+def _matrix_product(row: _Values) -> MatrixProduct:
+    return MatrixProduct(row.operation.option("adj_x"), row.operation.option("adj_y"))
 
 
 def _joined(row: _Values) -> Joined:
@@ -305,12 +311,16 @@ _TABLE: Mapping[str, Callable[[_Values], Parameters]] = {
     **{kind: _curve for kind, row in KINDS.items() if row.curve},
     "ADD": _sum(1),
     "AVERAGE_POOL_2D": _pool,
+    "BATCH_MATMUL": _matrix_product,
+    "CAST": _same,
     "CONCATENATION": _joined,
     "CONV_2D": _windowed,
     "DEPTHWISE_CONV_2D": _windowed,
     "DEQUANTIZE": _dequantize,
+    "DIV": _product,
     "FULLY_CONNECTED": _products,
     "GATHER": _same,
+    "GELU": lambda row: Gelu(row.operation.option("approximate")),
     "LEAKY_RELU": _leaky,
     "MAXIMUM": _same,
     "MAX_POOL_2D": _pool,
@@ -330,6 +340,7 @@ _TABLE: Mapping[str, Callable[[_Values], Parameters]] = {
     "SPLIT": _parts,
     "STRIDED_SLICE": _steps_taken,
     "SUB": _sum(-1),
+    "SUM": _reduction,
     "TRANSPOSE": lambda row: Turned(row.numbers("permutation")),
     "TRANSPOSE_CONV": _windowed,
 }

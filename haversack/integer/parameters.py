@@ -78,11 +78,19 @@ class Sum:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """(left - its zero) * (right - its zero), times `by`."""
+    """(left - its zero) * (right - its zero), times `by`; of real numbers, the quotient where the kind says so."""
 
     zeros: Pair
     by: Multiplier | None
     output: Output
+
+
+@dataclass(frozen=True)
+class MatrixProduct:
+    """Products of the matrices that the last two axes hold, each of them turned where that is said."""
+
+    turns_left: bool
+    turns_right: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +124,13 @@ class Interpolation:
     factor: int
     shift: int
     table: Array
+
+
+@dataclass(frozen=True)
+class Gelu:
+    """A real number times the share of a normal distribution below it, or what a tanh makes of that."""
+
+    approximate: bool
 
 
 @dataclass(frozen=True)
@@ -233,9 +248,11 @@ Parameters = (
     | Pooled
     | Sum
     | Product
+    | MatrixProduct
     | Pieces
     | Lookup
     | Interpolation
+    | Gelu
     | RealSoftmax
     | Softmax8
     | Softmax16

@@ -184,6 +184,20 @@ def _two(row: _Row) -> Shape:
     return shape
 
 
+def _matrix_product(row: _Row) -> Shape:
+    left, right = row.shape("left"), row.shape("right")
+    _demand(min(len(left), len(right)) >= 2, f"{left} and {right} are no matrices")
+    _demand(len(left) == len(right), f"{left} and {right} have different ranks")
+    (height, depth), (rows, width) = (
+        side[:-3:-1] if row.operation.option(f"adj_{name}") else side[-2:] for side, name in ((left, "x"), (right, "y"))
+    )
+    _demand(depth == rows, f"{left} and {right} do not go together")
+    try:
+        return (*np.broadcast_shapes(left[:-2], right[:-2]), height, width)
+    except ValueError:
+        raise _DoesNotFitError(f"{left} and {right} do not go together") from None
+
+
 def _as_it_is(row: _Row) -> Shape:
     return row.shape()
 
@@ -284,12 +298,15 @@ _LAYERS: Mapping[str, Callable[[_Row], Shape]] = {
 }
 _RULES: Mapping[str, Callable[[_Row], Shape]] = {
     **_LAYERS,
-    **dict.fromkeys(("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM"), _two),
+    **dict.fromkeys(("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM"), _two),
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), _pool),
     **dict.fromkeys((kind for kind, row in KINDS.items() if row.curve), _as_it_is),
-    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU"), _as_it_is),
-    **dict.fromkeys(("MEAN", "REDUCE_MAX"), _reduction),
+    **dict.fromkeys(
+        ("QUANTIZE", "DEQUANTIZE", "RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "GELU", "CAST"), _as_it_is
+    ),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX"), _reduction),
     **dict.fromkeys(("PAD", "PADV2"), _padded),
+    "BATCH_MATMUL": _matrix_product,
     "CONCATENATION": _joined,
     "GATHER": _gathered,
     "RESHAPE": _reshaped,

@@ -21,7 +21,7 @@ from haversack.graph.trace import arguments_of, computes_tensors, layer_path
 from haversack.graph.unroll import unrolled
 from haversack.grid import Grid
 from haversack.integer import IntegerGraph
-from haversack.integer.read import elementwise, layers, lookups, pooling, shapes
+from haversack.integer.read import attention, elementwise, layers, lookups, pooling, shapes
 from haversack.integer.read.builder import Builder
 from haversack.integer.read.call import Made, Rule, TorchCall
 from haversack.integer.read.ending import Ending, integer_ending, real_ending, refused, rounding
@@ -31,6 +31,7 @@ from haversack.lengths import require_fixed
 aten = torch.ops.aten
 
 _TABLE: Mapping[Any, Rule] = {
+    **attention.TABLE,
     **elementwise.TABLE,
     **layers.TABLE,
     **lookups.TABLE,
@@ -38,8 +39,10 @@ _TABLE: Mapping[Any, Rule] = {
     **shapes.TABLE,
 }
 # What wants its channels last; what wants torch's own order.
-_MAPS = {*layers.LAYERS, *pooling.TABLE} - {aten.linear.default, aten.mean.dim, aten.amax.default}
-_ROWS = {aten.linear.default, aten.permute.default, aten.transpose.int}
+_MAPS = {*layers.LAYERS, *pooling.TABLE} - {
+    *(aten.linear.default, aten.mean.dim, aten.amax.default, aten.sum.dim_IntList)
+}
+_ROWS = {*attention.TABLE, aten.linear.default, aten.permute.default, aten.transpose.int}
 
 
 def read(lowered: fx.GraphModule) -> IntegerGraph:

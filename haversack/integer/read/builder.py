@@ -134,6 +134,10 @@ class Builder:
         made = self._once(("real", placed.name), "DEQUANTIZE", placed.name, replace(placed, grid=None))
         return replace(placed, name=made.name, grid=None)
 
+    def once(self, kind: str, placed: Placed, result: Placed, *others: str) -> Placed:
+        """The result of an operation on real numbers, which is made once for whoever asks for it."""
+        return self._once((kind, placed.name, others), kind, placed.name, result, *others)
+
     def on_grid(self, placed: Placed, grid: Grid) -> Placed:
         """The value rounded to a grid."""
         if placed.grid == grid:

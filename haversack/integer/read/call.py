@@ -72,6 +72,11 @@ class TorchCall:
             self.refuse(f"with {argument} as an argument")
         return made
 
+    def is_counted(self, argument: fx.Node) -> bool:
+        """Whether an argument is whole numbers that are given to the network."""
+        made = self.made.get(argument)
+        return isinstance(made, Placed) and made.counted
+
     def counted(self, argument: Any) -> Placed:  # noqa: ANN401
         """Whole numbers that are given to the network, in torch's order."""
         made = self.made.get(argument) if isinstance(argument, fx.Node) else None

@@ -28,15 +28,25 @@ def difference_from(call: TorchCall) -> Placed:
 
 
 def quotient(call: TorchCall) -> Placed:
-    """MUL by one over a constant."""
+    """MUL by one over a constant, else DIV of real numbers."""
     divisor = call.constant(call["other"])
-    if divisor is None or not bool(divisor.real.all()):
-        call.refuse("by what the network computes")
+    if divisor is None:
+        return _real_quotient(call)
+    if not bool(divisor.real.all()):
+        call.refuse("by zero")
     x = call.x
     result = call.result(x)
     if result.shape != x.shape:
         call.refuse("by a constant larger than the value")
-    return call.finish("MUL", (x.name, _beside(call, x, Constant(1 / divisor.real))), result)
+    return call.finish("MUL", (x.name, beside(call, x, Constant(1 / divisor.real))), result)
+
+
+def _real_quotient(call: TorchCall) -> Placed:
+    if call.constant(call["self"]) is not None:
+        call.refuse("of a constant")
+    sides = (call.builder.real(call.stored(call[name])) for name in ("self", "other"))
+    placed = _of_two(replace(call, integer=False, ending=replace(call.ending, grid=None)), "DIV", *sides)
+    return placed if call.grid is None else call.builder.on_grid(placed, call.grid)
 
 
 def binary(kind: str) -> Callable[[TorchCall], Placed]:
@@ -51,10 +61,10 @@ def binary(kind: str) -> Callable[[TorchCall], Placed]:
             return _of_two(call, kind, call.value(left), call.value(right))
         if known[1] is not None:
             like = call.value(left)
-            names = like.name, _beside(call, like, known[1])
+            names = like.name, beside(call, like, known[1])
         else:
             like = call.value(right)
-            names = _beside(call, like, known[0]), like.name
+            names = beside(call, like, known[0]), like.name
         if len(call.sizes) != like.rank or call.result(like).shape != like.shape:
             call.refuse("with a constant larger than the value")
         return call.finish(kind, names, call.result(like))
@@ -68,13 +78,13 @@ def _of_two(call: TorchCall, kind: str, left: Placed, right: Placed) -> Placed:
         left, right = builder.unmixed(left), builder.unmixed(right)
     lead = max(left, right, key=lambda each: (each.rank, len(each.long())))
     order = lead.order
-    both = [_aligned(call, each, order, rank) for each in (left, right)]
+    both = [aligned(call, each, order, rank) for each in (left, right)]
     if np.broadcast_shapes(*(each.shape for each in both)) != call.result(lead).shape:
         call.refuse("of values that are both expanded")
     return call.finish(kind, [each.name for each in both], call.result(lead, order=order))
 
 
-def _aligned(call: TorchCall, placed: Placed, order: Order, rank: int) -> Placed:
+def aligned(call: TorchCall, placed: Placed, order: Order, rank: int) -> Placed:
     """The value with its dimensions where those of `order` stand, which counts `rank` of them."""
     if placed.order == order:
         return placed
@@ -83,7 +93,7 @@ def _aligned(call: TorchCall, placed: Placed, order: Order, rank: int) -> Placed
     return call.builder.laid(placed, wanted)
 
 
-def _beside(call: TorchCall, like: Placed, constant: Constant | None) -> str:
+def beside(call: TorchCall, like: Placed, constant: Constant | None) -> str:
     """A constant laid like the value that it is added to."""
     numbers = torch.zeros(()) if constant is None else constant.real
     numbers = numbers.view((1,) * (like.rank - numbers.dim()) + tuple(numbers.shape))
@@ -109,6 +119,11 @@ def unary(kind: str, **options: object) -> Callable[[TorchCall], Placed]:
         return call.settle(call.builder.emit(kind, (x.name,), replace(x, grid=call.grid), **options))
 
     return write
+
+
+def gelu(call: TorchCall) -> Placed:
+    """GELU, of real numbers."""
+    return unary("GELU", approximate=call["approximate"] == "tanh")(call)
 
 
 def leaky_relu(call: TorchCall) -> Placed:
@@ -197,6 +212,8 @@ TABLE: Table = {
     aten.rsub.Scalar: Rule(difference_from, _BOTH),
     aten.div.Tensor: Rule(quotient, _BOTH),
     aten.hardswish.default: Rule(unary("HARD_SWISH"), (8,)),
+    aten.gelu.default: Rule(gelu),
+    aten.rsqrt.default: Rule(unary("RSQRT")),
     aten.leaky_relu.default: Rule(leaky_relu, _BOTH),
     aten.sigmoid.default: Rule(fixed("LOGISTIC"), _BOTH),
     aten.tanh.default: Rule(fixed("TANH"), _BOTH),

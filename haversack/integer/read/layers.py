@@ -97,8 +97,14 @@ def _bias(call: TorchCall, x: Placed, weights: _Weights) -> str:
 
 
 def linear(call: TorchCall) -> Placed:
+    """FULLY_CONNECTED."""
+    weights = _weights(call, -1)
+    return connected(call, call.x, weights.kernel, weights.bias)
+
+
+def connected(call: TorchCall, x: Placed, kernel: Constant, bias: Constant | None) -> Placed:
     """FULLY_CONNECTED, whose weight takes its columns as the values lie: flattened maps need no transposing."""
-    x, weights, builder = call.x, _weights(call, -1), call.builder
+    weights, builder = _Weights(kernel, bias, call.sizes[-1].number), call.builder
     if x.columns is not None:
         weights = replace(weights, kernel=replace(weights.kernel, tensor=weights.kernel.tensor[:, x.columns.indices()]))
     weights = replace(weights, kernel=_joint(weights.kernel), bias=weights.bias and _joint(weights.bias))

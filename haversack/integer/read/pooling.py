@@ -113,6 +113,12 @@ def mean(call: TorchCall) -> Placed:
     return call.settle(_reduced(call, "MEAN", x, call.dims(), keeps=bool(call["keepdim"])))
 
 
+def total(call: TorchCall) -> Placed:
+    """SUM, of real numbers."""
+    x = call.builder.unmixed(call.x)
+    return call.settle(_reduced(call, "SUM", x, call.dims(), keeps=bool(call["keepdim"])))
+
+
 def maximum(call: TorchCall) -> Placed:
     """REDUCE_MAX, on the grid that is read."""
     x = call.builder.unmixed(_kept(call))
@@ -148,6 +154,7 @@ TABLE: Table = {
         (aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default), Rule(adaptive_average_pool, _BOTH)
     ),
     aten.mean.dim: Rule(mean, _BOTH),
+    aten.sum.dim_IntList: Rule(total),
     aten.amax.default: Rule(maximum, _BOTH),
     **dict.fromkeys((aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec), Rule(upsample, _BOTH)),
 }

@@ -131,8 +131,12 @@ def expand(call: TorchCall) -> Placed:
     return x
 
 
-def take(call: TorchCall) -> Placed:
-    """STRIDED_SLICE of one dimension."""
+def take(call: TorchCall) -> Placed | Constant:
+    """STRIDED_SLICE of one dimension; a constant is sliced now."""
+    constant = call.constant(call.first)
+    if constant is not None:
+        numbers = constant.tensor.transpose(0, int(call["dim"]))[call["start"] or 0 : call["end"] : int(call["step"])]
+        return Constant(numbers.transpose(0, int(call["dim"])))
     x = call.builder.unmixed(call.raw)
     dim, size = int(call["dim"]) % x.rank, call.sizes
     if size == x.sizes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from haversack.integer import KINDS, Array
 from haversack.integer.arithmetic import divide_by_power_of_two, doubling_high_multiply, multiply
 from haversack.integer.curves import interpolate, reciprocal
-from haversack.integer.parameters import Interpolation, Lookup, RealSoftmax, Same, Softmax8, Softmax16
+from haversack.integer.parameters import Gelu, Interpolation, Lookup, RealSoftmax, Same, Softmax8, Softmax16
 from haversack.integer.reference.call import Kernel, KernelCall
 from haversack.integer.reference.elementwise import tabulated
 
@@ -48,6 +50,15 @@ def _between(table: Array, place: Array, rest: Array, bits: int) -> Array:
     return np.asarray((table[place] << bits) + rest * (table[place + 1] - table[place]))
 
 
+def gelu(call: KernelCall, by: Gelu) -> Array:
+    """GELU (Hendrycks and Gimpel 2016)."""
+    x = call.array(0).astype(np.float64)
+    if by.approximate:
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+        return np.asarray(x / 2 * (1 + np.tanh(inner)), np.float32)
+    return np.asarray(x / 2 * (1 + np.asarray(_ERF(x / math.sqrt(2)), np.float64)), np.float32)
+
+
 def softmax(call: KernelCall, by: RealSoftmax | Softmax8 | Softmax16) -> Array:
     """SOFTMAX over the last axis: [0, 1) in steps of 1/256 (int8) or 1/32768 (int16)."""
     x = call.array(0)
@@ -77,9 +88,11 @@ def _softmax16(below: Array, by: Softmax16) -> Array:
     return np.asarray(np.clip(result, 0, 32767), np.int16)
 
 
+_ERF = np.frompyfunc(math.erf, 1, 1)
 _REAL = {kind: row.curve.real for kind, row in KINDS.items() if row.curve}
 _WORDS = {"LOGISTIC": _logistic16, "TANH": _tanh16}
 KERNELS: dict[str, Kernel] = {
     **dict.fromkeys(_REAL, curve),
+    "GELU": gelu,
     "SOFTMAX": softmax,
 }

@@ -26,6 +26,11 @@ def product(call: KernelCall, by: Product) -> Array:
     return finish(scaled(left * right, by.by), by.output)
 
 
+def quotient(call: KernelCall, by: Product) -> Array:
+    """DIV of real numbers, either side stretched where it has length 1."""
+    return finish(call.array(0) / call.array(1), by.output)
+
+
 def tabulated(x: Array, function: Callable[[Array], Array]) -> Array:
     """`function` of every integer that the input's type holds, looked up: exact and fast."""
     info = np.iinfo(x.dtype)
@@ -74,10 +79,16 @@ def dequantize(call: KernelCall, by: ToReal | Same) -> Array:
     return np.asarray((x.astype(np.int64) - by.zeros.reshape(shape)) * by.steps.reshape(shape), np.float32)
 
 
+def cast(call: KernelCall, _: Same) -> Array:
+    """CAST: whole numbers as real ones."""
+    return call.array(0).astype(np.float32)
+
+
 KERNELS: dict[str, Kernel] = {
     "ADD": add,
     "SUB": add,
     "MUL": product,
+    "DIV": quotient,
     "RELU": piecewise,
     "RELU6": piecewise,
     "RELU_N1_TO_1": piecewise,
@@ -86,4 +97,5 @@ KERNELS: dict[str, Kernel] = {
     "MINIMUM": minimum,
     "QUANTIZE": quantize,
     "DEQUANTIZE": dequantize,
+    "CAST": cast,
 }

@@ -1,7 +1,7 @@
 """Convolutions and fully connected layers: sums of products, then one fixed-point factor an output channel.
 
 TFLite's 8-bit quantization specification: weights have zero point 0 and one step per output channel (or one in all),
-the bias counts in steps of input step x weight step.
+the bias counts in steps of input step x weight step. Products of two values are of real numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 from haversack.integer import Array
 from haversack.integer.arithmetic import multiply_wide
-from haversack.integer.parameters import Products, WindowedProducts
+from haversack.integer.parameters import MatrixProduct, Products, WindowedProducts
 from haversack.integer.reference.call import Kernel, KernelCall, centred, finish, scaled
 from haversack.integer.windows import padded, patches, taps
 
@@ -64,6 +64,13 @@ def connect(call: KernelCall, by: Products) -> Array:
     return _rescaled(call, total, by)
 
 
+def multiply_matrices(call: KernelCall, by: MatrixProduct) -> Array:
+    """BATCH_MATMUL: the last two axes are matrices, those before them stretched where they have length 1."""
+    turned = (by.turns_left, by.turns_right)
+    left, right = (call.array(side).swapaxes(-1, -2) if turned[side] else call.array(side) for side in (0, 1))
+    return np.asarray(left @ right)
+
+
 def _exact(x: Array, weights: Array, by: Products, axis: int = 0) -> tuple[Array, Array]:
     """What is read, less its zero point, and the weights, in the smallest float type that adds their products exactly.
 
@@ -93,4 +100,5 @@ KERNELS: dict[str, Kernel] = {
     "DEPTHWISE_CONV_2D": convolve_depthwise,
     "TRANSPOSE_CONV": convolve_transposed,
     "FULLY_CONNECTED": connect,
+    "BATCH_MATMUL": multiply_matrices,
 }

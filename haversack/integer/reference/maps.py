@@ -42,6 +42,11 @@ def mean(call: KernelCall, by: Mean) -> Array:
     return finish(scaled(total, by.by), by.output)
 
 
+def total(call: KernelCall, by: Reduction) -> Array:
+    """SUM of real numbers."""
+    return np.asarray(call.array(0).sum(axis=by.axes, keepdims=by.keep_dims, dtype=np.float32))
+
+
 def reduce_max(call: KernelCall, by: Reduction) -> Array:
     """REDUCE_MAX."""
     return np.asarray(call.array(0).max(axis=by.axes, keepdims=by.keep_dims))
@@ -114,6 +119,7 @@ KERNELS: dict[str, Kernel] = {
     "MAX_POOL_2D": pool_max,
     "MEAN": mean,
     "REDUCE_MAX": reduce_max,
+    "SUM": total,
     "CONCATENATION": concatenate,
     "GATHER": gather,
     "PAD": pad,

@@ -96,6 +96,10 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
     {
         "ADD": Builtin(0, 11, (_activation(0), _POWER_OF_TWO), _BY_FORMAT, releases="1.5.0 1.14.0 2.4.0 2.6.0"),
         "AVERAGE_POOL_2D": Builtin(1, 5, _POOL, _BY_FORMAT, releases="1.5.0 1.14.0 2.3.0"),
+        "BATCH_MATMUL": Builtin(
+            126, 101, (Field("adj_x", (0,), "Bool"), Field("adj_y", (1,), "Bool")), releases="2.3.0"
+        ),
+        "CAST": Builtin(53, releases="1.5.0"),
         "CONCATENATION": Builtin(
             2, 10, (Field("axis", (0,), "Int32"), _activation(1)), _BY_FORMAT, releases="1.5.0 1.14.0 2.3.0"
         ),
@@ -110,6 +114,7 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
             4, 2, _DEPTHWISE, (1, 3, 5), releases="1.5.0 1.12.0 1.14.0 2.2.0 2.3.0 2.3.0 2.11.0"
         ),
         "DEQUANTIZE": Builtin(6, versions=_BY_FORMAT, releases="1.13.1 1.14.0 1.15.0 2.2.0 2.7.0 2.18.0"),
+        "DIV": Builtin(42, 29, (_activation(0),), releases="1.6.0 2.3.0"),
         "FULLY_CONNECTED": Builtin(
             9,
             8,
@@ -128,6 +133,7 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
         "TANH": Builtin(28, versions=_BY_FORMAT, releases="1.14.0 1.14.0 2.3.0"),
         "PAD": Builtin(34, versions=_BY_FORMAT, releases="1.5.0 1.14.0 2.4.0 2.6.0"),
         "TRANSPOSE": Builtin(39, versions=(1, 2, 5), releases="1.6.0 1.14.0 1.15.0 2.3.0 2.4.0"),
+        "GELU": Builtin(150, 116, (Field("approximate", (0,), "Bool"),), releases="2.9.0"),
         "GATHER": Builtin(
             36,
             23,
@@ -136,11 +142,13 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
             releases="1.6.0 1.14.0 1.15.0 2.4.0 2.5.0",
         ),
         "MEAN": Builtin(40, 27, _REDUCER, _BY_FORMAT, releases="1.6.0 1.14.0 2.4.0"),
+        "RSQRT": Builtin(76, releases="1.10.0"),
         "SUB": Builtin(41, 28, (_activation(0), _POWER_OF_TWO), (1, 2, 5), releases="1.6.0 1.14.0 2.3.0 2.4.0 2.4.0"),
         "STRIDED_SLICE": Builtin(45, 32, _SLICE, (1, 2, 2), releases="1.6.0 1.14.0 2.1.0 2.2.0"),
         "SPLIT": Builtin(
             49, 35, (Field("num_splits", (0,), "Int32"),), (1, 2, 4), releases="1.5.0 1.14.0 1.14.0 2.3.0"
         ),
+        "SUM": Builtin(74, 27, _REDUCER, releases="1.10.0"),
         "MAXIMUM": Builtin(55, versions=(1, 2, 4), releases="1.14.0 1.14.0 2.3.0 2.3.0"),
         "MINIMUM": Builtin(57, versions=(1, 2, 4), releases="1.14.0 1.14.0 2.3.0 2.3.0"),
         "PADV2": Builtin(60, versions=_BY_FORMAT, releases="1.9.0 1.14.0 2.4.0 2.6.0"),
@@ -156,9 +164,21 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
 )
 
 _FORMATS = {"int8": 1, "int16": 2}
-_WITH_MANY_DIMENSIONS = {"TRANSPOSE": 4, "PAD": 4, "PADV2": 4, "STRIDED_SLICE": 4, "SUB": 3, "MAXIMUM": 3, "MINIMUM": 3}
+_WITH_MANY_DIMENSIONS = {
+    "DIV": 2,
+    "TRANSPOSE": 4,
+    "PAD": 4,
+    "PADV2": 4,
+    "STRIDED_SLICE": 4,
+    "SUB": 3,
+    "MAXIMUM": 3,
+    "MINIMUM": 3,
+}
 # LiteRT for Microcontrollers (October 2026) loads a file with these, and fails when it runs.
-_NOT_IN_MICRO = {("REDUCE_MAX", "int16")}
+_NOT_IN_MICRO = {
+    ("REDUCE_MAX", "int16"): "leave this layer float, or use int8 activations.",
+    ("GELU", "float32"): "take another activation, such as ReLU, or choose another runtime.",
+}
 
 
 @dataclass(frozen=True)
@@ -199,7 +219,7 @@ def check_micro(graph: IntegerGraph) -> None:
             raise ExportError(
                 f"LiteRT for Microcontrollers has no {operation.kind} on {value.dtype}.",
                 where=operation.path,
-                mend="leave this layer float, or use int8 activations.",
+                mend=_NOT_IN_MICRO[operation.kind, value.dtype],
             )
         # It takes such a file, and computes with the first channel's step throughout.
         if operation.kind == "DEQUANTIZE" and _has_steps(value):
