@@ -23,7 +23,9 @@ _SUCH = 'write such as Task(free={"tokens": {1: "length"}}): an input\'s name, i
 
 
 def check_free(free: object) -> None:
-    """Raises TaskError for what is no mapping from inputs to dimensions and their names."""
+    """Raises TaskError for what is no mapping from inputs to dimensions and their names; None is none."""
+    if free is None:
+        return
     if not isinstance(free, Mapping):
         raise _wrong(f"is {type(free).__name__}, not a mapping.")
     for name, dims in free.items():
@@ -113,8 +115,9 @@ def require_fixed(free: Sequence[Axes], what: str) -> None:
     if names:
         raise ExportError(
             f"{what} has fixed sizes, and the network's inputs have free lengths: {', '.join(names)}.",
-            mend="pad all inputs to one length, in calibrate() too, and name none in Task.free; or choose a runtime "
-            "that takes any length, such as onnx.",
+            mend='say what shorter inputs are filled up with, such as Task(pad={"tokens": 0}); or pad all inputs to '
+            "one length, in calibrate() too, and name none in Task.free; or choose a runtime that takes any length, "
+            "such as onnx.",
         )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from haversack.filling import Filling
 from haversack.grid import Grid
 
 Kept = Mapping[int, tuple[int, ...]]
@@ -98,6 +99,7 @@ class Model:
     `sparse` names the weights whose zeros were put there by pruning: later steps leave them zero. `teacher` is the
     network as the user handed it in; steps that train learn from it. `target` tries candidates on the device's runtime;
     without one, steps that choose by measuring count instead. `notes` is what its making said that its user must know.
+    With `filling` its files have the example's length, and shorter inputs are filled up to it.
     """
 
     module: nn.Module
@@ -108,6 +110,7 @@ class Model:
     teacher: nn.Module | None = None
     target: Target | None = None
     notes: tuple[str, ...] = ()
+    filling: Filling | None = None
 
     def with_module(self, module: nn.Module, edits: Edits | None = None) -> Model:
         """This model with another network; its edits follow ours."""

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from haversack.batches import Batch, Given, Inputs, Outputs, by_position, each_of, in_order, names_of
 from haversack.errors import HaversackError, TaskError
+from haversack.filling import Pad, check_pad
 from haversack.lengths import Free, check_free
 from haversack.preparing import Prepare
 
@@ -62,7 +63,9 @@ class Task:
 
     Inputs may be longer in one batch than in another: `free` names, for each input as forward() calls it, the
     dimensions that differ, such as {"tokens": {1: "length"}}; without it they are those that differ among the
-    calibration inputs. Files then take any length, and keep the names.
+    calibration inputs. Files then take any length, and keep the names. For runtimes whose files have one size `pad`
+    says what each of these inputs is filled up with, such as {"tokens": 0, "mask": 0}: their files have the length of
+    the longest calibration input, and everything is filled up to it before it goes to a file.
     """
 
     train: Callable[[], Iterable[Given]]
@@ -75,6 +78,7 @@ class Task:
     outputs: str | tuple[str, ...] = ""
     prepare: Prepare | None = None
     free: Free | None = field(default=None, hash=False)
+    pad: Pad | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         for kind in self.kind if isinstance(self.kind, tuple) else (self.kind,):
@@ -97,8 +101,8 @@ class Task:
             absent = name in ("calibrate", "validate") and getattr(self, name) is None
             if not callable(getattr(self, name)) and not absent:
                 raise TaskError(f"Task.{name} is not a function.", mend=f"pass a function; Task({name}=...).")
-        if self.free is not None:
-            check_free(self.free)
+        check_free(self.free)
+        check_pad(self.pad)
         if self.samples is not None and self.samples < 1:
             raise TaskError(f"Task.samples is {self.samples}.", mend="say how many samples score() is a share of.")
 

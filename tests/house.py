@@ -18,7 +18,7 @@ PACKAGE = ROOT / "haversack"
 FLOORS = (
     "allocate choices errors",
     "batches interrupt lengths progress quantity settings untrusted",
-    "disk preparing",
+    "disk filling preparing",
     "wiring",
     "task",
     "coded zoo",

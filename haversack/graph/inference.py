@@ -9,6 +9,7 @@ from torch import fx
 from haversack.graph.fold import fold
 from haversack.graph.folded import Folded
 from haversack.graph.merge import merge
+from haversack.graph.one_length import OneLength
 from haversack.graph.ops import Trait, traits_of
 from haversack.graph.prepare import in_weights, prepared
 from haversack.graph.sizes import settle
@@ -45,12 +46,16 @@ def lower(model: Model) -> fx.GraphModule:
     """The graph that a model's files are written from; where the model has grids, with pairs.
 
     Its `meta["outputs"]` has the names of its outputs, where they have some, and `meta["free"]` the free dimensions of
-    each input, which have no number in it.
+    each input, which have no number in it. Where the model's inputs are filled up none is free; then
+    `meta["one_length"]` says what stands around the graph, which itself still runs at any length.
     """
-    folded = _folded(model)
+    folded, free = _folded(model), free_axes(model.module)
     lowered = folded.lowered(model.grids) if model.grids else in_weights(folded).module
     lowered.meta["outputs"] = output_names(model.module)
-    lowered.meta["free"] = free_axes(model.module)
+    lowered.meta["free"] = () if model.filling else free
+    if model.filling is not None:
+        lowered.meta["one_length"] = OneLength.of(lowered.graph, model.filling)
+        settle(lowered.graph, model.example, free)
     return lowered
 
 

@@ -12,7 +12,6 @@ from haversack.artifact import Artifact
 from haversack.device import Device
 from haversack.errors import HaversackError, MeasureError, SameFilesError, TaskError, WorkspaceError
 from haversack.interrupt import is_pressed
-from haversack.lengths import require_fixed
 from haversack.measurement import Candidate
 from haversack.model import Model
 from haversack.packing.candidates import Files
@@ -83,11 +82,9 @@ class Bench:
         phase(Status("building the network, and running it on the calibration inputs"))
         module = network if isinstance(network, nn.Module) else network()
         runtime = find_runtime(device)
-        model = checked_model(module, task)
-        free = free_axes(model.module)
-        if not runtime.free_lengths:
-            require_fixed(free, f"a {runtime.format.kind} file")
-        circumstances = f"{settings.task_digest} threads={settings.threads} {free or ''}".rstrip()
+        model = checked_model(module, task, runtime.one_size)
+        lengths = f"{free_axes(model.module) or ''} {model.filling or ''}"
+        circumstances = f"{settings.task_digest} threads={settings.threads} {lengths}".rstrip()
         measuring = (
             f"{host.machine()} {host.versions()} {settings.seconds} s, score {fingerprint(task.score, task.samples)}"
         )

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from haversack.batches import Outputs, each_of, mapped
 from haversack.errors import TaskError, WorkspaceError
-from haversack.graph.inference import inference
+from haversack.filling import Filling
+from haversack.graph.inference import inference, lower
+from haversack.graph.one_length import at_its_length
 from haversack.graph.prepare import notes_of
 from haversack.graph.trace import trace
-from haversack.lengths import PAD, Axes, axes_of, longest, of_each_length
+from haversack.lengths import PAD, Axes, axes_of, longest, of_each_length, require_fixed
 from haversack.measurement import Figure, chance, share_of
 from haversack.model import Model
 from haversack.preparing import check_bytes
 from haversack.progress import tell
-from haversack.runtimes import Arrays
+from haversack.runtimes import Arrays, agreement
 from haversack.task import Counted, Predict, Task, brief, check_depth
 from haversack.wiring import free_axes, input_names, rewired
 
@@ -48,8 +50,11 @@ def check_alone() -> None:
         )
 
 
-def checked_model(module: nn.Module, task: Task) -> Model:
-    """The user's network with an example input, after it ran on the calibration inputs and gave sensible outputs."""
+def checked_model(module: nn.Module, task: Task, fixed: str = "") -> Model:
+    """The user's network with an example input, after it ran on the calibration inputs and gave sensible outputs.
+
+    `fixed` is what files are called that have one size; empty where they take any length.
+    """
     if isinstance(module, torch.jit.ScriptModule):
         raise TaskError(
             "the network is TorchScript, which cannot be edited or exported.",
@@ -65,24 +70,57 @@ def checked_model(module: nn.Module, task: Task) -> Model:
     for each in outputs:
         _check_output(each)
     _check_repeatable(module, few, outputs)
-    example = example_of(task)
-    model = Model(module, example, teacher=module, notes=_checked_lengths(module, example, task))
+    model = Model(module, example_of(task), teacher=module)
+    model = at_one_length(model, task, fixed) if fixed else model
+    model = replace(model, notes=_checked_lengths(model, task))
     if task.prepare is None:
         return model
     return replace(model, notes=(*model.notes, *notes_of(inference(model))))
 
 
-def _checked_lengths(module: nn.Module, example: tuple[Tensor, ...], task: Task) -> tuple[str, ...]:
+def at_one_length(model: Model, task: Task, what: str) -> Model:
+    """The model whose files have the length of the longest calibration inputs: shorter ones are filled up to it.
+
+    It is as it was where no length is free. Raises ExportError where the task does not say with what, `what` being
+    what such files are called.
+    """
+    free, batches = free_axes(model.module), task.calibration()
+    if task.pad is None:
+        require_fixed(free, what)
+    if not free or task.pad is None:
+        return model
+    names = task.names or input_names(model.module, len(free))
+    filling = Filling.of(task.pad, names, free, batches)
+    return replace(model, example=filling.filled(model.example), filling=filling)
+
+
+def _checked_lengths(model: Model, task: Task) -> tuple[str, ...]:
     """What must be said of the length that is timed. Raises an error where the network fixes one that shall be free."""
-    free = free_axes(module)
+    free = free_axes(model.module)
     if not free:
         return ()
-    for batch, *_ in of_each_length(task.calibration()):
-        _run(module, tuple(value[:1] for value in batch), mend=PAD)
-    trace(module, example)
-    sizes = dict(called for value, axes in zip(example, free, strict=True) for called in _called(value, axes))
+    alike = of_each_length(task.calibration())
+    for batch, *_ in alike:
+        _run(model.module, tuple(value[:1] for value in batch), mend=PAD)
+    trace(model.module, model.example)
+    if model.filling is not None:
+        return _filled_up(model, model.filling, [tuple(value[:_SAMPLES] for value in batch) for batch, *_ in alike])
+    sizes = dict(called for value, axes in zip(model.example, free, strict=True) for called in _called(value, axes))
     told = ", ".join(f"{name} {size}" for name, size in sizes.items())
     return (f"lengths are free in the file; time and memory are those of the longest calibration inputs: {told}.",)
+
+
+def _filled_up(model: Model, filling: Filling, few: list[tuple[Tensor, ...]]) -> tuple[str, ...]:
+    """To which length inputs are filled up, and what that does to outputs where it is no rounding."""
+    said = (
+        f"inputs are filled up to {filling} for the file, the longest calibration inputs' length; none may be longer."
+    )
+    alone = agreement.in_torch(model.module)
+    one, other = (agreement.outputs(each, few) for each in (alone, at_its_length(lower(model), alone)))
+    moved = agreement.compare(one, other, kind="regression").max_steps
+    if moved <= _REPEATED:
+        return (said,)
+    return said, f"filling up alone moves outputs by up to {moved:.2g} of the largest: the network reads the filling."
 
 
 def _called(value: Tensor, axes: Axes) -> list[tuple[str, int]]:
@@ -132,7 +170,8 @@ def example_of(task: Task) -> tuple[Tensor, ...]:
 
 def fed(model: Model) -> Arrays | None:
     """What a model's file is timed on: its example where lengths are free; None where the file tells the sizes."""
-    return [value.numpy() for value in model.example] if free_axes(model.module) else None
+    free = free_axes(model.module) and model.filling is None
+    return [value.numpy() for value in model.example] if free else None
 
 
 def _few(task: Task) -> tuple[Tensor, ...]:

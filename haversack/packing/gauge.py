@@ -13,6 +13,7 @@ from haversack.device import Device, find_device
 from haversack.errors import ExportError, SameFilesError
 from haversack.graph.cost import cost
 from haversack.graph.inference import lower
+from haversack.graph.one_length import at_its_length
 from haversack.graph.pairs import output_step, quantized_layers
 from haversack.graph.trace import trace
 from haversack.limits import Budget
@@ -195,7 +196,7 @@ class Gauge:
         predict, inputs, kind = run.as_there(), self.task.calibration(), self.task.kind
         outputs = list(agreement.outputs(predict, inputs))
         plain = RunOnce(agreement.in_torch(self.original.module), self.known, room=_ROOM)
-        packed = list(agreement.outputs(agreement.in_torch(run.lowered), inputs))
+        packed = list(agreement.outputs(run.at_its_length(agreement.in_torch(run.lowered)), inputs))
         gate = agreement.Gate(run.model.number_format != "float32", output_step(run.lowered))
         agreed = agreement.compare(packed, outputs, gate.step, kind)
 
@@ -206,7 +207,7 @@ class Gauge:
             agreed,
             lambda: off(run.predict(optimized=False)),
             lambda: agreement.compare(agreement.outputs(plain, inputs), packed, gate.step, kind),
-            lambda: off(agreement.in_another_order(run.lowered)),
+            lambda: off(run.at_its_length(agreement.in_another_order(run.lowered))),
         )
         if said:
             note(said)
@@ -265,7 +266,11 @@ class _Written:
         if here != own:
             note(f"{own.name} is not installed ({own.install}): {here.title} ran the file instead.")
         orders = own.orders(self.lowered) if own.orders else None
-        return host.load(self.content, runtime=here.name, orders=orders, optimized=optimized)
+        return self.at_its_length(host.load(self.content, runtime=here.name, orders=orders, optimized=optimized))
+
+    def at_its_length(self, predict: Predict) -> Predict:
+        """What takes inputs as long as the file's, for those of the user."""
+        return at_its_length(self.lowered, predict)
 
 
 def tell_of_ratio(budget: Budget, device: Device) -> None:

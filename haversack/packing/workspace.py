@@ -81,7 +81,7 @@ class Workspace:
             found = load(network, place, original.example)
         except HaversackError:
             return None  # absent, damaged or of another version: made again
-        return replace(found, teacher=original.teacher, target=original.target)
+        return replace(found, teacher=original.teacher, target=original.target, filling=original.filling)
 
     def keep_model(self, recipe: Recipe, model: Model) -> None:
         """Stores what `recipe` made."""

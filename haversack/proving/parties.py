@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from haversack.batches import Outputs
 from haversack.device import find_device
+from haversack.graph.one_length import at_its_length
 from haversack.integer import IntegerGraph, Value
 from haversack.integer.read import read
 from haversack.integer.reference import run
@@ -78,10 +79,10 @@ class Cast:
             outputs = tuple(torch.from_numpy(np.ascontiguousarray(each)) for each in real)
             return outputs if len(outputs) > 1 else outputs[0]
 
-        return Ready(predict, "", exact=_all_on_integers(graph))
+        return Ready(at_its_length(self.lowered, predict), "", exact=_all_on_integers(graph))
 
     def _torch(self) -> Ready:
-        return Ready(agreement.in_torch(self.lowered), "network/")
+        return Ready(at_its_length(self.lowered, agreement.in_torch(self.lowered)), "network/")
 
     def _opened(self, runtime: Runtime) -> Ready:
         file, source = self._file(runtime)
@@ -89,7 +90,7 @@ class Cast:
         orders = runtime.orders(self.lowered) if runtime.orders else None
         optimized = made_for_host(self.folder) or not self._saturates(runtime)
         predict = host.load(file, self.threads, runtime=runtime.name, orders=orders, optimized=optimized, apart=True)
-        return Ready(predict, source, exact, optimized)
+        return Ready(at_its_length(self.lowered, predict), source, exact, optimized)
 
     def _saturates(self, runtime: Runtime) -> bool:
         """Whether this host's kernels cannot multiply these weights exactly, as those of other devices can."""

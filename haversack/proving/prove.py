@@ -15,10 +15,12 @@ from torch import Tensor, fx, nn
 from haversack.batches import each_of
 from haversack.errors import CrashError, HaversackError, ParityError
 from haversack.graph.inference import lower
+from haversack.graph.one_length import filled
 from haversack.graph.pairs import pairs
 from haversack.graph.run import joined
 from haversack.lengths import of_each_length
 from haversack.measurement import Parity
+from haversack.packing.check import at_one_length
 from haversack.packing.result import read_result
 from haversack.progress import say, track
 from haversack.proof import Agreement, Proof, Witness, worst
@@ -56,8 +58,8 @@ def prove(folder: Path, network: nn.Module, task: Task, effort: Effort | None = 
     the network. What was promised and not kept stands in `broken` of the witnesses and the files.
     """
     effort = effort or Effort()
-    model = read_result(folder, network, task)
-    lowered = lower(model)
+    model, meant = read_result(folder, network, task), named(made_for(folder))
+    lowered = lower(at_one_length(model, task, meant.one_size) if meant and meant.one_size else model)
     seen = _typical(lowered, task, effort)
     asked = _asked(
         Cast(lowered, folder, effort.threads, model.weight_bits).parties(), seen, _random(lowered, seen, effort)
@@ -114,10 +116,14 @@ def _on_one_line(error: HaversackError) -> str:
 
 
 def _typical(lowered: fx.GraphModule, task: Task, effort: Effort) -> list[Inputs]:
-    """The first calibration inputs, as many of each length, on the grids that the network rounds its inputs to."""
+    """The first calibration inputs, as many of each length, on the grids that the network rounds its inputs to.
+
+    Where files have one length they are filled up to it.
+    """
     alike = of_each_length(task.calibration())
     few = max(1, effort.samples // len(alike))
-    return [batch for batches in alike for batch in _rounded(lowered, joined(batches, few))]
+    some = [filled(lowered, joined(batches, few)) for batches in alike]
+    return [batch for inputs in some for batch in _rounded(lowered, inputs)]
 
 
 def _rounded(lowered: fx.GraphModule, inputs: Inputs) -> list[Inputs]:

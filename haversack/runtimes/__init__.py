@@ -149,6 +149,11 @@ class Runtime:
         return all(importlib.util.find_spec(package) for package in self.packages)
 
     @property
+    def one_size(self) -> str:
+        """What its files are called, where they take inputs of one length; empty where they take any."""
+        return "" if self.free_lengths else f"a {self.format.kind} file"
+
+    @property
     def first(self) -> Runtime:
         """The runtime that files of its format are for and are measured in where they do not tell: itself, mostly."""
         return next(row for row in rows() if row.format == self.format)

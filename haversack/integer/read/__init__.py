@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import ExportError
+from haversack.graph.one_length import without_sizes
 from haversack.graph.ops import moves
 from haversack.graph.pairs import pairs
 from haversack.graph.trace import arguments_of, computes_tensors, layer_path
@@ -54,7 +55,7 @@ def read(lowered: fx.GraphModule) -> IntegerGraph:
     ExportError, naming operation and layer, for what TFLite's operations cannot express.
     """
     require_fixed(lowered.meta.get("free", ()), "an integer graph")
-    return _Reader(unrolled(lowered)).graph()
+    return _Reader(unrolled(without_sizes(lowered))).graph()
 
 
 class _Reader:

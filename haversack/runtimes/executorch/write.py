@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.errors import ExportError
+from haversack.graph.one_length import without_sizes
 from haversack.graph.pairs import pairs
 from haversack.graph.trace import layer_path
 from haversack.lengths import require_fixed
@@ -43,7 +44,7 @@ def write(lowered: fx.GraphModule) -> bytes:
     if find_spec("executorch") is None:
         raise ExportError("writing .pte files needs ExecuTorch.", mend="pip install 'haversack[executorch]'")
     require_fixed(lowered.meta.get("free", ()), "a .pte file")
-    return _program(_for_xnnpack(lowered))
+    return _program(_for_xnnpack(without_sizes(lowered)))
 
 
 def _for_xnnpack(lowered: fx.GraphModule) -> fx.GraphModule:
