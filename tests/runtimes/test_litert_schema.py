@@ -9,7 +9,7 @@ from integer_graphs import Draft, every_layer
 from tflite_graphs import UNIONS, getters, options_of, read_file
 
 from haversack.grid import Grid
-from haversack.integer import Operation, Value
+from haversack.integer import KINDS, Operation, Value
 from haversack.runtimes.tflite import schema
 from haversack.runtimes.tflite.schema import BUILTINS, Typed, version
 from haversack.runtimes.tflite.write import write
@@ -42,7 +42,7 @@ def test_every_option_is_read_back_as_it_was_written(kind):
         pair = (10 + index, 20 + index)
         flag_or_number = True if field.width == "Bool" else index + 1
         wanted[field.option] = SAMPLES.get(field.option, pair if len(field.slots) == 2 else flag_or_number)
-    draft = Draft((1, 2, 2, 2))
+    draft = Draft((1, 2, 2, 2), "int8" if "int8" in KINDS[kind].dtypes else "float32")
     weights = draft.weights((2, 1, 1, 2), 0)
     inputs = [draft.input, *weights] if "CONV" in kind or kind == "FULLY_CONNECTED" else [draft.input, draft.input]
     draft.then(kind, inputs, (1, 2, 2, 2), "output", **wanted)
