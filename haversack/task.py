@@ -65,7 +65,9 @@ class Task:
     dimensions that differ, such as {"tokens": {1: "length"}}; without it they are those that differ among the
     calibration inputs. Files then take any length, and keep the names. For runtimes whose files have one size `pad`
     says what each of these inputs is filled up with, such as {"tokens": 0, "mask": 0}: their files have the length of
-    the longest calibration input, and everything is filled up to it before it goes to a file.
+    the longest calibration input, and everything is filled up to it before it goes to a file. `mask` names the input
+    that is 1 where a position counts, and 0 where one was filled up: the others have no part in ranges, in what is
+    lost, nor in what a teacher says.
     """
 
     train: Callable[[], Iterable[Given]]
@@ -79,6 +81,7 @@ class Task:
     prepare: Prepare | None = None
     free: Free | None = field(default=None, hash=False)
     pad: Pad | None = field(default=None, hash=False)
+    mask: str = ""
 
     def __post_init__(self) -> None:
         for kind in self.kind if isinstance(self.kind, tuple) else (self.kind,):

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from haversack.batches import Outputs
 from haversack.errors import TaskError
 from haversack.lengths import Axes
+from haversack.positions import Mask
 from haversack.preparing import Prepare, Prepared
 
-_NAMES, _FREE, _OWN = "_names_of_outputs", "_free_axes", "_unwired"
+_NAMES, _FREE, _MASK, _OWN = "_names_of_outputs", "_free_axes", "_mask", "_unwired"
 _MAIN = ("logits", "last_hidden_state", "out")
 """What libraries call the output that a network is used for, where it has others beside."""
 
@@ -48,6 +49,19 @@ def free_axes(network: nn.Module) -> tuple[Axes, ...]:
     """The free dimensions of each input of a wired network, beside the batch; () where there are none."""
     free: tuple[Axes, ...] = getattr(type(network), _FREE, ())
     return free
+
+
+def masked(network: nn.Module, mask: Mask) -> nn.Module:
+    """The wired network, of whose positions only those count that one of its inputs says."""
+    twin = copy.copy(network)
+    twin.__class__ = _masked_class(type(network), mask)  # type: ignore[arg-type]
+    return twin
+
+
+def mask_of(network: nn.Module) -> Mask | None:
+    """What says which positions of a network's inputs and outputs count; None where all do."""
+    mask: Mask | None = getattr(type(network), _MASK, None)
+    return mask
 
 
 def input_names(network: nn.Module, count: int) -> tuple[str, ...]:
@@ -99,6 +113,12 @@ def tensors_of(found: object) -> dict[str, Tensor]:
     elif isinstance(found, tuple | list):
         parts = {str(place): value for place, value in enumerate(found)}
     return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
+
+
+@functools.cache
+def _masked_class(wired: type[nn.Module], mask: Mask) -> type[nn.Module]:
+    body = {_MASK: mask, "__module__": wired.__module__, "__qualname__": wired.__qualname__}
+    return type(wired.__name__, (wired,), body)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "haversack"
 FLOORS = (
     "allocate choices errors",
     "batches interrupt lengths progress quantity settings untrusted",
-    "disk filling preparing",
+    "disk filling positions preparing",
     "wiring",
     "task",
     "coded zoo",

@@ -20,6 +20,7 @@ from haversack.errors import TaskError
 from haversack.graph.folded import Folded
 from haversack.graph.ops import FoldedLayer
 from haversack.graph.run import Batches, joined, numbers_a_sample
+from haversack.positions import Mask, that_count
 from haversack.task import Kind, Kinds, kinds_of
 from haversack.training.teacher import distance
 
@@ -58,16 +59,21 @@ class OriginalOutputs:
     inputs: tuple[Tensor, ...]
     wanted: Outputs
     kind: Kinds
+    mask: Mask | None = None
 
     @classmethod
-    def of(cls, network: nn.Module, batches: Batches, kind: Kinds, most: int | None = None) -> OriginalOutputs:
-        """The outputs of `network` on all inputs, or the first `most` of them."""
-        inputs = joined(batches, most)
-        return cls(inputs, _outputs(network, inputs), kind)
+    def of(cls, network: nn.Module, batches: Batches, kind: Kinds, mask: Mask | None = None) -> OriginalOutputs:
+        """The outputs of `network` on all inputs, at the positions that the mask counts."""
+        inputs = joined(batches)
+        return cls(inputs, that_count(mask, _outputs(network, inputs), inputs), kind, mask)
 
     def nats(self, network: nn.Module) -> float:
         """How far the outputs of a network are from the original's."""
-        return nats(_outputs(network, self.inputs), self.wanted, self.kind)
+        return self.apart(_outputs(network, self.inputs))
+
+    def apart(self, outputs: Outputs) -> float:
+        """How far outputs for the same inputs are from the original's."""
+        return nats(that_count(self.mask, outputs, self.inputs), self.wanted, self.kind)
 
 
 @torch.no_grad()
@@ -103,7 +109,9 @@ class Judge:
         """At the inputs, all of which count. Raises TaskError where the network returns no tensor."""
         size = max(1, _MOST_NUMBERS // numbers_a_sample(folded.graph))
         batches = list(zip(*(each.split(size) for each in inputs), strict=True))
-        return cls(Lane(folded.module, batches), len(batches), OriginalOutputs.of(folded.module, [inputs], kind))
+        mask = folded.positions.mask if folded.positions else None
+        yardstick = OriginalOutputs.of(folded.module, [inputs], kind, mask)
+        return cls(Lane(folded.module, batches), len(batches), yardstick)
 
     def before(self, node: fx.Node) -> Lane:
         """The network, run up to just before an operation; none that was asked for earlier may come after it."""
@@ -116,7 +124,7 @@ class Judge:
         self._run(changed, end)
         given = end.args[0] if isinstance(end.args[0], tuple | list) else (end.args[0],)
         outputs = [torch.cat([changed.read(part, each) for part in range(self.parts)]) for each in given]
-        return nats(tuple(outputs), self.yardstick.wanted, self.yardstick.kind)
+        return self.yardstick.apart(tuple(outputs))
 
     @torch.no_grad()
     def _run(self, lane: Lane, node: fx.Node) -> None:

@@ -15,6 +15,7 @@ from haversack.errors import RecipeError, TaskError
 from haversack.graph.bytes import in_steps, steps_at
 from haversack.graph.folded import Folded
 from haversack.graph.ops import FoldedLayer, Trait, fixed_ranges, sharing, traits_of
+from haversack.graph.positions import counting, with_mask
 from haversack.graph.run import Batches, Visit, is_finite, numbers_of, spacing, watch
 from haversack.grid import Grid, affine, blocks, halved, round_, steps_of, symmetric
 
@@ -114,20 +115,23 @@ def observe(
 ) -> Mapping[str, Observed]:
     """What each value called in `names` was on the batches, with `counted` also how often.
 
-    The network runs once, by `run`. Of values of very many numbers, some millions spread evenly are counted. Raises
-    TaskError when the inputs never vary, or when a value is NaN or infinite.
+    The network runs once, by `run`. Positions that do not count are left out. Of values of very many numbers, some
+    millions spread evenly are counted. Raises TaskError when the inputs never vary, or when a value is NaN or infinite.
     """
     _check_inputs(batches)
     samples = sum(len(batch[0]) for batch in batches)
     sizes = {node.name: numbers_of(node) for node in folded.graph.nodes if node.name in names}
     seen = {name: Histogram(spacing(size * samples, _COUNTED, size)) for name, size in sizes.items()}
 
-    def visit(name: str, value: Tensor) -> None:
-        low, high = (float(end) for end in value.aminmax())
+    def visit(name: str, value: Tensor, mask: Tensor | None) -> None:
+        kept = counting(folded.positions, name, value, mask)
+        if not kept.numel():
+            return
+        low, high = (float(end) for end in kept.aminmax())
         _check_finite(name, low, high)
-        seen[name].add(value if counted else value.new_empty(0), low, high)
+        seen[name].add(kept if counted else kept.new_empty(0), low, high)
 
-    run(folded.module, batches, names, visit)
+    run(folded.module, batches, *with_mask(folded.positions, names, visit))
     return {name: Observed(each.low, each.high, each.told() if counted else None) for name, each in seen.items()}
 
 

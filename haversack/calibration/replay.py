@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from haversack.batches import Outputs
 from haversack.calibration.currency import nats
 from haversack.graph.folded import Folded
 from haversack.graph.ops import FoldedLayer, channel_dim
 from haversack.graph.run import Batches, joined
+from haversack.positions import that_count
 from haversack.task import Kinds
 
 _FEWEST, _MOST = 32, 256
@@ -37,8 +39,9 @@ class Replay:
         self._folded, self._normed, self._kind = folded, normed, kind
         self._interpreter = fx.Interpreter(folded.module)
         self._layers = {layer.weight: layer for layer in folded.layers(transposed=True)}
-        self._plain = self._computed(joined(batches, samples(folded, work)))
-        self._outputs = tuple(tree_leaves(self._plain[folded.graph.output_node()]))
+        self._inputs = joined(batches, samples(folded, work))
+        self._plain = self._computed(self._inputs)
+        self._outputs = self._counting(self._plain[folded.graph.output_node()])
 
     def losses(self, weight: str, others: Sequence[Tensor]) -> list[float]:
         """The mean divergence of the outputs, in nats, with each of `others` in the place of the weight of that name.
@@ -60,8 +63,12 @@ class Replay:
                 if self._normed is not None and layer is not None and layer.bias and node is layer.node:
                     value = self._repaired(layer, value)
                 run.env[node] = value
-        outputs = tree_leaves(run.env[self._folded.graph.output_node()])
-        return nats(tuple(outputs), self._outputs, self._kind)
+        return nats(self._counting(run.env[self._folded.graph.output_node()]), self._outputs, self._kind)
+
+    def _counting(self, outputs: Any) -> Outputs:  # noqa: ANN401 - what the graph gives
+        """The outputs at the positions that count."""
+        positions = self._folded.positions
+        return that_count(positions.mask if positions else None, tuple(tree_leaves(outputs)), self._inputs)
 
     def _repaired(self, layer: FoldedLayer, value: Tensor) -> Tensor:
         plain: Tensor = self._plain[layer.node]

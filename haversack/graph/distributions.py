@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from haversack.graph.folded import Folded, Norm
 from haversack.graph.ops import channel_dim
+from haversack.graph.positions import by_channel, with_mask
 from haversack.graph.run import Batches, Visit, numbers_a_sample, spacing, watch
 
 Tensors = Mapping[str, Tensor]
@@ -46,15 +47,21 @@ class Noted:
 
     def watch(self, network: fx.GraphModule, batches: Batches, names: Collection[str], visit: Visit) -> None:
         """Runs the network on the batches like `run.watch`, and notes what its layers compute."""
+        ours, note = with_mask(self.folded.positions, self._parts, self._note)
 
-        def note(name: str, value: Tensor) -> None:
-            if name in self._parts:
-                self._parts[name].append(_part(value.movedim(self._channels.get(name, 1), 1)))
+        def both(name: str, value: Tensor) -> None:
+            if name in ours:
+                note(name, value)
             if name in names:
                 visit(name, value)
 
-        watch(network, self.first, {*names, *self._parts}, note)
+        watch(network, self.first, {*names, *ours}, both)
         watch(network, list(_rest(batches, _samples(self.first))), names, visit)
+
+    def _note(self, name: str, value: Tensor, mask: Tensor | None) -> None:
+        kept = by_channel(self.folded.positions, name, value, mask, self._channels.get(name, 1))
+        if kept.numel():
+            self._parts[name].append(_part(kept))
 
     def distributions(self, weights: Collection[str]) -> dict[str, Distribution] | None:
         """Those of the layers of these weights; None where they were not noted."""
@@ -122,10 +129,12 @@ def _measured(folded: Folded, weights: Mapping[str, Norm], batches: Batches) -> 
     readers = {weight: folded.layer_of(weight).name for weight in weights}
     seen: dict[str, list[_Part]] = {readers[weight]: [] for weight in weights}
 
-    def visit(name: str, value: Tensor) -> None:
-        seen[name].append(_part(value))
+    def visit(name: str, value: Tensor, mask: Tensor | None) -> None:
+        kept = by_channel(folded.positions, name, value, mask, 1)
+        if kept.numel():
+            seen[name].append(_part(kept))
 
-    watch(folded.module, batches, seen.keys(), visit)
+    watch(folded.module, batches, *with_mask(folded.positions, seen.keys(), visit))
     return {weight: _joined(seen[readers[weight]]) for weight in weights}
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from haversack.graph import ops, recurrent
 from haversack.graph.pairs import insert
+from haversack.graph.positions import Positions
 from haversack.graph.run import Tensors, named_tensors, values_of
 from haversack.grid import Grid
 
@@ -56,13 +57,15 @@ class Folded:
 
     `module` takes the inputs by position and returns what the network returns (a tensor, or a tuple of tensors); its
     nodes keep `meta["val"]` and `nn_module_stack`. `own` are the network's tensors by name, which the graph borrows
-    where folding changed nothing. `norms` says which batch norm went into which weight, `merged` which branches did.
+    where folding changed nothing. `norms` says which batch norm went into which weight, `merged` which branches did;
+    `positions` which positions of its values count, if not all do.
     """
 
     module: fx.GraphModule
     own: Tensors
     norms: Mapping[str, Norm] = field(default_factory=dict)
     merged: Mapping[str, Merged] = field(default_factory=dict)
+    positions: Positions | None = None
 
     @property
     def graph(self) -> fx.Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from torch import fx
@@ -11,11 +12,12 @@ from haversack.graph.folded import Folded
 from haversack.graph.merge import merge
 from haversack.graph.one_length import OneLength
 from haversack.graph.ops import Trait, traits_of
+from haversack.graph.positions import positions_of
 from haversack.graph.prepare import in_weights, prepared
 from haversack.graph.sizes import settle
 from haversack.graph.trace import trace
 from haversack.model import Model
-from haversack.wiring import free_axes, output_names
+from haversack.wiring import free_axes, mask_of, output_names
 
 
 def inference(model: Model) -> Folded:
@@ -26,7 +28,9 @@ def inference(model: Model) -> Folded:
     A maximum of clamped values is the clamped maximum, and only next to a layer does a clamp cost nothing. It runs at
     any length that the network takes; its nodes have the sizes of the model's example.
     """
-    folded, free = _folded(model), free_axes(model.module)
+    folded, free, mask = _folded(model), free_axes(model.module), mask_of(model.module)
+    if mask is not None:
+        folded = replace(folded, positions=positions_of(folded.graph, free, mask))
     if free:
         settle(folded.graph, model.example, free)
     return folded

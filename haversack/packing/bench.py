@@ -83,7 +83,7 @@ class Bench:
         module = network if isinstance(network, nn.Module) else network()
         runtime = find_runtime(device)
         model = checked_model(module, task, runtime.one_size)
-        lengths = f"{free_axes(model.module) or ''} {model.filling or ''}"
+        lengths = f"{free_axes(model.module) or ''} {model.filling or ''} {task.mask}"
         circumstances = f"{settings.task_digest} threads={settings.threads} {lengths}".rstrip()
         measuring = (
             f"{host.machine()} {host.versions()} {settings.seconds} s, score {fingerprint(task.score, task.samples)}"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from haversack.batches import each_of
 from haversack.calibration.currency import nats
+from haversack.positions import Mask, that_count
 from haversack.task import Kinds, Predict
 
 _SAMPLES = 500
@@ -24,6 +25,7 @@ class RunBeside:
     predict: Predict
     original: Predict
     kind: Kinds
+    mask: Mask | None = None
     samples: int = 0
     lost: float = 0.0
 
@@ -32,7 +34,8 @@ class RunBeside:
         outputs = self.predict(*inputs)
         first = each_of(outputs)[0]
         if self.samples < _SAMPLES and first.dim() > 0:
-            self.lost += nats(outputs, self.original(*inputs), self.kind) * len(first)
+            ours, theirs = (that_count(self.mask, each, inputs) for each in (outputs, self.original(*inputs)))
+            self.lost += nats(ours, theirs, self.kind) * len(first)
             self.samples += len(first)
         return outputs
 

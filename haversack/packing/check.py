@@ -18,16 +18,18 @@ from haversack.errors import TaskError, WorkspaceError
 from haversack.filling import Filling
 from haversack.graph.inference import inference, lower
 from haversack.graph.one_length import at_its_length
+from haversack.graph.positions import outputs_along
 from haversack.graph.prepare import notes_of
 from haversack.graph.trace import trace
 from haversack.lengths import PAD, Axes, axes_of, longest, of_each_length, require_fixed
 from haversack.measurement import Figure, chance, share_of
 from haversack.model import Model
+from haversack.positions import Mask, place_of_mask
 from haversack.preparing import check_bytes
 from haversack.progress import tell
 from haversack.runtimes import Arrays, agreement
 from haversack.task import Counted, Predict, Task, brief, check_depth
-from haversack.wiring import free_axes, input_names, rewired
+from haversack.wiring import free_axes, input_names, masked, rewired
 
 _SAMPLES = 8
 _CLEARLY, _FAR = 5, 0.25
@@ -158,9 +160,18 @@ def wired(module: nn.Module, task: Task) -> nn.Module:
     free = axes_of(task.free, names or input_names(module, len(few)), task.calibration())
     if task.prepare is not None:
         check_bytes(task.prepare, few)
-    elif not names and not task.outputs and not free and isinstance(_run(module, few), Tensor):
+    elif not names and not task.outputs and not free and not task.mask and isinstance(_run(module, few), Tensor):
         return module
-    return rewired(module, names, task.outputs, task.prepare, free)
+    twin = rewired(module, names, task.outputs, task.prepare, free)
+    return _masked(twin, task) if task.mask else twin
+
+
+def _masked(module: nn.Module, task: Task) -> nn.Module:
+    """The network that knows which positions of its outputs count."""
+    free, batches = free_axes(module), task.calibration()
+    place = place_of_mask(task.mask, task.names or input_names(module, len(batches[0])), free, batches)
+    graph = trace(module, example_of(task)).structure.plain
+    return masked(module, Mask(place, outputs_along(graph, free, place)))
 
 
 def example_of(task: Task) -> tuple[Tensor, ...]:

@@ -22,12 +22,14 @@ from haversack.model import Model
 from haversack.packing.beside import RunBeside
 from haversack.packing.check import RunOnce, checked_score, fed, scored, validated
 from haversack.plan.found import Trial
+from haversack.positions import that_count
 from haversack.progress import note, noted, say, tell
 from haversack.quantity import now
 from haversack.runtimes import Runtime, agreement, coded, estimate, find_runtime, host
 from haversack.runtimes.host import Timing
 from haversack.runtimes.timings import Times
 from haversack.task import Predict, Task
+from haversack.wiring import mask_of
 
 _LONGEST = 8
 """Times the seconds of one timing: for so long it is taken at most, where it is too close to call."""
@@ -213,11 +215,12 @@ class Gauge:
             note(said)
         if not trial.recipe.steps:
             return replace(found, parity=agreed, score=self._score(trial, run, predict))
-        beside = RunBeside(predict, plain, self.task.kind)
+        mask = mask_of(self.original.module)
+        beside = RunBeside(predict, plain, kind, mask)
         score = self._score(trial, run, beside)
-        fidelity = replace(
-            agreement.fidelity(agreement.outputs(plain, inputs), outputs, kind), divergence=beside.divergence
-        )
+        ways = agreement.outputs(plain, inputs), outputs
+        ours, theirs = ((that_count(mask, *each) for each in zip(way, inputs, strict=True)) for way in ways)
+        fidelity = replace(agreement.fidelity(ours, theirs, kind), divergence=beside.divergence)
         return replace(found, parity=agreed, fidelity=fidelity, score=score)
 
     def _score(self, trial: Trial, run: _Written, predict: Predict) -> Figure | None:

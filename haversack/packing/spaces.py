@@ -24,6 +24,7 @@ from haversack.packing.costs.layout import DYNAMIC, FLOAT_BITS, Layout
 from haversack.packing.workspace import Workspace
 from haversack.plan.problem import Measure, Term
 from haversack.plan.space import FORBIDDEN, Chosen, Pricing, Space, loss_terms
+from haversack.positions import that_count
 from haversack.progress import say, tell, track
 from haversack.recipe import Choices, Recipe, Step, describe, technique
 from haversack.runtimes import agreement, estimate
@@ -34,6 +35,7 @@ from haversack.techniques.factorize.ways import METHODS
 from haversack.techniques.prune_layers.removable import joining
 from haversack.techniques.quantize_dynamic import QuantizeDynamic
 from haversack.techniques.quantize_weights import QuantizeWeights
+from haversack.wiring import mask_of
 
 _ORDER: tuple[type[Effect], ...] = (Gone, Width, Swapped, Factors, Zeros, Bits)
 """In which order the techniques of one recipe work: what goes is not cut first, and what is cut not rounded."""
@@ -232,7 +234,13 @@ class Readings:
             batches = self.task.calibration()
             rounded = agreement.in_torch(lower(step.apply(self.model, self.task)))
             before = agreement.in_torch(self.model.module)
-            lost = [nats(rounded(*batch), before(*batch), self.task.kind) * len(batch[0]) for batch in batches]
+            mask = mask_of(self.model.module)
+
+            def apart(batch: tuple[Tensor, ...]) -> float:
+                ours, theirs = (that_count(mask, run(*batch), batch) for run in (rounded, before))
+                return nats(ours, theirs, self.task.kind) * len(batch[0])
+
+            lost = list(map(apart, batches))
             return ((sum(lost) / sum(len(batch[0]) for batch in batches),),)
 
         return self._kept(found_out, repr(step))[0][0]

@@ -19,12 +19,14 @@ from haversack.batches import Batch, Outputs, each_of, has_target, mapped, unpac
 from haversack.errors import TrainingError
 from haversack.graph.run import Tensors, named_tensors
 from haversack.model import Model
+from haversack.positions import Mask, that_count
 from haversack.task import Task, brief
 from haversack.training.features import FeatureLesson, feature_lesson
 from haversack.training.machine import Processes, mixed_precision, seeded
 from haversack.training.pairs import results_of
 from haversack.training.settings import Training, optimizer, set_rate
 from haversack.training.teacher import Memory, Remembered, check_outputs, distance, memory_of
+from haversack.wiring import mask_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Lessons:
     task: Task
     training: Training
     features: FeatureLesson | None = None
+    mask: Mask | None = None
+    """Which positions the teacher is asked about; all without one."""
 
     def loss(self, batch: Batch) -> Tensor:
         """A scalar to be made small. Raises TrainingError where neither a target nor a teacher is there."""
@@ -54,12 +58,14 @@ class Lessons:
 
     def _of_outputs(self, outputs: Outputs, taught: Outputs, batch: Batch, share: float) -> Tensor:
         """The loss of outputs of which the teacher has a `share`, and the target the rest."""
-        _, target = unpack(batch)
+        inputs, target = unpack(batch)
         loss = torch.zeros((), device=each_of(outputs)[0].device)
         if share > 0:
             known = target if has_target(batch) else None
             ways = (self.task.kind, self.training.outputs, self.training.temperature)
-            loss = loss + share * distance(outputs, taught, known, *ways)
+            ours, theirs = (that_count(self.mask, each, inputs) for each in (outputs, taught))
+            known = known if self.mask is None else self.mask.kept_targets(known, inputs)
+            loss = loss + share * distance(ours, theirs, known, *ways)
         if share < 1:
             loss = loss + (1 - share) * self.task.error(outputs, target, self.training.label_smoothing)
         return loss
@@ -130,7 +136,8 @@ class Learner:
         if teacher is not None and features is None:
             self._taught = memory_of(teacher, training.epochs, processes.index)
             teacher = Remembered(teacher, self._taught)
-        self.lessons = Lessons(self.student.train(), teacher, task, training, features)
+        mask = mask_of(model.teacher or model.module)
+        self.lessons = Lessons(self.student.train(), teacher, task, training, features, mask)
         processes.spread(named_tensors(self.student).values())
         self._trained = [*self.student.parameters(), *self._regressors.parameters()]
         self._optimizer = optimizer(self.student, training, self._regressors)

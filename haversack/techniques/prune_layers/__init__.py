@@ -24,6 +24,7 @@ from haversack.graph.cost import cost
 from haversack.graph.run import Batches, digest, joined
 from haversack.graph.trace import trace
 from haversack.model import Model
+from haversack.positions import that_count
 from haversack.recipe import Choices, Stage, Step
 from haversack.settings import Count, Fraction, Like, Positive, checked
 from haversack.surgery.edit import edit
@@ -38,6 +39,7 @@ from haversack.techniques.prune_layers.removable import (
 )
 from haversack.techniques.prune_layers.weighing import lost_nats
 from haversack.training import trained
+from haversack.wiring import mask_of
 
 _SAMPLES = 128
 """Inputs that tell how far the outputs move: of ResNet-56, which took 160 trials to lose 12 blocks."""
@@ -320,14 +322,15 @@ def _without(model: Model, paths: Iterable[str]) -> Model:
 def _losses(small: Model, original: Model, batches: Batches, kind: Kinds) -> Loss:
     """How far `small`'s outputs are from the original's when modules are gone; what was measured before is noted."""
     inputs = joined(batches, _SAMPLES)
+    mask = mask_of(original.module)
     with torch.no_grad():
-        wanted = original.module(*inputs)
+        wanted = that_count(mask, original.module(*inputs), inputs)
     noted = _noted(f"{_digest(small.module)} {_digest(*each_of(wanted), *inputs)} {kind}")
 
     def loss(gone: frozenset[str]) -> float:
         if gone not in noted:
             with torch.no_grad():
-                noted[gone] = nats(without(small.module, sorted(gone))(*inputs), wanted, kind)
+                noted[gone] = nats(that_count(mask, without(small.module, sorted(gone))(*inputs), inputs), wanted, kind)
         return noted[gone]
 
     return loss

@@ -12,6 +12,7 @@ from haversack.graph.distributions import Noted
 from haversack.graph.folded import Folded
 from haversack.graph.ops import channel_dim
 from haversack.graph.pairs import IN_BLOCKS
+from haversack.graph.positions import Positions, by_channel, with_mask
 from haversack.graph.run import Batches, joined, numbers_a_sample, show
 from haversack.grid import Grid
 
@@ -31,7 +32,7 @@ def corrected_biases(folded: Folded, grids: Mapping[str, Grid], inputs: Batches 
     first = _first_samples(folded, inputs.batches if isinstance(inputs, Noted) else inputs)
     known = inputs.means(folded, chosen.keys(), len(first[0])) if isinstance(inputs, Noted) else None
     with torch.no_grad():
-        sweep = _Sweep(folded.lowered(grids), known or _means(folded, chosen.keys(), first))
+        sweep = _Sweep(folded, grids, known or _means(folded, chosen.keys(), first))
         sweep.run(*first)
     return {bias: folded.tensor(bias) - sweep.shifts[layer] for layer, bias in chosen.items()}
 
@@ -41,35 +42,40 @@ def _means(folded: Folded, layers: Collection[str], inputs: tuple[Tensor, ...]) 
     nodes = {layer.node.name: layer.node for layer in folded.layers()}
     means: dict[str, Tensor] = {}
 
-    def note(name: str, value: Tensor) -> None:
-        means[name] = _channel_means(nodes[name], value)
+    def note(name: str, value: Tensor, mask: Tensor | None) -> None:
+        means[name] = _channel_means(folded.positions, nodes[name], value, mask)
 
-    show(folded.module, inputs, layers, note)
+    show(folded.module, inputs, *with_mask(folded.positions, layers, note))
     return means
 
 
 class _Sweep(fx.Interpreter):
     """Runs the rounded graph, moves every layer's mean outputs to the wanted ones, and notes by how much."""
 
-    def __init__(self, network: fx.GraphModule, wanted: Mapping[str, Tensor]) -> None:
-        super().__init__(network)
+    def __init__(self, folded: Folded, grids: Mapping[str, Grid], wanted: Mapping[str, Tensor]) -> None:
+        super().__init__(folded.lowered(grids))
         self.wanted, self.shifts = wanted, dict[str, Tensor]()
+        self.positions = folded.positions
+        self.mask: Tensor | None = None
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - torch's signature
         if n.target in IN_BLOCKS:
             return IN_BLOCKS[n.target](*self.fetch_args_kwargs_from_env(n)[0])
         value = super().run_node(n)
+        if self.positions is not None and n.name == self.positions.called:
+            self.mask = value
         if n.name not in self.wanted:
             return value
-        shift = _channel_means(n, value) - self.wanted[n.name].to(value.dtype)
+        shift = _channel_means(self.positions, n, value, self.mask) - self.wanted[n.name].to(value.dtype)
         self.shifts[n.name] = shift
         # In place: nothing else has seen it, and a copy would be the largest memory that the sweep takes.
         return value.sub_(shift.view(-1, *[1] * (value.dim() - 1 - channel_dim(n) % value.dim())))
 
 
-def _channel_means(layer: fx.Node, value: Tensor) -> Tensor:
-    channels = channel_dim(layer) % value.dim()
-    return value.mean([dim for dim in range(value.dim()) if dim != channels])
+def _channel_means(positions: Positions | None, layer: fx.Node, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Over all samples and positions that count."""
+    kept = by_channel(positions, layer.name, value, mask, channel_dim(layer))
+    return kept.mean([dim for dim in range(kept.dim()) if dim != 1])
 
 
 def _is_one(bias: str, named: Mapping[str, str]) -> bool:
