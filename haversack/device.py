@@ -60,6 +60,11 @@ class Device:
         return self.runtime != "tflite-micro"
 
     @property
+    def rounds_as_it_comes(self) -> bool:
+        """Whether its runtime has layers of integers that round what they read at run time."""
+        return self.runtime in ("onnx", "litert")
+
+    @property
     def loads_weights(self) -> bool:
         """Whether an operating system's runtime loads the weights into RAM; a microcontroller reads them from flash.
 

@@ -107,9 +107,21 @@ def rounded_as_it_comes(value: Tensor) -> Tensor:
     return ((value / scale).round() + zero).clamp(0, 255).sub(zero) * scale
 
 
+def rounded_rows(value: Tensor) -> Tensor:
+    """The value, each row of its last dimension on the 256 integers that span it and zero."""
+    low, high = value.amin(-1, keepdim=True).clamp_max(0), value.amax(-1, keepdim=True).clamp_min(0)
+    scale = (high - low) / 255
+    scale = torch.where(scale > 0, scale, 1.0)
+    zero = (-low / scale).round()
+    return ((value / scale).round() + zero).clamp(0, 255).sub(zero) * scale
+
+
 LIBRARY = torch.library.Library("haversack", "DEF")
 LIBRARY.define(
     "lstm_as_it_comes(Tensor input, Tensor[] hx, Tensor[] params, bool has_biases, int num_layers, float dropout, "
     "bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor, Tensor)"
 )
 LIBRARY.impl("lstm_as_it_comes", lstm_as_it_comes, "CompositeImplicitAutograd")
+LIBRARY.define("rounded_rows(Tensor value) -> Tensor")
+LIBRARY.impl("rounded_rows", rounded_rows, "CompositeImplicitAutograd")
+ROUNDED_ROWS = torch.ops.haversack.rounded_rows.default

@@ -11,18 +11,20 @@ import torch
 from torch import Tensor, fx
 
 from haversack.graph.ops import Trait, traits_of
+from haversack.graph.recurrent import ROUNDED_ROWS
 from haversack.graph.run import named_tensors
 from haversack.graph.trace import arguments_of
 from haversack.progress import note
 
 aten = torch.ops.aten
+_AS_IT_COMES = torch.ops.haversack.lstm_as_it_comes.default
 
 
 def unrolled(network: fx.GraphModule) -> fx.GraphModule:
     """A copy of the graph in which recurrent layers that start from zeros are linear layers and functions step by step.
 
-    Without such layers it is the graph itself. Layers in training, without a batch, of a free number of steps or with a
-    projection stay as they are.
+    Without such layers it is the graph itself. What an LSTM rounds as it comes is rounded row by row. Layers in
+    training, without a batch, of a free number of steps or with a projection stay as they are.
     """
     if not any(map(_can_be, network.graph.nodes)):
         return network
@@ -39,7 +41,7 @@ def unrolled(network: fx.GraphModule) -> fx.GraphModule:
 
 
 def _can_be(node: fx.Node) -> bool:
-    if not traits_of(node) & Trait.RECURRENT:
+    if not traits_of(node) & Trait.RECURRENT and node.target is not _AS_IT_COMES:
         return False
     told = arguments_of(node)
     states = told["hx"] if isinstance(told["hx"], list | tuple) else [told["hx"]]
@@ -114,7 +116,7 @@ class _Unrolling:
         count = 4 if self.told["has_biases"] else 2
         weights = _Direction(*self.told["params"][place * count : (place + 1) * count])
         rows = int(weights.inner.meta["val"].shape[0])
-        gates = self._emit(aten.linear.default, (values, weights.inner, weights.bias), self._along(rows))
+        gates = self._emit(aten.linear.default, (self._read(values), weights.inner, weights.bias), self._along(rows))
         steps = self._parts(aten.unbind.int, (gates, self.time), int(self.values.shape[self.time]), rows)
         state, outputs = _Reached(), list[fx.Node]()
         for step in reversed(steps) if back else steps:
@@ -158,8 +160,12 @@ class _Unrolling:
         if state.hidden is None:
             return weights.state_bias
         rows = int(weights.state.meta["val"].shape[0])
-        arguments = (state.hidden, weights.state, weights.state_bias)
+        arguments = (self._read(state.hidden), weights.state, weights.state_bias)
         return self._emit(aten.linear.default, arguments, (self._samples, rows))
+
+    def _read(self, value: fx.Node) -> fx.Node:
+        """What products read of a value: its rows rounded, where they are as they come."""
+        return self._plain(ROUNDED_ROWS, value) if self.node.target is _AS_IT_COMES else value
 
     def _thirds(self, gates: fx.Node) -> list[fx.Node]:
         """Three gates, or the constants that stand for them before there is a state."""
@@ -221,6 +227,7 @@ class _Unrolling:
 
 _STEPS: dict[Any, Callable[[_Unrolling, fx.Node, _Reached, _Direction], _Reached]] = {
     aten.lstm.input: _Unrolling.lstm,
+    _AS_IT_COMES: _Unrolling.lstm,
     aten.gru.input: _Unrolling.gru,
     aten.rnn_tanh.input: _Unrolling.rnn,
     aten.rnn_relu.input: _Unrolling.rnn,

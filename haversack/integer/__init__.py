@@ -6,6 +6,7 @@ name of TFLite's builtin operator and means what TFLite's specification says: ac
 DEPTHWISE_CONV_2D (1, height, width, out), of FULLY_CONNECTED (out, in). Padding is explicit: convolutions and pools are
 written "VALID" after a PAD, or "SAME" where TensorFlow's SAME gives the same. An operation all of whose values have
 grids is computed on integers; one whose values have none is computed in float32; QUANTIZE and DEQUANTIZE lie between.
+A FULLY_CONNECTED of real numbers by integer weights rounds each row that it reads to 8 bits that span it and zero.
 """
 
 from __future__ import annotations
@@ -157,7 +158,8 @@ def _wrong_input(graph: IntegerGraph, row: Input, read: str, dtype: str, ready: 
     value = graph.values[read]
     if value.dtype not in (row.dtypes or (dtype,)):
         yield f"its {row.name} is {value.dtype}, and should be {' or '.join(row.dtypes or (dtype,))}."
-    if row.name in ("weight", "bias") and (value.dtype == FLOAT) != (dtype == FLOAT):
+    rounds = row.rounds and dtype == FLOAT
+    if row.name in ("weight", "bias") and (value.dtype == FLOAT) != (dtype == FLOAT) and not rounds:
         yield f"its {row.name} is {value.dtype}, which does not go with {dtype}."
     if row.name == "weight" and value.grid is not None and any(value.grid.zero_point):
         yield "its weight has a zero point."

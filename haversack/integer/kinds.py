@@ -7,7 +7,7 @@ reference and writers ask this table; nobody else knows a default or what the th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +29,8 @@ class Input:
     """What an operation reads at one place; where `dtypes` is empty, numbers of the type that it computes in.
 
     A `constant` stands in the file, or is what DEQUANTIZE makes of one that does; other inputs may be either. Only the
-    last ones may be left out. One that is `repeated` is the last, and stands for any number of them.
+    last ones may be left out. One that is `repeated` is the last, and stands for any number of them. One that `rounds`
+    may be of integers where the operation computes on real numbers: it then rounds these as they come, row by row.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Input:
     constant: bool = False
     optional: bool = False
     repeated: bool = False
+    rounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "DEPTHWISE_CONV_2D": Kind(_LAYER.inputs, (*_LAYER.options, OptionKind("depth_multiplier", int))),
         "DEQUANTIZE": Kind((Input("input", ("float16", INT8, INT16)),), dtypes=_REAL),
         "DIV": Kind(_TWO, (_ACTIVATION,), _REAL),
-        "FULLY_CONNECTED": Kind(_LAYER.inputs, (OptionKind("keep_num_dims", bool, False), _ACTIVATION)),
+        "FULLY_CONNECTED": Kind(
+            (_DATA, replace(_WEIGHT, rounds=True), _BIAS),
+            (*(OptionKind(name, bool, False) for name in ("keep_num_dims", "asymmetric_quantize_inputs")), _ACTIVATION),
+        ),
         "GATHER": Kind(
             (_DATA, Input("indices", ("int32",))),
             (OptionKind("axis", int, 0), OptionKind("batch_dims", int, 0)),

@@ -34,6 +34,7 @@ from haversack.integer.parameters import (
     Products,
     RealSoftmax,
     Reduction,
+    RoundedProducts,
     Same,
     Softmax8,
     Softmax16,
@@ -131,6 +132,8 @@ def _products(row: _Values) -> Products:
     by, wide = row.factor(_step(row.data) * _steps(row["weight"])), _is_wide(row)
     if by is not None and wide and np.any(by.shift > _MOST_WIDE_SHIFT):
         row.refuse("its result's step is too small beside what it reads")
+    if not row.integer and row["weight"].grid is not None:
+        return RoundedProducts(0, None, wide, row.output(), _steps(row["weight"]))
     return Products(_zero(row.data), by, wide, row.output())
 
 

@@ -42,6 +42,17 @@ class Products:
 
 
 @dataclass(frozen=True, eq=False)
+class RoundedProducts(Products):
+    """The same of real numbers by integers of these `steps`, one an output channel or one for all.
+
+    Each row that is read becomes integers -128..127 of a step with which they span it and zero, whose products are
+    summed and multiplied by both steps.
+    """
+
+    steps: Array
+
+
+@dataclass(frozen=True, eq=False)
 class WindowedProducts(Products):
     """The same under a window. `sides` is how many zeros, which stand as input_zero, lie around height and width.
 

@@ -66,7 +66,8 @@ def _reads_4_bits(operation: Operation, index: int, values: Sequence[Value | Non
     data, value = values[0], values[index]
     if operation.kind == "DEQUANTIZE":
         return not micro
-    if operation.kind not in _READ_4_BITS or index != 1 or data is None or data.dtype != "int8":
+    types = ("int8", "float32") if operation.kind == "FULLY_CONNECTED" else ("int8",)
+    if operation.kind not in _READ_4_BITS or index != 1 or data is None or data.dtype not in types:
         return False
     per_channel = value is not None and value.grid is not None and value.grid.axis is not None
     return not (micro and per_channel and operation.kind == "FULLY_CONNECTED")

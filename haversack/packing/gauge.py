@@ -62,7 +62,7 @@ class Gauge:
         runtime = find_runtime(self.device)
         _check_format(model, runtime)
         with noted() as notes:
-            lowered = lower(model)
+            lowered = runtime.computed(lower(model))
             files = {runtime.format.file: runtime.write(lowered), CODED_FILE: coded.write(model)}
             content, before = next(iter(files.values())), self.twin(files, trial)
             seconds = self.seconds if trial.scored else self.seconds * _ROUGHLY
@@ -146,7 +146,8 @@ class Gauge:
         """The artifact of `model` with its score on the samples that decide nothing, where the task has some."""
         if self.task.validate is None:
             return found
-        run = _Written(self.device, model, lower(model), next(iter(found.files.values())))
+        lowered = find_runtime(self.device).computed(lower(model))
+        run = _Written(self.device, model, lowered, next(iter(found.files.values())))
         figure = replace(validated(self.task, run.as_there()), runtime=run.here.name)
         return replace(found, measurement=replace(found.measurement, validated=figure))
 

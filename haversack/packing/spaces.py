@@ -27,7 +27,7 @@ from haversack.plan.space import FORBIDDEN, Chosen, Pricing, Space, loss_terms
 from haversack.positions import that_count
 from haversack.progress import say, tell, track
 from haversack.recipe import Choices, Recipe, Step, describe, technique
-from haversack.runtimes import agreement, estimate
+from haversack.runtimes import agreement, estimate, find_runtime
 from haversack.runtimes.timings import Times
 from haversack.task import Kinds, Task, brief
 from haversack.techniques._choices import LayerChoices
@@ -232,7 +232,8 @@ class Readings:
         def found_out() -> Lost:
             say(f"what {describe(step)} loses")
             batches = self.task.calibration()
-            rounded = agreement.in_torch(lower(step.apply(self.model, self.task)))
+            lowered = find_runtime(self.device).computed(lower(step.apply(self.model, self.task)))
+            rounded = agreement.in_torch(lowered)
             before = agreement.in_torch(self.model.module)
             mask = mask_of(self.model.module)
 

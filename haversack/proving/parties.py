@@ -12,7 +12,9 @@ from torch import Tensor, fx
 
 from haversack.batches import Outputs
 from haversack.device import find_device
+from haversack.errors import ExportError
 from haversack.graph.one_length import at_its_length
+from haversack.graph.row_by_row import rounds_at_once
 from haversack.integer import IntegerGraph, Value
 from haversack.integer.read import read
 from haversack.integer.reference import run
@@ -85,6 +87,11 @@ class Cast:
         return Ready(at_its_length(self.lowered, agreement.in_torch(self.lowered)), "network/")
 
     def _opened(self, runtime: Runtime) -> Ready:
+        if runtime.rounds_rows and rounds_at_once(self.lowered):
+            raise ExportError(
+                f"{runtime.title} rounds row by row what this network rounds with one step for all of a value.",
+                mend=f"pack it for {runtime.name}.",
+            )
         file, source = self._file(runtime)
         exact = runtime.exact and _all_on_integers(read(self.lowered))
         orders = runtime.orders(self.lowered) if runtime.orders else None

@@ -60,6 +60,7 @@ def prove(folder: Path, network: nn.Module, task: Task, effort: Effort | None = 
     effort = effort or Effort()
     model, meant = read_result(folder, network, task), named(made_for(folder))
     lowered = lower(at_one_length(model, task, meant.one_size) if meant and meant.one_size else model)
+    lowered = meant.computed(lowered) if meant else lowered
     seen = _typical(lowered, task, effort)
     asked = _asked(
         Cast(lowered, folder, effort.threads, model.weight_bits).parties(), seen, _random(lowered, seen, effort)

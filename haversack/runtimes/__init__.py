@@ -64,7 +64,8 @@ class Around:
     """Bytes of a file beside its numbers: for a layer in float, for one in integers, for a channel's zero point.
 
     Layers of as many channels have their zero points together: `zero_points` is what that takes beside them. With
-    `derived_steps` the steps of a bias follow from those of a weight in 4 bits.
+    `derived_steps` the steps of a bias follow from those of a weight in 4 bits. Where layers round what they read as it
+    comes, a channel has a step of `dynamic_step` bytes, and a row of an embedding one of `row_step`.
     """
 
     float_layer: int
@@ -72,6 +73,8 @@ class Around:
     zero_point: int
     zero_points: int = 0
     derived_steps: bool = False
+    dynamic_step: int = 2
+    row_step: int = 1
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ class Runtime:
     """It turns maps of integers so that their channels come last, at both ends of what it computes so."""
     unpacks: bool = False
     """Weights of 4 bits are spread to bytes in every run, and not once for all: that takes time."""
+    rounds_rows: bool = False
+    """What layers round as it comes has a step for each row, and not one for all of it."""
     free_lengths: bool = False
     """Its files take inputs of any length."""
     remark: str = ""
@@ -152,6 +157,12 @@ class Runtime:
     def one_size(self) -> str:
         """What its files are called, where they take inputs of one length; empty where they take any."""
         return "" if self.free_lengths else f"a {self.format.kind} file"
+
+    def computed(self, lowered: fx.GraphModule) -> fx.GraphModule:
+        """The graph as it computes it: what files are held against."""
+        from haversack.graph.row_by_row import row_by_row
+
+        return row_by_row(lowered) if self.rounds_rows else lowered
 
     @property
     def first(self) -> Runtime:

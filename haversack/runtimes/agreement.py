@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from haversack.batches import Outputs, each_of
 from haversack.errors import ParityError
 from haversack.graph.pairs import pairs
+from haversack.graph.recurrent import ROUNDED_ROWS
 from haversack.measurement import Fidelity, Parity
 from haversack.proof import Agreement
 from haversack.task import Kind, Kinds, Predict, kinds_of
@@ -72,6 +73,7 @@ _ON_GRIDS = {
     pairs.dequantize_per_tensor.tensor,
     pairs.dequantize_per_channel.default,
     pairs.choose_qparams.tensor,
+    ROUNDED_ROWS,
 }
 """Operations whose results are exact, or say which integers there are."""
 

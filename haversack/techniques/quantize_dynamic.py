@@ -37,7 +37,8 @@ class QuantizeDynamic(Step):
     """Integer products whose inputs are rounded at run time: what a text encoder stands that static ranges ruin.
 
     Linear layers, and products by constants: symmetric grids of `weight_bits`, one step an output channel, each the one
-    of least squared error; what they read is rounded to the 256 integers that span it and zero, batch by batch.
+    of least squared error; what they read is rounded to the 256 integers that span it and zero: batch by batch in ONNX
+    Runtime, row by row in LiteRT, which is finer.
     Embeddings: `embedding_bits`, one step a row; where a layer has the same weight, that one's grid. Steps are few
     numbers, or those that float16 holds. No calibration data is needed. An LSTM is a layer whose inputs and state
     are rounded so; other recurrent layers compute on real numbers, and their matrices are stored in 8 bits, one step a
@@ -84,8 +85,8 @@ class QuantizeDynamic(Step):
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
-        """8 bits, or as many as the kernels compute exactly with, for ONNX Runtime, where integers pay."""
-        if model.grids or device.runtime != "onnx" or "int8" not in device.number_formats:
+        """8 bits, or as many as the kernels compute exactly with, where a runtime has such layers and integers pay."""
+        if model.grids or not device.rounds_as_it_comes or "int8" not in device.number_formats:
             return
         folded = inference(model)
         if linear_layers(folded) or any(folded.lookups()) or any(folded.recurrents()):

@@ -1,6 +1,7 @@
 """Plans of a small reader of words whose layers round what they read as it comes, against what is really built."""
 
 import random
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from haversack.techniques.prune_layers import PruneLayers
 from haversack.techniques.quantize_dynamic import QuantizeDynamic
 
 HOST = find_device("host")
+LITERT = replace(HOST, runtime="litert")
 BASELINE = Measurement(Figure(2e5, "host"), Figure(9e3, "host"), None, Conditions("host", "onnx", 1, "here"))
 
 
@@ -132,6 +134,7 @@ def test_asking_for_choices_leaves_the_batch_free():
 
 def test_it_is_no_format_of_microcontrollers():
     assert QuantizeDynamic.choices(model(), find_device("stm32f746")) is None
+    assert not list(QuantizeDynamic.options(model(), replace(HOST, runtime="tflite-micro")))
 
 
 @pytest.mark.parametrize(
@@ -161,10 +164,11 @@ def test_a_module_s_path_stands_for_all_in_it_and_the_longest_path_counts():
     assert {each for name, each in bits.items() if not name.startswith("blocks.1.")} == {8}
 
 
-def test_files_have_the_foretold_size():
-    gone, bits = PruneLayers.choices(model(), HOST), QuantizeDynamic.choices(model(), HOST)
+@pytest.mark.parametrize("device", [HOST, LITERT], ids=["onnx", "litert"])
+def test_files_have_the_foretold_size(device):
+    gone, bits = PruneLayers.choices(model(), device), QuantizeDynamic.choices(model(), device)
     sites = (*gone.sites, *bits.sites)
-    costs, chance = Costs(model(), HOST, sites, "dynamic"), random.Random(0)
+    costs, chance = Costs(model(), device, sites, "dynamic"), random.Random(0)
     drawn = [[chance.randrange(len(site.options)) for site in sites] for _ in range(3)]
     for plan in ([0] * len(sites), *drawn):
         away = [site.name for site, option in zip(gone.sites, plan, strict=False) if option]
@@ -173,7 +177,7 @@ def test_files_have_the_foretold_size():
         for step in (gone.step(plan[: len(gone.sites)]), bits.step(said[len(gone.sites) :])):
             small = small if step is None else step.skeleton().apply(small, TASK)
         assert costs.flash_bytes.of(plan) == pytest.approx(
-            len(find_runtime(HOST).write(lower(small))), rel=0.01, abs=900
+            len(find_runtime(device).write(lower(small))), rel=0.01, abs=900
         )
 
 

@@ -98,9 +98,8 @@ def test_the_program_that_measures_holds_its_runtime_and_of_ours_only_the_turns(
 
 
 NAMED = {
-    "device": {"onnx", "tflite-micro"},
+    "device": {"onnx", "litert", "tflite-micro"},
     "integer.passes": {"LiteRT", "tflite-micro"},
-    "techniques.quantize_dynamic": {"onnx"},
     "techniques.quantize_weights": {"onnx"},
     "techniques.cluster_weights": {"onnx"},
 }

@@ -112,6 +112,13 @@ def test_versions_are_those_of_tensorflow(kind, dtypes, options, wanted):
         assert version(replace(typed, has_int4_weights=True)) == (10 if kind == "FULLY_CONNECTED" else 7)
 
 
+@pytest.mark.parametrize(("steps", "few", "wanted"), [(4, False, 12), (4, True, 12), (1, False, 9), (1, True, 10)])
+def test_layers_that_round_what_they_read_ask_for_later_versions(steps, few, wanted):
+    weight = Value("w", (4, 4), "int8", Grid(8, True, (0.5,) * steps, (0,) * steps, 0 if steps > 1 else None))
+    operation = Operation("FULLY_CONNECTED", ("v", "w"), ("v",), {"asymmetric_quantize_inputs": True})
+    assert version(Typed(operation, [value("float32"), weight], [value("float32")], few)) == wanted
+
+
 def test_a_product_that_grows_and_a_grouped_convolution_ask_for_later_versions():
     growing = [value("int8", scale=1.0), value("int8", scale=1.0)]
     operation = Operation("MUL", ("v", "v"), ("v",))

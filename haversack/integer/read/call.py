@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.recurrent import ROUNDED_ROWS
 from haversack.grid import Grid, affine, symmetric
 from haversack.integer.read.builder import Builder
 from haversack.integer.read.ending import Ending, refused
@@ -58,6 +59,11 @@ class TorchCall:
     def grid(self) -> Grid | None:
         """The grid of the result, None for real numbers."""
         return self.ending.grid
+
+    @property
+    def rounds_as_it_comes(self) -> bool:
+        """Whether it reads each row of its first argument on a grid that is worked out as that comes."""
+        return isinstance(self.first, fx.Node) and self.first.target is ROUNDED_ROWS
 
     @property
     def bits(self) -> int:

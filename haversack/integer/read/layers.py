@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from haversack.graph.recurrent import ROUNDED_ROWS
 from haversack.grid import Grid
 from haversack.integer.read.call import Rule, Table, TorchCall
 from haversack.integer.read.placed import Constant, Placed, channels_last
@@ -15,6 +16,7 @@ from haversack.integer.windows import Sides, Window
 
 aten = torch.ops.aten
 _BOTH = (8, 16)
+_ROUNDING = {aten.linear.default, aten.matmul.default, aten.mm.default}
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,14 @@ def linear(call: TorchCall) -> Placed:
     return connected(call, call.x, weights.kernel, weights.bias)
 
 
+def rounded_rows(call: TorchCall) -> Placed:
+    """Nothing: the layer that reads them rounds them."""
+    layers = [node for node in call.node.users if node.target in _ROUNDING and node.args[0] is call.node]
+    if len(layers) < len(call.node.users):
+        call.refuse("read by what is no linear layer")
+    return call.builder.real(call.raw)
+
+
 def connected(call: TorchCall, x: Placed, kernel: Constant, bias: Constant | None) -> Placed:
     """FULLY_CONNECTED, whose weight takes its columns as the values lie: flattened maps need no transposing."""
     weights, builder = _Weights(kernel, bias, call.sizes[-1].number), call.builder
@@ -115,9 +125,12 @@ def connected(call: TorchCall, x: Placed, kernel: Constant, bias: Constant | Non
     elif x.columns is None:
         x = builder.laid(x, (*(dim for dim in x.order if dim is not None and dim != features), features))
         order = x.order
-    inputs = x.name, call.weight(weights.kernel), _bias(call, x, weights)
-    result = replace(call.result(x, order=order), columns=None)
-    return call.finish("FULLY_CONNECTED", inputs, result, keep_num_dims=not flat)
+    kernel, shift = weights.kernel, _bias(call, x, weights)
+    result, options = replace(call.result(x, order=order), columns=None), {"keep_num_dims": not flat}
+    if call.rounds_as_it_comes and kernel.grid is not None:
+        inputs = x.name, builder.stored(kernel), shift
+        return call.finish("FULLY_CONNECTED", inputs, result, asymmetric_quantize_inputs=True, **options)
+    return call.finish("FULLY_CONNECTED", (x.name, call.weight(kernel), shift), result, **options)
 
 
 def _joint(constant: Constant) -> Constant:
@@ -166,7 +179,8 @@ TABLE: Table = {
         (aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding), Rule(convolution, _BOTH)
     ),
     aten.linear.default: Rule(linear, _BOTH),
+    ROUNDED_ROWS: Rule(rounded_rows, moves=True),
     aten.conv_transpose1d.default: Rule(transposed_convolution, _BOTH),
     aten.conv_transpose2d.input: Rule(transposed_convolution, _BOTH),
 }
-LAYERS = frozenset(TABLE)
+LAYERS = frozenset(TABLE) - {ROUNDED_ROWS}

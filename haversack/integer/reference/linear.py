@@ -10,7 +10,7 @@ import numpy as np
 
 from haversack.integer import Array
 from haversack.integer.arithmetic import multiply_wide
-from haversack.integer.parameters import MatrixProduct, Products, WindowedProducts
+from haversack.integer.parameters import MatrixProduct, Products, RoundedProducts, WindowedProducts
 from haversack.integer.reference.call import Kernel, KernelCall, centred, finish, scaled
 from haversack.integer.windows import padded, patches, taps
 
@@ -58,10 +58,21 @@ def convolve_transposed(call: KernelCall, by: WindowedProducts) -> Array:
 def connect(call: KernelCall, by: Products) -> Array:
     """FULLY_CONNECTED: the last dimension, or all but the batch, times a matrix (out, in)."""
     x, weights = _exact(call.array(0), call.array(1), by)
-    total = x.reshape(-1, weights.shape[1]) @ weights.T
+    rows = x.reshape(-1, weights.shape[1])
+    total = _by_rounded_rows(rows, weights, by) if isinstance(by, RoundedProducts) else rows @ weights.T
     if call.operation.option("keep_num_dims"):
         total = total.reshape(*x.shape[:-1], -1)
     return _rescaled(call, total, by)
+
+
+def _by_rounded_rows(rows: Array, weights: Array, by: RoundedProducts) -> Array:
+    """The rows, each rounded to 8 bits that span it and zero, times the weights."""
+    low, high = np.minimum(rows.min(-1, keepdims=True), 0), np.maximum(rows.max(-1, keepdims=True), 0)
+    step = np.where(high > low, (high - low) / np.float32(255), np.float32(1)).astype(np.float32)
+    zero = np.round(-128 - low / step)
+    integers = np.clip(np.round(rows / step) + zero, -128, 127) - zero
+    sums = integers.astype(np.float64) @ weights.T.astype(np.float64)
+    return np.asarray(sums * step * by.steps, np.float32)
 
 
 def multiply_matrices(call: KernelCall, by: MatrixProduct) -> Array:

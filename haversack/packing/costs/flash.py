@@ -13,6 +13,7 @@ from haversack.packing.costs.layout import DYNAMIC, NARROW_BITS, Layout, Plan, i
 from haversack.packing.costs.operations import Extent, FoldedOperation
 from haversack.packing.costs.written import Writing, layer_bytes
 from haversack.plan.problem import Term
+from haversack.runtimes import Around
 from haversack.runtimes.pieces import Piece
 
 _CUT = 2 / 3
@@ -63,7 +64,7 @@ class Flash:
         count = math.prod(shape)
         if self.layout.numbers == DYNAMIC and operation.table and len(shape) == 2:
             packed, beside = self.writing.narrow(operation.table) if bits <= NARROW_BITS else (False, 0)
-            return shape[0] + ((count + 1) // 2 + beside if packed else count)
+            return self._around_numbers.row_step * shape[0] + ((count + 1) // 2 + beside if packed else count)
         if self.writing.in_integers and operation.traits & Trait.LOOKUP:
             return count
         if self.writing.in_integers and operation.traits & Trait.RECURRENT and len(shape) == 2:
@@ -78,7 +79,7 @@ class Flash:
         narrow = self._narrow(operation.weight, count) if bits <= NARROW_BITS else None
         stored = count if narrow is None else narrow
         if piece.numbers == DYNAMIC:
-            return stored + rows * (2 + 4 * bias)
+            return stored + rows * (self._around_numbers.dynamic_step + 4 * bias)
         derived = narrow is not None and self.writing.derives_steps
         steps = 4 * rows * (2 if bias and not derived else 1)
         return stored + steps + 4 * rows * bias
@@ -147,7 +148,8 @@ class Flash:
 
         How many share them is known of the network as it is, and else what is to be expected of plans at random.
         """
-        if not self.writing.in_integers or self.layout.numbers == DYNAMIC or not self._zeros(1):
+        without = self.layout.numbers == DYNAMIC and not self.writing.runtime.rounds_rows
+        if not self.writing.in_integers or without or not self._zeros(1):
             return
         layout, owners = self.layout, dict[Extent, list[FoldedOperation]]()
         for operation in layout.operations:
@@ -180,8 +182,13 @@ class Flash:
 
     def _zeros(self, count: int) -> int:
         """The bytes of so many zero points."""
-        around = self.writing.runtime.around
-        return around.zero_point * count + around.zero_points if around else 0
+        around = self._around_numbers
+        return around.zero_point * count + around.zero_points
+
+    @property
+    def _around_numbers(self) -> Around:
+        """What the runtime's files hold beside numbers; next to nothing where none were counted."""
+        return self.writing.runtime.around or Around(0, 0, 0)
 
     def _counts(self, rows: Extent) -> set[int]:
         """How many rows there can be left."""

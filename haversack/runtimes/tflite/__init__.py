@@ -15,25 +15,30 @@ from haversack.runtimes.tflite import micro, run
 if TYPE_CHECKING:
     from torch import fx
 
+    from haversack.integer import IntegerGraph
+
+
+def _read(lowered: fx.GraphModule) -> IntegerGraph:
+    from haversack.graph.row_by_row import row_by_row
+    from haversack.integer.read import read
+
+    return read(row_by_row(lowered))
+
 
 def _written(lowered: fx.GraphModule) -> bytes:
-    from haversack.integer.read import read
     from haversack.runtimes.tflite.write import write
 
-    return write(read(lowered))
+    return write(_read(lowered))
 
 
 def _written_small(lowered: fx.GraphModule) -> bytes:
-    from haversack.integer.read import read
     from haversack.runtimes.tflite.write import write
 
-    return write(read(lowered), micro=True)
+    return write(_read(lowered), micro=True)
 
 
 def _orders(lowered: fx.GraphModule) -> Orders:
-    from haversack.integer.read import read
-
-    graph = read(lowered)
+    graph = _read(lowered)
     return graph.input_orders, graph.output_orders
 
 
@@ -54,8 +59,9 @@ LITERT = Runtime(
     packages=("ai_edge_litert",),
     install="pip install 'haversack[litert]'",
     orders=_orders,
-    around=Around(330, 460, 8, 56),
+    around=Around(330, 460, 8, 56, dynamic_step=4, row_step=4),
     unpacks=True,
+    rounds_rows=True,
 )
 MICRO = replace(
     LITERT,

@@ -1,8 +1,9 @@
 """Reader: the bytes of anybody's .tflite file become an integer graph, or an error that says why they do not.
 
 What they claim is bounded before anything is built from it, and a graph that comes back has passed `check_shapes`.
-Weights are not copied. Where a layer computes real numbers with integer weights, a DEQUANTIZE stands before it: the
-numbers are what the file means; LiteRT rounds what such a layer reads as well, so its results differ in the last bits.
+Weights are not copied. Where a layer computes real numbers with integer weights, a DEQUANTIZE stands before it, but for
+a FULLY_CONNECTED that says how it rounds what it reads: the numbers are what the file means; LiteRT rounds what other
+such layers read as well, so their results differ in the last bits.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ class _ReadFile:
         operation = Operation(kind, inputs, outputs, _options(kind, operator, result.dtype), outputs[0])
         weight = "weight" if any(each.name == "weight" for each in KINDS[kind].inputs) else ""
         name = operation.input(weight) if weight else ""
-        if name and result.dtype == "float32" and self.values[name].dtype == "int8":
+        rounds = operation.options.get("asymmetric_quantize_inputs", False)
+        if name and result.dtype == "float32" and self.values[name].dtype == "int8" and not rounds:
             real = self._new(f"{name}:real")
             self.values[real] = Value(real, self.values[name].shape, "float32")
             yield Operation("DEQUANTIZE", (name,), (real,), {}, outputs[0])

@@ -118,9 +118,12 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
         "FULLY_CONNECTED": Builtin(
             9,
             8,
-            (_activation(0), _PLAIN, Field("keep_num_dims", (2,), "Bool")),
+            (
+                *(_activation(0), _PLAIN, Field("keep_num_dims", (2,), "Bool")),
+                Field("asymmetric_quantize_inputs", (3,), "Bool"),
+            ),
             (1, 4, 7),
-            releases="1.5.0 1.10.0 1.14.0 1.14.0 2.0.0 2.1.0 2.3.0 2.3.0 2.3.0 2.11.0",
+            releases="1.5.0 1.10.0 1.14.0 1.14.0 2.0.0 2.1.0 2.3.0 2.3.0 2.3.0 2.11.0 2.15.0 2.17.0",
         ),
         "LOGISTIC": Builtin(14, versions=_BY_FORMAT, releases="1.14.0 1.14.0 2.3.0"),
         "MAX_POOL_2D": Builtin(17, 5, _POOL, _BY_FORMAT, releases="1.5.0 1.14.0 2.3.0"),
@@ -221,8 +224,11 @@ def check_micro(graph: IntegerGraph) -> None:
                 where=operation.path,
                 mend=_NOT_IN_MICRO[operation.kind, value.dtype],
             )
-        # It takes such a file, and computes with the first channel's step throughout.
-        if operation.kind == "DEQUANTIZE" and _has_steps(value):
+        # It takes files of the first sort, and computes with the first channel's step throughout.
+        widened = operation.kind == "DEQUANTIZE" and _has_steps(value)
+        if widened or (
+            operation.kind == "FULLY_CONNECTED" and _rounds([graph.values[name] for name in operation.inputs[:2]])
+        ):
             raise ExportError(
                 "LiteRT for Microcontrollers cannot compute with integer weights and real activations.",
                 where=operation.path,
@@ -233,6 +239,8 @@ def check_micro(graph: IntegerGraph) -> None:
 def _special(typed: Typed) -> int:
     """What weights, options or steps ask for, whatever the format of the numbers."""
     kind, option, inputs = typed.operation.kind, typed.operation.option, typed.inputs
+    if kind == "FULLY_CONNECTED" and _rounds(inputs):
+        return 12 if _has_steps(inputs[1]) else 10 if typed.has_int4_weights else 9
     if typed.has_int4_weights:
         return {"FULLY_CONNECTED": 10, "DEQUANTIZE": 6}.get(kind, 7)
     checks = {
@@ -245,6 +253,11 @@ def _special(typed: Typed) -> int:
         "MUL": ((3, lambda: _multiplies_up(typed)),),
     }
     return next((number for number, holds in checks.get(kind, ()) if holds()), 1)
+
+
+def _rounds(inputs: Sequence[Value]) -> bool:
+    """Whether a layer reads real numbers and multiplies integers."""
+    return inputs[0].dtype == "float32" and inputs[1].grid is not None
 
 
 def _has_steps(value: Value) -> bool:

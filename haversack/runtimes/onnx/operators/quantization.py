@@ -12,6 +12,8 @@ from haversack.runtimes.onnx.call import Call, NotComputedError, Table
 from haversack.runtimes.onnx.graph import OnnxGraph
 
 aten = torch.ops.aten
+_LEAST_STEP = 1e-30
+"""Of a row of zeros."""
 # Layers that ONNX Runtime has no integer kernel for.
 _FLOAT_ONLY = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
 
@@ -23,6 +25,22 @@ def step_as_it_comes(call: Call) -> tuple[str, str]:
     integers, scale, zero_point = names
     graph.types |= {integers: call["dtype"], zero_point: call["dtype"]}
     return scale, zero_point
+
+
+def rounded_rows(call: Call) -> str:
+    """Rows on the 256 integers that span them and zero, in real numbers: ONNX has one step for all of a value."""
+    graph = call.graph
+    x, zero = graph.cast(call.x, torch.float32), graph.number(0.0, torch.float32)
+    low, high = (
+        graph.node(nearer, graph.node(end, x, graph.integers([-1])), zero)
+        for nearer, end in (("Min", "ReduceMin"), ("Max", "ReduceMax"))
+    )
+    span = graph.node("Div", graph.node("Sub", high, low), graph.number(255.0, torch.float32))
+    step = graph.node("Max", span, graph.number(_LEAST_STEP, torch.float32))
+    place = graph.node("Round", graph.node("Div", graph.node("Neg", low), step))
+    integers = graph.node("Add", graph.node("Round", graph.node("Div", x, step)), place)
+    clamped = graph.node("Clip", integers, zero, graph.number(255.0, torch.float32))
+    return graph.cast(graph.node("Mul", graph.node("Sub", clamped, place), step), graph.stored_type(torch.float32))
 
 
 def quantize(call: Call) -> str:
@@ -143,6 +161,7 @@ def _typed(call: Call, zero_point: fx.Node | int | None) -> str:
 _PER_CHANNEL = pairs.dequantize_per_channel.default
 TABLE: Table = {
     "quantized_decomposed.choose_qparams": step_as_it_comes,
+    "haversack.rounded_rows": rounded_rows,
     "quantized_decomposed.quantize_per_tensor": quantize,
     "quantized_decomposed.quantize_per_channel": quantize,
     "quantized_decomposed.dequantize_per_tensor": dequantize,
