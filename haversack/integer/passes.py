@@ -42,20 +42,34 @@ def unpacked(data: Array, count: int) -> Array:
 
 
 def stored_in_4_bits(graph: IntegerGraph, *, micro: bool) -> frozenset[str]:
-    """The constants of at most 4 bits that everything which reads them can read packed; says which others there are."""
+    """The constants of at most 4 bits that all that reads them can read packed, and rows that are taken of such.
+
+    It says which others there are.
+    """
     narrow = {value.name for value in graph.constants() if value.grid and value.grid.bits <= 4}
     refused = {name: path for name, path in _unpacked(graph, micro=micro) if name in narrow}
     if refused:
         runtime = "tflite-micro" if micro else "LiteRT"
         places = ", ".join(sorted(set(refused.values())))
         note(f"{runtime} cannot read these weights in 4 bits, so each takes a byte in the .tflite file: {places}.")
-    return frozenset(narrow - refused.keys())
+    kept = narrow - refused.keys()
+    rows = (each.outputs[0] for each in graph.operations if each.kind == "GATHER" and each.inputs[0] in kept)
+    return frozenset((*kept, *rows))
 
 
 def _unpacked(graph: IntegerGraph, *, micro: bool) -> Iterator[tuple[str, str]]:
     """Constants that are read a byte each, with the layers that do."""
+    widened = {name for each in graph.operations if each.kind == "DEQUANTIZE" for name in each.inputs}
+    read = Counter(name for each in graph.operations for name in each.inputs) + Counter(graph.outputs)
     for operation in graph.operations:
         values = [graph.values.get(name) for name in operation.inputs]
+        if (
+            operation.kind == "GATHER"
+            and not micro
+            and operation.outputs[0] in widened
+            and read[operation.outputs[0]] == 1
+        ):
+            continue
         for index, value in enumerate(values):
             if value and not _reads_4_bits(operation, index, values, micro=micro):
                 yield value.name, operation.path or operation.kind

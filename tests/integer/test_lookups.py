@@ -1,5 +1,7 @@
 """Words in, by their places in a vocabulary: .tflite files look rows up as torch does, real and as integers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,11 @@ from haversack.graph.inference import lower
 from haversack.integer.read import read
 from haversack.integer.reference import run
 from haversack.model import Model
+from haversack.progress import noted
 from haversack.runtimes import host, named
+from haversack.runtimes.tflite.read import read as read_file
 from haversack.task import Task
+from haversack.techniques.quantize_dynamic import QuantizeDynamic
 from haversack.techniques.quantize_static import QuantizeStatic
 from haversack.techniques.quantize_weights import QuantizeWeights
 
@@ -73,6 +78,38 @@ def test_rows_with_steps_of_their_own_are_stored_as_integers():
     torch.testing.assert_close(in_litert(small), lower(small)(WORDS), atol=1e-5, rtol=1e-4)
     saved = len(LITERT.write(lower(model))) - len(LITERT.write(lower(small)))
     assert saved > 2.5 * 90 * 16
+
+
+@pytest.mark.parametrize("step", [QuantizeWeights(4), QuantizeDynamic(embedding_bits=4)], ids=["weights", "dynamic"])
+@pytest.mark.parametrize("optimized", [True, False], ids=["xnnpack", "plain"])
+def test_rows_of_4_bits_take_half_a_byte_and_are_what_torch_has(step, optimized):
+    small = step.apply(model_of(nn.Sequential(nn.Embedding(90, 16), Mean())), task())
+    lowered = lower(small)
+    content = LITERT.write(lowered)
+    whole = len(LITERT.write(lower(replace(small, grids={}))))
+    assert whole - len(content) == pytest.approx(90 * (64 - 8 - 4), abs=700)
+    found = host.load(content, 1, orders=LITERT.orders(lowered), optimized=optimized)(WORDS)
+    torch.testing.assert_close(found, lowered(WORDS), atol=1e-6, rtol=1e-5)
+    assert float((lowered(WORDS) - small.module(WORDS)).detach().abs().max()) > 1e-3
+    copy = run(read_file(content), [WORDS.numpy().astype(np.int32)])[0]
+    torch.testing.assert_close(torch.from_numpy(copy), lowered(WORDS), atol=1e-6, rtol=1e-5)
+
+
+def test_rows_of_4_bits_take_a_byte_in_tflite_micro_and_that_is_said():
+    small = QuantizeWeights(4).apply(model_of(nn.Sequential(nn.Embedding(90, 16), Mean())), task())
+    with noted() as notes:
+        content = named("tflite-micro").write(lower(small))
+    assert any("tflite-micro cannot read these weights in 4 bits" in each for each in notes)
+    if named("tflite-micro").is_installed:
+        found = host.load(content, 1, runtime="tflite-micro", orders=LITERT.orders(lower(small)))(WORDS)
+        torch.testing.assert_close(found, lower(small)(WORDS), atol=1e-6, rtol=1e-5)
+
+
+class Mean(nn.Module):
+    """The mean of all words."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
 
 
 def test_outputs_are_called_as_the_task_calls_them():

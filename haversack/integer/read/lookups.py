@@ -19,7 +19,7 @@ from haversack.integer.read.ending import rounding, signed_shift
 from haversack.integer.read.placed import Constant, Placed
 
 aten = torch.ops.aten
-_COUNTED = Grid(8, True, (1.0,), (0,))
+_COUNTED, _FEW = (Grid(bits, True, (1.0,), (0,)) for bits in (8, 4))
 """Integers that stand for themselves: what they are multiplied by comes later."""
 
 
@@ -41,8 +41,9 @@ def _integers(call: TorchCall, table: Constant) -> tuple[str, Grid]:
     reader = call.node
     while moves(reader := next(iter(reader.users))):
         pass
-    grid = rounding(reader).grid if reader.target is pairs.dequantize_per_tensor.default else _COUNTED
     numbers = table.tensor.to(torch.int16) - signed_shift(table.tensor.dtype)
+    counted = _FEW if bool((numbers >= _FEW.qmin).all()) and bool((numbers <= _FEW.qmax).all()) else _COUNTED
+    grid = rounding(reader).grid if reader.target is pairs.dequantize_per_tensor.default else counted
     return call.builder.constant(numbers.numpy().astype(np.int8), grid), grid
 
 

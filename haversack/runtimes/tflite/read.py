@@ -108,7 +108,6 @@ class _ReadFile:
         shape = tuple(table.numbers(0, "<i4"))
         _refuse_unless(is_shape(shape), f"{name!r} has the shape {shape[:9]}")
         data = self._data(table.number(2, "<I"), dtype, shape)
-        _refuse_unless(dtype != "int4" or data is not None, f"it computes {name!r} in 4 bits")
         kept = "int8" if dtype == "int4" else dtype
         self.values[name] = Value(name, shape, kept, self._grid(table.table(4), dtype), data)
         return name
@@ -167,6 +166,8 @@ class _ReadFile:
         inputs, outputs = (self._named(operator.numbers(slot, "<i4")) for slot in (1, 2))
         _refuse_unless(all(outputs) and outputs, f"{kind} makes nothing")
         result = self.values[outputs[0]]
+        few = result.grid is not None and result.grid.bits <= _BITS["int4"]
+        _refuse_unless(not few or kind == "GATHER", f"it computes {outputs[0]!r} in 4 bits")
         if kind == "RESHAPE" and not any(inputs[1:]):
             inputs = (*inputs[:1], self._shape(result))
         operation = Operation(kind, inputs, outputs, _options(kind, operator, result.dtype), outputs[0])

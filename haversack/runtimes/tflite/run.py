@@ -97,7 +97,7 @@ class Node:
     inputs: Sequence[int]
     outputs: Sequence[int]
     integer: bool
-    """Whether what it puts out are integers on a grid."""
+    """Whether what it puts out are integers on a grid, or it multiplies by such."""
 
 
 def _delegated(nodes: Sequence[Node]) -> set[int]:

@@ -142,7 +142,7 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
             23,
             (Field("axis", (0,), "Int32"), Field("batch_dims", (1,), "Int32")),
             (1, 2, 4),
-            releases="1.6.0 1.14.0 1.15.0 2.4.0 2.5.0",
+            releases="1.6.0 1.14.0 1.15.0 2.4.0 2.5.0 2.13.0 2.15.0",
         ),
         "MEAN": Builtin(40, 27, _REDUCER, _BY_FORMAT, releases="1.6.0 1.14.0 2.4.0"),
         "RSQRT": Builtin(76, releases="1.10.0"),

@@ -87,7 +87,7 @@ def _beside(request: turns.Request) -> dict[str, Any]:
 
 
 def _operators(request: turns.Request) -> dict[str, Any]:
-    """Name, inputs, outputs and whether integers come out of every node: the file's own, then the delegates."""
+    """Name, inputs, outputs and whether it computes integers of every node: the file's own, then the delegates."""
     interpreter = open_interpreter(request["files"][0], request["threads"])
     grids = {
         each["index"] for each in interpreter.get_tensor_details() if len(each["quantization_parameters"]["scales"])
@@ -95,7 +95,9 @@ def _operators(request: turns.Request) -> dict[str, Any]:
     nodes = []
     for node in interpreter._get_ops_details():  # noqa: SLF001 - the one way to see what the delegate took
         inputs, outputs = ([int(index) for index in node[key]] for key in ("inputs", "outputs"))
-        nodes.append((node["op_name"], inputs, outputs, any(index in grids for index in outputs)))
+        # A layer of integers that rounds what it reads as it comes gives real numbers.
+        weights = inputs[1:2] if node["op_name"] == "FULLY_CONNECTED" else []
+        nodes.append((node["op_name"], inputs, outputs, any(index in grids for index in (*outputs, *weights))))
     return {"nodes": nodes}
 
 
