@@ -83,8 +83,9 @@ def _remove_identities(graph: fx.Graph) -> None:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     # Without the copies that made values contiguous, a view may not do: a reshape copies where it must.
-    for node in graph.find_nodes(op="call_function", target=aten.view.default):
-        node.target = aten.reshape.default
+    for target in (aten.view.default, aten._unsafe_view.default):  # noqa: SLF001
+        for node in graph.find_nodes(op="call_function", target=target):
+            node.target = aten.reshape.default
 
 
 def _is_identity(node: fx.Node) -> bool:

@@ -41,7 +41,8 @@ def out_of_place(graph: fx.Graph) -> None:
     for node in _writes(graph):
         schema = cast("torch._ops.OpOverload", node.target)._schema  # noqa: SLF001
         name = schema.name.split("::")[1].removesuffix("_")
-        node.target = getattr(getattr(aten, name), schema.overload_name)
+        # Asked for the overload '', torch makes another one each time, of which no table knows anything.
+        node.target = getattr(getattr(aten, name), schema.overload_name or "default")
 
 
 def with_batch_norms(graph: fx.Graph) -> None:

@@ -56,6 +56,11 @@ def a_view_twice(y):
     return z
 
 
+def a_part_of_what_is_turned_and_laid_out_anew(y):
+    y[:, :4] += 1
+    return y.transpose(1, 2).reshape(y.shape[0], -1)
+
+
 class Writing(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -69,7 +74,10 @@ class Writing(nn.Module):
 
 
 ALONE = [a_slice, what_a_view_showed_before, a_view_twice]
-SEEN = [a_part_of_what_is_read_later, a_part_set_to_a_number, what_a_view_shows_later, a_half_and_its_whole]
+SEEN = [
+    *(a_part_of_what_is_read_later, a_part_set_to_a_number, what_a_view_shows_later, a_half_and_its_whole),
+    a_part_of_what_is_turned_and_laid_out_anew,
+]
 
 
 @pytest.mark.parametrize(("function", "again"), [*((each, 0) for each in ALONE), *((each, 1) for each in SEEN)])
@@ -85,4 +93,17 @@ def test_what_writes_in_place_is_written_as_torch_computes_it(function, again, m
     assert not [node for node in module.graph.nodes if "batch_norm" in str(node.target)]
     with torch.no_grad():
         wanted = network(IMAGES)
+        torch.testing.assert_close(module(IMAGES), wanted)
     torch.testing.assert_close(host.load(write(module), threads=1)(IMAGES), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_passes_know_what_is_written_in_place_as_they_know_the_rest():
+    """A clamp by another operator object of the same name is one that nothing is known of."""
+    layers = [nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.LeakyReLU]
+    graphs = []
+    for in_place in (True, False):
+        several = [nn.Conv2d(3, 3, 1), *(each(inplace=in_place) for each in layers), nn.Dropout(0.5, inplace=in_place)]
+        graphs.append(inference(Model(nn.Sequential(*several).eval(), (IMAGES,))).graph)
+    ours, plain = ([node.target for node in graph.nodes if node.op == "call_function"] for graph in graphs)
+    assert len(ours) == 1 + len(layers)
+    assert ours == plain
