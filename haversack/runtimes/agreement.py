@@ -169,8 +169,7 @@ class Gate:
 
     def lets_where(self, parity: Parity, rounding: Parity, itself: Parity) -> bool:
         """Whether it passes where `rounding` moved the network so far, and the order of sums moves `itself` so far."""
-        most = MOST_RELATIVE if self.step is None else MOST_STEPS
-        limit = min(ORDERS * min(rounding.max_steps, itself.max_steps), most)
+        limit = min(ORDERS * min(rounding.max_steps, itself.max_steps), self._most)
         return self.quantized and self._lets(parity, limit, min(AGREEMENT, itself.argmax_agreement))
 
     def require(
@@ -197,14 +196,19 @@ class Gate:
                 return f"{self._apart(parity)}: no further than rounding moved them from the original's. {_EXACT}"
             raise ParityError(f"{self._figures(parity)} {_EXACT}", mend=_OPTIMIZED)
         itself = again() if self.quantized else Parity(0.0, 1.0, parity.samples)
-        limit = min(
-            ORDERS * min(rounding.max_steps, itself.max_steps), MOST_RELATIVE if self.step is None else MOST_STEPS
-        )
-        if all(self._lets(each, limit, min(AGREEMENT, itself.argmax_agreement)) for each in (parity, unoptimized)):
-            return f"{self._apart(parity)}. {_ORDER.format(itself.max_steps)}"
+        moved = ORDERS * min(rounding.max_steps, itself.max_steps)
+        if all(self._lets(each, moved, min(AGREEMENT, itself.argmax_agreement)) for each in (parity, unoptimized)):
+            order = _ORDER.format(itself.max_steps)
+            if max(parity.max_steps, unoptimized.max_steps) <= self._most:
+                return f"{self._apart(parity)}. {order}"
+            raise ParityError(f"{self._figures(parity)} {order} {_BLIND}", mend=_MORE_BITS)
         if rounding.argmax_agreement < AGREEMENT and parity.max_steps <= rounding.max_steps:
             raise ParityError(f"{_RUINED.format(rounding.argmax_agreement)} {self._figures(parity)}", mend=_MORE_BITS)
         raise ParityError(self._figures(parity), mend=_REPORT)
+
+    @property
+    def _most(self) -> float:
+        return MOST_RELATIVE if self.step is None else MOST_STEPS
 
     def _lets(self, parity: Parity, limit: float, agreement: float) -> bool:
         one_step = self.quantized and self.step is not None and parity.max_steps <= 1 + 1e-3
@@ -230,6 +234,7 @@ _ORDER = (
     "The network itself moves by up to {:.3g} when sums are added up in another order: one number that rounds the "
     "other way moves many."
 )
+_BLIND = "So far off outputs of another input might pass, and the file cannot be checked."
 _OPTIMIZED = (
     "the runtime's integer kernels change the outputs: an x86 processor without VNNI saturates sums of int8 products. "
     "Try weight_bits=7, another processor, or more bits for the layers that `haversack blame` names."
