@@ -117,6 +117,10 @@ class Model:
         sparse = self.sparse & dict(module.named_parameters(remove_duplicate=False)).keys()
         return replace(self, module=module, sparse=sparse, edits=self.edits.then(edits) if edits else self.edits)
 
+    def as_files_take(self, batches: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+        """The inputs as its files are given them: what stands in files has to be told from these."""
+        return list(batches) if self.filling is None else [self.filling.filled(batch) for batch in batches]
+
     @property
     def number_format(self) -> str:
         """What values are computed in: float32, int8, or int16 for activations of more than 8 bits."""

@@ -36,6 +36,7 @@ class Trait(Flag):
     DIFFERENCE = auto()
     PRODUCT = auto()
     OF_TWO = SUM | DIFFERENCE | PRODUCT
+    CHOICE = auto()  # of two values place by place, as a mask says
     JOIN = auto()
     POINTWISE = auto()  # a function of one number
     CLAMP = auto()
@@ -90,6 +91,8 @@ OPERATORS: Mapping[object, Operator] = MappingProxyType(
     | _rows(Trait.SUM | Trait.INTEGER, aten.add.Tensor)
     | _rows(Trait.DIFFERENCE | Trait.INTEGER, aten.sub.Tensor)
     | _rows(Trait.PRODUCT | Trait.INTEGER, aten.mul.Tensor)
+    | _rows(Trait.CHOICE, aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
+    | _rows(Trait.CHOICE, aten.masked_fill.Scalar, aten.masked_fill.Tensor)
     | _rows(Trait.JOIN | Trait.INTEGER, aten.cat.default)
     | _rows(Operator(_CLAMP | Trait.HOMOGENEOUS, low=0.0), aten.relu.default)
     | _rows(Operator(_CLAMP, low=0.0), aten.relu6.default)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.ops import Trait, traits_of
 from haversack.graph.run import Visit
 from haversack.lengths import Axes
 from haversack.positions import Along, Mask
@@ -31,9 +32,14 @@ class Positions:
 
 
 def positions_of(graph: fx.Graph, free: Sequence[Axes], mask: Mask) -> Positions:
-    """Of a graph whose lengths are still free. A value that merged samples and positions counts as having none."""
+    """Of a graph whose lengths are still free.
+
+    A value that merged samples and positions counts as having none, and so does one in which a mask has said what
+    stands where positions do not count: that is read, as a softmax reads the lowest numbers there are.
+    """
     inputs = [node.name for node in graph.find_nodes(op="placeholder")]
-    along = {node.name: each for node, each in _along(graph, free, mask.place).items()}
+    told = _told_by_masks(graph, mask.place)
+    along = {node.name: each for node, each in _along(graph, free, mask.place).items() if node not in told}
     return Positions(mask, inputs[mask.place], frozenset(inputs[: mask.place]), along)
 
 
@@ -58,6 +64,29 @@ def _along(graph: fx.Graph, free: Sequence[Axes], place: int) -> dict[fx.Node, A
         if len(of_samples) == 1 and of_positions and node is not inputs[place]:
             found[node] = Along(of_samples[0], tuple(of_positions))
     return found
+
+
+_KEEPS = Trait.POINTWISE | Trait.OF_TWO | Trait.MOVE | Trait.CAST | Trait.NOTHING | Trait.DROPOUT
+"""Traits of what leaves at a position what a mask has put there."""
+
+
+def _told_by_masks(graph: fx.Graph, place: int) -> set[fx.Node]:
+    """Masks and what is worked out of them alone, values that these changed by a sum or a choice, and what follows.
+
+    A product with ones and zeros leaves zeros, which each grid has. Whole numbers that are given may be masks, too.
+    """
+    masks, told = set[fx.Node](), set[fx.Node]()
+    for index, node in enumerate(graph.find_nodes(op="placeholder")):
+        if index == place or not node.meta["val"].is_floating_point():
+            masks.add(node)
+    for node in (node for node in graph.nodes if node.op == "call_function"):
+        traits, read = traits_of(node), {each for each in node.all_input_nodes if each.op != "get_attr"}
+        hides = traits & Trait.CHOICE or (traits & (Trait.SUM | Trait.DIFFERENCE) and read & masks)
+        if not traits & Trait.LOOKUP and read <= masks:
+            masks.add(node)
+        elif hides or (traits & _KEEPS and read & told):
+            told.add(node)
+    return masks | told
 
 
 def _free_sizes(node: fx.Node) -> dict[int, Any]:

@@ -191,6 +191,36 @@ def test_without_it_such_runtimes_refuse_and_name_it(tmp_path: Path) -> None:
     assert "Task(pad=" in refused.value.mend
 
 
+class Attention(nn.Module):
+    """Scores of positions under a mask that is added, as those of BERT are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.pairs, self.last = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        rows = self.rows(x)
+        scores = torch.matmul(self.pairs(rows), rows.transpose(1, 2)) + (mask.unsqueeze(1) - 1) * 20.0
+        mixed: Tensor = self.last(torch.matmul(torch.softmax(scores, -1), rows))
+        return mixed
+
+
+def test_ranges_know_a_mask_that_only_hides_what_is_filled_up() -> None:
+    """No calibration input ends before its batch does: without filling, the mask would be zero on its grid."""
+    torch.manual_seed(0)
+    attention = Attention().eval()
+    batches = [{"x": torch.randn(32, length, 3), "mask": torch.ones(32, length)} for length in (4, 16)]
+    frames = {"x": {1: "frames"}, "mask": {1: "frames"}}
+    known = Task(list, lambda: batches, lambda _: 0.0, kind="regression", free=frames, pad={"x": 0, "mask": 0})
+    model = QuantizeStatic(8).apply(checked_model(attention, known, "a .tflite file"), known)
+    lowered = lower(model)
+    for batch in batches:
+        with torch.no_grad():
+            wanted = attention(**batch)
+            found = at_its_length(lowered, lowered)(batch["mask"], batch["x"])
+        assert (found - wanted).square().mean() < 0.02 * wanted.var()
+
+
 class Flat(nn.Module):
     """Gives one row a word, of all samples."""
 

@@ -155,6 +155,36 @@ def test_what_is_lost_is_what_positions_that_count_lose(model: Model) -> None:
     assert min(lost[0]) > 1e-5
 
 
+class Attention(nn.Module):
+    """Scores of positions under a mask that is added, as those of BERT are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.pairs, self.last = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        rows = self.rows(x)
+        scores = self.pairs(rows) @ rows.transpose(1, 2) + (1 - mask.unsqueeze(1)) * -100.0
+        return self.last(torch.softmax(scores, -1) @ rows)
+
+
+def test_what_a_mask_put_in_is_in_ranges_for_it_is_read() -> None:
+    """Cut off, it would hide nothing: a softmax would read numbers like any others at the positions it hid."""
+    torch.manual_seed(2)
+    attention, known = Attention().eval(), task(1.0, outputs="", kind="regression")
+    model = checked_model(attention, known)
+    lowered = lower(QuantizeStatic(8, ranges="min_max").apply(model, known))
+    mask, x = known.calibration()[0]
+    louder = torch.where(mask.unsqueeze(-1) > 0, x, x.flip(0))
+    counted = mask > 0
+    with torch.no_grad():
+        assert torch.equal(lowered(mask, x)[counted], lowered(mask, louder)[counted])
+    positions = inference(model).positions
+    assert positions is not None
+    assert {"matmul", "linear", "linear_1", "linear_2"} <= positions.along.keys()
+    assert not {"add", "rsub", "mul"} & positions.along.keys()
+
+
 @pytest.mark.parametrize("outputs", ["kd", "dkd", "dist"])
 def test_a_teacher_is_asked_about_positions_that_count(model: Model, outputs: Any) -> None:
     torch.manual_seed(5)

@@ -101,7 +101,7 @@ class QuantizeStatic(Step):
         """The model with a grid for every weight and value that has an integer form."""
         if model.grids:
             raise NothingChangedError("the network is quantized already.", mend="quantize the float network.")
-        folded, batches = inference(model), self._inputs(task)
+        folded, batches = inference(model), self._inputs(model, task)
         scope = leaving_float(folded, self.leave_float)
         matrices = recurrent_grids(scope)
         if not matrices and not points(scope.graph):
@@ -177,10 +177,10 @@ class QuantizeStatic(Step):
             found[path] = int(bits)
         return found
 
-    def _inputs(self, task: Task) -> Batches | None:
-        """The calibration inputs; None where the task has none, which is said."""
+    def _inputs(self, model: Model, task: Task) -> Batches | None:
+        """The calibration inputs as files take them; None where the task has none, which is said."""
         if task.calibrate is not None:
-            batches = task.calibration()
+            batches = model.as_files_take(task.calibration())
             count = sum(len(batch[0]) for batch in batches)
             if count < _FEWEST_SAMPLES:
                 note(f"only {count} calibration inputs: ranges may be too narrow. Some hundred are better.")

@@ -18,6 +18,7 @@ from haversack.graph.bytes import in_steps
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.ops import Trait, left_float, lowest, points, sharing, traits_of
+from haversack.graph.run import Batches
 from haversack.graph.write_back import written_back
 from haversack.grid import Grid, affine
 from haversack.model import Model
@@ -77,7 +78,7 @@ class QuantizeTraining(Step):
             raise NothingChangedError(
                 "no operation of this network has an integer form.", mend="see `haversack weigh` for its operations."
             )
-        values = self._value_grids(folded, task)
+        values = self._value_grids(folded, model.as_files_take(task.calibration()))
         _tell(folded, values, self.activation_bits)
         grids = {**values, **weight_grids(folded, values, self._weight_bits(folded))}
         names = _trainable(model, folded)
@@ -112,9 +113,9 @@ class QuantizeTraining(Step):
             optimizer="adam",
         )
 
-    def _value_grids(self, folded: Folded, task: Task) -> dict[str, Grid]:
+    def _value_grids(self, folded: Folded, batches: Batches) -> dict[str, Grid]:
         """Where each value's grid starts from."""
-        seen = observe(folded, points(folded.graph), task.calibration(), counted=self.ranges != "min_max")
+        seen = observe(folded, points(folded.graph), batches, counted=self.ranges != "min_max")
         grids = value_grids(folded, seen, self.ranges, self.activations)
         groups = {name: group for group in sharing(folded.graph) for name in group}
         narrow = _may_be_narrow(folded)
