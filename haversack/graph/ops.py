@@ -9,7 +9,7 @@ compute on integers.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
 from types import MappingProxyType
@@ -32,6 +32,7 @@ class Trait(Flag):
     TRANSPOSED = auto()
     LAYER = LINEAR | CONVOLUTION | TRANSPOSED
     NORM = auto()
+    NORMALIZES = auto()  # each sample by what it is itself, which takes real numbers
     SUM = auto()
     DIFFERENCE = auto()
     PRODUCT = auto()
@@ -88,6 +89,7 @@ OPERATORS: Mapping[object, Operator] = MappingProxyType(
     | _rows(_TRANSPOSED, aten.conv_transpose1d.default, aten.conv_transpose2d.input)
     | _rows(Trait.TRANSPOSED, aten.conv_transpose3d.input)
     | _rows(Trait.NORM, aten.batch_norm.default)
+    | _rows(Trait.NORMALIZES, aten.layer_norm.default, aten.group_norm.default)
     | _rows(Trait.SUM | Trait.INTEGER, aten.add.Tensor)
     | _rows(Trait.DIFFERENCE | Trait.INTEGER, aten.sub.Tensor)
     | _rows(Trait.PRODUCT | Trait.INTEGER, aten.mul.Tensor)
@@ -185,8 +187,73 @@ def points(graph: fx.Graph) -> tuple[str, ...]:
 
 
 def integer_operations(graph: fx.Graph) -> Iterator[fx.Node]:
-    """The operations that runtimes compute on integers; those that only move or pick them are not among them."""
-    return (node for node in graph.nodes if _has_integer_form(node))
+    """The operations that runtimes compute on integers; those that only move or pick them are not among them.
+
+    Sums before or behind what normalizes each sample are not, nor are sums of these: 8 bits would hold all that a
+    network carries from block to block. Nor is what has no weights and stands between operations on real numbers alone.
+    """
+    able, carried = dict.fromkeys(node for node in graph.nodes if _has_integer_form(node)), set[fx.Node]()
+    for node in list(able):
+        if _is_carried(node, carried):
+            carried.add(node)
+            del able[node]
+    while alone := [node for node in able if not traits_of(node) & Trait.LAYER and _is_alone(node, able)]:
+        for node in alone:
+            del able[node]
+    return iter(able)
+
+
+def _is_carried(node: fx.Node, carried: Container[fx.Node]) -> bool:
+    """Whether it is a sum that what normalizes each sample reads, or of what that or such a sum gives."""
+    if not traits_of(node) & (Trait.SUM | Trait.DIFFERENCE):
+        return False
+    beside = (*map(_source, _read(node)), *_final_readers(node))
+    return any(traits_of(each) & Trait.NORMALIZES or each in carried for each in beside)
+
+
+def _is_alone(node: fx.Node, integer: Container[fx.Node]) -> bool:
+    """Whether all that it reads, and all that reads it, is computed on real numbers."""
+    sources = [_source(value) for value in _read(node)]
+    made = [cast("fx.Node", each.args[0]) if _clamps_at_zero(each) else each for each in sources]
+    if any(each.op == "placeholder" or each in integer for each in made):
+        return False
+    return not any(reader in integer for reader in _final_readers(node))
+
+
+def _final_readers(value: fx.Node) -> Iterator[fx.Node]:
+    """Whoever reads a value behind operations that only move, pick or clamp it."""
+    for reader in value.users:
+        if moves(reader) or keeps_grid(reader) or _clamps_at_zero(reader):
+            yield from _final_readers(reader)
+        else:
+            yield reader
+
+
+def integer_readers(value: fx.Node, integer: Container[fx.Node]) -> list[fx.Node]:
+    """The users of a value at which, or behind whose moves, one of these operations reads it."""
+    return [
+        user
+        for user in value.users
+        if user in integer
+        or ((moves(user) or keeps_grid(user)) and any(map(integer.__contains__, _final_readers(user))))
+    ]
+
+
+def on_grids(graph: fx.Graph, names: Collection[str]) -> frozenset[fx.Node]:
+    """The operations that read integers and make some, where the values and weights of these names are such."""
+
+    def holds(node: fx.Node) -> bool:
+        weight = integer_weight(node, _is_constant)
+        values = (*map(_source, _read(node)), _after_activation(node))
+        return all(each.name in names for each in values) and (weight is None or str(weight.target) in names)
+
+    return frozenset(node for node in graph.nodes if _has_integer_form(node) and holds(node))
+
+
+def makes_real(node: fx.Node, integer: Container[fx.Node]) -> bool:
+    """Whether a value is computed in real numbers, where these operations are computed on integers."""
+    clamped = node.args[0] if node.op == "call_function" and _clamps_at_zero(node) else None
+    return node.op == "call_function" and node not in integer and clamped not in integer
 
 
 def fixed_ranges(graph: fx.Graph) -> dict[str, tuple[float, float]]:
@@ -198,8 +265,8 @@ def sharing(graph: fx.Graph) -> tuple[tuple[str, ...], ...]:
     """Groups of values that must lie on one grid: what a concatenation reads and what it writes."""
     groups: list[dict[str, None]] = []
     fixed = fixed_ranges(graph)
-    for node in graph.nodes:
-        if traits_of(node) & Trait.JOIN and _has_integer_form(node):
+    for node in integer_operations(graph):
+        if traits_of(node) & Trait.JOIN:
             names = dict.fromkeys(_source(value).name for value in (*_read(node), _after_activation(node)))
             names = {name: None for name in names if name not in fixed}
             for met in [group for group in groups if group.keys() & names.keys()]:
@@ -301,11 +368,12 @@ def left_float(graph: fx.Graph) -> tuple[str, ...]:
     def carries(node: fx.Node) -> bool:
         return node.target is operator.getitem or bool(traits_of(node) & (Trait.PICK | Trait.MOVE | Trait.LOOKUP))
 
+    integer = set(integer_operations(graph))
     return tuple(
         str(node.target)
         for node in graph.nodes
         if node.op == "call_function" and _is_real(node) and any(map(_is_real, node.all_input_nodes))
-        if not (carries(node) or _clamps_at_zero(node) or _has_integer_form(node))
+        if not (carries(node) or _clamps_at_zero(node) or node in integer)
     )
 
 

@@ -24,10 +24,13 @@ from haversack.graph.ops import (
     Lookup,
     Trait,
     channels_follow_batch,
+    integer_readers,
     keeps_grid,
     layer_at,
     lookup_at,
+    makes_real,
     moves,
+    on_grids,
     product_at,
     traits_of,
 )
@@ -111,6 +114,7 @@ class _Insertion:
         self, graph: fx.Graph, grids: Mapping[str, Grid], tensors: dict[str, Tensor], *, from_bytes: bool
     ) -> None:
         self.graph, self.grids, self.tensors, self.from_bytes = graph, grids, tensors, from_bytes
+        self.integer = on_grids(graph, [name for name, grid in grids.items() if not grid.is_dynamic])
         # A dequantized value, with the integers behind it and their grid.
         self.integers: dict[fx.Node, tuple[fx.Node, Grid]] = {}
         # The values that layers read, by name, before any operation is another one.
@@ -155,6 +159,9 @@ class _Insertion:
             node = self._dequantize(steps.source, steps.grid, node, readers)
             if not grid.signed:
                 return
+        elif makes_real(node, self.integer):
+            # Whoever computes on real numbers has them as they were made.
+            readers = integer_readers(node, self.integer) or readers
         with self.graph.inserting_after(node):
             integers = self._call(pairs.quantize_per_tensor.default, (node, *_settings(grid)), node, grid.dtype)
         self._dequantize(integers, grid, node, readers)

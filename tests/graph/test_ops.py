@@ -101,3 +101,41 @@ def test_attention_stays_float_between_integer_linear_layers():
     assert not any("linear" in name for name in left_float(graph.graph))
     small = quantized(model, x)
     assert len(list(graph.layers())) == sum(grid.axis == 0 for grid in small.grids.values())
+
+
+class Carried(torch.nn.Module):
+    """What a block gives is added to what it read and normalized; then something without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.LayerNorm(8), torch.nn.LayerNorm(8)
+        self.up, self.down, self.end = (torch.nn.Linear(*size) for size in ((8, 16), (16, 8), (8, 8)))
+
+    def forward(self, x):
+        read = self.first(x)
+        x = self.second(read + self.down(torch.relu(self.up(read))))
+        x = F.gelu(self.end(x + x.flip(-1)))
+        return F.gelu(x * x.flip(-1)) - x
+
+
+@torch.no_grad()
+def test_sums_before_a_norm_and_what_stands_between_real_numbers_stay_real():
+    torch.manual_seed(0)
+    graph = inference(Model(Carried().eval(), (torch.randn(2, 3, 8),))).graph
+    left = left_float(graph)
+    assert (left.count("aten.add.Tensor"), left.count("aten.mul.Tensor"), left.count("aten.sub.Tensor")) == (2, 1, 1)
+    assert {"relu", "linear_1", "add_1", "linear_2"} <= set(points(graph))
+    assert not {"add", "mul", "sub"} & set(points(graph))
+
+
+@torch.no_grad()
+def test_a_sum_of_real_numbers_reads_a_norm_s_result_as_it_was_made():
+    torch.manual_seed(0)
+    x = torch.randn(64, 3, 8)
+    small = quantized(Model(Carried().eval(), (x[:2],)), x)
+    lowered = lower(small)
+    named = {node.name: node for node in lowered.graph.nodes}
+    read, made = named["add"].args
+    assert read.name == "layer_norm"
+    assert str(made.target).startswith("quantized_decomposed.dequantize")
+    assert str(named["linear"].args[0].target).startswith("quantized_decomposed.dequantize")

@@ -383,7 +383,7 @@ class Words(nn.Module):
 
     def forward(self, x):
         words = self.words(x)
-        return self.head(self.norm(words + self.places(x) if self.summed else words))
+        return self.head(words + self.places(x) if self.summed else self.norm(words))
 
 
 @pytest.mark.parametrize("tied", [False, True])

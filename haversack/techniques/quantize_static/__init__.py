@@ -52,8 +52,9 @@ class QuantizeStatic(Step):
 
     Batch norm is folded first. Weights: symmetric, one step an output channel. Embeddings: on the grid of what they
     give, or 8 bits with a step a row. Recurrent layers compute on real numbers; their matrices are stored in 8 bits
-    with a step a row. Activations: one grid a value, affine `uint8` for x86 and `int8` for Arm, or symmetric `int16`
-    (TFLite's 16x8); `ranges` sets how outliers are treated: `min_max`, `percentile` (99.999 %), or `mse`.
+    with a step a row. Norms of each sample stay float, and so do the sums beside them and what stands between float
+    operations without weights. Activations: one grid a value, affine `uint8` for x86 and `int8` for Arm, or symmetric
+    `int16` (TFLite's 16x8); `ranges` sets how outliers are treated: `min_max`, `percentile` (99.999 %), or `mse`.
 
     `rounding` decides to which integers weights go: the `nearest`, those that repair each other's errors on the
     calibration inputs (`gptq`, seconds), or learned ones (`learned`, minutes); the fewer bits, the more it matters.
