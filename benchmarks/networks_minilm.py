@@ -84,11 +84,11 @@ def run(data: Path, *, quick: bool) -> dict[str, object]:
     return {
         **ours.figures(f"{NAME}.", pairs),
         **exact,
-        **_spread("latency_ratio", timed[3], timed[0]),
-        **_spread("latency_over_ort", timed[3], timed[1]),
-        **_spread("latency_over_ort_of_our_float", timed[3], timed[2]),
+        **spread(f"{NAME}.latency_ratio", timed[3], timed[0]),
+        **spread(f"{NAME}.latency_over_ort", timed[3], timed[1]),
+        **spread(f"{NAME}.latency_over_ort_of_our_float", timed[3], timed[2]),
         **theirs.figures(f"{NAME}.ort_", pairs),
-        **_spread("ort_latency_ratio", timed[1], timed[0]),
+        **spread(f"{NAME}.ort_latency_ratio", timed[1], timed[0]),
         f"{NAME}.float_score": pairs.score(host.load(whole, 1)),
         f"{NAME}.float_flash_bytes": len(whole),
         f"{NAME}.float_latency_ms": timed[0].latency_ms.value,
@@ -141,7 +141,7 @@ def by_onnx_runtime(whole: bytes, *, reduce_range: bool) -> bytes:
         return result.read_bytes()
 
 
-def _spread(name: str, file: Timing, other: Timing) -> dict[str, object]:
+def spread(name: str, file: Timing, other: Timing) -> dict[str, object]:
     """The time of one file over another's in the same round: the median and its interval."""
     ratios = [one / other for (one, _), (other, _) in zip(file.rounds, other.rounds, strict=True)]
-    return {f"{NAME}.{name}": statistics.median(ratios), f"{NAME}.{name}_interval": list(median_interval(ratios))}
+    return {name: statistics.median(ratios), f"{name}_interval": list(median_interval(ratios))}
