@@ -108,8 +108,10 @@ def test_norms_and_gelu_are_torch_s(function):
         lambda x: (x <= 7).float(),
         lambda x: (x != 7).float(),
         lambda x: x.float(),
+        lambda x: (x[:, None, None] > 7).float(),
+        lambda x: x[:, 2:].unsqueeze(1).float(),
     ],
-    ids=["gt", "ge", "lt", "le", "ne", "float"],
+    ids=["gt", "ge", "lt", "le", "ne", "float", "moved", "moved, and real"],
 )
 def test_what_is_asked_of_whole_numbers_is_answered_exactly(function):
     numbers = torch.arange(2 * LENGTH).reshape(2, LENGTH)

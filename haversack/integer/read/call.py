@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx
 
+from haversack.graph.ops import Trait, traits_of
 from haversack.graph.recurrent import ROUNDED_ROWS
 from haversack.grid import Grid, affine, symmetric
 from haversack.integer.read.builder import Builder
@@ -42,7 +43,9 @@ class TorchCall:
 
     @property
     def raw(self) -> Placed:
-        """The first argument as it is stored, integers or real numbers."""
+        """The first argument as it is stored, integers or real numbers; whole ones that are moved become real."""
+        if traits_of(self.node) & Trait.MOVE and self.is_counted(self.first):
+            return self.cast(self.counted(self.first))
         return self.stored(self.first)
 
     @property
@@ -89,6 +92,10 @@ class TorchCall:
         if not isinstance(made, Placed) or not made.counted:
             self.refuse(f"by {argument}, which the network computes")
         return made
+
+    def cast(self, counted: Placed) -> Placed:
+        """Whole numbers as real ones."""
+        return self.builder.once("CAST", counted, replace(counted, counted=False))
 
     def value(self, argument: Any) -> Placed:  # noqa: ANN401
         """A value of the network as this operation computes."""

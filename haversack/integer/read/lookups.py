@@ -6,7 +6,6 @@ What is found out about a whole number is a real one: 1 where it holds, and 0 wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -53,14 +52,18 @@ def as_real(call: TorchCall) -> Placed:
     if dtype != torch.float32 or not isinstance(source, torch.fx.Node):
         call.refuse(f"to {dtype}")
     if call.is_counted(source):
-        return _cast(call, call.counted(source))
-    if call.raw.grid is None and source.meta["val"].dtype != torch.bool:
+        return call.cast(call.counted(source))
+    if call.raw.grid is None and source.meta["val"].dtype.is_floating_point:
         call.refuse(f"to {dtype}")
     return call.builder.real(call.raw)
 
 
-def _cast(call: TorchCall, counted: Placed) -> Placed:
-    return call.builder.once("CAST", counted, replace(counted, counted=False))
+def _whole(call: TorchCall) -> Placed:
+    """Whole numbers given to the network, or moved ones of them, as real ones."""
+    source = call.first
+    if isinstance(source, torch.fx.Node) and not source.meta["val"].is_floating_point() and not call.is_counted(source):
+        return call.value(source)
+    return call.cast(call.counted(source))
 
 
 def above(shift: float) -> Callable[[TorchCall], Placed]:
@@ -91,7 +94,7 @@ def _between(call: TorchCall, start: float, sign: float) -> Placed:
     """How far the numbers are behind `start`, from 0 to 1."""
     builder = call.builder
     number, one = (builder.constant(np.array([each], np.float32)) for each in (start, 1.0))
-    x = _cast(call, call.counted(call.first))
+    x = _whole(call)
     sides = (x.name, number) if sign > 0 else (number, x.name)
     return builder.emit("MINIMUM", (builder.emit("SUB", sides, x, activation="RELU").name, one), x)
 
@@ -100,7 +103,7 @@ def other_than(call: TorchCall) -> Placed:
     """Whether they are another number than a constant."""
     builder = call.builder
     number, one = (builder.constant(np.array([each], np.float32)) for each in (call["other"], 1.0))
-    x = _cast(call, call.counted(call.first))
+    x = _whole(call)
     off = builder.emit("SUB", (x.name, number), x)
     return builder.emit("MINIMUM", (builder.emit("MUL", (off.name, off.name), x).name, one), x)
 
