@@ -58,11 +58,14 @@ def lies_in(node: fx.Node, path: str) -> bool:
     return any(f"{name}.".startswith(f"{path}.") for name in (layer_path(node), *reads))
 
 
-def tell_matrices(names: Iterable[str]) -> None:
-    """Says which recurrent layers compute on real numbers though their matrices, called so, are stored as integers."""
+def tell_matrices(names: Iterable[str], but: str = "") -> None:
+    """Says which recurrent layers compute on real numbers though their matrices, called so, are stored as integers.
+
+    `but` says where else they do not.
+    """
     layers = dict.fromkeys(name.rpartition(".")[0] or name for name in names)
     if layers:
-        note(f"these compute in float32, and their weights are stored in 8 bits: {', '.join(layers)}.")
+        note(f"these compute in float32{but}, and their weights are stored in 8 bits: {', '.join(layers)}.")
 
 
 def _float_only(operation: Callable[..., Any]) -> Callable[..., Any]:

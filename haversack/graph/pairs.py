@@ -34,7 +34,7 @@ from haversack.graph.ops import (
     product_at,
     traits_of,
 )
-from haversack.graph.recurrent import Recurrent, recurrent_at
+from haversack.graph.recurrent import ROUNDS, Recurrent, recurrent_at
 from haversack.graph.run import named_tensors
 from haversack.graph.trace import arguments_of
 from haversack.grid import DYNAMIC, Grid, blocks, round_
@@ -212,6 +212,7 @@ class _Insertion:
         """Gives the layer the real numbers that its matrices' integers stand for.
 
         It computes on such, but for an LSTM whose inputs are rounded as they come: that is a layer of its own then.
+        Others of such inputs are marked, for what writes them step by step.
         """
         node, integers = layer.node, dict[str, fx.Node]()
         for name in layer.weights:
@@ -220,8 +221,10 @@ class _Insertion:
         values, states, given, *others = node.args
         chosen = [integers.get(str(each.target), each) for each in cast("list[fx.Node]", given)]
         node.args = (values, states, chosen, *others)
-        if inputs is not None and inputs.is_dynamic and layer.computes_integers:
-            node.target = torch.ops.haversack.lstm_as_it_comes.default
+        if inputs is not None and inputs.is_dynamic:
+            node.meta = {**node.meta, ROUNDS: True}
+            if layer.computes_integers:
+                node.target = torch.ops.haversack.lstm_as_it_comes.default
 
     def _as_it_comes(self, value: fx.Node) -> fx.Node:
         """The value on 8 bits that span it and zero, one pair for all layers that read it."""

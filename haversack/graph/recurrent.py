@@ -1,6 +1,7 @@
 """Recurrent layers of a folded graph: LSTM, GRU and plain RNN, whose matrices can be integers.
 
-They compute on real numbers, or, an LSTM, on integers: what it reads and its state are then rounded as they come.
+They compute on real numbers, or, an LSTM, on integers: what it reads and its state are then rounded as they come. Step
+by step any of them does so, where its inputs are to be rounded as they come.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from torch import Tensor, fx
 
 from haversack.graph.ops import Trait, traits_of
 from haversack.graph.trace import arguments_of
+
+ROUNDS = "rounds_step_by_step"
+"""In the meta of a layer that computes on real numbers where it is one operation, and else on integers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,7 @@ class Recurrent:
 
     @property
     def computes_integers(self) -> bool:
-        """Whether a runtime has a form of it that multiplies integers."""
+        """Whether a runtime has a form of it, as a whole, that multiplies integers."""
         return self.node.target is torch.ops.aten.lstm.input
 
 
@@ -42,6 +46,11 @@ def recurrent_at(node: fx.Node) -> Recurrent | None:
     if any(each.op != "get_attr" for each in given):
         return None
     return Recurrent(node, tuple(str(each.target) for each in given if each.meta["val"].dim() == 2))
+
+
+def rounds_step_by_step(node: fx.Node) -> bool:
+    """Whether what it reads, and its state, are rounded as they come where it is written step by step."""
+    return node.target is torch.ops.haversack.lstm_as_it_comes.default or bool(node.meta.get(ROUNDS))
 
 
 def recurrents(graph: fx.Graph) -> Iterator[Recurrent]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from haversack.graph.ops import Trait, traits_of
-from haversack.graph.recurrent import ROUNDED_ROWS
+from haversack.graph.recurrent import ROUNDED_ROWS, ROUNDS, rounds_step_by_step
 from haversack.graph.run import named_tensors
 from haversack.graph.trace import arguments_of
 from haversack.progress import note
@@ -20,18 +20,21 @@ aten = torch.ops.aten
 _AS_IT_COMES = torch.ops.haversack.lstm_as_it_comes.default
 
 
-def unrolled(network: fx.GraphModule) -> fx.GraphModule:
+def unrolled(network: fx.GraphModule, *, rounding: bool = False) -> fx.GraphModule:
     """A copy of the graph in which recurrent layers that start from zeros are linear layers and functions step by step.
 
-    Without such layers it is the graph itself. What an LSTM rounds as it comes is rounded row by row. Layers in
-    training, without a batch, of a free number of steps or with a projection stay as they are.
+    Without such layers it is the graph itself. Layers in training, without a batch, of a free number of steps or with a
+    projection stay as they are. With `rounding` they are those whose inputs are rounded as they come, and each row of
+    these and of the state is rounded; without, those whose are not.
     """
-    if not any(map(_can_be, network.graph.nodes)):
+    chosen = [node for node in network.graph.nodes if rounds_step_by_step(node) == rounding and _can_be(node)]
+    if not chosen:
         return network
+    names = {node.name for node in chosen}
     graph = fx.Graph()
     graph.output(graph.graph_copy(network.graph, {}))
     tensors = named_tensors(network)
-    for node in [each for each in graph.nodes if _can_be(each)]:
+    for node in [each for each in graph.nodes if each.name in names]:
         _Unrolling(graph, node, tensors).replace()
     graph.eliminate_dead_code()
     used = {str(node.target): tensors[str(node.target)] for node in graph.find_nodes(op="get_attr")}
@@ -165,7 +168,7 @@ class _Unrolling:
 
     def _read(self, value: fx.Node) -> fx.Node:
         """What products read of a value: its rows rounded, where they are as they come."""
-        return self._plain(ROUNDED_ROWS, value) if self.node.target is _AS_IT_COMES else value
+        return self._plain(ROUNDED_ROWS, value) if rounds_step_by_step(self.node) else value
 
     def _thirds(self, gates: fx.Node) -> list[fx.Node]:
         """Three gates, or the constants that stand for them before there is a state."""
@@ -221,7 +224,7 @@ class _Unrolling:
         return self._with(self.graph.call_function(target, arguments), self.values.new_empty(tuple(shape)))
 
     def _with(self, node: fx.Node, value: Tensor) -> fx.Node:
-        node.meta = {**self.node.meta, "val": value}
+        node.meta = {**self.node.meta, "val": value, ROUNDS: False}
         return node
 
 

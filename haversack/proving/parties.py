@@ -89,7 +89,7 @@ class Cast:
     def _opened(self, runtime: Runtime) -> Ready:
         if runtime.rounds_rows and rounds_at_once(self.lowered):
             raise ExportError(
-                f"{runtime.title} rounds row by row what this network rounds with one step for all of a value.",
+                f"{runtime.title} rounds row by row what this result rounds with one step for all of a value, or not.",
                 mend=f"pack it for {runtime.name}.",
             )
         file, source = self._file(runtime)

@@ -41,8 +41,8 @@ class QuantizeDynamic(Step):
     Runtime, row by row in LiteRT, which is finer.
     Embeddings: `embedding_bits`, one step a row; where a layer has the same weight, that one's grid. Steps are few
     numbers, or those that float16 holds. No calibration data is needed. An LSTM is a layer whose inputs and state
-    are rounded so; other recurrent layers compute on real numbers, and their matrices are stored in 8 bits, one step a
-    row. Convolutions stay float, and so do the layers, embeddings and modules
+    are rounded so, and so is each recurrent layer in LiteRT; in ONNX Runtime others compute on real numbers, and their
+    matrices are stored in 8 bits, one step a row. Convolutions stay float, and so do the layers, embeddings and modules
     that `leave_float` names ("embedding", "layers.0"). `layer_bits` ("embedding=4") makes exceptions of layers and
     embeddings, or of all in a module, by their path. `weight_bits=7` is for x86 processors without VNNI, whose 16-bit
     sums of two products saturate at 8.
@@ -80,8 +80,9 @@ class QuantizeDynamic(Step):
                 mend="see `haversack weigh` for its layers.",
             )
         _tell(scope)
-        tell_matrices(matrices.keys() - reduced)
-        return replace(model, grids={**dict.fromkeys((layer.reads for layer in integer), DYNAMIC), **grids})
+        tell_matrices(matrices.keys() - reduced, ", but for LiteRT")
+        read = dict.fromkeys((layer.reads for layer in scope.recurrents()), DYNAMIC)
+        return replace(model, grids={**read, **grids})
 
     @classmethod
     def options(cls, model: Model, device: Device) -> Iterable[Self]:
