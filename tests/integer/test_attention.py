@@ -118,6 +118,26 @@ def test_what_is_asked_of_whole_numbers_is_answered_exactly(function):
     agrees(Computed(function), numbers)
 
 
+class Patches(nn.Module):
+    """A picture's patches behind a token of their own, as torch's own encoder layer reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.token = nn.Conv2d(3, WIDTH, 4, 4), nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.layer = nn.TransformerEncoderLayer(WIDTH, 2, 24, batch_first=True, norm_first=True, activation="gelu")
+        self.end = nn.Linear(WIDTH, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        return self.end(self.layer(x)[:, 0])
+
+
+def test_a_vision_transformer_of_torch_s_own_layers_is_written():
+    agrees(Patches(), torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(5)))
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [

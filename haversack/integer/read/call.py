@@ -102,6 +102,14 @@ class TorchCall:
         placed = self.stored(argument)
         return placed if self.integer else self.builder.real(placed)
 
+    def held(self, argument: fx.Node) -> Placed:
+        """A value of the network as it is stored, or a constant as one, in real numbers."""
+        constant = self.constant(argument)
+        if constant is None:
+            return self.stored(argument)
+        sizes = sizes_of(argument.meta["val"])
+        return Placed(self.builder.stored_real(constant), tuple(range(len(sizes))), sizes)
+
     def constant(self, argument: Any) -> Constant | None:  # noqa: ANN401
         """The constant behind an argument; None where the network computes it."""
         if isinstance(argument, bool | int | float):

@@ -117,8 +117,11 @@ def _permuted(call: TorchCall, dims: list[int]) -> Placed:
     return replace(x, order=order, sizes=tuple(x.sizes[dim] for dim in dims))
 
 
-def expand(call: TorchCall) -> Placed:
-    """Nothing: whoever reads it broadcasts."""
+def expand(call: TorchCall) -> Placed | Constant:
+    """Nothing: whoever reads it broadcasts; a constant is expanded now."""
+    constant = call.constant(call.first)
+    if constant is not None:
+        return Constant(constant.real.expand([size.number for size in call.sizes]))
     readers = [call.node]
     for node in readers:
         aside = [user for user in node.users if user.target is pairs.dequantize_per_tensor.default]
@@ -240,7 +243,7 @@ def _filler(call: TorchCall, x: Placed) -> str:
 def concatenate(call: TorchCall) -> Placed:
     """CONCATENATION of values on one grid."""
     builder, grid = call.builder, call.grid
-    stored = [call.stored(each) for each in call["tensors"]]
+    stored = [call.held(each) for each in call["tensors"]]
     if not call.integer:
         one = stored[0].grid if call.ending.activation == "NONE" else None
         grid = one if all(each.grid == one for each in stored) else None
