@@ -190,17 +190,18 @@ def test_layers_are_integer_pieces_and_all_else_is_float():
     assert few == plain  # ONNX Runtime unpacks 4 bits when it loads a file
 
 
-def test_it_is_a_format_of_its_own_that_loses_what_its_roundings_do(tmp_path: Path):
+@pytest.mark.parametrize("device", [HOST, LITERT], ids=["onnx", "litert"])
+def test_it_is_a_format_of_its_own_that_loses_what_its_roundings_do(device, tmp_path: Path):
     offers = Offers(("prune_layers", "quantize_dynamic"))
-    readings = Readings(model(), TASK, HOST, offers, BASELINE, Workspace(tmp_path, "run"), None, Recipe())
+    readings = Readings(model(), TASK, device, offers, BASELINE, Workspace(tmp_path, "run"), None, Recipe())
     floats, dynamic = readings.spaces(sparse=False)
     assert (floats.name, dynamic.name) == ("float32", "dynamic")
     assert {site.technique for site in floats.sites} == {"prune_layers"}
     assert {site.technique for site in dynamic.sites} == {"prune_layers", "quantize_dynamic"}
     assert floats.lost == 0 < dynamic.lost
     nothing = dynamic.recipe((0,) * len(dynamic.sites), Recipe())
-    assert nothing == Recipe((QuantizeDynamic(HOST.weight_bits),))
+    assert nothing == Recipe((QuantizeDynamic(device.weight_bits),))
     chosen = tuple(int(site.name in ("blocks.1", "words", "blocks.1.up")) for site in dynamic.sites)
     first, last = dynamic.recipe(chosen, Recipe()).steps
     assert (type(first), first.layers) == (PruneLayers, ("blocks.1",))
-    assert last == QuantizeDynamic(HOST.weight_bits, layer_bits=("words=4",))
+    assert last == QuantizeDynamic(device.weight_bits, layer_bits=("words=4",))
