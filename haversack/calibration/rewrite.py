@@ -9,7 +9,7 @@ from torch import fx
 
 from haversack.errors import RecipeError
 from haversack.graph.folded import Folded
-from haversack.graph.ops import integer_operations, products
+from haversack.graph.ops import integer_operations, products, real_operations
 from haversack.graph.trace import layer_path
 from haversack.progress import note
 
@@ -18,8 +18,8 @@ def leaving_float(folded: Folded, paths: Sequence[str]) -> Folded:
     """The graph in which no operation of the layers at `paths`, or inside of them, has an integer form.
 
     Nor are their embeddings' rows, matrix products by constants and recurrent layers seen as such. It computes the
-    same; only what asks for grids sees the difference. Raises RecipeError for a path that holds nothing that could be
-    integer.
+    same; only what asks for grids sees the difference. A path of which nothing could be integer is said to be float
+    already. Raises RecipeError for one at which nothing is computed.
     """
     if not paths:
         return folded
@@ -27,9 +27,13 @@ def leaving_float(folded: Folded, paths: Sequence[str]) -> Folded:
     others = (changed.lookups(), products(changed.graph), changed.recurrents())
     able = [*integer_operations(changed.graph), *(each.node for found in others for each in found)]
     chosen = {path: [node for node in able if lies_in(node, path)] for path in paths}
-    lost = [path for path, nodes in chosen.items() if not nodes]
+    bare = [path for path, nodes in chosen.items() if not nodes]
+    real = list(real_operations(changed.graph)) if bare else []
+    lost = [path for path in bare if not any(lies_in(node, path) for node in real)]
     if lost:
         raise _unknown(lost, folded)
+    if bare:
+        note(f"float already: {', '.join(bare)}.")
     for node in {node for nodes in chosen.values() for node in nodes}:
         node.target = _float_only(cast("Callable[..., Any]", node.target))
     return changed

@@ -363,14 +363,19 @@ def products(graph: fx.Graph) -> Iterator[FoldedLayer]:
 
 
 def left_float(graph: fx.Graph) -> tuple[str, ...]:
-    """The operations on real numbers that stay in float32, one entry each."""
+    """What the operations on real numbers that stay in float32 are called, one entry each."""
+    return tuple(str(node.target) for node in real_operations(graph))
+
+
+def real_operations(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The operations on real numbers that stay in float32."""
 
     def carries(node: fx.Node) -> bool:
         return node.target is operator.getitem or bool(traits_of(node) & (Trait.PICK | Trait.MOVE | Trait.LOOKUP))
 
     integer = set(integer_operations(graph))
-    return tuple(
-        str(node.target)
+    return (
+        node
         for node in graph.nodes
         if node.op == "call_function" and _is_real(node) and any(map(_is_real, node.all_input_nodes))
         if not (carries(node) or _clamps_at_zero(node) or node in integer)

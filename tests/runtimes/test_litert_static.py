@@ -6,11 +6,13 @@ import pytest
 import torch
 from encoders import TOKENS, WORDS, Encoder
 
+from haversack.errors import RecipeError
 from haversack.graph.inference import lower
 from haversack.integer.read import read
 from haversack.integer.reference import run
 from haversack.integer.shapes import check_shapes
 from haversack.model import Model
+from haversack.progress import noted
 from haversack.runtimes import host, named
 from haversack.task import Task
 from haversack.techniques.quantize_static import QuantizeStatic
@@ -69,3 +71,12 @@ def test_embeddings_are_looked_up_as_integers():
     tables = [graph.values[each.inputs[0]] for each in graph.operations if each.kind == "GATHER"]
     assert [each.dtype for each in tables] == ["int8", "float32"]
     assert tables[1].shape == (WORDS, 1)
+
+
+def test_any_module_may_be_named_and_what_is_float_already_is_said():
+    with noted() as notes:
+        kinds = computed(encoder(leave_float=("first", "down")))
+    assert kinds["int8"]["FULLY_CONNECTED"] == 5
+    assert "float already: first." in notes
+    with pytest.raises(RecipeError, match="'third'"):
+        encoder(leave_float=("third",))
