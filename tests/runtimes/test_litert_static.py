@@ -43,6 +43,17 @@ def test_litert_and_the_reference_compute_integer_layers_among_real_numbers(opti
     assert float((wanted - model.module(TOKENS)).abs().max()) < 0.1
 
 
+@torch.no_grad()
+def test_tflite_micro_computes_the_same_where_there_is_no_gelu():
+    micro = named("tflite-micro")
+    if not micro.is_installed:
+        pytest.skip(micro.install)
+    model = QuantizeStatic(activations="int8").apply(Model(Encoder("relu").eval(), (TOKENS[:1],)), TASK)
+    lowered = lower(model)
+    found = host.load(micro.write(lowered), 1, runtime="tflite-micro", orders=micro.orders(lowered))(TOKENS)
+    torch.testing.assert_close(found, lowered(TOKENS), atol=0.02, rtol=0)
+
+
 def computed(model: Model) -> dict[str, Counter[str]]:
     """How often each kind is computed on integers and on real numbers."""
     graph = read(lower(model))
