@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from encoders import LENGTH, TOKENS, WIDTH, Encoder
+from encoders import LENGTH, TOKENS, WIDTH, WORDS, Encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -118,6 +118,25 @@ def test_what_is_asked_of_whole_numbers_is_answered_exactly(function):
     agrees(Computed(function), numbers)
 
 
+class Masked(nn.Module):
+    """Attention by hand, over what a mask of whole numbers shows, and nothing that comes later."""
+
+    def __init__(self, filler: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.filler = nn.Embedding(WORDS, WIDTH), filler
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x, later = self.words(tokens), torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
+        scores = (x @ x.transpose(1, 2)).masked_fill((tokens == 0)[:, None], self.filler)
+        return torch.softmax(scores.masked_fill(later, self.filler), -1) @ x
+
+
+@pytest.mark.parametrize("filler", [-1e4, float("-inf"), torch.finfo(torch.float32).min])
+def test_scores_may_be_filled_by_hand(filler):
+    agrees(Masked(filler), TOKENS)
+
+
 class Patches(nn.Module):
     """A picture's patches behind a token of their own, as torch's own encoder layer reads them."""
 
@@ -142,6 +161,8 @@ def test_a_vision_transformer_of_torch_s_own_layers_is_written():
     ("function", "message"),
     [
         (lambda x: (x > 6.5).float(), "6.5, which is no whole number"),
+        (lambda x: (x.float() > 6).float(), "of what are no whole numbers"),
+        (lambda x: x.float().masked_fill(x > 6, float("inf")), "with inf"),
         (lambda x: F.scaled_dot_product_attention(x.float(), x.float(), x.float(), dropout_p=0.5), "with dropout"),
     ],
 )

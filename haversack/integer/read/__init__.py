@@ -22,7 +22,7 @@ from haversack.graph.trace import arguments_of, computes_tensors, layer_path
 from haversack.graph.unroll import unrolled
 from haversack.grid import Grid
 from haversack.integer import IntegerGraph
-from haversack.integer.read import attention, elementwise, layers, lookups, pooling, shapes
+from haversack.integer.read import attention, elementwise, layers, lookups, masks, pooling, shapes
 from haversack.integer.read.builder import Builder
 from haversack.integer.read.call import Made, Rule, TorchCall
 from haversack.integer.read.ending import Ending, integer_ending, real_ending, refused, rounding
@@ -36,6 +36,7 @@ _TABLE: Mapping[Any, Rule] = {
     **elementwise.TABLE,
     **layers.TABLE,
     **lookups.TABLE,
+    **masks.TABLE,
     **pooling.TABLE,
     **shapes.TABLE,
 }

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx
 
-from haversack.graph.ops import Trait, traits_of
+from haversack.graph.ops import Trait, moves, traits_of
 from haversack.graph.recurrent import ROUNDED_ROWS
 from haversack.grid import Grid, affine, symmetric
 from haversack.integer.read.builder import Builder
@@ -77,9 +77,18 @@ class TorchCall:
     def stored(self, argument: Any) -> Placed:  # noqa: ANN401
         """A value of the network as it is stored."""
         made = self.made.get(argument) if isinstance(argument, fx.Node) else None
+        if isinstance(made, Placed) and made.counted and moves(self.node):
+            return self.real_counted(argument)
         if not isinstance(made, Placed) or made.counted:
             self.refuse(f"with {argument} as an argument")
         return made
+
+    def real_counted(self, argument: fx.Node) -> Placed:
+        """Whole numbers that are given to the network, or were moved since, as real ones."""
+        made = self.made.get(argument)
+        if not isinstance(made, Placed):
+            self.refuse(f"with {argument} as an argument")
+        return self.builder.once("CAST", made, replace(made, counted=False)) if made.counted else made
 
     def is_counted(self, argument: fx.Node) -> bool:
         """Whether an argument is whole numbers that are given to the network."""
