@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -28,6 +28,32 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """Two buffers that meet at one step, in which the one that is `made` may take bytes of the one that is `read`.
+
+    What is made may start `distance` bytes or more before what is read does; `exact`: at the same byte, or apart.
+    """
+
+    read: str
+    made: str
+    distance: int = 0
+    exact: bool = False
+
+    def between(self, read: Buffer, made: Buffer) -> Iterator[tuple[int, int]]:
+        """Between which numbers the start of what is read, less that of what is made, must not lie."""
+        if self.exact:
+            yield -read.size_bytes, 0
+            yield 0, made.size_bytes
+        else:
+            yield -read.size_bytes, min(self.distance, made.size_bytes)
+
+    def saved(self, read: Buffer, made: Buffer) -> int:
+        """The bytes that both together take less than each for itself."""
+        together = max(self.distance + read.size_bytes, made.size_bytes)
+        return max(read.size_bytes + made.size_bytes - together, 0)
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """Where each buffer starts in the arena. No plan for this order of operations can need less than `bound_bytes`."""
 
@@ -37,21 +63,30 @@ class MemoryPlan:
     bound_bytes: int
 
 
-def plan(buffers: Sequence[Buffer], tries: int = TRIES, seed: int = 0) -> MemoryPlan:
-    """An arena in which no two buffers that are alive together overlap; the same input gives the same plan.
+Rivals = Sequence[tuple[int, Sequence[tuple[int, int]]]]
+"""The other buffers that a buffer meets, and between which numbers its start less theirs must not lie."""
+
+
+def plan(buffers: Sequence[Buffer], tries: int = TRIES, seed: int = 0, overlaps: Sequence[Overlap] = ()) -> MemoryPlan:
+    """An arena in which no two buffers that are alive together overlap, but for those that may.
 
     Greedy by size (Pisarchyk and Lee 2020, "Efficient memory management for deep neural net inference"): the largest
     first, each at the lowest offset that is free while it is alive. Then at most `tries` swaps in that order, each kept
     unless it is worse, until the peak meets the liveness bound, the most bytes alive at one step. Buffers are not
-    aligned. Names must differ.
+    aligned. Names must differ. The same input gives the same plan.
     """
+    shared = {(overlap.read, overlap.made): overlap for overlap in overlaps}
     rivals = [
-        [other for other, theirs in enumerate(buffers) if other != one and ours.meets(theirs)]
+        [
+            (other, tuple(_apart(ours, theirs, shared)))
+            for other, theirs in enumerate(buffers)
+            if other != one and ours.meets(theirs)
+        ]
         for one, ours in enumerate(buffers)
     ]
-    bound = _bound(buffers)
+    bound = _bound(buffers, overlaps)
     order = sorted(range(len(buffers)), key=lambda one: (-buffers[one].size_bytes, buffers[one].first, one))
-    best = _placed(buffers, order, rivals)
+    best = _placed(order, rivals)
     chance = random.Random(seed)  # noqa: S311 - a reproducible search, not a secret
     for _ in range(min(tries, _PLACEMENTS // max(1, len(order)))):
         if _peak(buffers, best) == bound:
@@ -61,15 +96,29 @@ def plan(buffers: Sequence[Buffer], tries: int = TRIES, seed: int = 0) -> Memory
     return MemoryPlan(tuple(buffers), offsets, _peak(buffers, best), bound)
 
 
-def _bound(buffers: Iterable[Buffer]) -> int:
+def _apart(ours: Buffer, theirs: Buffer, shared: Mapping[tuple[str, str], Overlap]) -> Iterator[tuple[int, int]]:
+    """Between which numbers our start less theirs must not lie."""
+    if (read := shared.get((ours.name, theirs.name))) is not None:
+        yield from read.between(ours, theirs)
+    elif (made := shared.get((theirs.name, ours.name))) is not None:
+        yield from ((-high, -low) for low, high in made.between(theirs, ours))
+    else:
+        yield -ours.size_bytes, theirs.size_bytes
+
+
+def _bound(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) -> int:
     changes: dict[int, int] = {}
     for buffer in buffers:
         changes[buffer.first] = changes.get(buffer.first, 0) + buffer.size_bytes
         changes[buffer.last + 1] = changes.get(buffer.last + 1, 0) - buffer.size_bytes
+    saved, named = dict[int, int](), {buffer.name: buffer for buffer in buffers}
+    for overlap in overlaps:
+        read, made = named[overlap.read], named[overlap.made]
+        saved[made.first] = max(saved.get(made.first, 0), overlap.saved(read, made))
     alive = bound = 0
-    for step in sorted(changes):
-        alive += changes[step]
-        bound = max(bound, alive)
+    for step in sorted({*changes, *saved, *(step + 1 for step in saved)}):
+        alive += changes.get(step, 0)
+        bound = max(bound, alive - saved.get(step, 0))
     return bound
 
 
@@ -77,30 +126,40 @@ def _peak(buffers: Sequence[Buffer], offsets: Mapping[int, int]) -> int:
     return max((offset + buffers[one].size_bytes for one, offset in offsets.items()), default=0)
 
 
-def _placed(buffers: Sequence[Buffer], order: Iterable[int], rivals: Sequence[Sequence[int]]) -> dict[int, int]:
+def _placed(order: Iterable[int], rivals: Sequence[Rivals]) -> dict[int, int]:
     """Offsets when the buffers are placed in this order, each as low as those before it allow."""
     offsets: dict[int, int] = {}
     for one in order:
-        size, offset = buffers[one].size_bytes, 0
-        for start, other in sorted((offsets[other], other) for other in rivals[one] if other in offsets):
-            if offset + size <= start:
+        offset = 0
+        taken = sorted(
+            (offsets[other] + low, offsets[other] + high)
+            for other, apart in rivals[one]
+            if other in offsets
+            for low, high in apart
+        )
+        for low, high in taken:
+            if offset <= low:
                 break
-            offset = max(offset, start + buffers[other].size_bytes)
+            offset = max(offset, high)
         offsets[one] = offset
     return offsets
 
 
 def _swapped(
-    buffers: Sequence[Buffer],
-    order: list[int],
-    rivals: Sequence[Sequence[int]],
-    best: dict[int, int],
-    chance: random.Random,
+    buffers: Sequence[Buffer], order: list[int], rivals: Sequence[Rivals], best: dict[int, int], chance: random.Random
 ) -> dict[int, int]:
-    """The offsets after one swap in `order`, or `best` and the old order where the swap made it worse."""
+    """The offsets after one swap in `order`, or `best` and the old order where the swap made it worse.
+
+    Every other swap is of a buffer that ends at the peak with one that it meets.
+    """
     one, other = chance.sample(range(len(order)), 2)
+    if chance.random() < 1 / 2:
+        peak = _peak(buffers, best)
+        highest = chance.choice([each for each, offset in best.items() if offset + buffers[each].size_bytes == peak])
+        met = [rival for rival, _ in rivals[highest]]
+        one, other = order.index(highest), order.index(chance.choice(met)) if met else other
     order[one], order[other] = order[other], order[one]
-    offsets = _placed(buffers, order, rivals)
+    offsets = _placed(order, rivals)
     if _peak(buffers, offsets) <= _peak(buffers, best):
         return offsets
     order[one], order[other] = order[other], order[one]

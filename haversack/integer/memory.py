@@ -6,18 +6,20 @@ What is stored in the file takes none. A reshape's result is its input, read dif
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from haversack.graph import memory
-from haversack.graph.memory import Buffer
+from haversack.graph.memory import Buffer, Overlap
 from haversack.integer import IntegerGraph, Operation, Value
 
 ALIGNMENT = 16
 Scratch = Callable[[IntegerGraph, Operation], int]
 """The bytes that an operation's code needs beside its values while it runs."""
+Overwrites = Callable[[IntegerGraph, Operation], Iterable[Overlap]]
+"""Where an operation's code may write over what it reads, by the names of values."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,31 @@ class Arena:
     bound_bytes: int
 
 
-def arena(graph: IntegerGraph, *, alignment: int = ALIGNMENT, scratch: Scratch | None = None) -> Arena:
+def arena(
+    graph: IntegerGraph,
+    *,
+    alignment: int = ALIGNMENT,
+    scratch: Scratch | None = None,
+    overwrites: Overwrites = lambda _, __: (),
+) -> Arena:
     """An arena in which nothing that is alive together overlaps and everything starts at a multiple of `alignment`.
 
-    Inputs and outputs lie in it as well. The same graph gives the same arena.
+    Inputs and outputs lie in it as well. The same graph gives the same arena. What an operation is the last to read
+    may be overwritten by it as `overwrites` allows.
     """
     owners = sharing(graph)
     values, beside = lifetimes(graph), _scratch(graph, scratch or scratch_bytes)
     # Rounded sizes put every offset on a multiple, as each is a sum of sizes.
-    plan = memory.plan([_rounded(buffer, alignment) for buffer in (*values, *beside.values())])
+    first, last = {each.name: each.first for each in values}, {each.name: each.last for each in values}
+    buffers = [_rounded(buffer, alignment) for buffer in (*values, *beside.values())]
+    overlaps = [
+        Overlap(read, made, -(-overlap.distance // alignment) * alignment, overlap.exact)
+        for step, operation in enumerate(graph.operations)
+        for overlap in overwrites(graph, operation)
+        for read, made in [(owners.get(overlap.read, ""), owners[overlap.made])]
+        if read != made and last.get(read) == step == first[made]
+    ]
+    plan = memory.plan(buffers, overlaps=overlaps)
     offsets = {name: plan.offsets[owner] for name, owner in owners.items() if owner in plan.offsets}
     places = {index: plan.offsets[buffer.name] for index, buffer in beside.items()}
     return Arena(offsets, places, plan.peak_bytes, plan.bound_bytes)
