@@ -1,0 +1,265 @@
+"""Writer: an integer graph becomes model.h and model.c: C99 without a heap, for any compiler and core.
+
+Memory is one static arena, planned here: what is made may lie over what it is made of, where a kernel allows that (Cao
+et al. 2023, "vMCU: Coordinated Memory Management and Kernel Optimization for DNN Inference on MCUs"). Only the kernels
+that the network uses are in the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+
+from haversack.graph.memory import Overlap
+from haversack.integer import IntegerGraph, Operation, Value
+from haversack.integer.memory import arena
+from haversack.integer.passes import with_integer_ports
+from haversack.runtimes.c_source.constants import Constants, Entry, brief, reserve
+from haversack.runtimes.c_source.layers import calls
+from haversack.runtimes.c_source.layers.call import Call, Layer
+
+_KERNELS = {
+    "convolve": "convolve",
+    "convolve_depthwise": "depthwise",
+    "convolve_transposed": "convolve_transposed",
+    "connect": "connect",
+    "pool": "pool",
+    "reduce": "reduce",
+    "add": "sum",
+    "multiply": "product",
+    "choose": "choose",
+    "look_up": "look_up",
+    "limit": "limit",
+    "softmax": "softmax",
+    "gather": "gather",
+    "fill": "fill",
+    "move": "move",
+    "resize": "resize",
+}
+"""The functions that layers call, and the files that they are in."""
+_WITH_WEIGHTS = frozenset({"convolve", "convolve_depthwise", "convolve_transposed", "connect"})
+_FLAGS = ("LARGE_SUMS", "LEFT_SHIFTS", "NO_SHIFTS", "LIMITS", "4_BITS", "3_BY_3", "OTHER_WINDOWS")
+_C_TYPES = {"int8": "int8_t", "int32": "int32_t"}
+_WORD = 4
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output."""
+
+    name: str
+    """In C."""
+    value: Value
+    offset: int
+
+    @property
+    def kind(self) -> str:
+        """Its type in C."""
+        return _C_TYPES[self.value.dtype]
+
+    @property
+    def macro(self) -> str:
+        """How macros that tell about it begin."""
+        return f"HAVERSACK_MODEL_{self.name.upper()}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of one sample."""
+        return self.value.shape[1:]
+
+    @property
+    def size_bytes(self) -> int:
+        """All of it."""
+        return math.prod(self.value.shape) * np.dtype(self.value.dtype).itemsize
+
+    def described(self) -> Iterator[str]:
+        """What a program needs to know of it."""
+        yield f"/* {_in_a_comment(self.value.name)}: {_sizes(self.value)} */"
+        yield f"#define {self.macro}_SIZE {math.prod(self.value.shape)}"
+        if self.value.grid is not None:
+            yield f"#define {self.macro}_SCALE {self.value.grid.scale[0]!r}F"
+            yield f"#define {self.macro}_ZERO_POINT ({self.value.grid.zero_point[0]})"
+
+    def copied(self, to: str, source: str) -> Iterator[str]:
+        """Copies it, unless it is there already."""
+        yield f"    if ((const void *)({to}) != (const void *)({source})) {{"
+        yield f"        (void)memcpy({to}, {source}, {self.size_bytes});"
+        yield "    }"
+
+    @property
+    def place(self) -> str:
+        """Where the network has it, in C."""
+        return f"memory + {self.offset}"
+
+    @property
+    def accessor(self) -> str:
+        """The function that tells where the network has it."""
+        return f"{self.kind} *haversack_model_{self.name}(void)"
+
+
+@dataclass(frozen=True)
+class CModel:
+    """Both files, and where the network has its inputs and outputs."""
+
+    files: Mapping[str, bytes]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    arena_bytes: int
+    constant_bytes: int
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Inputs, then outputs."""
+        return (*self.inputs, *self.outputs)
+
+    def main(self) -> bytes:
+        """A program for an operating system that runs what it reads: an example, and how it is proved here."""
+        text = _text("main.c").format(
+            buffers="\n".join(f"static {port.kind} {port.name}[{port.macro}_SIZE];" for port in self.ports),
+            reads=" && ".join(f"(fread({port.name}, sizeof {port.name}, 1, stdin) == 1)" for port in self.inputs),
+            arguments=", ".join(port.name for port in self.ports),
+            writes=" || ".join(f"(fwrite({port.name}, sizeof {port.name}, 1, stdout) != 1)" for port in self.outputs),
+        )
+        return text.encode()
+
+
+def write(graph: IntegerGraph) -> CModel:
+    """model.h and model.c, which compute what the graph computes; equal graphs give equal files.
+
+    Raises ExportError, naming the layer, for what there is no kernel for.
+    """
+    return _Writer(with_integer_ports(graph)).written()
+
+
+class _Writer:
+    """One network while it is written."""
+
+    def __init__(self, graph: IntegerGraph) -> None:
+        self._graph, self._constants = graph, Constants()
+        reserve(self._constants, "".join(map(_kernel, ("arithmetic", "products", *_KERNELS.values()))))
+        self._calls = {id(operation): calls(Layer(graph, operation, self._constants)) for operation in graph.operations}
+        self._arena = arena(graph, alignment=_WORD, scratch=self._scratch, overwrites=self._overwrites)
+        self._inputs, self._outputs = (
+            [
+                Port(kind if len(names) == 1 else f"{kind}_{place}", graph.values[name], self._arena.offsets[name])
+                for place, name in enumerate(names)
+            ]
+            for kind, names in (("input", graph.inputs), ("output", graph.outputs))
+        )
+
+    def written(self) -> CModel:
+        """Both files, and where inputs and outputs are."""
+        texts = {"model.h": self._header().encode(), "model.c": self._source().encode()}
+        return CModel(texts, tuple(self._inputs), tuple(self._outputs), self._arena_bytes, self._constants.flash_bytes)
+
+    def _scratch(self, _: IntegerGraph, operation: Operation) -> int:
+        return max((call.scratch_words for call in self._calls[id(operation)]), default=0) * _WORD
+
+    def _overwrites(self, _: IntegerGraph, operation: Operation) -> Iterator[Overlap]:
+        calls = self._calls[id(operation)]
+        return (overlap for call in calls if len(calls) == 1 for overlap in call.overwrites)
+
+    @property
+    def _all_calls(self) -> list[Call]:
+        return [call for calls in self._calls.values() for call in calls]
+
+    @property
+    def _arena_bytes(self) -> int:
+        spare = any("SPARE_WORD" in call.flags for call in self._all_calls)
+        return max(self._arena.size_bytes + spare * _WORD, _WORD)
+
+    @property
+    def _signature(self) -> str:
+        inputs = [f"const {port.kind} *{port.name}" for port in self._inputs]
+        outputs = [f"{port.kind} *{port.name}" for port in self._outputs]
+        return f"void haversack_model_run({', '.join([*inputs, *outputs])})"
+
+    def _header(self) -> str:
+        ports = [*self._inputs, *self._outputs]
+        return _text("model.h").format(
+            sizes="\n".join(line for port in ports for line in port.described()),
+            signature=self._signature,
+            accessors="\n".join(f"{port.accessor};" for port in ports),
+            arena=self._arena_bytes,
+        )
+
+    def _source(self) -> str:
+        body = "\n".join(self._body())  # constants are named on the way
+        used = {call.kernel for call in self._all_calls}
+        flags = {flag for call in self._all_calls for flag in (*call.flags, *_limited(call.entries))}
+        kernels = ["arithmetic", *(["products"] if used & _WITH_WEIGHTS else [])]
+        kernels += [file for kernel, file in _KERNELS.items() if kernel in used]
+        return _text("model.c").format(
+            switches="\n".join(f"#define HAVERSACK_MODEL_{flag} {int(flag in flags)}" for flag in _FLAGS),
+            kernels="\n".join(map(_kernel, kernels)),
+            constants="\n\n".join(self._constants.texts),
+            words=self._arena_bytes // _WORD,
+            signature=self._signature,
+            body=body,
+            accessors="\n\n".join(
+                f"{port.accessor}\n{{\n    return ({port.kind} *)(void *)((int8_t *)arena + {port.offset});\n}}"
+                for port in (*self._inputs, *self._outputs)
+            ),
+        )
+
+    def _body(self) -> Iterator[str]:
+        for port in self._inputs:
+            yield from port.copied(port.place, port.name)
+        for place, operation in enumerate(self._graph.operations):
+            made = self._calls[id(operation)]
+            if made:
+                reads, makes = (self._graph.values[name] for name in (_read(made), made[-1].makes))
+                sizes = f"{_sizes(reads)} -> {_sizes(makes)}"
+                yield f"    /* {_in_a_comment(brief(operation.path))}: {operation.kind}, {sizes} */"
+                yield from (f"    {self._call(operation, call, self._arena.scratch.get(place, 0))}" for call in made)
+                yield f"    HAVERSACK_MODEL_AFTER({place}, {self._place(makes.name)});"
+        for port in self._outputs:
+            yield from port.copied(port.name, port.place)
+
+    def _call(self, operation: Operation, call: Call, scratch: int) -> str:
+        record = self._constants.record(call.record, brief(operation.path) or call.kernel, call.entries)
+        arguments = [f"&{record.text}", *map(self._place, call.reads), self._place(call.makes)]
+        arguments += [f"&arena[{scratch // _WORD}]"] if call.scratch_words else []
+        return f"{call.kernel}({', '.join(arguments)});"
+
+    def _place(self, name: str) -> str:
+        """Where a value lies, in C."""
+        value = self._graph.values[name]
+        if value.data is not None:
+            return self._constants.numbers(brief(name), value.data).text
+        place = f"memory + {self._arena.offsets[name]}"
+        return place if value.dtype == "int8" else f"({_C_TYPES[value.dtype]} *)(void *)({place})"
+
+
+def _read(made: Sequence[Call]) -> str:
+    """The first value that a layer reads."""
+    return next(name for call in made for name in call.reads)
+
+
+def _limited(entries: Mapping[str, Entry]) -> Iterator[str]:
+    """The flag of results that are kept between other limits than those of their type."""
+    for name, entry in entries.items():
+        if isinstance(entry, Mapping):
+            yield from _limited(entry)
+        elif name in ("low", "high") and (name, entry) not in (("low", -128), ("high", 127)):
+            yield "LIMITS"
+
+
+def _text(name: str) -> str:
+    return (files(__package__) / "templates" / name).read_text("utf-8")
+
+
+def _kernel(name: str) -> str:
+    return (files(__package__) / "kernels" / f"{name}.c").read_text("utf-8")
+
+
+def _sizes(value: Value) -> str:
+    return "x".join(map(str, value.shape[1:] or value.shape)) or "1"
+
+
+def _in_a_comment(text: str) -> str:
+    return text.replace("*/", "*").replace("/*", "*").encode("ascii", "replace").decode()
