@@ -29,6 +29,11 @@ class Device:
     ram_bytes: int | None = None
     cores: int | None = None
     clock_hz: float | None = None
+    flash_origin: int | None = None
+    """The address where flash begins, and where RAM does."""
+    ram_origin: int | None = None
+    core: str = ""
+    """The processor core as its maker calls it, such as cortex-m4; of microcontrollers."""
     isa: str = ""
     simd: str = ""
     number_formats: tuple[str, ...] = ()
@@ -128,7 +133,7 @@ def _read(path: Path) -> Device:
 
 
 _PLAIN = ("name", "title", "runtime", "why")
-_TEXTS = ("isa", "simd", "link")
+_TEXTS = ("core", "isa", "simd", "link")
 _WHOLE = ("flash_bytes", "ram_bytes", "cores", "channel_multiple")
 _RATES = (
     *("clock_hz", "macs_per_cycle_float32", "macs_per_cycle_int8", "memory_bandwidth"),
@@ -136,7 +141,9 @@ _RATES = (
 )
 _LEAST, _MOST = 1e-6, 1e15
 """No device is slower or faster, smaller or larger; products and quotients of such numbers stay finite."""
-_FACTS = (*_TEXTS, *_WHOLE, *_RATES, "number_formats")
+_ADDRESSES = ("flash_origin", "ram_origin")
+_LAST_ADDRESS = 2**32 - 1
+_FACTS = (*_TEXTS, *_ADDRESSES, *_WHOLE, *_RATES, "number_formats")
 
 
 def _fact(key: str, fact: object, where: str) -> tuple[Any, str]:
@@ -163,6 +170,10 @@ def _value(key: str, value: object, where: str) -> object:
         if isinstance(value, str) and value.strip():
             return value
         raise DeviceError(f"'{key}' is {value!r}.", where=where, mend="write a text, or leave it out.")
+    if key in _ADDRESSES:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LAST_ADDRESS:
+            return value
+        raise DeviceError(f"'{key}' is {value!r}.", where=where, mend="write an address, such as 0x20000000.")
     fits = isinstance(value, int) or key not in _WHOLE
     least = 1 if key in _WHOLE else _LEAST
     if fits and isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= _MOST:

@@ -84,6 +84,40 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class CoreProof:
+    """What a network in plain C does on an emulated core, and takes of its board; figures are read off the run."""
+
+    source: str
+    board: str
+    core: str
+    compiler: str
+    samples: int
+    mismatching_bytes: int
+    """Of the outputs, beside the integer reference's."""
+    host_samples: int
+    """That the same C ran on this host; 0 where no compiler for it is installed."""
+    host_mismatching_bytes: int
+    flash_bytes: int
+    static_bytes: int
+    """RAM that is taken all the time, the arena above all."""
+    stack_bytes: int
+    instructions: int
+    """Executed in a run, the most of all samples. No cycles: nothing of a pipeline, a cache or flash is emulated."""
+    board_flash_bytes: int | None = None
+    """What the device has; None for a core without one."""
+    board_ram_bytes: int | None = None
+
+    @property
+    def ram_bytes(self) -> int:
+        """All RAM."""
+        return self.static_bytes + self.stack_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return {**asdict(self), "ram_bytes": self.ram_bytes}
+
+
+@dataclass(frozen=True)
 class Suspect:
     """A quantized layer, and what leaving it float gives back."""
 

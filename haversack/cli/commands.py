@@ -24,6 +24,7 @@ from haversack.cli.options import (
     target_of,
 )
 from haversack.cli.terminal import loaded, print_json, progress
+from haversack.disk import disk_errors
 from haversack.errors import MeasureError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -265,16 +266,38 @@ def _size(text: str) -> tuple[str, int]:
 
 
 def prove(  # noqa: PLR0913 - one argument an option
-    folder: ResultFolder,
-    task: TaskPath,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="The result folder of `pack` or `apply`; with --on also any int8 .tflite file.",
+            metavar="DIR",
+            resolve_path=True,
+        ),
+    ],
+    task: Annotated[
+        Path | None, typer.Argument(help="Python file with network() and task().", metavar="TASK.py")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Calibration inputs, and as many random ones.", min=1)] = 100,
     patience: Annotated[float, typer.Option(help="A score that takes more seconds is left out.", min=0)] = 60.0,
     seed: Annotated[int, typer.Option(help="The same seed draws the same random inputs.")] = 0,
     threads: Threads = 1,
+    on: Annotated[
+        str, typer.Option("--on", help="In plain C on an emulated core: cortex-m4, stm32f405 …", metavar="CORE")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="With --on: a folder for model.c, model.h and main.c.", resolve_path=True)
+    ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Run a result in every runtime that is installed, against an exact integer reference."""
+    """Run a result in every runtime that is installed, or as C on an emulated core, against an exact reference."""
+    if on:
+        _prove_on_core(folder, task, on, out, as_json=as_json)
+        return
+    if out is not None:
+        raise MeasureError("--out is for the C that --on proves.", mend="add --on cortex-m4, or a device's name.")
+    if task is None:
+        raise MeasureError("TASK.py is missing.", mend="give the Python file that the result was packed from.")
     from haversack.proving.prove import Effort, require
     from haversack.proving.prove import prove as run
     from haversack.report.proved import proved
@@ -287,6 +310,28 @@ def prove(  # noqa: PLR0913 - one argument an option
     else:
         typer.echo(proved(proof))
     require(proof)
+
+
+def _prove_on_core(folder: Path, task: Path | None, on: str, out: Path | None, *, as_json: bool) -> None:
+    from haversack.proving.on_core import board_named, prove_on_core, require_exact
+    from haversack.proving.sources import source_of
+    from haversack.report.proved import proved_on_core
+
+    board = board_named(on)
+    file = loaded(task) if task is not None else None
+    with progress(quiet=as_json):
+        source = source_of(folder, file.fresh_network(), file.task) if file else source_of(folder)
+        model, proof = prove_on_core(folder.name, source.graph, board, source.inputs)
+    if as_json:
+        print_json(proof.to_json())
+    else:
+        typer.echo(proved_on_core(proof))
+    require_exact(proof)
+    if out is not None:
+        with disk_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+            for name, content in {**model.files, "main.c": model.main()}.items():
+                (out / name).write_bytes(content)
 
 
 def blame(

@@ -71,9 +71,11 @@ class Cast:
 
     def _reference(self) -> Ready:
         graph = read(self.lowered)
-        ports = [_port(graph.values[name], order) for name, order in zip(graph.inputs, graph.input_orders, strict=True)]
+        ports = [
+            port_of(graph.values[name], order) for name, order in zip(graph.inputs, graph.input_orders, strict=True)
+        ]
         ends = zip(graph.outputs, graph.output_orders, strict=True)
-        given = [_port(graph.values[name], order) for name, order in ends]
+        given = [port_of(graph.values[name], order) for name, order in ends]
 
         def predict(*inputs: Tensor) -> Outputs:
             arrays = [each.taken(value.numpy()) for each, value in zip(ports, inputs, strict=True)]
@@ -118,7 +120,8 @@ class Cast:
         return runtime.write(self.lowered) != content == runtime.first.write(self.lowered)
 
 
-def _port(value: Value, order: tuple[int, ...]) -> Port:
+def port_of(value: Value, order: tuple[int, ...]) -> Port:
+    """How a value of an integer graph is handed over from outside."""
     kind = np.dtype(value.dtype).type
     if value.grid is None:
         return Port(value.shape, kind, order=order)

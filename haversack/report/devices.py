@@ -15,6 +15,9 @@ from haversack.runtimes.timing_tables import TableFile
 _FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "flash_bytes": ("flash", show_bytes),
     "ram_bytes": ("RAM", show_bytes),
+    "flash_origin": ("flash begins at", "0x{:08x}".format),
+    "ram_origin": ("RAM begins at", "0x{:08x}".format),
+    "core": ("core", str),
     "cores": ("cores", str),
     "clock_hz": ("clock", lambda hertz: f"{hertz / 1e6:,.0f} MHz"),
     "isa": ("instruction set", str),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from haversack.proof import Blame, Proof, Remedy, Witness
+from haversack.proof import Blame, CoreProof, Proof, Remedy, Witness
 from haversack.quantity import show_bytes, show_score
 from haversack.report.blocks import Document, Lines, Paragraph, Rows, document
 
@@ -40,6 +40,31 @@ def _rows(witness: Witness) -> list[tuple[str, ...]]:
         ends = (score, witness.promise) if not rows else ("", "")
         rows.append((*((witness.name, witness.file) if not rows else ("", "")), *figures, *ends))
     return rows
+
+
+def proved_on_core(proof: CoreProof) -> Document:
+    """What the C takes on its board, and whether all bytes are the reference's."""
+    rows = [
+        ("flash", show_bytes(proof.flash_bytes), _of(proof.board_flash_bytes)),
+        ("RAM", show_bytes(proof.ram_bytes), _of(proof.board_ram_bytes)),
+        ("  static", show_bytes(proof.static_bytes), ""),
+        ("  stack", show_bytes(proof.stack_bytes), ""),
+        ("instructions", f"{proof.instructions:,}", ""),
+    ]
+    on_host = f" and {proof.host_samples:,} on this host" if proof.host_samples else ""
+    note = (
+        f"Compiled by {proof.compiler} for {proof.core} and run on an emulated core: {proof.samples:,} samples there"
+        f"{on_host}, compared byte by byte with the integer reference. Instructions are counted, not cycles: no "
+        "pipeline, cache or flash is emulated, and no time follows from them alone."
+    )
+    wrong = proof.mismatching_bytes + proof.host_mismatching_bytes
+    verdict = f"BROKEN: {wrong:,} bytes differ from the reference's." if wrong else "All bytes are the reference's."
+    head = ("", "takes", "of")
+    return document(f"{proof.source} on {proof.board}", Rows(head, rows, right=head[1:]), Paragraph(note), verdict)
+
+
+def _of(limit: int | None) -> str:
+    return "" if limit is None else show_bytes(limit)
 
 
 _SHOWN = 12

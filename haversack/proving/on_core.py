@@ -1,0 +1,150 @@
+"""A network in plain C on an emulated core, with the memory of a device, against the integer reference byte by byte."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from haversack.device import device_names, find_device
+from haversack.errors import DeviceError, MeasureError, ParityError
+from haversack.integer import Array, IntegerGraph
+from haversack.integer.passes import with_integer_ports
+from haversack.integer.reference import run
+from haversack.progress import say
+from haversack.proof import CoreProof
+from haversack.quantity import show_bytes
+from haversack.runtimes.c_source.build import built, host_compilers, run_on_host
+from haversack.runtimes.c_source.cores import CORES, Board, core_board, device_board
+from haversack.runtimes.c_source.emulator import EmulatedCore
+from haversack.runtimes.c_source.write import CModel, write
+
+
+@dataclass(frozen=True)
+class CoreEffort:
+    """So many samples on the emulated core, and on this host; which compiler, where it is not the first found."""
+
+    samples: int = 3
+    host_samples: int = 300
+    seed: int = 0
+    compiler: str = ""
+
+
+def board_named(name: str) -> Board:
+    """The board of a device, or a core, of this name. Raises DeviceError for any other."""
+    if name in CORES:
+        return core_board(name)
+    if name not in device_names() and not name.endswith(".toml"):
+        raise DeviceError(
+            f"there is no core or device '{name}'.",
+            mend=f"choose {', '.join(CORES)}, or one of `haversack devices list`.",
+        )
+    return device_board(find_device(name))
+
+
+def prove_on_core(
+    source: str,
+    graph: IntegerGraph,
+    board: Board,
+    inputs: Sequence[Array] | None = None,
+    effort: CoreEffort | None = None,
+) -> tuple[CModel, CoreProof]:
+    """The C of an integer graph, and what it does on that board for these inputs, or for random ones.
+
+    Raises MeasureError where it does not fit the board, before anything is compiled if that is plain; where it faults,
+    saying why; and where no compiler or emulator is installed.
+    """
+    effort, graph = effort or CoreEffort(), with_integer_ports(graph)
+    model = write(graph)
+    require_room(model, board)
+    rows = (
+        list(inputs)
+        if inputs is not None
+        else random_inputs(graph, max(effort.samples, effort.host_samples), effort.seed)
+    )
+    expected = run(graph, rows)
+    with tempfile.TemporaryDirectory() as folder:
+        say(f"compiling for {board.core.name}")
+        firmware = built(model, board, Path(folder), effort.compiler)
+        say(f"running on an emulated {board.name}")
+        ran = EmulatedCore(firmware, model).run([row[: effort.samples] for row in rows])
+        on_host, wrong_on_host = 0, 0
+        if host_compilers() and effort.host_samples:
+            given = [row[: effort.host_samples] for row in rows]
+            on_host, wrong_on_host = len(given[0]), _wrong(run_on_host(model, given, Path(folder)), expected)
+    proof = CoreProof(
+        source,
+        board.name,
+        board.core.name,
+        firmware.compiler,
+        len(ran.instructions),
+        _wrong(ran.outputs, expected),
+        on_host,
+        wrong_on_host,
+        firmware.flash_bytes,
+        firmware.static_bytes,
+        ran.stack_bytes,
+        max(ran.instructions),
+        board.flash.size_bytes if board.is_limited else None,
+        board.ram.size_bytes if board.is_limited else None,
+    )
+    return model, proof
+
+
+def require_room(model: CModel, board: Board) -> None:
+    """Nothing, or a MeasureError where constants or the arena alone are larger than the board's memory."""
+    short = [
+        f"{show_bytes(wanted)} of {name}, {show_bytes(wanted - there)} more than there is"
+        for name, wanted, there in (
+            ("flash for its constants", model.constant_bytes, board.flash.size_bytes),
+            ("RAM for its arena", model.arena_bytes, board.ram.size_bytes),
+        )
+        if wanted > there
+    ]
+    if short:
+        raise MeasureError(
+            f"{board.name} cannot hold it: it needs {' and '.join(short)}.",
+            mend="choose a larger device, or pack it with smaller --flash and --ram.",
+        )
+
+
+def require_exact(proof: CoreProof) -> None:
+    """Nothing, or a ParityError where any byte differs."""
+    wrong = proof.mismatching_bytes + proof.host_mismatching_bytes
+    if wrong:
+        raise ParityError(
+            f"{wrong} bytes of its outputs are not the integer reference's.",
+            where=f"{proof.source} on {proof.board}",
+            mend="do not ship it, and please report it with the network.",
+        )
+
+
+def _wrong(ours: Sequence[Array], reference: Sequence[Array]) -> int:
+    """How many bytes differ."""
+    pairs = ((one, other[: len(one)]) for one, other in zip(ours, reference, strict=True))
+    return sum(int((one.view(np.uint8) != other.view(np.uint8)).sum()) for one, other in pairs)
+
+
+def random_inputs(graph: IntegerGraph, count: int, seed: int) -> list[Array]:
+    """Random inputs, half of them smooth: noise alone saturates what a network makes of it."""
+    draw = np.random.default_rng(seed)
+    return [_numbers(graph, name, count, draw) for name in graph.inputs]
+
+
+def _numbers(graph: IntegerGraph, name: str, count: int, draw: np.random.Generator) -> Array:
+    value = graph.values[name]
+    shape = (count, *value.shape[1:])
+    if value.grid is None:
+        tables = [graph.values[each.inputs[0]].shape[0] for each in graph.operations if name in each.inputs[1:]]
+        return np.asarray(draw.integers(0, min(tables, default=2), shape), value.dtype)
+    info = np.iinfo(value.dtype)
+    noise = draw.integers(info.min, info.max + 1, shape)
+    level = draw.integers(info.min, info.max + 1, (count, *(1,) * (len(shape) - 1)))
+    smooth = np.clip(level + noise // _SMOOTHER, info.min, info.max)
+    return np.asarray(np.where(np.arange(count).reshape(-1, *(1,) * (len(shape) - 1)) % 2, noise, smooth), value.dtype)
+
+
+_SMOOTHER = 8

@@ -1,0 +1,255 @@
+"""Plain C of integer graphs: compiled for this host and for emulated cores, byte by byte beside the reference."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import integer_graphs
+import numpy as np
+import pytest
+from single_operations import RECIPES, graph_of, rows_for
+
+from haversack.device import device_names, find_device
+from haversack.errors import DeviceError, ExportError, MeasureError, ParityError
+from haversack.integer import IntegerGraph
+from haversack.integer.passes import with_integer_ports
+from haversack.integer.reference import run
+from haversack.proving import on_core
+from haversack.proving.on_core import CoreEffort, board_named, prove_on_core, require_exact
+from haversack.runtimes.c_source import build, emulator
+from haversack.runtimes.c_source.build import built, compilers, host_compilers, run_on_host
+from haversack.runtimes.c_source.cores import CORES, Region, core_board
+from haversack.runtimes.c_source.emulator import EmulatedCore
+from haversack.runtimes.c_source.write import CModel, write
+from tests.sweep import count
+
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wconversion", "-pedantic")
+SANITIZED = (*WARNINGS, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+ROWS = 3
+
+
+def compiler() -> str:
+    if not host_compilers():
+        pytest.skip("no C compiler is installed: gcc, clang or ziglang")
+    return next(iter(host_compilers()))
+
+
+def every_layer(bits: int = 8) -> tuple[IntegerGraph, list[np.ndarray]]:
+    draft, graph = integer_graphs.every_layer(bits=bits)
+    return graph, [np.concatenate(draft.rows(ROWS))]
+
+
+def exact(model: CModel, graph: IntegerGraph, rows: list[np.ndarray], folder: Path, *flags: str) -> bool:
+    wanted = run(with_integer_ports(graph), rows)
+    return all(map(np.array_equal, run_on_host(model, rows, folder, flags, compiler()), wanted))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("kind", RECIPES)
+def test_an_operation_in_c_equals_the_reference_to_the_byte_and_compilers_have_nothing_to_say(
+    kind: str, tmp_path: Path
+) -> None:
+    for seed in range(count(2, 40)):
+        graph = graph_of(kind, "int8", seed)
+        rows = rows_for(graph, ROWS, seed)
+        assert exact(write(graph), graph, rows, tmp_path, *WARNINGS, "-O1"), seed
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_network_in_c_stays_within_its_memory_and_in_what_c_defines(bits: int, tmp_path: Path) -> None:
+    if not shutil.which("gcc"):
+        pytest.skip("gcc is not installed, whose sanitizers look at the memory")
+    graph, rows = every_layer(bits)
+    wanted = run(graph, rows)
+    assert np.array_equal(run_on_host(write(graph), rows, tmp_path, SANITIZED, "gcc")[0], wanted[0])
+
+
+@pytest.mark.parametrize("name", ["gcc", "clang"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_both_compilers_accept_it_without_a_warning_and_as_cpp_its_header(name: str, bits: int, tmp_path: Path) -> None:
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed")
+    graph, rows = every_layer(bits)
+    assert run_on_host(write(graph), rows, tmp_path, (*WARNINGS, "-O2"), name)
+    done = subprocess.run(
+        [name, "-x", "c++", "-fsyntax-only", *WARNINGS, tmp_path / "model.h"], check=False, capture_output=True
+    )
+    assert b"error" not in done.stderr.replace(b"pragma once", b""), done.stderr
+
+
+def test_weights_of_four_bits_take_half_the_bytes() -> None:
+    taken = {}
+    for bits in (8, 4):
+        draft = integer_graphs.Draft((1, 4, 4, 32))
+        weights = draft.weights((32, 3, 3, 32), 0, bits)
+        y = draft.then("CONV_2D", [draft.input, *weights], (1, 4, 4, 32), stride=(1, 1), padding="SAME")
+        taken[bits] = write(draft.graph(y)).constant_bytes
+    assert taken[8] - taken[4] == 32 * 3 * 3 * 32 / 2
+
+
+def test_equal_graphs_give_equal_files_without_a_heap_and_only_with_kernels_that_are_used() -> None:
+    integer_graphs.RNG = np.random.default_rng(1)
+    first = write(every_layer()[0])
+    integer_graphs.RNG = np.random.default_rng(1)
+    assert first.files == write(every_layer()[0]).files
+    source = first.files["model.c"].decode()
+    assert "malloc" not in source
+    assert "net.0: CONV_2D, 9x9x4 -> 9x9x8" in source
+    assert "convolve_transposed" not in source
+    assert "static void convolve_transposed" in write(graph_of("TRANSPOSE_CONV", "int8", 0)).files["model.c"].decode()
+
+
+def test_results_lie_over_what_they_are_made_of() -> None:
+    """A chain of equal maps takes little more than one of them."""
+    draft = integer_graphs.Draft((1, 16, 16, 8))
+    x = draft.input
+    for _ in range(3):
+        weights = draft.weights((1, 3, 3, 8), 3)
+        settings = {"stride": (1, 1), "padding": "SAME"}
+        x = draft.then("DEPTHWISE_CONV_2D", [x, *weights], (1, 16, 16, 8), **settings, depth_multiplier=1)
+        x = draft.then("CONV_2D", [x, *draft.weights((8, 1, 1, 8), 0)], (1, 16, 16, 8), **settings)
+    assert write(draft.graph(x)).arena_bytes < 1.6 * 16 * 16 * 8
+
+
+def test_a_layer_that_there_is_no_kernel_for_is_refused_by_name() -> None:
+    _, graph = integer_graphs.every_layer("int16")
+    with pytest.raises(ExportError, match=r"net.0.*CONV_2D on 16-bit numbers"):
+        write(graph)
+    _, graph = integer_graphs.every_layer("float32")
+    with pytest.raises(ExportError, match=r"net.0.*real numbers"):
+        write(graph)
+
+
+CORES_HERE = [name for name in CORES if "zig" in compilers(core_board(name)) and not CORES[name].needs_library]
+
+
+def emulated(name: str) -> str:
+    if not emulator.is_installed() or not compilers(core_board(name)):
+        pytest.skip(f"no emulator or compiler is installed: {build.INSTALL}")
+    return name
+
+
+@pytest.mark.parametrize("name", CORES)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_network_on_an_emulated_core_equals_the_reference_to_the_byte(name: str, bits: int, tmp_path: Path) -> None:
+    if name not in CORES_HERE and "gcc" not in compilers(core_board(name)):
+        pytest.skip(f"{name} takes arm-none-eabi-gcc, or minutes of Zig for a library")
+    graph, rows = every_layer(bits)
+    model, board = write(graph), core_board(emulated(name))
+    firmware = built(model, board, tmp_path)
+    found = EmulatedCore(firmware, model).run(rows)
+    assert np.array_equal(found.outputs[0], run(graph, rows)[0])
+    assert len(found.instructions) == ROWS
+    assert model.constant_bytes < firmware.flash_bytes < model.constant_bytes + 20_000
+    assert model.arena_bytes <= firmware.static_bytes < model.arena_bytes + 64
+    assert 50 < found.stack_bytes < 1000
+
+
+def test_the_dsp_extension_takes_far_fewer_instructions_for_the_same_bytes(tmp_path: Path) -> None:
+    graph, rows = every_layer()
+    taken = {}
+    for name in ("cortex-m3", "cortex-m4"):
+        model, board = write(graph), core_board(emulated(name))
+        taken[name] = EmulatedCore(built(model, board, tmp_path), model).run(rows).instructions[0]
+    assert taken["cortex-m4"] < 0.7 * taken["cortex-m3"]
+
+
+def test_a_proof_counts_what_is_used_and_what_there_is() -> None:
+    graph, rows = every_layer()
+    emulated("cortex-m4")
+    _, proof = prove_on_core("net", graph, board_named("nrf52840"), rows, CoreEffort(samples=2, host_samples=3))
+    assert (proof.mismatching_bytes, proof.host_mismatching_bytes, proof.samples) == (0, 0, 2)
+    assert (proof.board_flash_bytes, proof.board_ram_bytes) == (1 << 20, 1 << 18)
+    assert proof.ram_bytes == proof.static_bytes + proof.stack_bytes == proof.to_json()["ram_bytes"]
+    require_exact(proof)
+    with pytest.raises(ParityError, match="7 bytes"):
+        require_exact(replace(proof, host_mismatching_bytes=7))
+
+
+def test_random_inputs_are_drawn_where_none_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulated("cortex-m4")
+    seen = []
+    monkeypatch.setattr(on_core, "run", lambda graph, rows: seen.append(rows) or run(graph, rows))
+    prove_on_core("net", every_layer()[0], board_named("cortex-m4"), None, CoreEffort(samples=1, host_samples=20))
+    assert seen[0][0].shape[0] == 20
+    assert len(np.unique(seen[0][0])) > 100
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was compiled"))
+    small = replace(board_named("stm32f405"), name="small", flash=Region(0, 100), ram=Region(1 << 29, 200))
+    with pytest.raises(MeasureError, match=r"small cannot hold it: .* of flash .* more than there is and .* of RAM"):
+        prove_on_core("net", every_layer()[0], small)
+
+
+def test_a_network_that_links_but_whose_stack_does_not_fit_fails_with_the_reason(tmp_path: Path) -> None:
+    graph, rows = every_layer()
+    model, board = write(graph), core_board(emulated("cortex-m4"))
+    tight = replace(board, ram=Region(board.ram.origin, model.arena_bytes + 128))
+    firmware = built(model, tight, tmp_path)
+    with pytest.raises(MeasureError, match=r"stack needs more than the 1\d\d bytes that are left"):
+        EmulatedCore(firmware, model).run(rows)
+
+
+def test_what_the_linker_refuses_is_told_in_bytes(tmp_path: Path) -> None:
+    model, board = write(every_layer()[0]), core_board(emulated("cortex-m4"))
+    with pytest.raises(MeasureError, match="cortex-m4 cannot hold it"):
+        built(model, replace(board, flash=Region(0, model.constant_bytes + 100)), tmp_path)
+
+
+def test_without_a_compiler_or_an_emulator_it_is_said_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, board = write(every_layer()[0]), core_board("riscv32")
+    monkeypatch.setattr(build, "compilers", lambda _: {})
+    with pytest.raises(MeasureError, match=r"(?s)no compiler for riscv32.*haversack\[mcu\]"):
+        built(model, board, tmp_path)
+    monkeypatch.setattr(build, "host_compilers", dict)
+    with pytest.raises(MeasureError, match="no C compiler for this host"):
+        run_on_host(model, every_layer()[1], tmp_path)
+
+
+def test_boards_are_cores_or_devices_that_state_their_memory() -> None:
+    stated = {name for name in device_names() if find_device(name).core}
+    assert {"stm32f405", "stm32f746", "stm32h743", "nrf52840", "rp2040"} <= stated
+    for name in stated:
+        assert board_named(name).flash.size_bytes == find_device(name).flash_bytes
+    with pytest.raises(DeviceError, match="raspberry-pi-5 has no core"):
+        board_named("raspberry-pi-5")
+    with pytest.raises(DeviceError, match="no core or device 'cortex-m9'"):
+        board_named("cortex-m9")
+
+
+CALLBACK = """
+#include <stdio.h>
+#include "model.h"
+void haversack_model_after(int32_t layer, const void *values)
+{
+    printf("%d:%d ", (int)layer, (int)*(const int8_t *)values);
+}
+int main(void)
+{
+    int8_t output[HAVERSACK_MODEL_OUTPUT_SIZE];
+    haversack_model_run(haversack_model_input(), output);
+    return 0;
+}
+"""
+
+
+def test_a_callback_sees_each_layer_and_an_input_in_place_is_not_copied(tmp_path: Path) -> None:
+    graph, _ = every_layer()
+    for name, content in write(graph).files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "main.c").write_text(CALLBACK)
+    name = host_compilers()[compiler()]
+    command = [*name, "-std=c99", "-DHAVERSACK_MODEL_CALLBACK", "main.c", "model.c", "-o", "program"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    said = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True).stdout.split()
+    computed = [place for place, each in enumerate(graph.operations) if each.kind != "RESHAPE"]
+    inner = [graph.operations[place].outputs[0] for place in computed]
+    zeros = [np.zeros(graph.values["input"].shape, np.int8)]
+    firsts = [int(value.reshape(-1)[0]) for value in run(graph, zeros, inner)[1:]]
+    assert said == [f"{place}:{first}" for place, first in zip(computed, firsts, strict=True)]
