@@ -14,7 +14,7 @@ from haversack.integer.reference.call import KernelCall
 from haversack.runtimes.c_source.constants import Entry
 from haversack.runtimes.c_source.layers.call import Call, Layer, ending, factor, limits
 from haversack.runtimes.c_source.layers.places import Axis, filled, merged, steps
-from haversack.runtimes.c_source.weights import summed
+from haversack.runtimes.c_source.layers.weights import summed
 
 
 def added(layer: Layer, by: Sum) -> Iterator[Call]:

@@ -13,8 +13,8 @@ from haversack.integer import Value
 from haversack.integer.parameters import Products, WindowedProducts
 from haversack.runtimes.c_source.constants import Entry
 from haversack.runtimes.c_source.layers.call import Call, Layer
+from haversack.runtimes.c_source.layers.weights import LayerWeights
 from haversack.runtimes.c_source.layers.windows import maps, pair
-from haversack.runtimes.c_source.weights import LayerWeights
 
 _WORD = 4
 _PLANE_WORDS = 256

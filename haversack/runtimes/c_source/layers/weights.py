@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +10,7 @@ from haversack.integer import Array
 from haversack.integer.arithmetic import Multiplier, multiply
 from haversack.integer.parameters import Products
 from haversack.runtimes.c_source.constants import Constants, Entry
-
-if TYPE_CHECKING:
-    from haversack.runtimes.c_source.layers.call import Layer
+from haversack.runtimes.c_source.layers.call import Layer
 
 _SMALL = 1 << 30
 _MOST_SHIFT = 23
