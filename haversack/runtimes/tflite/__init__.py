@@ -74,6 +74,6 @@ MICRO = replace(
     around=Around(215, 350, 8, 56),
     exact=True,
     credulous=True,
-    remark=".tflite files; C source, which needs no interpreter: `haversack prove DIR TASK.py --on` this device",
+    remark=".tflite files; C source without an interpreter by `prove --on`",
 )
 ROWS = (LITERT, MICRO)
