@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haversack.graph.cost import cost
-from haversack.graph.memory import Buffer, MemoryPlan, plan
+from haversack.graph.memory import Buffer, MemoryPlan, Overlap, plan
 from haversack.graph.trace import trace
 
 SPANS = st.tuples(st.integers(0, 12), st.integers(0, 5), st.integers(0, 64))
@@ -50,6 +50,38 @@ def test_the_peak_lies_between_the_liveness_bound_and_the_greedy_plan(buffers: l
 @settings(max_examples=20)
 def test_the_same_buffers_get_the_same_plan(buffers: list[Buffer]) -> None:
     assert plan(buffers, tries=50) == plan(buffers, tries=50)
+
+
+@given(BUFFERS, st.lists(st.tuples(st.integers(0, 70), st.booleans()), min_size=14, max_size=14))
+@settings(max_examples=100)
+def test_what_is_made_lies_over_what_is_read_only_as_it_may(
+    buffers: list[Buffer], ways: list[tuple[int, bool]]
+) -> None:
+    pairs = [(one, other) for one, other in itertools.permutations(buffers, 2) if one.last == other.first]
+    overlaps = [
+        Overlap(one.name, other.name, 0 if exact else distance, exact)
+        for (one, other), (distance, exact) in zip(pairs, ways, strict=False)
+    ]
+    found, apart = plan(buffers, tries=50, overlaps=overlaps), plan(buffers, tries=50)
+    allowed = {frozenset((each.read, each.made)): each for each in overlaps}
+    for one, other in itertools.combinations(buffers, 2):
+        start, theirs = found.offsets[one.name], found.offsets[other.name]
+        disjoint = start + one.size_bytes <= theirs or theirs + other.size_bytes <= start
+        way = allowed.get(frozenset((one.name, other.name)))
+        if way is not None and not disjoint:
+            ahead = found.offsets[way.read] - found.offsets[way.made]
+            assert ahead == 0 if way.exact else ahead >= way.distance
+        elif one.meets(other):
+            assert disjoint
+    assert found.bound_bytes <= found.peak_bytes
+    assert found.bound_bytes <= apart.bound_bytes
+
+
+def test_a_chain_of_equal_buffers_that_may_lie_over_each_other_takes_one() -> None:
+    buffers = [Buffer(str(step), 100, step, step + 1) for step in range(5)]
+    overlaps = [Overlap(str(step), str(step + 1), exact=step % 2 == 0) for step in range(4)]
+    assert plan(buffers).peak_bytes == 200
+    assert plan(buffers, overlaps=overlaps).peak_bytes == plan(buffers, overlaps=overlaps).bound_bytes == 100
 
 
 def test_the_search_finds_what_greedy_misses() -> None:
