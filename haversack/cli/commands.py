@@ -285,7 +285,7 @@ def prove(  # noqa: PLR0913 - one argument an option
         str, typer.Option("--on", help="In plain C on an emulated core: cortex-m4, stm32f405 …", metavar="CORE")
     ] = "",
     out: Annotated[
-        Path | None, typer.Option(help="With --on: a folder for model.c, model.h and main.c.", resolve_path=True)
+        Path | None, typer.Option(help="With --on: a folder for model.c, model.h and an example.", resolve_path=True)
     ] = None,
     *,
     as_json: AsJson = False,
@@ -330,7 +330,7 @@ def _prove_on_core(folder: Path, task: Path | None, on: str, out: Path | None, *
     if out is not None:
         with disk_errors(out):
             out.mkdir(parents=True, exist_ok=True)
-            for name, content in {**model.files, "main.c": model.main()}.items():
+            for name, content in {**model.files, **model.around()}.items():
                 (out / name).write_bytes(content)
 
 

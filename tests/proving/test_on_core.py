@@ -62,7 +62,12 @@ def test_a_result_is_proved_for_a_device_and_its_c_is_left(
     assert not code
     assert (proof["mismatching_bytes"], proof["host_mismatching_bytes"]) == (0, 0)
     assert proof["board_flash_bytes"] == find_device("stm32f405").flash_bytes
-    assert sorted(each.name for each in (tmp_path / "c").iterdir()) == ["main.c", "model.c", "model.h"]
+    assert sorted(each.name for each in (tmp_path / "c").iterdir()) == [
+        "CMakeLists.txt",
+        "main.c",
+        "model.c",
+        "model.h",
+    ]
 
 
 def test_any_int8_file_is_proved_without_a_task_and_the_report_counts_no_cycles(

@@ -123,6 +123,29 @@ def test_a_layer_that_there_is_no_kernel_for_is_refused_by_name() -> None:
         write(graph)
 
 
+def test_maps_too_long_for_16_bits_and_ports_that_are_no_integers_are_refused() -> None:
+    draft = integer_graphs.Draft((1, 1, 40_000, 4))
+    y = draft.then("CONV_2D", [draft.input, *draft.weights((4, 1, 1, 4), 0)], (1, 1, 40_000, 4), stride=(1, 1),
+                   padding="SAME")  # fmt: skip
+    with pytest.raises(ExportError, match="32,767 are the most"):
+        write(draft.graph(y))
+    draft = integer_graphs.Draft((1, 4))
+    constant = draft.constant(np.zeros((1, 4), np.int8), integer_graphs.ACTIVATIONS["int8"])
+    with pytest.raises(ExportError, match="no input or output that is a constant"):
+        write(draft.graph(constant))
+
+
+def test_cmake_builds_it(tmp_path: Path) -> None:
+    if not shutil.which("cmake"):
+        pytest.skip("cmake is not installed")
+    model = write(every_layer()[0])
+    for name, content in {**model.files, **model.around()}.items():
+        (tmp_path / name).write_bytes(content)
+    for words in (["-S", tmp_path, "-B", tmp_path / "build"], ["--build", tmp_path / "build", "--target", "all"]):
+        subprocess.run(["cmake", *words], check=True, capture_output=True)
+    assert (tmp_path / "build" / "libhaversack_model.a").is_file()
+
+
 CORES_HERE = [name for name in CORES if "zig" in compilers(core_board(name)) and not CORES[name].needs_library]
 
 

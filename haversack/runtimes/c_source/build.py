@@ -119,7 +119,7 @@ def run_on_host(
     if not known or (compiler and compiler not in known):
         raise MeasureError("no C compiler for this host is installed.", mend=f"{INSTALL}, or install gcc or clang.")
     name = compiler or next(iter(known))
-    for file, content in {**model.files, "main.c": model.main()}.items():
+    for file, content in {**model.files, **model.around()}.items():
         (folder / file).write_bytes(content)
     program = folder / "model.exe"
     done = _ran([*known[name], "-std=c99", *flags, "main.c", "model.c", "-o", str(program)], folder)

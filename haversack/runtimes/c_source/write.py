@@ -14,6 +14,7 @@ from importlib.resources import files
 
 import numpy as np
 
+from haversack.errors import ExportError
 from haversack.graph.memory import Overlap
 from haversack.integer import IntegerGraph, Operation, Value
 from haversack.integer.memory import arena
@@ -43,6 +44,7 @@ _KERNELS = {
 """The functions that layers call, and the files that they are in."""
 _WITH_WEIGHTS = frozenset({"convolve", "convolve_depthwise", "convolve_transposed", "connect"})
 _FLAGS = ("LARGE_SUMS", "LEFT_SHIFTS", "NO_SHIFTS", "LIMITS", "4_BITS", "3_BY_3", "OTHER_WINDOWS")
+_QUANTIZED = "quantize the whole network, such as by quantize_static."
 _C_TYPES = {"int8": "int8_t", "int32": "int32_t"}
 _WORD = 4
 
@@ -116,15 +118,18 @@ class CModel:
         """Inputs, then outputs."""
         return (*self.inputs, *self.outputs)
 
-    def main(self) -> bytes:
-        """A program for an operating system that runs what it reads: an example, and how it is proved here."""
+    def around(self) -> Mapping[str, bytes]:
+        """What goes with both files: a program for an operating system that runs what it reads, and how to build it.
+
+        The program is an example, and how the C is proved on this host.
+        """
         text = _text("main.c").format(
             buffers="\n".join(f"static {port.kind} {port.name}[{port.macro}_SIZE];" for port in self.ports),
             reads=" && ".join(f"(fread({port.name}, sizeof {port.name}, 1, stdin) == 1)" for port in self.inputs),
             arguments=", ".join(port.name for port in self.ports),
             writes=" || ".join(f"(fwrite({port.name}, sizeof {port.name}, 1, stdout) != 1)" for port in self.outputs),
         )
-        return text.encode()
+        return {"main.c": text.encode(), "CMakeLists.txt": _text("CMakeLists.txt").encode()}
 
 
 def write(graph: IntegerGraph) -> CModel:
@@ -142,6 +147,10 @@ class _Writer:
         self._graph, self._constants = graph, Constants()
         reserve(self._constants, "".join(map(_kernel, ("arithmetic", "products", *_KERNELS.values()))))
         self._calls = {id(operation): calls(Layer(graph, operation, self._constants)) for operation in graph.operations}
+        for value in (graph.values[name] for name in (*graph.inputs, *graph.outputs)):
+            if value.data is not None or value.dtype not in _C_TYPES:
+                said = "a constant" if value.data is not None else f"of {value.dtype}"
+                raise ExportError(f"C has no input or output that is {said}.", where=value.name, mend=_QUANTIZED)
         self._arena = arena(graph, alignment=_WORD, scratch=self._scratch, overwrites=self._overwrites)
         self._inputs, self._outputs = (
             [

@@ -50,6 +50,10 @@ _WRITERS: Mapping[type, Callable[[Layer, Any], Iterator[Call]]] = {
 }
 
 
+_LONGEST = (1 << 15) - 1
+"""Sizes of maps and windows are kept in 16 bits."""
+
+
 def calls(layer: Layer) -> tuple[Call, ...]:
     """The kernels that compute a layer, in their order. Raises ExportError for what there is no kernel for."""
     if layer.operation.kind == "RESHAPE":
@@ -59,6 +63,8 @@ def calls(layer: Layer) -> tuple[Call, ...]:
             raise layer.refuse("on real numbers")
         if value.dtype == "int16":
             raise layer.refuse("on 16-bit numbers yet")
+        if max(value.shape, default=0) > _LONGEST:
+            raise layer.refuse(f"on values of the shape {value.shape}: {_LONGEST:,} are the most along an axis")
     by = parameters(layer.graph, layer.operation)
     writer = _WRITERS.get(type(by))
     if writer is None:
