@@ -135,6 +135,24 @@ def test_maps_too_long_for_16_bits_and_ports_that_are_no_integers_are_refused() 
         write(draft.graph(constant))
 
 
+@pytest.mark.parametrize("bias", [(1 << 28) - 1, -(1 << 29), (1 << 30) - 5000])
+@pytest.mark.parametrize("kind", ["CONV_2D", "DEPTHWISE_CONV_2D"])
+def test_sums_that_need_all_bits_are_exact_or_refused(kind: str, bias: int, tmp_path: Path) -> None:
+    """A channel with next to no weights has a tiny step, and so a huge bias."""
+    draft = integer_graphs.Draft((1, 4, 4, 4))
+    shape, axis = ((4, 3, 3, 4), 0) if kind == "CONV_2D" else ((1, 3, 3, 4), 3)
+    weights = draft.weights(shape, axis)
+    draft.values[weights[1]].data[:] = (bias, 0, 17, -bias)
+    more = {"depth_multiplier": 1} if kind == "DEPTHWISE_CONV_2D" else {}
+    y = draft.then(kind, [draft.input, *weights], (1, 4, 4, 4), stride=(1, 1), padding="SAME", **more)
+    graph, rows = draft.graph(y), [np.concatenate(draft.rows(ROWS))]
+    if kind == "DEPTHWISE_CONV_2D" and abs(bias) >= (1 << 30) - 5000:
+        with pytest.raises(ExportError, match="more than 32 bits"):
+            write(graph)
+        return
+    assert exact(write(graph), graph, rows, tmp_path, "-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")
+
+
 def test_cmake_builds_it(tmp_path: Path) -> None:
     if not shutil.which("cmake"):
         pytest.skip("cmake is not installed")

@@ -33,7 +33,8 @@ def added(layer: Layer, by: Sum) -> Iterator[Call]:
         "sign": by.sign,
     }
     finer = 255 << by.room
-    flags = summed(finer, by.sides[0]) | summed(finer, by.sides[1]) | summed((1 << 30) - 1, by.by)
+    sides = summed(finer, by.sides[0]) | summed(finer, by.sides[1])
+    flags = (sides - {"NO_SHIFTS"}) | summed((1 << 30) - 1, by.by)
     yield layer.call("add", "Sum", entries, *_both(layer), flags=flags, overwrites=layer.in_turn())
 
 

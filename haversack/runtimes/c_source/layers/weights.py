@@ -10,11 +10,13 @@ from haversack.integer import Array
 from haversack.integer.arithmetic import Multiplier, multiply
 from haversack.integer.parameters import Products
 from haversack.runtimes.c_source.constants import Constants, Entry
-from haversack.runtimes.c_source.layers.call import Layer
+from haversack.runtimes.c_source.layers.call import Layer, ending
 
 _SMALL = 1 << 30
 _MOST_SHIFT = 23
 """A zero point that is moved so far to the left leaves room for a sum."""
+_TIMES = {"bytes": 1, "halves": 16, "depthwise": 2}
+"""How many times the sums are that the kernels add up."""
 _BLOCK = 4
 """Channels of a fully connected layer that lie between each other."""
 
@@ -50,14 +52,10 @@ class LayerWeights:
             biases = biases - by.input_zero * flat.sum(axis=1)
         narrow = weight.grid is not None and weight.grid.bits <= 4
         flags = summed(largest, factors) | ({"4_BITS"} if narrow else set())
-        if int(largest.max()) * (16 if narrow else 1) >= 1 << 31:
-            raise layer.refuse("whose sums have more than 32 bits")
-        ending: dict[str, Entry] = {
-            "zero": by.output.zero_point,
-            "low": int(by.output.low),
-            "high": int(by.output.high),
-        }
-        return cls(layer.name, weights, biases, factors, ending, 4 if narrow else 8, flags)
+        times = _TIMES["depthwise" if depthwise else "halves" if narrow else "bytes"]
+        if int(largest.max()) * times >= 1 << 31:
+            raise layer.refuse(f"whose sums, {times} times over, have more than 32 bits")
+        return cls(layer.name, weights, biases, factors, ending(by.output), 4 if narrow else 8, flags)
 
     def in_rows(self, words: int) -> Array:
         """A channel's weights one after the other, each channel filled up to whole words."""
