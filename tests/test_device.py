@@ -91,6 +91,7 @@ def test_the_stated_facts_of_a_device_agree_with_each_other(name):
 @pytest.mark.parametrize(
     ("name", "flash", "ram", "megahertz"),
     [
+        ("stm32f103", 64 << 10, 20 << 10, 72),
         ("stm32f405", 1 << 20, 128 << 10, 168),
         ("stm32f746", 1 << 20, 320 << 10, 216),
         ("stm32h743", 2 << 20, 512 << 10, 480),

@@ -255,7 +255,7 @@ def test_without_a_compiler_or_an_emulator_it_is_said_how_to_get_one(
 
 def test_boards_are_cores_or_devices_that_state_their_memory() -> None:
     stated = {name for name in device_names() if find_device(name).core}
-    assert {"stm32f405", "stm32f746", "stm32h743", "nrf52840", "rp2040"} <= stated
+    assert {"stm32f103", "stm32f405", "stm32f746", "stm32h743", "nrf52840", "rp2040"} <= stated
     for name in stated:
         assert board_named(name).flash.size_bytes == find_device(name).flash_bytes
     with pytest.raises(DeviceError, match="raspberry-pi-5 has no core"):
