@@ -253,6 +253,17 @@ def test_without_a_compiler_or_an_emulator_it_is_said_how_to_get_one(
         run_on_host(model, every_layer()[1], tmp_path)
 
 
+def test_a_compiler_or_a_core_that_does_not_come_back_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model, board = write(every_layer()[0]), core_board(emulated("cortex-m4"))
+    firmware = built(model, board, tmp_path)
+    monkeypatch.setattr(emulator, "_TIMEOUT_S", 1e-5)
+    with pytest.raises(MeasureError, match="does not come to an end"):
+        EmulatedCore(firmware, model)
+    monkeypatch.setattr(build, "_TIMEOUT_S", 1e-4)
+    with pytest.raises(MeasureError, match="did not come back"):
+        built(model, board, tmp_path)
+
+
 def test_boards_are_cores_or_devices_that_state_their_memory() -> None:
     stated = {name for name in device_names() if find_device(name).core}
     assert {"stm32f103", "stm32f405", "stm32f746", "stm32h743", "nrf52840", "rp2040"} <= stated

@@ -140,7 +140,10 @@ def _outputs(model: CModel, written: bytes) -> list[Array]:
 
 
 def _ran(command: Sequence[str], folder: Path, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, cwd=folder, capture_output=True, input=given, timeout=_TIMEOUT_S, check=False)  # noqa: S603 - a compiler, or what it made
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, input=given, timeout=_TIMEOUT_S, check=False)  # noqa: S603 - a compiler, or what it made
+    except subprocess.TimeoutExpired as error:
+        raise MeasureError(f"{Path(command[0]).name} did not come back within {_TIMEOUT_S:g} s.") from error
 
 
 def _sources(model: CModel, board: Board, *, own_library: bool) -> Mapping[str, bytes]:

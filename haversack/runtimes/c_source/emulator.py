@@ -22,6 +22,7 @@ from haversack.runtimes.c_source.write import CModel
 
 _PAINT = 0xA5A5A5A5
 _PAGE = 1 << 12
+_TIMEOUT_S = 300.0
 _VECTORS_BYTES = {True: 16, False: 0}
 """Before the place where programs for an Arm core halt, or for another."""
 
@@ -96,10 +97,13 @@ class EmulatedCore:
 
     def _go(self, address: int) -> None:
         """Runs until it halts."""
+        end = self._firmware.board.flash.origin + _VECTORS_BYTES[self._arm]
         try:
-            self._core.emu_start(address | self._arm, self._firmware.board.flash.origin + _VECTORS_BYTES[self._arm])
+            self._core.emu_start(address | self._arm, end, timeout=int(_TIMEOUT_S * 1e6))
         except self._unicorn.UcError as error:
             raise MeasureError(f"it faults on {self._where}: {self._fault(error)}.", mend=_MEND) from error
+        if self._register("PC") != end:
+            raise MeasureError(f"it does not come to an end within {_TIMEOUT_S:g} s on {self._where}.", mend=_MEND)
 
     @property
     def _where(self) -> str:
