@@ -102,6 +102,15 @@ def test_equal_graphs_give_equal_files_without_a_heap_and_only_with_kernels_that
     assert "static void convolve_transposed" in write(graph_of("TRANSPOSE_CONV", "int8", 0)).files["model.c"].decode()
 
 
+def test_layers_of_any_name_get_names_that_c_takes(tmp_path: Path) -> None:
+    draft, graph = integer_graphs.every_layer()
+    names = ["größe.0", "for", "*/ #error", "3d", "größe.0", "a" * 200, "", "memory", "convolve"]
+    operations = tuple(replace(each, path=name) for each, name in zip(graph.operations, [*names, *names], strict=False))
+    renamed = replace(graph, operations=operations)
+    rows = [np.concatenate(draft.rows(ROWS))]
+    assert exact(write(renamed), renamed, rows, tmp_path, *WARNINGS, "-O1")
+
+
 def test_results_lie_over_what_they_are_made_of() -> None:
     """A chain of equal maps takes little more than one of them."""
     draft = integer_graphs.Draft((1, 16, 16, 8))

@@ -57,9 +57,13 @@ class Constants:
             self.texts.append(f"static const {kind} {self._named[key].text} = {text};")
         return self._named[key]
 
+    def reserve(self, text: str) -> None:
+        """Nothing is called as something in this text is."""
+        self._taken.update(re.findall(r"[A-Za-z_]\w*", text))
+
     def name(self, wanted: str) -> Name:
         """A name in C like this one, that is not taken."""
-        plain = re.sub(r"\W+", "_", wanted).strip("_") or "layer"
+        plain = re.sub(r"\W+", "_", wanted, flags=re.ASCII).strip("_") or "layer"
         plain = f"layer_{plain}" if plain[0].isdigit() else plain
         count, free = 1, plain
         while free in self._taken or free in _RESERVED:
@@ -86,11 +90,6 @@ _RESERVED = frozenset(
         "main memcpy memset arena memory input output bool true false asm",
     )
 )
-
-
-def reserve(constants: Constants, text: str) -> None:
-    """No constant is called as something in this text."""
-    constants._taken.update(re.findall(r"[A-Za-z_]\w*", text))  # noqa: SLF001
 
 
 def _plain(number: int) -> str:

@@ -19,7 +19,7 @@ from haversack.graph.memory import Overlap
 from haversack.integer import IntegerGraph, Operation, Value
 from haversack.integer.memory import arena
 from haversack.integer.passes import with_integer_ports
-from haversack.runtimes.c_source.constants import Constants, Entry, brief, reserve
+from haversack.runtimes.c_source.constants import Constants, Entry, brief
 from haversack.runtimes.c_source.layers import calls
 from haversack.runtimes.c_source.layers.call import Call, Layer
 
@@ -145,7 +145,7 @@ class _Writer:
 
     def __init__(self, graph: IntegerGraph) -> None:
         self._graph, self._constants = graph, Constants()
-        reserve(self._constants, "".join(map(_kernel, ("arithmetic", "products", *_KERNELS.values()))))
+        self._constants.reserve("".join(map(_kernel, ("arithmetic", "products", *_KERNELS.values()))))
         self._calls = {id(operation): calls(Layer(graph, operation, self._constants)) for operation in graph.operations}
         for value in (graph.values[name] for name in (*graph.inputs, *graph.outputs)):
             if value.data is not None or value.dtype not in _C_TYPES:
