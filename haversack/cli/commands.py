@@ -24,7 +24,6 @@ from haversack.cli.options import (
     target_of,
 )
 from haversack.cli.terminal import loaded, print_json, progress
-from haversack.disk import disk_errors
 from haversack.errors import MeasureError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from haversack.measurement import Measurement
     from haversack.model import Model
     from haversack.plan.forecast import Forecast
+    from haversack.proving.leave import Left
     from haversack.task import Task
 
 
@@ -287,15 +287,22 @@ def prove(  # noqa: PLR0913 - one argument an option
     out: Annotated[
         Path | None, typer.Option(help="With --on: a folder for model.c, model.h and an example.", resolve_path=True)
     ] = None,
+    package: Annotated[
+        list[str] | None,
+        typer.Option(help="With --out: that folder is a library for arduino, zephyr or esp-idf; once for each."),
+    ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
     """Run a result in every runtime that is installed, or as C on an emulated core, against an exact reference."""
     if on:
-        _prove_on_core(folder, task, on, out, as_json=as_json)
+        from haversack.proving.leave import Left
+
+        _prove_on_core(folder, task, on, Left(out, tuple(package or ())), as_json=as_json)
         return
-    if out is not None:
-        raise MeasureError("--out is for the C that --on proves.", mend="add --on cortex-m4, or a device's name.")
+    if out is not None or package:
+        option = "--out" if out is not None else "--package"
+        raise MeasureError(f"{option} is for the C that --on proves.", mend="add --on cortex-m4, or a device's name.")
     if task is None:
         raise MeasureError("TASK.py is missing.", mend="give the Python file that the result was packed from.")
     from haversack.proving.prove import Effort, require
@@ -312,11 +319,12 @@ def prove(  # noqa: PLR0913 - one argument an option
     require(proof)
 
 
-def _prove_on_core(folder: Path, task: Path | None, on: str, out: Path | None, *, as_json: bool) -> None:
+def _prove_on_core(folder: Path, task: Path | None, on: str, left: Left, *, as_json: bool) -> None:
     from haversack.proving.on_core import board_named, prove_on_core, require_exact
     from haversack.proving.sources import source_of
     from haversack.report.proved import proved_on_core
 
+    left.check()
     board = board_named(on)
     file = loaded(task) if task is not None else None
     with progress(quiet=as_json):
@@ -327,11 +335,7 @@ def _prove_on_core(folder: Path, task: Path | None, on: str, out: Path | None, *
     else:
         typer.echo(proved_on_core(proof))
     require_exact(proof)
-    if out is not None:
-        with disk_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
-            for name, content in {**model.files, **model.around()}.items():
-                (out / name).write_bytes(content)
+    left.write(model)
 
 
 def blame(

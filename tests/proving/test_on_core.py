@@ -70,6 +70,13 @@ def test_a_result_is_proved_for_a_device_and_its_c_is_left(
     ]
 
 
+def test_a_proof_leaves_a_package_called_like_its_folder(folder: Path, tmp_path: Path) -> None:
+    place, kinds = tmp_path / "digits", ["--package", "arduino", "--package", "esp-idf"]
+    assert not code_of(folder / "model.tflite", "--on", "cortex-m4", "--out", place, *kinds)
+    assert {"library.properties", "idf_component.yml", "src"} <= {each.name for each in place.iterdir()}
+    assert (place / "src" / "digits" / "model.c").is_file()
+
+
 def test_any_int8_file_is_proved_without_a_task_and_the_report_counts_no_cycles(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +111,11 @@ def test_random_inputs_fill_the_range_and_half_of_them_are_smooth(folder: Path) 
         (["{folder}", "--on", "cortex-m4"], "TASK.py is missing"),
         (["{folder}"], "TASK.py is missing"),
         (["{folder}", "{folder}/task.py", "--out", "c"], "--out is for the C"),
+        (["{folder}", "{folder}/task.py", "--package", "zephyr"], "--package is for the C"),
+        (["{folder}/model.tflite", "--on", "cortex-m4", "--package", "zephyr"], "add --out NAME"),
+        (["{folder}/model.tflite", "--on", "cortex-m4", "--out", "c", "--package", "mbed"], "no package 'mbed'"),
+        (["{folder}/model.tflite", "--on", "cortex-m4", "--out", "1st", "--package", "zephyr"], "called '1st'"),
+        (["{folder}/model.tflite", "--on", "cortex-m4", "--out", "{folder}", "--package", "zephyr"], "it holds "),
         (["{folder}/task.py", "--on", "cortex-m4"], "not a .tflite file"),
         (["{folder}/none.tflite", "--on", "cortex-m4"], "TASK.py is missing"),
         (["{folder}/model.tflite", "--on", "cortex-m4", "--out", "{folder}/task.py/c"], "task.py"),

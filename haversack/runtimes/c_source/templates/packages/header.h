@@ -1,0 +1,2 @@
+/* The network as others see it. Written by Haversack. */
+#include "{name}/model.h"

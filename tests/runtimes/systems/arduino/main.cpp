@@ -1,0 +1,9 @@
+void setup();
+void loop();
+
+int main()
+{
+    setup();
+    loop();
+    return 0;
+}
