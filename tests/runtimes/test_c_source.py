@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import integer_graphs
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from single_operations import RECIPES, graph_of, rows_for
 
 from haversack.device import device_names, find_device
@@ -23,6 +28,7 @@ from haversack.runtimes.c_source import build, emulator
 from haversack.runtimes.c_source.build import built, compilers, host_compilers, run_on_host
 from haversack.runtimes.c_source.cores import CORES, Region, core_board
 from haversack.runtimes.c_source.emulator import EmulatedCore
+from haversack.runtimes.c_source.layers import storage
 from haversack.runtimes.c_source.write import CModel, write
 from tests.sweep import count
 
@@ -58,6 +64,7 @@ def test_an_operation_in_c_equals_the_reference_to_the_byte_and_compilers_have_n
         assert exact(write(graph), graph, rows, tmp_path, *WARNINGS, "-O1"), seed
 
 
+@pytest.mark.usefixtures("free_code")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_network_in_c_stays_within_its_memory_and_in_what_c_defines(bits: int, tmp_path: Path) -> None:
     if not shutil.which("gcc"):
@@ -68,6 +75,7 @@ def test_a_network_in_c_stays_within_its_memory_and_in_what_c_defines(bits: int,
 
 
 @pytest.mark.parametrize("name", ["gcc", "clang"])
+@pytest.mark.usefixtures("free_code")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_both_compilers_accept_it_without_a_warning_and_as_cpp_its_header(name: str, bits: int, tmp_path: Path) -> None:
     if not shutil.which(name):
@@ -80,14 +88,85 @@ def test_both_compilers_accept_it_without_a_warning_and_as_cpp_its_header(name: 
     assert b"error" not in done.stderr.replace(b"pragma once", b""), done.stderr
 
 
-def test_weights_of_four_bits_take_half_the_bytes() -> None:
-    taken = {}
-    for bits in (8, 4):
-        draft = integer_graphs.Draft((1, 4, 4, 32))
-        weights = draft.weights((32, 3, 3, 32), 0, bits)
-        y = draft.then("CONV_2D", [draft.input, *weights], (1, 4, 4, 32), stride=(1, 1), padding="SAME")
-        taken[bits] = write(draft.graph(y)).constant_bytes
-    assert taken[8] - taken[4] == 32 * 3 * 3 * 32 / 2
+@pytest.fixture
+def free_code() -> Iterator[None]:
+    """Code takes no bytes, so that the smallest layers are packed too."""
+    with mock.patch.dict(storage.CODE_BYTES, dict.fromkeys(storage.CODE_BYTES, (0, 0))):
+        yield
+
+
+def of_values(graph: IntegerGraph, numbers: np.ndarray, rng: np.random.Generator) -> IntegerGraph:
+    """The graph with weights that are drawn from these numbers."""
+    names = {each.inputs[1] for each in graph.operations if len(each.inputs) == 3}
+    drawn = {name: replace(graph.values[name], data=rng.choice(numbers, graph.values[name].shape)) for name in names}
+    return replace(graph, values={**graph.values, **drawn})
+
+
+def windows_and_matrices(rng: np.random.Generator) -> integer_graphs.Draft:
+    """Convolutions of any window, in groups and depthwise, and fully connected layers of one row and of several."""
+    height, width, first, second, dilation = (int(rng.integers(low, 7)) for low in (3, 3, 1, 1, 1))
+    groups = int(rng.choice([1, first]))
+    options = {"stride": (1, 1), "padding": "SAME"}
+    draft = integer_graphs.Draft((1, height, width, first))
+    x = draft.then(
+        "CONV_2D",
+        [draft.input, *draft.weights((groups * second, 3, 2, first // groups), 0)],
+        (1, height, width, groups * second),
+        **options,
+    )
+    x = draft.then(
+        "DEPTHWISE_CONV_2D",
+        [x, *draft.weights((1, 2, 3, groups * second), 3)],
+        (1, height, width, groups * second),
+        **options,
+        dilation=(dilation % 2 + 1,) * 2,
+        depth_multiplier=1,
+    )
+    x = draft.then("FULLY_CONNECTED", [x, *draft.weights((7, groups * second), 0)], (1, height, width, 7),
+                   keep_num_dims=True)  # fmt: skip
+    x = draft.then("RESHAPE", [x, draft.constant(np.array([1, -1], np.int32))], (1, height * width * 7))
+    draft.then("FULLY_CONNECTED", [x, *draft.weights((int(rng.integers(1, 10)), height * width * 7), 0)], (1, 1), "y")
+    draft.values["y"] = replace(draft.values["y"], shape=(1, draft.values[draft.operations[-1].inputs[1]].shape[0]))
+    return draft
+
+
+@settings(max_examples=count(5, 200), deadline=None)
+@given(st.integers(0, 1 << 30), st.integers(1, 17))
+def test_weights_of_few_values_are_exact_within_their_memory(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    draft = windows_and_matrices(rng)
+    graph = of_values(draft.graph("y"), rng.integers(-127, 128, count).astype(np.int8), rng)
+    rows = [np.concatenate(draft.rows(ROWS))]
+    with (
+        mock.patch.dict(storage.CODE_BYTES, dict.fromkeys(storage.CODE_BYTES, (0, 0))),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        assert exact(write(graph), graph, rows, Path(folder), *SANITIZED)
+
+
+def large_layer(bits: int = 8) -> IntegerGraph:
+    """One convolution whose weights outweigh its code."""
+    draft = integer_graphs.Draft((1, 4, 4, 32))
+    weights = draft.weights((32, 3, 3, 32), 0, bits)
+    return draft.graph(draft.then("CONV_2D", [draft.input, *weights], (1, 4, 4, 32), stride=(1, 1), padding="SAME"))
+
+
+@pytest.mark.parametrize(("values", "bits"), [(16, 4), (7, 3), (4, 2), (2, 1)])
+def test_weights_of_few_values_take_so_many_bits_and_the_values(values: int, bits: int, tmp_path: Path) -> None:
+    graph, rng = large_layer(), np.random.default_rng(0)
+    packed = of_values(graph, np.arange(values, dtype=np.int8) * 9 - 60, rng)
+    taken = [write(each).constant_bytes for each in (graph, packed)]
+    assert taken[0] - taken[1] == 32 * 3 * 3 * 32 * (8 - bits) / 8 - (1 << bits)
+    if bits == 4:
+        board = core_board(emulated("cortex-m4"))
+        flash = [built(write(each), board, tmp_path).flash_bytes for each in (graph, packed)]
+        assert flash[0] - flash[1] > taken[0] - taken[1] - storage.CODE_BYTES["convolve"][0]
+
+
+def test_weights_are_packed_only_where_all_of_them_save_more_than_the_code() -> None:
+    assert ".values =" not in write(every_layer(4)[0]).files["model.c"].decode()
+    assert storage.widths(large_layer(4)) == {"v3": 4}
+    assert not storage.widths(large_layer(8))
 
 
 def test_equal_graphs_give_equal_files_without_a_heap_and_only_with_kernels_that_are_used() -> None:
@@ -183,6 +262,7 @@ def emulated(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", CORES)
+@pytest.mark.usefixtures("free_code")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_network_on_an_emulated_core_equals_the_reference_to_the_byte(name: str, bits: int, tmp_path: Path) -> None:
     if name not in CORES_HERE and "gcc" not in compilers(core_board(name)):

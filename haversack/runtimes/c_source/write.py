@@ -22,6 +22,7 @@ from haversack.integer.passes import with_integer_ports
 from haversack.runtimes.c_source.constants import Constants, Entry, brief
 from haversack.runtimes.c_source.layers import calls
 from haversack.runtimes.c_source.layers.call import Call, Layer
+from haversack.runtimes.c_source.layers.storage import widths
 
 _KERNELS = {
     "convolve": "convolve",
@@ -43,7 +44,12 @@ _KERNELS = {
 }
 """The functions that layers call, and the files that they are in."""
 _WITH_WEIGHTS = frozenset({"convolve", "convolve_depthwise", "convolve_transposed", "connect"})
-_FLAGS = ("LARGE_SUMS", "LEFT_SHIFTS", "NO_SHIFTS", "LIMITS", "4_BITS", "3_BY_3", "OTHER_WINDOWS")
+_WITH_SCRATCH = frozenset({"convolve", "convolve_depthwise", "connect"})
+_FLAGS = (
+    *("LARGE_SUMS", "LEFT_SHIFTS", "NO_SHIFTS", "LIMITS"),
+    *("3_BY_3", "OTHER_WINDOWS"),
+    *("CODES", "BITS_1", "BITS_2", "BITS_3", "BITS_4"),
+)
 _QUANTIZED = "quantize the whole network, such as by quantize_static."
 _C_TYPES = {"int8": "int8_t", "int32": "int32_t"}
 _WORD = 4
@@ -146,7 +152,10 @@ class _Writer:
     def __init__(self, graph: IntegerGraph) -> None:
         self._graph, self._constants = graph, Constants()
         self._constants.reserve("".join(map(_kernel, ("arithmetic", "products", *_KERNELS.values()))))
-        self._calls = {id(operation): calls(Layer(graph, operation, self._constants)) for operation in graph.operations}
+        narrow = widths(graph)
+        self._calls = {
+            id(operation): calls(Layer(graph, operation, self._constants, narrow)) for operation in graph.operations
+        }
         for value in (graph.values[name] for name in (*graph.inputs, *graph.outputs)):
             if value.data is not None or value.dtype not in _C_TYPES:
                 said = "a constant" if value.data is not None else f"of {value.dtype}"
@@ -232,7 +241,7 @@ class _Writer:
     def _call(self, operation: Operation, call: Call, scratch: int) -> str:
         record = self._constants.record(call.record, brief(operation.path) or call.kernel, call.entries)
         arguments = [f"&{record.text}", *map(self._place, call.reads), self._place(call.makes)]
-        arguments += [f"&arena[{scratch // _WORD}]"] if call.scratch_words else []
+        arguments += [f"&arena[{scratch // _WORD}]"] if call.kernel in _WITH_SCRATCH else []
         return f"{call.kernel}({', '.join(arguments)});"
 
     def _place(self, name: str) -> str:

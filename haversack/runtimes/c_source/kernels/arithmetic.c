@@ -1,8 +1,10 @@
 /* Products of pairs, and fixed-point factors rounded as TFLite rounds them. Plain C gives what the DSP extension gives. */
 #if defined(__GNUC__)
 #define HELPER static inline __attribute__((unused))
+#define FOR_EACH_CALL static inline __attribute__((always_inline)) /* made anew where it is called, for the constants there */
 #else
 #define HELPER static inline
+#define FOR_EACH_CALL static inline
 #endif
 
 #if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(HAVERSACK_MODEL_PORTABLE)

@@ -40,46 +40,82 @@ static const uint32_t *add_one_channel(const uint32_t *x, const uint32_t *weight
     return weights + words;
 }
 
-#if HAVERSACK_MODEL_4_BITS
-/* Eight weights a word: the low halves of its bytes belong to the first four depths. Sums are sixteen times as large. */
-static const uint32_t *add_halves(const uint32_t *x, const uint32_t *weights, int32_t words, int32_t count, int32_t sums[CHANNELS])
+#if HAVERSACK_MODEL_CODES
+/* Eight depths as pairs, as codes have them. */
+typedef struct {
+    int32_t first, second, third, fourth;
+} Eight;
+
+FOR_EACH_CALL int32_t add_eight(Eight x, const uint8_t *codes, const int32_t *pairs, int32_t bits, int32_t sum)
 {
-    for (int32_t channel = 0; channel < count; channel++) {
-        sums[channel] = 0;
-    }
-    for (int32_t word = 0; word < words; word += 2) {
-        for (int32_t channel = 0; channel < count; channel++) {
-            const uint32_t low = (*weights << 4) & 0xF0F0F0F0U, high = *weights & 0xF0F0F0F0U;
-            sums[channel] = add_word(evens(x[word]), odds(x[word]), low, sums[channel]);
-            sums[channel] = add_word(evens(x[word + 1]), odds(x[word + 1]), high, sums[channel]);
-            weights++;
+    const uint32_t eight = eight_codes(codes, bits);
+    sum = add_products(x.first, pair_at(pairs, eight, 0, bits), sum);
+    sum = add_products(x.second, pair_at(pairs, eight, 1, bits), sum);
+    sum = add_products(x.third, pair_at(pairs, eight, 2, bits), sum);
+    return add_products(x.fourth, pair_at(pairs, eight, 3, bits), sum);
+}
+
+FOR_EACH_CALL const uint8_t *add_codes(const uint32_t *x, const uint8_t *codes, const int32_t *pairs, int32_t words, int32_t count, int32_t sums[CHANNELS], int32_t bits)
+{
+    int32_t first = 0, second = 0, third = 0, fourth = 0;
+    for (const uint32_t *const end = x + words; x < end; x += 2) {
+        const Eight eight = {evens(x[0]), odds(x[0]), evens(x[1]), odds(x[1])};
+        first = add_eight(eight, codes, pairs, bits, first);
+        if (count == CHANNELS) {
+            second = add_eight(eight, codes + bits, pairs, bits, second);
+            third = add_eight(eight, codes + 2 * bits, pairs, bits, third);
+            fourth = add_eight(eight, codes + 3 * bits, pairs, bits, fourth);
         }
+        codes += count * bits;
     }
-    for (int32_t channel = 0; channel < count; channel++) {
-        sums[channel] >>= 4;
-    }
-    return weights;
+    sums[0] = first;
+    sums[1] = second;
+    sums[2] = third;
+    sums[3] = fourth;
+    return codes;
 }
 #endif
 
-static void connect(const Connection *by, const int8_t *x, int8_t *y)
+/* Adds up those channels, by bytes or by codes that stand for pairs. */
+static const void *add_by(const Connection *by, const uint32_t *x, const void *weights, const int32_t *pairs, int32_t count, int32_t sums[CHANNELS])
+{
+    (void)pairs;
+    switch (by->products.bits) {
+#if HAVERSACK_MODEL_BITS_1
+    case 1:
+        return add_codes(x, (const uint8_t *)weights, pairs, by->words, count, sums, 1);
+#endif
+#if HAVERSACK_MODEL_BITS_2
+    case 2:
+        return add_codes(x, (const uint8_t *)weights, pairs, by->words, count, sums, 2);
+#endif
+#if HAVERSACK_MODEL_BITS_3
+    case 3:
+        return add_codes(x, (const uint8_t *)weights, pairs, by->words, count, sums, 3);
+#endif
+#if HAVERSACK_MODEL_BITS_4
+    case 4:
+        return add_codes(x, (const uint8_t *)weights, pairs, by->words, count, sums, 4);
+#endif
+    default:
+        return (count == CHANNELS) ? add_channels(x, (const uint32_t *)weights, by->words, sums)
+                                   : add_one_channel(x, (const uint32_t *)weights, by->words, sums);
+    }
+}
+
+static void connect(const Connection *by, const int8_t *x, int8_t *y, int32_t *scratch)
 {
     const Products *const products = &by->products;
-    const uint32_t *const from = (const uint32_t *)(const void *)x;
-    const uint32_t *weights = products->weights;
+    const void *weights = products->weights;
     int32_t channel = 0;
+    (void)scratch;
+#if HAVERSACK_MODEL_CODES
+    (void)add_pairs_of_values(products, scratch);
+#endif
     while (channel < by->channels) {
         const int32_t count = (by->channels - channel < CHANNELS) ? 1 : CHANNELS;
         int32_t sums[CHANNELS];
-#if HAVERSACK_MODEL_4_BITS
-        if (products->bits == 4) {
-            weights = add_halves(from, weights, by->words, count, sums);
-        } else
-#endif
-        {
-            weights = (count == CHANNELS) ? add_channels(from, weights, by->words, sums)
-                                          : add_one_channel(from, weights, by->words, sums);
-        }
+        weights = add_by(by, (const uint32_t *)(const void *)x, weights, scratch, count, sums);
         for (int32_t each = 0; each < count; each++) {
             const Ending ending = ending_at(products, channel);
             y[channel] = result_of(ending, sums[each] + products->biases[channel]);

@@ -99,10 +99,9 @@ typedef struct {
     int32_t first, second, third, fourth;
 } Sums;
 
-/* Adds the products of a word of weights with four patches, and goes on behind those. */
-static inline Sums add_word_to(Sums sums, const int32_t **patches, uint32_t weights)
+/* Adds the products of two pairs of weights with four patches, and goes on behind those. */
+static inline Sums add_pairs_to(Sums sums, const int32_t **patches, int32_t even, int32_t odd)
 {
-    const int32_t even = evens(weights), odd = odds(weights);
     const Two first = next_two(patches);
     sums.first = add_products(first.second, odd, add_products(first.first, even, sums.first));
     const Two second = next_two(patches);
@@ -112,6 +111,11 @@ static inline Sums add_word_to(Sums sums, const int32_t **patches, uint32_t weig
     const Two fourth = next_two(patches);
     sums.fourth = add_products(fourth.second, odd, add_products(fourth.first, even, sums.fourth));
     return sums;
+}
+
+static inline Sums add_word_to(Sums sums, const int32_t **patches, uint32_t weights)
+{
+    return add_pairs_to(sums, patches, evens(weights), odds(weights));
 }
 
 static inline Sums sums_of(const int32_t *patches, const uint32_t *weights, int32_t words, int32_t bias)
@@ -130,41 +134,60 @@ static inline Sums sums_of(const int32_t *patches, const uint32_t *weights, int3
     return sums;
 }
 
-#if HAVERSACK_MODEL_4_BITS
-/* The same with eight weights a word: the low halves of its bytes are the first four. */
-static inline Sums sums_of_halves(const int32_t *patches, const uint32_t *weights, int32_t words, int32_t bias)
+#if HAVERSACK_MODEL_CODES
+/* The same of codes of so many bits, eight depths at a time. */
+FOR_EACH_CALL Sums sums_of_codes(const int32_t *patches, const void *weights, int32_t words, int32_t bias, const int32_t *pairs, int32_t bits)
 {
-    Sums sums = {0, 0, 0, 0};
-    for (int32_t word = 0; word < words; word += 2) {
-        sums = add_word_to(sums, &patches, (*weights << 4) & 0xF0F0F0F0U);
-        sums = add_word_to(sums, &patches, *weights & 0xF0F0F0F0U);
-        weights++;
+    Sums sums = {bias, bias, bias, bias};
+    const uint8_t *at = (const uint8_t *)weights;
+    const uint8_t *const end = at + (words + 1) / 2 * bits;
+    while (at != end) {
+        const uint32_t codes = eight_codes(at, bits);
+        sums = add_pairs_to(sums, &patches, pair_at(pairs, codes, 0, bits), pair_at(pairs, codes, 1, bits));
+        sums = add_pairs_to(sums, &patches, pair_at(pairs, codes, 2, bits), pair_at(pairs, codes, 3, bits));
+        at += bits;
     }
-    sums.first = (sums.first >> 4) + bias;
-    sums.second = (sums.second >> 4) + bias;
-    sums.third = (sums.third >> 4) + bias;
-    sums.fourth = (sums.fourth >> 4) + bias;
     return sums;
 }
 #endif
 
+/* Those of a channel whose weights are bytes, or codes that stand for pairs. */
+static inline Sums sums_by(const Products *by, const int32_t *patches, const uint8_t *weights, int32_t words, int32_t bias, const int32_t *pairs)
+{
+    (void)pairs;
+    switch (by->bits) {
+#if HAVERSACK_MODEL_BITS_1
+    case 1:
+        return sums_of_codes(patches, weights, words, bias, pairs, 1);
+#endif
+#if HAVERSACK_MODEL_BITS_2
+    case 2:
+        return sums_of_codes(patches, weights, words, bias, pairs, 2);
+#endif
+#if HAVERSACK_MODEL_BITS_3
+    case 3:
+        return sums_of_codes(patches, weights, words, bias, pairs, 3);
+#endif
+#if HAVERSACK_MODEL_BITS_4
+    case 4:
+        return sums_of_codes(patches, weights, words, bias, pairs, 4);
+#endif
+    default:
+        return sums_of(patches, (const uint32_t *)(const void *)weights, words, bias);
+    }
+}
+
 /* The results of up to four pixels, channel by channel. */
-static void add_pixels(const Convolution *by, const int32_t *patches, int32_t group, int32_t count, int8_t *y)
+static void add_pixels(const Convolution *by, const int32_t *patches, int32_t group, int32_t count, int8_t *y, const int32_t *pairs)
 {
     const Products products = by->products;
     const int32_t step = by->out_channels, channels = step / by->groups, words = by->words;
-    const int32_t weight_words = (products.bits == 4) ? (words + 1) / 2 : words;
+    const int32_t size = (products.bits == 8) ? 4 * words : (words + 1) / 2 * products.bits;
     const int32_t first = group * channels;
-    const uint32_t *weights = products.weights + first * weight_words;
+    const uint8_t *weights = (const uint8_t *)products.weights + first * size;
     for (int32_t channel = first; channel < first + channels; channel++) {
         const Ending ending = ending_at(&products, channel);
-        const int32_t bias = products.biases[channel];
-#if HAVERSACK_MODEL_4_BITS
-        const Sums sums = (products.bits == 4) ? sums_of_halves(patches, weights, words, bias)
-                                               : sums_of(patches, weights, words, bias);
-#else
-        const Sums sums = sums_of(patches, weights, words, bias);
-#endif
+        const Sums sums = sums_by(&products, patches, weights, words, products.biases[channel], pairs);
         int8_t *result = y + channel;
         switch (count) {
         case PIXELS:
@@ -180,7 +203,7 @@ static void add_pixels(const Convolution *by, const int32_t *patches, int32_t gr
             result[0] = result_of(ending, sums.first);
             break;
         }
-        weights += weight_words;
+        weights += size;
     }
 }
 
@@ -213,12 +236,17 @@ static void add_patches(const Convolution *by, const int8_t *x, Pixel *place, in
 static void convolve(const Convolution *by, const int8_t *x, int8_t *y, int32_t *scratch)
 {
     const int32_t pixels = by->out_height * by->out_width;
+    int32_t *patches = scratch;
+#if HAVERSACK_MODEL_CODES
+    patches = add_pairs_of_values(&by->products, scratch);
+    (void)memset(patches + by->words * PAIRS, 0, ((uint32_t)by->words & 1U) * PAIRS * sizeof(int32_t));
+#endif
     for (int32_t group = 0; group < by->groups; group++) {
         Pixel place = {-by->top, -by->left, by->out_width};
         for (int32_t pixel = 0; pixel < pixels; pixel += PIXELS) {
             const int32_t count = (pixels - pixel < PIXELS) ? pixels - pixel : PIXELS;
-            add_patches(by, x + group * (by->in_channels / by->groups), &place, count, scratch);
-            add_pixels(by, scratch, group, count, y + pixel * by->out_channels);
+            add_patches(by, x + group * (by->in_channels / by->groups), &place, count, patches);
+            add_pixels(by, patches, group, count, y + pixel * by->out_channels, scratch);
         }
     }
 }

@@ -16,11 +16,15 @@ typedef struct {
 
 static int32_t weight_at(const Products *by, int32_t place)
 {
-    if (by->bits == 4) {
-        const uint32_t half = by->weights[place / 8] >> (4U * ((uint32_t)place & 7U));
-        return (int32_t)((half & 0xFU) ^ 8U) - 8;
+    const uint8_t *const bytes = (const uint8_t *)by->weights;
+#if HAVERSACK_MODEL_CODES
+    if (by->bits < 8) {
+        const int32_t bit = place * by->bits;
+        const int32_t both = bytes[bit >> 3] | (bytes[(bit >> 3) + 1] << 8);
+        return by->values[(both >> (bit & 7)) & ((1 << by->bits) - 1)];
     }
-    return ((const int8_t *)by->weights)[place];
+#endif
+    return (int8_t)bytes[place];
 }
 
 /* Twice a channel's weights as pairs, for windows that begin at an even column, and behind them for those at an odd one. */

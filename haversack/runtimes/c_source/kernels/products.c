@@ -1,13 +1,16 @@
 /* What a layer multiplies by, and how its sums become results: a channel's sum * factor / 2^(31 + shift), and a zero
    point. What the zero point of the input adds is part of the biases. */
 typedef struct {
-    const uint32_t *weights;
+    const void *weights;
     const int32_t *biases;
     const int32_t *factors;
     const int8_t *shifts;
     int16_t zero, low, high;
     int16_t factor_each; /* 0: all channels have the first one's factor and shift */
-    int16_t bits; /* of a weight: 8, or 4, which are read as sixteen times what they are */
+    int16_t bits; /* of a weight: 8, or fewer, which are its place among the values */
+#if HAVERSACK_MODEL_CODES
+    const int8_t *values;
+#endif
 } Products;
 
 HELPER Ending ending_at(const Products *by, int32_t channel)
@@ -15,3 +18,37 @@ HELPER Ending ending_at(const Products *by, int32_t channel)
     const int32_t place = (by->factor_each != 0) ? channel : 0;
     return ending_of(by->factors[place], by->shifts[place], by->zero, by->low, by->high);
 }
+
+#if HAVERSACK_MODEL_CODES
+/* What each two codes stand for, the first code lowest, where they have fewer bits than a byte; the place behind it. */
+HELPER int32_t *add_pairs_of_values(const Products *by, int32_t *pairs)
+{
+    const int32_t count = (by->bits < 8) ? (int32_t)1 << by->bits : 0;
+    for (int32_t high = 0; high < count; high++) {
+        for (int32_t low = 0; low < count; low++) {
+            *pairs = pair_of(by->values[low], by->values[high]);
+            pairs++;
+        }
+    }
+    return pairs;
+}
+
+/* Eight codes, the first lowest: of depths 0, 2, 1, 3, 4, 6, 5, 7. */
+HELPER uint32_t eight_codes(const void *codes, int32_t bits)
+{
+    if (bits == 4) {
+        return *(const uint32_t *)codes;
+    }
+    if (bits == 2) {
+        return *(const uint16_t *)codes;
+    }
+    const uint8_t *const bytes = (const uint8_t *)codes;
+    return (bits == 1) ? bytes[0] : bytes[0] | ((uint32_t)bytes[1] << 8) | ((uint32_t)bytes[2] << 16);
+}
+
+/* The pair that two of them stand for: the first two, or others. */
+HELPER int32_t pair_at(const int32_t *pairs, uint32_t codes, int32_t place, int32_t bits)
+{
+    return pairs[(codes >> (2 * place * bits)) & ((1U << (2 * bits)) - 1U)];
+}
+#endif

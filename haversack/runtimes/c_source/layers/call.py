@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from haversack.errors import ExportError
@@ -37,6 +37,8 @@ class Layer:
     graph: IntegerGraph
     operation: Operation
     constants: Constants
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """The bits of a layer's weights, by what it makes; 8 where nothing is said."""
 
     @property
     def name(self) -> str:

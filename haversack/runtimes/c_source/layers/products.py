@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from haversack.integer import Value
 from haversack.integer.parameters import Products, WindowedProducts
 from haversack.runtimes.c_source.constants import Entry
 from haversack.runtimes.c_source.layers.call import Call, Layer
+from haversack.runtimes.c_source.layers.storage import BYTE
 from haversack.runtimes.c_source.layers.weights import LayerWeights
 from haversack.runtimes.c_source.layers.windows import maps, pair
 
@@ -49,9 +49,9 @@ def _dense(layer: Layer, by: WindowedProducts) -> Call:
 def _of_patches(layer: Layer, of: LayerWeights, window: Mapping[str, Entry], overwrites: tuple[Overlap, ...]) -> Call:
     """A convolution, whose patches lie in scratch memory; bytes that are no words are gathered behind them."""
     depth = layer.value("weight").shape[-1]
-    words = -(-of.weights[0].size // _WORD)
-    entries = {"products": of.record(layer.constants, of.in_rows(words)), **window, "words": words}
-    scratch = (words + words % 2) * _PAIRS + (words if depth % _WORD else 0)
+    words = -(-of.rows.numbers.shape[1] // _WORD)
+    entries = {"products": of.record(layer.constants), **window, "words": words}
+    scratch = of.pairs + (words + words % 2) * _PAIRS + (words if depth % _WORD else 0)
     return layer.call("convolve", "Convolution", entries, layer.value("input"), scratch_words=scratch, flags=of.flags,
                       overwrites=overwrites)  # fmt: skip
 
@@ -78,7 +78,7 @@ def _depthwise(layer: Layer, by: WindowedProducts) -> Call:
     rows = min(whole, max(reach + down, _PLANE_WORDS // pitch))
     small = (height, wide, reach) == (3, 3, 3) and along <= 2
     entries = {
-        "products": of.record(layer.constants, of.by_channel(window.dilation[1])),
+        "products": of.record(layer.constants),
         **maps(layer, x, by),
         "kernel_width": wide,
         "dilation_height": window.dilation[0],
@@ -106,22 +106,20 @@ def _stays_behind(layer: Layer, x: Value, by: WindowedProducts, rows: int) -> bo
 
 
 def _transposed(layer: Layer, by: WindowedProducts) -> Call:
-    x, of = layer.value("input"), replace(LayerWeights.read(layer, by, folded=False), bits=8)
-    products = of.record(layer.constants, of.in_bytes(of.weights))
-    entries = {"products": products, **maps(layer, x, by), "in_zero": by.input_zero}
-    return layer.call("convolve_transposed", "Transposed", entries, x, flags=of.flags - {"4_BITS"})
+    x, of = layer.value("input"), LayerWeights.read(layer, by, folded=False)
+    entries = {"products": of.record(layer.constants), **maps(layer, x, by), "in_zero": by.input_zero}
+    return layer.call("convolve_transposed", "Transposed", entries, x, flags=of.flags)
 
 
 def connected(layer: Layer, by: Products) -> Iterator[Call]:
     """A fully connected layer: of one row, or of several, which are the pixels of a convolution."""
     x, of = layer.value("input"), LayerWeights.read(layer, by)
-    channels, depth = of.weights.shape
+    channels, depth = of.rows.numbers.shape
     rows, words = math.prod(x.shape) // depth, -(-depth // _WORD)
     if rows == 1:
-        products = of.record(layer.constants, of.between(words))
-        flags = of.flags | ({"SPARE_WORD"} if of.bits == 4 and words % 2 else set())
-        entries: dict[str, Entry] = {"products": products, "channels": channels, "words": words}
-        yield layer.call("connect", "Connection", entries, x, flags=flags)
+        flags = of.flags | ({"SPARE_WORD"} if of.bits != BYTE and words % 2 else set())
+        entries: dict[str, Entry] = {"products": of.record(layer.constants), "channels": channels, "words": words}
+        yield layer.call("connect", "Connection", entries, x, scratch_words=of.pairs, flags=flags)
         return
     window: dict[str, Entry] = {
         "in_height": 1,
