@@ -278,6 +278,16 @@ def test_a_network_on_an_emulated_core_equals_the_reference_to_the_byte(name: st
     assert 50 < found.stack_bytes < 1000
 
 
+@pytest.mark.parametrize("name", ["cortex-m4", "aarch64"])
+def test_every_compiler_that_is_here_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    graph, rows = every_layer()
+    model, board = write(graph), core_board(emulated(name))
+    wanted = run(graph, rows)[0]
+    for compiler_name in compilers(board):
+        found = EmulatedCore(built(model, board, tmp_path, compiler_name), model).run(rows)
+        assert np.array_equal(found.outputs[0], wanted), compiler_name
+
+
 def test_the_dsp_extension_takes_far_fewer_instructions_for_the_same_bytes(tmp_path: Path) -> None:
     graph, rows = every_layer()
     taken = {}

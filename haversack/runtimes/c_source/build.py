@@ -1,4 +1,4 @@
-"""Build: C for a board becomes an ELF file, by GCC for Arm where it is installed, or by Zig, which pip installs."""
+"""Build: C for a board becomes an ELF file, by GCC where one for it is installed, or by Zig, which pip installs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ import numpy as np
 
 from haversack.errors import MeasureError
 from haversack.integer import Array
-from haversack.runtimes.c_source.cores import Board
+from haversack.runtimes.c_source.cores import AARCH64, THUMB, Board
 from haversack.runtimes.c_source.write import CModel
 
-_GCC = "arm-none-eabi-gcc"
+_GCC = {THUMB: ("arm-none-eabi-gcc",), AARCH64: ("aarch64-none-elf-gcc", "aarch64-linux-gnu-gcc")}
+"""GCC's programs for cores of a kind, the first one best."""
+_ALONE = ("-nostdlib", "-ffreestanding", "-fno-builtin", "-I.")
+_STATIC = ("-static", "-fno-pic", "-fno-pie", "-fno-stack-protector")
 _FLAGS = (
     "-O2",
     "-std=gnu99",
@@ -69,9 +72,14 @@ class Firmware:
 
 def compilers(board: Board) -> dict[str, tuple[str, ...]]:
     """The compilers for the board's core that are installed here, by name, each with its first words."""
-    found = {}
-    if board.core.is_arm and shutil.which(_GCC):
-        found["gcc"] = (_GCC, *board.core.gcc, "-nostartfiles", "--specs=nano.specs")
+    found, executes = {}, board.core.executes
+    gcc = next((program for program in _GCC.get(executes, ()) if shutil.which(program)), None)
+    if gcc and executes == THUMB:
+        found["gcc"] = (gcc, *board.core.gcc, "-nostartfiles", "--specs=nano.specs")
+    elif gcc:
+        found["gcc"] = (gcc, *board.core.gcc, *_ALONE, *_STATIC)
+    if executes == AARCH64 and shutil.which("clang") and shutil.which("ld.lld"):
+        found["clang"] = ("clang", "--target=aarch64-none-elf", "-fuse-ld=lld", *board.core.gcc, *_ALONE, *_STATIC)
     if importlib.util.find_spec("ziglang"):
         found["zig"] = (sys.executable, "-m", "ziglang", "cc", *board.core.zig, "-nostdlib", "-fno-builtin", "-I.")
         found["zig"] += ("-lcompiler_rt",) if board.core.needs_library else ()
@@ -86,14 +94,16 @@ def built(model: CModel, board: Board, folder: Path, compiler: str = "") -> Firm
     known = compilers(board)
     if not known or (compiler and compiler not in known):
         raise MeasureError(
-            f"no compiler for {board.core.name} is installed.", mend=f"{INSTALL}, or install {_GCC} for an Arm core."
+            f"no compiler for {board.core.name} is installed.",
+            mend=" or install ".join((INSTALL, *(_GCC.get(board.core.executes, ())))) + ".",
         )
     name = compiler or next(iter(known))
-    sources = _sources(model, board, own_library=name == "zig")
+    has_library = name == "gcc" and board.core.executes == THUMB
+    sources = _sources(model, board, own_library=not has_library)
     for file, text in sources.items():
         (folder / file).write_bytes(text)
     program = [file for file in sources if file.endswith(".c")]
-    command = [*known[name], *_FLAGS, *program, *(["-lc", "-lgcc"] if name == "gcc" else []), "-o", "firmware.elf"]
+    command = [*known[name], *_FLAGS, *program, *(["-lc", "-lgcc"] if has_library else []), "-o", "firmware.elf"]
     done = _ran(command, folder)
     if done.returncode:
         raise _refused(done.stderr.decode(errors="replace"), board, name)
@@ -182,20 +192,22 @@ def _first(said: str) -> str:
     return lines[0].strip()
 
 
-_LOAD = 1
-_HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
-_PROGRAM = struct.Struct("<IIIIIIII")
+_LOAD, _WIDE = 1, 2
+_CLASS_PLACE = 4
 
 
 def _read(elf: bytes, board: Board, compiler: str) -> Firmware:
-    """What of a 32-bit ELF file is loaded (Tool Interface Standard, ELF 1.2, chapter 2)."""
-    head = _HEADER.unpack_from(elf)
+    """What of an ELF file of 32 or 64 bits is loaded (Tool Interface Standard, ELF 1.2, chapter 2)."""
+    wide = elf[_CLASS_PLACE] == _WIDE
+    head = struct.unpack_from("<16sHHIQQQIHHHHHH" if wide else "<16sHHIIIIIHHHHHH", elf)
     entry, table, size, count = head[4], head[5], head[9], head[10]
-    return Firmware(board, compiler, entry, tuple(_segments(elf, table, size, count)))
+    places = [table + size * place for place in range(count)]
+    return Firmware(board, compiler, entry, tuple(_segments(elf, places, wide=wide)))
 
 
-def _segments(elf: bytes, table: int, size: int, count: int) -> Iterator[Segment]:
-    for place in range(count):
-        kind, start, address, stored, length, whole, *_ = _PROGRAM.unpack_from(elf, table + size * place)
+def _segments(elf: bytes, places: Sequence[int], *, wide: bool) -> Iterator[Segment]:
+    for place in places:
+        fields = struct.unpack_from("<IIQQQQQQ" if wide else "<IIIIIIII", elf, place)
+        kind, (start, address, stored, length, whole) = fields[0], fields[2:7] if wide else fields[1:6]
         if kind == _LOAD and whole:
             yield Segment(stored, address, elf[start : start + length], whole)

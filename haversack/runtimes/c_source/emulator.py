@@ -17,14 +17,12 @@ import numpy as np
 from haversack.errors import MeasureError
 from haversack.integer import Array
 from haversack.runtimes.c_source.build import INSTALL, Firmware
-from haversack.runtimes.c_source.cores import Region
+from haversack.runtimes.c_source.cores import AARCH64, THUMB, InstructionSet, Region
 from haversack.runtimes.c_source.write import CModel
 
 _PAINT = 0xA5A5A5A5
 _PAGE = 1 << 12
 _TIMEOUT_S = 300.0
-_VECTORS_BYTES = {True: 16, False: 0}
-"""Before the place where programs for an Arm core halt, or for another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +48,13 @@ class EmulatedCore:
         if not is_installed():
             raise MeasureError("no emulator is installed.", mend=INSTALL)
         self._unicorn: Any = importlib.import_module("unicorn")
-        self._firmware, self._model, self._arm = firmware, model, firmware.board.core.is_arm
-        self._registers: Any = importlib.import_module(f"unicorn.{'arm' if self._arm else 'riscv'}_const")
+        self._firmware, self._model, self._executes = firmware, model, firmware.board.core.executes
+        self._registers: Any = importlib.import_module(f"unicorn.{self._executes.unicorn.lower()}_const")
         self._core = self._new()
         self._counts: dict[tuple[int, int], int] = {}
         self._count = 0
         self._go(firmware.entry)
-        values, self._end = (self._register(name) for name in (("R0", "R1") if self._arm else ("A0", "A1")))
+        values, self._end = (self._register(name) for name in self._executes.registers[:2])
         self._arena = values - model.inputs[0].offset
 
     def run(self, inputs: Sequence[Array]) -> CoreRun:
@@ -69,7 +67,7 @@ class EmulatedCore:
             for port, array in zip(self._model.inputs, sample, strict=True):
                 self._core.mem_write(self._arena + port.offset, np.ascontiguousarray(array).tobytes())
             self._count = 0
-            self._go(self._register("LR" if self._arm else "RA"))
+            self._go(self._register(self._executes.registers[2]))
             counts.append(self._count)
             found.append(list(self._outputs()))
             self._check_stack()
@@ -83,11 +81,10 @@ class EmulatedCore:
     def _new(self) -> Any:  # noqa: ANN401 - the emulator has no types
         """A core with the program in its memory, and a hook that counts."""
         unicorn, board = self._unicorn, self._firmware.board
-        if self._arm:
-            core = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
+        modes = (getattr(unicorn, f"UC_MODE_{mode}") for mode in self._executes.modes)
+        core = unicorn.Uc(getattr(unicorn, f"UC_ARCH_{self._executes.unicorn}"), sum(modes))
+        if board.core.unicorn:
             core.ctl_set_cpu_model(getattr(self._registers, board.core.unicorn))
-        else:
-            core = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV32)
         core.mem_map(*_pages(board.flash), unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
         core.mem_map(*_pages(board.ram), unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
         for segment in self._firmware.segments:
@@ -97,9 +94,9 @@ class EmulatedCore:
 
     def _go(self, address: int) -> None:
         """Runs until it halts."""
-        end = self._firmware.board.flash.origin + _VECTORS_BYTES[self._arm]
+        end = self._firmware.board.flash.origin + self._executes.vectors_bytes
         try:
-            self._core.emu_start(address | self._arm, end, timeout=int(_TIMEOUT_S * 1e6))
+            self._core.emu_start(address | self._executes.entry_bit, end, timeout=int(_TIMEOUT_S * 1e6))
         except self._unicorn.UcError as error:
             raise MeasureError(f"it faults on {self._where}: {self._fault(error)}.", mend=_MEND) from error
         if self._register("PC") != end:
@@ -133,14 +130,13 @@ class EmulatedCore:
         return top - self._end - 4 * int(np.argmax(words != _PAINT))
 
     def _register(self, name: str) -> int:
-        prefix = "UC_ARM_REG" if self._arm else "UC_RISCV_REG"
-        return int(self._core.reg_read(getattr(self._registers, f"{prefix}_{name}")))
+        return int(self._core.reg_read(getattr(self._registers, f"UC_{self._executes.unicorn}_REG_{name}")))
 
     def _counted(self, core: Any, address: int, size: int, _: object) -> None:  # noqa: ANN401
         """Adds the instructions of a block that begins."""
         key = (address, size)
         if key not in self._counts:
-            self._counts[key] = _instructions(bytes(core.mem_read(address, size)), arm=self._arm)
+            self._counts[key] = _instructions(bytes(core.mem_read(address, size)), self._executes)
         self._count += self._counts[key]
 
 
@@ -149,12 +145,14 @@ _WIDE_THUMB = 0b11101
 _WIDE_RISCV = 0b11
 
 
-def _instructions(code: bytes, *, arm: bool) -> int:
-    """How many instructions these bytes are: 16 or 32 bits each, which the first bits tell."""
+def _instructions(code: bytes, executes: InstructionSet) -> int:
+    """How many instructions these bytes are: 32 bits each, or 16, which the first bits tell."""
+    if executes == AARCH64:
+        return len(code) // 4
     place = count = 0
     while place < len(code):
         half = int.from_bytes(code[place : place + 2], "little")
-        wide = half >> 11 >= _WIDE_THUMB if arm else half & _WIDE_RISCV == _WIDE_RISCV
+        wide = half >> 11 >= _WIDE_THUMB if executes == THUMB else half & _WIDE_RISCV == _WIDE_RISCV
         place += 4 if wide else 2
         count += 1
     return count

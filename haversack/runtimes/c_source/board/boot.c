@@ -17,6 +17,14 @@ __attribute__((naked, section(".reset"))) void reset(void)
     __asm__("la sp, stack_top\n j start");
 }
 
+#elif defined(__aarch64__)
+/* Also lets it use the vector registers, which compilers do. */
+__asm__(".section .reset, \"ax\"\n"
+        ".global reset\n"
+        "reset: mrs x0, cpacr_el1\n orr x0, x0, #0x300000\n msr cpacr_el1, x0\n isb\n"
+        "ldr x0, =stack_top\n mov sp, x0\n b start\n .ltorg\n"
+        ".text\n");
+
 #else
 __attribute__((naked, section(".reset"))) void reset(void)
 {
