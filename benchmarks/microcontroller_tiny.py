@@ -17,10 +17,10 @@ from tflite_micro import runtime as micro
 
 from haversack.integer import Array, IntegerGraph
 from haversack.integer.reference import run as reference
-from haversack.proving.on_core import random_inputs
 from haversack.runtimes.c_source.build import built, compilers, run_on_host
 from haversack.runtimes.c_source.cores import CORES, core_board
 from haversack.runtimes.c_source.emulator import EmulatedCore
+from haversack.runtimes.c_source.inputs import random_inputs
 from haversack.runtimes.c_source.write import CModel, write
 from haversack.runtimes.tflite.read import read
 

@@ -42,6 +42,8 @@ class Device:
     """Channel counts that the kernels fill completely are multiples of this."""
     macs_per_cycle_float32: float | None = None
     macs_per_cycle_int8: float | None = None
+    cycles_per_instruction: tuple[float, float] | None = None
+    """Fewest and most cycles that an instruction of a network takes on average; of cores whose programs are counted."""
     memory_bandwidth: float | None = None
     """Bytes a second."""
     active_power_w: float | None = None
@@ -61,8 +63,8 @@ class Device:
 
     @property
     def takes_weights_alone(self) -> bool:
-        """Whether its runtime computes in float with weights that are stored in fewer bits: tflite-micro does not."""
-        return self.runtime != "tflite-micro"
+        """Whether its runtime computes in float with weights of fewer bits: a microcontroller's does not."""
+        return self.runtime not in ("tflite-micro", "c")
 
     @property
     def rounds_as_it_comes(self) -> bool:
@@ -143,7 +145,7 @@ _LEAST, _MOST = 1e-6, 1e15
 """No device is slower or faster, smaller or larger; products and quotients of such numbers stay finite."""
 _ADDRESSES = ("flash_origin", "ram_origin")
 _LAST_ADDRESS = 2**32 - 1
-_FACTS = (*_TEXTS, *_ADDRESSES, *_WHOLE, *_RATES, "number_formats")
+_FACTS = (*_TEXTS, *_ADDRESSES, *_WHOLE, *_RATES, "cycles_per_instruction", "number_formats")
 
 
 def _fact(key: str, fact: object, where: str) -> tuple[Any, str]:
@@ -166,6 +168,17 @@ def _value(key: str, value: object, where: str) -> object:
         if isinstance(value, list) and value and all(isinstance(each, str) and each for each in value):
             return tuple(value)
         raise DeviceError(f"'{key}' is {value!r}.", where=where, mend='write a list of names, such as ["int8"].')
+    if key == "cycles_per_instruction":
+        if (
+            isinstance(value, list)
+            and len(value) == 2
+            and all(_is_rate(each) for each in value)
+            and value[0] <= value[1]
+        ):
+            return float(value[0]), float(value[1])
+        raise DeviceError(
+            f"'{key}' is {value!r}.", where=where, mend="write the fewest and the most, as in [1.1, 1.6]."
+        )
     if key in _TEXTS:
         if isinstance(value, str) and value.strip():
             return value
@@ -176,11 +189,15 @@ def _value(key: str, value: object, where: str) -> object:
         raise DeviceError(f"'{key}' is {value!r}.", where=where, mend="write an address, such as 0x20000000.")
     fits = isinstance(value, int) or key not in _WHOLE
     least = 1 if key in _WHOLE else _LEAST
-    if fits and isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= _MOST:
+    if fits and _is_rate(value, least):
         return value
     kind = "whole number" if key in _WHOLE else "number"
     mend = f"write a {kind} from {least:g} to {_MOST:g}, or leave it out."
     raise DeviceError(f"'{key}' is {value!r}.", where=where, mend=mend)
+
+
+def _is_rate(value: object, least: float = _LEAST) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= _MOST
 
 
 def _host() -> Device:

@@ -12,10 +12,12 @@ from haversack.device import Device
 from haversack.errors import BudgetError
 from haversack.quantity import (
     parse_bytes,
+    parse_count,
     parse_latency,
     parse_mj,
     parse_share,
     show_bytes,
+    show_count,
     show_mj,
     show_ms,
     show_ratio,
@@ -73,6 +75,8 @@ LIMITS = (
           help="Limit of the file, such as 90kB or 256KiB."),
     Limit("ram", "RAM", "ram_bytes", "ram", parse_bytes, show_bytes, told=show_bytes,
           help="Limit of the memory while running."),
+    Limit("instructions", "instructions", "instructions", "instructions", parse_count, show_count, told=show_count,
+          help="Limit of one inference, such as 4M; counted on an emulated core, with --runtime c.", judged_by="file"),
     Limit("latency", "latency", "latency_ms", "latency", lambda words: parse_latency(words)[0], show_ms, told=show_ms,
           help=_INFERENCE, timed=True),
     Limit("latency ratio", "latency", "latency_ratio", "latency", lambda words: parse_latency(words)[1], show_ratio,
@@ -95,6 +99,8 @@ class Budget:
 
     flash_bytes: int | None = None
     ram_bytes: int | None = None
+    instructions: int | None = None
+    """What the device's core may execute for one inference."""
     latency_ms: float | None = None
     latency_ratio: float | None = None
     """Latency as a share of the float original's, measured in alternation on this host."""

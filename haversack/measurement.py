@@ -155,6 +155,8 @@ class Measurement:
     ram_bytes: Figure
     latency_ms: Figure | None
     conditions: Conditions
+    instructions: Figure | None = None
+    """What the device's core executes for one sample, of a network that runs there as a program of its own."""
     latency_ratio: Figure | None = None
     """Against the float original on this host, in alternation, in one runtime; None where that says nothing."""
     score: Figure | None = None

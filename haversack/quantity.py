@@ -11,6 +11,7 @@ from haversack.errors import QuantityError
 _BYTES = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _MILLIJOULES = {"uj": 1e-3, "µj": 1e-3, "mj": 1.0, "j": 1e3}
+_COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _SHARES = {"%": 0.01, "": 1.0}
 
 
@@ -32,6 +33,14 @@ def parse_ms(text: str) -> float:
 def parse_mj(text: str) -> float:
     """Millijoules in `3mJ`, `450uJ` or `0.1J`. A bare number is refused."""
     return _parse(text, _MILLIJOULES, "an energy", "3mJ, 450uJ or 0.1J")
+
+
+def parse_count(text: str) -> int:
+    """A whole number of things from `4M`, `500k` or `4000000`."""
+    count = _parse(text, _COUNTS, "a count", "4M, 500k or 4000000")
+    if count < 1:
+        raise QuantityError(f"'{text}' is less than one.", mend="write for example 4M, 500k or 4000000.")
+    return round(count)
 
 
 def parse_share(text: str) -> float:

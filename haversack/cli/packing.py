@@ -34,6 +34,7 @@ from haversack.interrupt import Stopped
 if TYPE_CHECKING:
     from haversack.device import Device
     from haversack.packing import Explored, Packed, Settings
+    from haversack.proof import CoreProof
     from haversack.task import TaskFile
 
 
@@ -72,7 +73,8 @@ def pack(  # noqa: PLR0913 - one argument an option
             result = run(file.fresh_network, file.task, target, budget, settings)
         except Stopped as stopped:
             result = cast("Packed", stopped.result)
-    _show(result, out, as_json=as_json)
+        proof = _proved(result, out, target, file)
+    _show(result, out, proof, as_json=as_json)
     _end(stopped=result.found.stopped)
 
 
@@ -81,6 +83,22 @@ def _end(*, stopped: bool) -> None:
     if stopped:
         typer.echo("stopped: this is the best so far. Repeat the command to go on.", err=True)
         raise typer.Exit(STOPPED)
+
+
+def _proved(result: Packed, out: Path, device: Device, file: TaskFile) -> CoreProof | None:
+    """The answer's program on the device's memory; None where files ship, or nothing does."""
+    from haversack.runtimes import find_runtime
+
+    if find_runtime(device).programs is None or not result.found.met:
+        return None
+    from haversack.proving.on_core import prove_on_core, require_exact
+    from haversack.proving.sources import source_of
+    from haversack.runtimes.c_source.cores import board_of
+
+    source = source_of(out, file.fresh_network(), file.task)
+    _, proof = prove_on_core(out.name, source.graph, board_of(device), source.inputs)
+    require_exact(proof)
+    return proof
 
 
 def _picked(  # noqa: PLR0913 - the options of `pack` that count for a row that is known
@@ -160,12 +178,13 @@ def _settings(out: Path, threads: int, file: TaskFile, **more: Any) -> Settings:
     return Settings(out=out, cache=out / "workspace", threads=threads, task_digest=file.digest, **more)
 
 
-def _show(result: Packed, out: Path, *, as_json: bool) -> None:
+def _show(result: Packed, out: Path, proof: CoreProof | None = None, *, as_json: bool) -> None:
     if as_json:
         from haversack.report.plan import as_json as plain
 
         print_json(
             {
+                **({"proof": proof.to_json()} if proof else {}),
                 "recipe": result.artifact.recipe.to_toml(),
                 "baseline": result.baseline.to_json(),
                 "packed": result.artifact.measurement.to_json(),
@@ -182,4 +201,8 @@ def _show(result: Packed, out: Path, *, as_json: bool) -> None:
         )
     else:
         typer.echo(result.report)
+        if proof is not None:
+            from haversack.report.proved import proved_on_core
+
+            typer.echo(f"\n{proved_on_core(proof)}\n")
         typer.echo(f"written to {out}")

@@ -11,7 +11,7 @@ from torch import nn
 
 from haversack.artifact import Artifact
 from haversack.device import Device, find_device
-from haversack.errors import NothingChangedError
+from haversack.errors import NothingChangedError, RecipeError
 from haversack.graph.cost import cost
 from haversack.graph.trace import trace
 from haversack.interrupt import Stopped
@@ -39,7 +39,7 @@ from haversack.report.blocks import document
 from haversack.report.plan import explored
 from haversack.report.text import measured_earlier, packed, ranked
 from haversack.result import MEASURED, RECIPE, REPORT, Measured
-from haversack.runtimes import estimate
+from haversack.runtimes import estimate, find_runtime
 from haversack.task import Task
 from haversack.techniques.adopt_student import AdoptStudent
 from haversack.techniques.distill import Distill
@@ -213,7 +213,7 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     """Runs the planner: it asks for trials, and is told what was measured; a student, if any, comes first."""
     offers = Offers(settings.techniques, settings.seed, settings.epochs)
     rounding = offers.to_integers(bench.original, bench.device)
-    formats = {"float32", "int8"} if rounding else {"float32"}
+    formats = _formats(bench, rounding)
     estimate.check_judgeable(budget, bench.device, formats)
     estimate.check_possible(budget, bench.device, sum(value.numel() for value in bench.original.example), formats)
     if rounding:
@@ -232,6 +232,20 @@ def _search(bench: Bench, budget: Budget, settings: Settings) -> tuple[Found, tu
     if students and found.met and not goal.moved(goal.baseline, found.best):
         raise NothingChangedError("the student needs as much as the network itself.", mend="set a tighter limit.")
     return found, students
+
+
+def _formats(bench: Bench, rounding: Sequence[Step]) -> set[str]:
+    """The number formats that a result may be in; raises RecipeError where there is none."""
+    runtime = find_runtime(bench.device)
+    if runtime.programs is None:
+        return {"float32", "int8"} if rounding else {"float32"}
+    if not rounding:
+        raise RecipeError(
+            f"{runtime.title} computes integers, and no step that is tried makes integers of this network.",
+            where=bench.device.name,
+            mend="add --try quantize_static, or pack it for files (without --runtime).",
+        )
+    return {"int8"}
 
 
 def _freed(bench: Bench, start: Recipe, offers: Offers) -> Recipe:
@@ -257,8 +271,9 @@ def _spaces(bench: Bench, start: Recipe, offers: Offers, limits: Budget | None) 
     phase(Status("looking for choices"))
     baseline = bench.artifact(Trial(Recipe())).measurement
     times = bench.gauge.times if limits is None or limits.is_timed_for(bench.device) else None
+    counts = bench.counts(limits)
     model = bench.model(start)
-    readings = Readings(model, bench.task, bench.device, offers, baseline, bench.workspace, times, start)
+    readings = Readings(model, bench.task, bench.device, offers, baseline, bench.workspace, times, start, counts)
     return readings.spaces(sparse=limits is not None and limits.update_bytes is not None)
 
 

@@ -12,6 +12,7 @@ from haversack.artifact import Artifact
 from haversack.device import Device
 from haversack.errors import HaversackError, MeasureError, SameFilesError, TaskError, WorkspaceError
 from haversack.interrupt import is_pressed
+from haversack.limits import Budget
 from haversack.measurement import Candidate
 from haversack.model import Model
 from haversack.packing.candidates import Files
@@ -25,11 +26,13 @@ from haversack.progress import Status, noted, phase, say
 from haversack.quantity import now
 from haversack.recipe import Recipe
 from haversack.runtimes import find_runtime, host
+from haversack.runtimes.counts import Counts
 from haversack.runtimes.timings import Times
 from haversack.task import Task
 from haversack.training import checkpoints_in
 from haversack.wiring import free_axes
 
+_BY_INSTRUCTIONS = ("instructions", "latency_ms", "energy_mj")
 Network = nn.Module | Callable[[], nn.Module]
 
 
@@ -149,6 +152,12 @@ class Bench:
         made = self.gauge.artifact(trial, self.model(trial.recipe), self._baseline(trial))
         self.workspace.keep_artifact(made, scored=trial.scored)
         return made
+
+    def counts(self, limits: Budget | None) -> Counts | None:
+        """Where instructions of layers are counted, if that is what a limit is held against, or nothing is limited."""
+        runtime = find_runtime(self.device)
+        wanted = limits is None or any(limit.field in _BY_INSTRUCTIONS for limit in limits.asked)
+        return Counts(runtime, runtime.programs, self.device) if runtime.programs and wanted else None
 
     def _timed_again(self, trial: Trial) -> Artifact:
         """The files of a trial with its speed measured once more."""

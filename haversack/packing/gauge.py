@@ -64,9 +64,11 @@ class Gauge:
         with noted() as notes:
             lowered = runtime.computed(lower(model))
             files = {runtime.format.file: runtime.write(lowered), CODED_FILE: coded.write(model)}
+            if runtime.programs and model.number_format != "float32":
+                files |= runtime.programs.files(lowered)
             content, before = next(iter(files.values())), self.twin(files, trial)
             seconds = self.seconds if trial.scored else self.seconds * _ROUGHLY
-            weighed = before or self._timed(self._weighed(model, content), lowered, content, baseline, seconds)
+            weighed = before or self._timed(self._weighed(model, lowered, content), lowered, content, baseline, seconds)
             measurement = self._compared(weighed, trial, _Written(self.device, model, lowered, content))
         coded_bytes = Figure(len(files[CODED_FILE]), "host")
         said = tuple(dict.fromkeys((*model.notes, *(before.notes if before else ()), *notes)))
@@ -94,6 +96,8 @@ class Gauge:
     def timed_again(self, artifact: Artifact, baseline: bytes | None) -> Artifact:
         """The artifact with its speed measured once more, for twice as long; what says nothing is not asked again."""
         measured = artifact.measurement
+        if find_runtime(self.device).programs:
+            return artifact  # instructions are counted, and the same each time
         timing, seconds, _ = self._timing(next(iter(artifact.files.values())), baseline, 2 * self.seconds, afresh=True)
         latency_ms = timing.latency_ms if self.device.is_host else measured.latency_ms
         ratio = timing.ratio if measured.latency_ratio else None
@@ -151,23 +155,42 @@ class Gauge:
         figure = replace(validated(self.task, run.as_there()), runtime=run.here.name)
         return replace(found, measurement=replace(found.measurement, validated=figure))
 
-    def _weighed(self, model: Model, content: bytes) -> Measurement:
+    def _weighed(self, model: Model, lowered: fx.GraphModule, content: bytes) -> Measurement:
         """What needs no run on data: bytes, memory, and what the device's facts say of its time."""
         weighed = estimate.weigh(cost(trace(model.module, model.example)), self.device, model.number_format)
         name, ram = find_runtime(self.device).name, weighed.ram_bytes
         if self.device.is_host:
             ram = host.peak_ram(content, self.threads, inputs=fed(self.original))
-        return replace(
+        found = replace(
             weighed,
             flash_bytes=Figure(len(content), "host"),
             ram_bytes=ram,
             conditions=Conditions(self.device.name, name, self.threads, host.machine(), host.versions(), now()),
         )
+        return self._on_core(found, model, lowered)
+
+    def _on_core(self, found: Measurement, model: Model, lowered: fx.GraphModule) -> Measurement:
+        """With what the network takes as a program of its own, where that is what ships; of floats there is none."""
+        programs = find_runtime(self.device).programs
+        if programs is None or model.number_format == "float32":
+            return found
+        program = programs.run(lowered, self.device)
+        flash, ram, instructions = (
+            Figure(value, "emulator", runtime=found.conditions.runtime)
+            for value in (program.flash_bytes, program.ram_bytes, program.instructions)
+        )
+        found = replace(found, flash_bytes=flash, ram_bytes=ram, instructions=instructions)
+        latency = estimate.instructions_ms(program.instructions, self.device)
+        if latency is None:
+            return found
+        return replace(found, latency_ms=latency, energy_mj=estimate.energy_mj(latency, self.device))
 
     def _timed(
         self, found: Measurement, lowered: fx.GraphModule, content: bytes, baseline: bytes | None, seconds: float
     ) -> Measurement:
-        """With the latency on this host, in alternation with the float original."""
+        """With the latency on this host, in alternation with the float original; a program's says nothing of a core."""
+        if find_runtime(self.device).programs:
+            return found
         timing, seconds, date = self._timing(content, baseline, seconds)
         conditions = replace(found.conditions, timed_s=seconds, date=date or found.conditions.date)
         found = replace(found, conditions=conditions)
@@ -248,7 +271,8 @@ class _Written:
     @property
     def here(self) -> Runtime:
         """What runs it on this host: its own runtime, or the first for such files where that is not installed."""
-        return self.runtime if self.runtime.is_installed else self.runtime.first
+        own = self.runtime.programs.on_a_host if self.runtime.programs else self.runtime
+        return own if own.is_installed else own.first
 
     def as_there(self) -> Predict:
         """The file as a function that computes what the device does.
@@ -267,7 +291,7 @@ class _Written:
     def predict(self, *, optimized: bool = True) -> Predict:
         """The file as a function, of torch's tensors."""
         own, here = self.runtime, self.here
-        if here != own:
+        if not own.is_installed:
             note(f"{own.name} is not installed ({own.install}): {here.title} ran the file instead.")
         orders = own.orders(self.lowered) if own.orders else None
         return self.at_its_length(host.load(self.content, runtime=here.name, orders=orders, optimized=optimized))

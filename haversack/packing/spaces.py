@@ -28,6 +28,8 @@ from haversack.positions import that_count
 from haversack.progress import say, tell, track
 from haversack.recipe import Choices, Recipe, Step, describe, technique
 from haversack.runtimes import agreement, estimate, find_runtime
+from haversack.runtimes.counts import Counts
+from haversack.runtimes.pieces import Piece
 from haversack.runtimes.timings import Times
 from haversack.task import Kinds, Task, brief
 from haversack.techniques._choices import LayerChoices
@@ -43,7 +45,10 @@ _ORDER: tuple[type[Effect], ...] = (Gone, Width, Swapped, Factors, Zeros, Bits)
 
 @dataclass(eq=False)
 class PricedPlans:
-    """What plans cost on a device: sizes by counting, time by timed pieces, or by the rates that the device states."""
+    """What plans cost on a device: sizes by counting, time by timed pieces, or by the rates that the device states.
+
+    Where the network ships as a program, that is by the instructions of its pieces.
+    """
 
     costs: Costs
     whole: Costs
@@ -51,26 +56,34 @@ class PricedPlans:
     baseline: Measurement
     times: Times | None
     """None where nothing is timed here."""
+    counts: Counts | None = None
+    """None where no instructions are counted."""
     coded: bool = True
     """Whether the length of the coded file is told too."""
-    _asked: set[object] = field(default_factory=set)
+    _asked: dict[Times | Counts, set[Piece]] = field(default_factory=dict)
     _latency: Measure | None = None
+    _instructions: Measure | None = None
 
     def measures(self) -> Mapping[str, Measure]:
         """Size, memory, update and time."""
         timed = {} if self.times is None else {"latency_ratio": self._ratio(self.times)}
-        return {**self._counted, **timed}
+        executed = {} if self.counts is None else self._executed(self.counts)
+        return {**self._counted, **timed, **executed}
 
     def refine(self, chosen: Chosen) -> bool:
-        """Times the pieces of a plan that were not timed yet."""
-        if self.times is None:
-            return False
-        wanted = {piece for piece in self.costs.pieces(chosen) if not self.times.timed(piece)} - self._asked
+        """Times the pieces of a plan that were not timed yet, and counts their instructions."""
+        tables = [table for table in (self.times, self.counts) if table is not None]
+        new = [self._asks(table, chosen) for table in tables]
+        return any(new)
+
+    def _asks(self, table: Times | Counts, chosen: Chosen) -> bool:
+        asked = self._asked.setdefault(table, set())
+        wanted = {piece for piece in self.costs.pieces(chosen) if not table.timed(piece)} - asked
         if not wanted:
             return False
-        self.times.measure(sorted(wanted))
-        self._asked |= wanted
-        self._latency = None
+        table.measure(sorted(wanted))
+        asked |= wanted
+        self._latency = self._instructions = None
         return True
 
     @cached_property
@@ -113,6 +126,19 @@ class PricedPlans:
             self._latency = run.scaled(1 / whole if whole else 1.0)
         return self._latency
 
+    def _executed(self, counts: Counts) -> dict[str, Measure]:
+        """Instructions, and the longest time and the most energy that they may take."""
+        if self._instructions is None:
+            self._asks(counts, tuple(self.costs.nothing))
+            self._instructions = self.costs.latency(counts.of)
+        device, found = self.costs.device, {"instructions": self._instructions}
+        one = estimate.instructions_ms(1, device)
+        if one is not None:
+            found["latency_ms"] = self._instructions.scaled(one.worst)
+            energy = estimate.energy_mj(one, device)
+            found |= {} if energy is None else {"energy_mj": self._instructions.scaled(energy.worst)}
+        return found
+
     def timed_whole(self, times: Times) -> None:
         """Times the pieces of the network as it is, in float and in these numbers: where every plan begins."""
         begin = {*self.whole.pieces(self.whole.nothing), *self.costs.pieces(self.costs.nothing)}
@@ -154,20 +180,23 @@ class Readings:
     times: Times | None
     made_by: Recipe = field(default_factory=Recipe)
     """What the model was made by: that of a student, of the network itself nothing."""
+    counts: Counts | None = None
 
     def spaces(self, *, sparse: bool) -> list[Space]:
         """One space a number format.
 
         Zeros and codebooks, and the coded file's length, are of use only where that is limited (`sparse`). Weights in
         fewer bits than floats are a format of their own where the network does not become integers, and linear layers
-        that round what they read as it comes are another.
+        that round what they read as it comes are another. Programs compute integers alone.
         """
         numbers = next(iter(self.offers.to_integers(self.model, self.device)), None)
         offers = sorted(self._read(numbers, sparse=sparse), key=lambda each: _place(each.choices.sites))
         floats = [each for each in offers if not _rounds(each.choices.sites)]
         rounding = {each.choices.sites[0].technique: each for each in offers if _rounds(each.choices.sites)}
-        plain = self._space("float32", floats, sparse=sparse)
-        spaces = [plain, *(self._stored(plain) if numbers is None else ())]
+        spaces = list[Space]()
+        if find_runtime(self.device).programs is None:
+            plain = self._space("float32", floats, sparse=sparse)
+            spaces = [plain, *(self._stored(plain) if numbers is None else ())]
         if numbers is not None:
             integers = [each for each in offers if each is not rounding.get(technique(QuantizeDynamic))]
             spaces.append(replace(self._space("int8", integers, sparse=sparse), numbers=numbers))
@@ -201,7 +230,8 @@ class Readings:
         sites = tuple(site for each in offered for site in each.sites)
         whole = Costs(self.model, self.device, sites, "float32", METHODS)
         costs = whole if name == "float32" else Costs(self.model, self.device, sites, name, METHODS)
-        pricing = PricedPlans(costs, whole, self.baseline, self.times, coded=sparse)
+        counts = None if name == "float32" else self.counts
+        pricing = PricedPlans(costs, whole, self.baseline, self.times, counts, coded=sparse)
         terms = (*loss_terms(sites, [each.losses for each in offers]), *_together(costs.layout, self._joining(sites)))
         return Space(name, offered, terms, pricing)
 

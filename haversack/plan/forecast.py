@@ -26,7 +26,7 @@ _IN_FLOAT = {
     SPARSE: frozenset({"prune_weights", "cluster_weights"}),
 }
 _WHOLE_BITS = 8
-_SHOWN = ("flash_bytes", "ram_bytes", "latency_ms", "latency_ratio", "energy_mj", "update_bytes")
+_SHOWN = ("flash_bytes", "ram_bytes", "instructions", "latency_ms", "latency_ratio", "energy_mj", "update_bytes")
 _EQUAL = 0.002
 """Falls of the score that differ by less are equal: then the plan of fewer techniques is advised first."""
 _RUINED = 0.5

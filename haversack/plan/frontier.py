@@ -13,8 +13,10 @@ from haversack.recipe import Recipe
 
 MOST_ROWS = 9
 """More cannot be taken in at once."""
-_MERITS = tuple(limit for limit in LIMITS if limit.field in ("flash_bytes", "latency_ratio", "score_at_least"))
-"""What makes a frontier: flash, latency and score."""
+_MERITS = tuple(
+    limit for limit in LIMITS if limit.field in ("flash_bytes", "instructions", "latency_ratio", "score_at_least")
+)
+"""What makes a frontier: flash, time, of a program as instructions, and score."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def beaten(rows: Sequence[FrontierRow]) -> tuple[int, ...]:
 
 
 def _merits(weighable: Weighable) -> tuple[float, ...]:
-    """Flash, latency and score, more being better; what is unknown is worst."""
+    """Flash, instructions, latency and score, more being better; what is unknown is worst."""
     merits = []
     for limit in _MERITS:
         figure = weighable.figure(limit)
@@ -122,7 +124,7 @@ def _spread(rows: Sequence[FrontierRow], kept: Collection[Recipe]) -> list[Front
     """Of more than nine rows those that lie far apart."""
     if len(rows) <= MOST_ROWS:
         return list(rows)
-    columns = [_scaled(column) for column in zip(*map(_merits, rows), strict=True)]
+    columns = [_scaled(column) for column in zip(*map(_merits, rows), strict=True) if any(map(math.isfinite, column))]
     points = list(zip(*columns, strict=True))
     extremes = [max(range(len(rows)), key=column.__getitem__) for column in columns]
     chosen = list(dict.fromkeys([*(at for at, row in enumerate(rows) if row.recipe in kept), *extremes]))

@@ -16,7 +16,7 @@ _MEASURES = tuple(limit for limit in LIMITS if not limit.at_least)
 """What a gain is told in, less being better."""
 _UNLIMITED = tuple(limit for limit in LIMITS if limit.field in ("flash_bytes", "latency_ms"))
 """What counts where nothing is limited."""
-_ALWAYS = tuple(limit for limit in LIMITS if limit.field in ("flash_bytes", "latency_ratio"))
+_ALWAYS = tuple(limit for limit in LIMITS if limit.field in ("flash_bytes", "instructions", "latency_ratio"))
 """What is told of every candidate, limited or not."""
 
 

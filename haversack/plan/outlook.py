@@ -19,7 +19,7 @@ _LEAST = 0.03
 """And where a score has risen by what was built: chance, since nothing is won by losing."""
 _RUINED = 0.5
 """Rows that are predicted to keep a smaller share of the score are of use to nobody."""
-_UNLIMITED = ("flash_bytes", "latency_ratio", "latency_ms")
+_UNLIMITED = ("flash_bytes", "instructions", "latency_ratio", "latency_ms")
 """What a frontier is drawn over where nothing is limited."""
 _LOOSER = 0.01
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from haversack.device import device_names, find_device
 from haversack.errors import DeviceError, MeasureError, ParityError
 from haversack.integer import Array, IntegerGraph
@@ -20,6 +18,7 @@ from haversack.quantity import show_bytes
 from haversack.runtimes.c_source.build import built, host_compilers, run_on_host
 from haversack.runtimes.c_source.cores import CORES, Board, core_board, device_board
 from haversack.runtimes.c_source.emulator import EmulatedCore
+from haversack.runtimes.c_source.inputs import differing_bytes, random_inputs
 from haversack.runtimes.c_source.write import CModel, write
 
 
@@ -74,14 +73,14 @@ def prove_on_core(
         on_host, wrong_on_host = 0, 0
         if host_compilers() and effort.host_samples:
             given = [row[: effort.host_samples] for row in rows]
-            on_host, wrong_on_host = len(given[0]), _wrong(run_on_host(model, given, Path(folder)), expected)
+            on_host, wrong_on_host = len(given[0]), differing_bytes(run_on_host(model, given, Path(folder)), expected)
     proof = CoreProof(
         source,
         board.name,
         board.core.name,
         firmware.compiler,
         len(ran.instructions),
-        _wrong(ran.outputs, expected),
+        differing_bytes(ran.outputs, expected),
         on_host,
         wrong_on_host,
         firmware.flash_bytes,
@@ -120,31 +119,3 @@ def require_exact(proof: CoreProof) -> None:
             where=f"{proof.source} on {proof.board}",
             mend="do not ship it, and please report it with the network.",
         )
-
-
-def _wrong(ours: Sequence[Array], reference: Sequence[Array]) -> int:
-    """How many bytes differ."""
-    pairs = ((one, other[: len(one)]) for one, other in zip(ours, reference, strict=True))
-    return sum(int((one.view(np.uint8) != other.view(np.uint8)).sum()) for one, other in pairs)
-
-
-def random_inputs(graph: IntegerGraph, count: int, seed: int) -> list[Array]:
-    """Random inputs, half of them smooth: noise alone saturates what a network makes of it."""
-    draw = np.random.default_rng(seed)
-    return [_numbers(graph, name, count, draw) for name in graph.inputs]
-
-
-def _numbers(graph: IntegerGraph, name: str, count: int, draw: np.random.Generator) -> Array:
-    value = graph.values[name]
-    shape = (count, *value.shape[1:])
-    if value.grid is None:
-        tables = [graph.values[each.inputs[0]].shape[0] for each in graph.operations if name in each.inputs[1:]]
-        return np.asarray(draw.integers(0, min(tables, default=2), shape), value.dtype)
-    info = np.iinfo(value.dtype)
-    noise = draw.integers(info.min, info.max + 1, shape)
-    level = draw.integers(info.min, info.max + 1, (count, *(1,) * (len(shape) - 1)))
-    smooth = np.clip(level + noise // _SMOOTHER, info.min, info.max)
-    return np.asarray(np.where(np.arange(count).reshape(-1, *(1,) * (len(shape) - 1)) % 2, noise, smooth), value.dtype)
-
-
-_SMOOTHER = 8

@@ -62,7 +62,8 @@ class Cast:
     def parties(self) -> list[Party]:
         """All who may be asked, the reference first; runtimes that nobody has to have only where installed."""
         ours = [Party("integer reference", "", self._reference), Party("torch", "network/", self._torch)]
-        return ours + [self._party(row) for row in rows() if row.is_installed or not row.optional]
+        files = (row for row in rows() if row.programs is None)
+        return ours + [self._party(row) for row in files if row.is_installed or not row.optional]
 
     def _party(self, runtime: Runtime) -> Party:
         file = runtime.format.file

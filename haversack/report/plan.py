@@ -14,7 +14,7 @@ from haversack.quantity import show_score
 from haversack.recipe import Recipe, technique
 from haversack.report.blocks import UNKNOWN, Block, Document, Lines, Paragraph, Rows, document
 
-_ALWAYS = ("score", "flash_bytes", "latency_ratio")
+_ALWAYS = ("score", "flash_bytes", "instructions", "latency_ratio")
 _BY_FIGURE = {limit.figure or limit.field: limit for limit in LIMITS}
 
 

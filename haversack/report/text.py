@@ -190,6 +190,7 @@ def _limit_table(limits: Sequence[tuple[str, str, str, str]]) -> Block:
 
 def _before_and_after(before: Measurement, after: Measurement) -> Lines:
     limits = [limit for limit in LIMITS if limit.kind == "absolute" and not limit.at_least]
+    limits = [limit for limit in limits if limit.field != "instructions" or after.instructions]
     rows = [
         *((limit.measure, *_pair(before, after, limit)) for limit in limits),
         ("score", *_scores(before.score, after.score)),
@@ -198,11 +199,14 @@ def _before_and_after(before: Measurement, after: Measurement) -> Lines:
         ("parity", _parity(before), _parity(after), ""),
     ]
     ratio = figure(after.latency_ratio, show_ratio)
+    if after.instructions is not None:
+        speed = "Flash, RAM and instructions of the packed network are read off a run on an emulated core."
+    else:
+        speed = f"Latency on this host, over that of the float original in alternation: {ratio}."
     beside = (
-        f"Latency on this host, over that of the float original in alternation: {ratio}. Fidelity: what packing "
-        "changed, the file's outputs against the original network's, on the calibration inputs. Parity: whether the "
-        "file is exact, its outputs against those of the packed network that it was written from, in steps of the "
-        "output's grid, or relative to the largest output where it has none."
+        f"{speed} Fidelity: what packing changed, the file's outputs against the original network's, on the "
+        "calibration inputs. Parity: whether the file is exact, its outputs against those of the packed network that "
+        "it was written from, in steps of the output's grid, or relative to the largest output where it has none."
         + " Validated: the score on samples that decided nothing."
         * bool(after.validated)
     )
@@ -245,10 +249,10 @@ def _recipe(recipe: Recipe) -> Lines:
 
 def _tried(verdict: Verdict) -> Lines:
     found = verdict.candidate.measurement
-    figures = (
-        f"flash {figure(found.flash_bytes, show_bytes)}, latency ratio {figure(found.latency_ratio, show_ratio)}, "
-        f"score {figure(found.score, show_score)}"
-    )
+    speed = f"latency ratio {figure(found.latency_ratio, show_ratio)}"
+    if found.instructions is not None:
+        speed = f"instructions {figure(found.instructions, show_count)}"
+    figures = f"flash {figure(found.flash_bytes, show_bytes)}, {speed}, score {figure(found.score, show_score)}"
     word = "kept" if verdict.kept else "dropped"
     recipe = Paragraph(str(verdict.candidate.recipe), f"  {word:<8}")
     return Lines((recipe, Paragraph(figures, " " * 10), Paragraph(f"because: {verdict.why}", " " * 10)))

@@ -1,14 +1,15 @@
 """Runtimes: files written for what runs them, run there, compared and timed. The folder is the list of runtimes.
 
-A folder in here defines `ROWS`, a row each for the runtimes that it knows, first the one that its files are for. No
-list names them: whoever needs a runtime goes through `rows()`. A row imports nothing heavy before it is called.
+A folder in here defines `ROWS`, a row each for the runtimes that it knows, first the one that its files are for; or
+`over`, which makes rows out of those of others. No list names them: whoever needs a runtime goes through `rows()`. A
+row imports nothing heavy before it is called.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import iter_modules
@@ -96,6 +97,37 @@ class FileFormat:
     """It is not told how a file is run, nor what memory it takes: `empty` and `contents` raise, saying why."""
 
 
+@dataclass(frozen=True)
+class Program:
+    """What a network takes as a program of its own on a device's core, read off a run on that core, emulated."""
+
+    flash_bytes: int
+    """Code and constants, all that the device stores."""
+    ram_bytes: int
+    """What is taken all the time, and the most of the stack."""
+    instructions: int
+    """Executed for one sample."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """How networks of integers become programs."""
+
+    on_a_host: Runtime
+    """What computes the same there from a file, to the bit."""
+    cores: frozenset[str]
+    """As devices name them."""
+    files: Callable[[fx.GraphModule], Mapping[str, bytes]]
+    """A graph as source."""
+    constant_bytes: Callable[[fx.GraphModule], int]
+    """The bytes of flash that a graph's program has beside its code."""
+    run: Callable[[fx.GraphModule, Device], Program]
+    """What a graph's program takes on the device's core. Raises MeasureError where it fails or nothing can compile or
+    run it, and ParityError where outputs are off by a byte."""
+    version: Callable[[], str]
+    """What counted instructions hold for: the code as it is written, and who compiles it."""
+
+
 class Opener(Protocol):
     """Opens a file here. Without `optimized` it runs as it stands, where the runtime can be told to."""
 
@@ -145,6 +177,8 @@ class Runtime:
     """What layers round as it comes has a step for each row, and not one for all of it."""
     free_lengths: bool = False
     """Its files take inputs of any length."""
+    programs: Programs | None = None
+    """How what its files compute is a program on a device, which ships in their place; None where files are run."""
     remark: str = ""
     """What a device's card says beside the name."""
 
@@ -157,6 +191,10 @@ class Runtime:
     def one_size(self) -> str:
         """What its files are called, where they take inputs of one length; empty where they take any."""
         return "" if self.free_lengths else f"a {self.format.kind} file"
+
+    def flash_bytes(self, lowered: fx.GraphModule) -> int:
+        """The bytes that the device stores of a network of integers; of a program its code aside."""
+        return self.programs.constant_bytes(lowered) if self.programs else len(self.write(lowered))
 
     def computed(self, lowered: fx.GraphModule) -> fx.GraphModule:
         """The graph as it computes it: what files are held against."""
@@ -173,8 +211,10 @@ class Runtime:
 @functools.cache
 def rows() -> tuple[Runtime, ...]:
     """All runtimes, by folder; those that nobody has to have come last."""
-    folders = (importlib.import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__) if found.ispkg)
-    return tuple(sorted((row for folder in folders for row in folder.ROWS), key=lambda row: row.optional))
+    folders = [importlib.import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__) if found.ispkg]
+    known: list[Runtime] = [row for folder in folders for row in getattr(folder, "ROWS", ())]
+    known += [row for folder in folders if hasattr(folder, "over") for row in folder.over(known)]
+    return tuple(sorted(known, key=lambda row: row.optional))
 
 
 def formats() -> tuple[FileFormat, ...]:
@@ -206,4 +246,13 @@ def find_runtime(device: Device) -> Runtime:
             f"{device.name} runs {device.runtime}, and there is no writer for that yet.",
             mend=f"`weigh` and `advise` work for it; to pack for it, choose a --runtime: {', '.join(device_names())}.",
         )
+    if row.programs and device.core not in row.programs.cores:
+        raise DeviceError(
+            f"{device.name} has no core that can be emulated, so no program of a network can be run for it.",
+            mend=f"choose a microcontroller, such as stm32f405, or give a device file with core: {_cores(row)}.",
+        )
     return row
+
+
+def _cores(row: Runtime) -> str:
+    return ", ".join(sorted(row.programs.cores)) if row.programs else ""

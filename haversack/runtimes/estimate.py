@@ -70,6 +70,17 @@ def check_judgeable(budget: Budget, device: Device, number_formats: Collection[s
             mend="limit --flash, which holds the weights, or pack for a device that is measured (--device host); for a "
             "microcontroller give a device file with ram_bytes.",
         )
+    runtime = named(device.runtime)
+    if budget.instructions is not None and (runtime is None or runtime.programs is None):
+        raise BudgetError(
+            f"instructions are counted where a network is a program of its own, and {device.runtime} runs files.",
+            mend="add --runtime c, for a microcontroller, or limit --latency.",
+        )
+    if budget.latency_ratio is not None and runtime is not None and runtime.programs:
+        raise BudgetError(
+            f"a ratio is of files that are timed here, and on {device.name} runs a program.",
+            mend="limit --instructions, or --latency in milliseconds.",
+        )
     if budget.energy_mj is not None and device.active_power_w is None:
         raise BudgetError(
             f"no source states the power of {device.name}, so an energy limit cannot be judged.",
@@ -162,6 +173,17 @@ def latency_ms(cost: Cost, device: Device, number_format: str) -> Figure:
     worst, best = _efficiency(device)
     low = max(memory_ms, 1e3 * cost.macs / (peak * best))
     high = max(memory_ms, 1e3 * cost.macs / (peak * worst))
+    return Figure(math.sqrt(low * high), "estimated", low, high)
+
+
+def instructions_ms(instructions: float, device: Device) -> Figure | None:
+    """The time of so many instructions, at the least and the most cycles that one takes; None where it is not stated.
+
+    Its value is the geometric mean of the two ends.
+    """
+    if device.cycles_per_instruction is None or device.clock_hz is None:
+        return None
+    low, high = (1e3 * instructions * cycles / device.clock_hz for cycles in device.cycles_per_instruction)
     return Figure(math.sqrt(low * high), "estimated", low, high)
 
 

@@ -16,10 +16,11 @@ from haversack.device import find_device
 from haversack.errors import HaversackError, MeasureError
 from haversack.integer.reference import run
 from haversack.model import Model
-from haversack.proving.on_core import board_named, prove_on_core, random_inputs
+from haversack.proving.on_core import board_named, prove_on_core
 from haversack.proving.sources import source_of
 from haversack.runtimes.c_source import build, emulator
 from haversack.runtimes.c_source.cores import core_board
+from haversack.runtimes.c_source.inputs import random_inputs
 from haversack.surgery.save import save
 from haversack.task import Task
 

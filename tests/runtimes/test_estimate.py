@@ -15,7 +15,13 @@ from haversack.progress import shown_by
 from haversack.runtimes.estimate import check_judgeable, check_possible, energy_mj, latency_ms, ram_bytes, weigh
 
 BOARD = Device(
-    "stm32l4r5", "STM32L4R5", "c", ram_bytes=640 * 1024, clock_hz=120e6, macs_per_cycle_int8=2, active_power_w=0.03
+    "stm32l4r5",
+    "STM32L4R5",
+    "firmware",
+    ram_bytes=640 * 1024,
+    clock_hz=120e6,
+    macs_per_cycle_int8=2,
+    active_power_w=0.03,
 )
 PI = Device("pi", "a Pi", "onnx", ram_bytes=2**30, clock_hz=1e9, macs_per_cycle_float32=4, macs_per_cycle_int8=8)
 

@@ -65,7 +65,7 @@ class Writing:
             weights = dict.fromkeys((layer.weight for layer in folded.layers(transposed=True)), 8) | dict(bits or {})
             network = _on_any_grids(folded, weights, signed=self.signed)
         with noted():
-            return len(self.runtime.write(network))
+            return self.runtime.flash_bytes(network) if self.in_integers else len(self.runtime.write(network))
 
     def narrow(self, weight: str) -> tuple[bool, int]:
         """Whether a weight of 4 bits is stored two a byte, and what a file holds beside that for the first of them.

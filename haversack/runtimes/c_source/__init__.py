@@ -1,10 +1,53 @@
 """Plain C for microcontrollers: an integer graph as model.h and model.c, and programs of it on emulated cores.
 
-`write.py` writes, `build.py` compiles for a board, `emulator.py` runs. It is no runtime that `pack` measures in yet.
+`write.py` writes, `build.py` compiles for a board, `emulator.py` runs; `program.py` reads figures off such a run. On a
+host the same network is run from a file of the runtime that computes integers to the bit as the C does.
 """
 
 from __future__ import annotations
 
-from haversack.runtimes import Runtime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-ROWS: tuple[Runtime, ...] = ()
+from haversack.runtimes import Around, Program, Programs, Runtime
+from haversack.runtimes.c_source.cores import CORES
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from haversack.device import Device
+
+_ON_A_HOST = "tflite-micro"
+
+
+def over(known: Sequence[Runtime]) -> Iterator[Runtime]:
+    """The row of what is run on a host by the runtime that is exact, and ships as C."""
+    for row in known:
+        if row.name == _ON_A_HOST:
+            programs = Programs(row, frozenset(CORES), _files, _constant_bytes, _run, _version)
+            yield replace(row, name="c", title="plain C", programs=programs, around=Around(215, 80, 0), remark="")
+
+
+def _files(lowered: fx.GraphModule) -> Mapping[str, bytes]:
+    from haversack.runtimes.c_source.program import files
+
+    return files(lowered)
+
+
+def _constant_bytes(lowered: fx.GraphModule) -> int:
+    from haversack.runtimes.c_source.program import constant_bytes
+
+    return constant_bytes(lowered)
+
+
+def _run(lowered: fx.GraphModule, device: Device) -> Program:
+    from haversack.runtimes.c_source.program import run
+
+    return run(lowered, device)
+
+
+def _version() -> str:
+    from haversack.runtimes.c_source.program import version
+
+    return version()

@@ -132,3 +132,9 @@ def device_board(device: Device) -> Board:
             mend=f"choose {', '.join(CORES)}, or a device that states core, flash_origin and ram_origin.",
         )
     return Board(device.name, core, Region(flash, device.flash_bytes), Region(ram, device.ram_bytes))
+
+
+def board_of(device: Device) -> Board:
+    """The board of a device, or where it does not say where its memory lies, its core with plenty."""
+    stated = device.flash_origin is not None and device.ram_origin is not None
+    return device_board(device) if stated else core_board(device.core)
