@@ -50,7 +50,7 @@ class Bits:
 class Zeros:
     """A share of a layer's weights is zero, and the others have so few values that they fit into a codebook.
 
-    Only coded files are smaller by it. A codebook of no entries leaves the weights as they are.
+    Only coded files and C are smaller by it. A codebook of no entries leaves the weights as they are.
     """
 
     path: str

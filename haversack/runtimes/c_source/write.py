@@ -8,7 +8,7 @@ that the network uses are in the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -22,33 +22,34 @@ from haversack.integer.passes import with_integer_ports
 from haversack.runtimes.c_source.constants import Constants, Entry, brief
 from haversack.runtimes.c_source.layers import calls
 from haversack.runtimes.c_source.layers.call import Call, Layer
-from haversack.runtimes.c_source.layers.storage import widths
+from haversack.runtimes.c_source.layers.storage import forms
 
 _KERNELS = {
-    "convolve": "convolve",
-    "convolve_depthwise": "depthwise",
-    "convolve_transposed": "convolve_transposed",
-    "connect": "connect",
-    "pool": "pool",
-    "reduce": "reduce",
-    "add": "sum",
-    "multiply": "product",
-    "choose": "choose",
-    "look_up": "look_up",
-    "limit": "limit",
-    "softmax": "softmax",
-    "gather": "gather",
-    "fill": "fill",
-    "move": "move",
-    "resize": "resize",
+    "convolve": ("products", "pixels", "convolve"),
+    "convolve_sparse": ("products", "sparse", "pixels", "convolve_sparse"),
+    "convolve_depthwise": ("products", "depthwise"),
+    "convolve_transposed": ("products", "convolve_transposed"),
+    "connect": ("products", "connect"),
+    "connect_sparse": ("products", "sparse", "connect_sparse"),
+    "pool": ("pool",),
+    "reduce": ("reduce",),
+    "add": ("sum",),
+    "multiply": ("product",),
+    "choose": ("choose",),
+    "look_up": ("look_up",),
+    "limit": ("limit",),
+    "softmax": ("softmax",),
+    "gather": ("gather",),
+    "fill": ("fill",),
+    "move": ("move",),
+    "resize": ("resize",),
 }
-"""The functions that layers call, and the files that they are in."""
-_WITH_WEIGHTS = frozenset({"convolve", "convolve_depthwise", "convolve_transposed", "connect"})
-_WITH_SCRATCH = frozenset({"convolve", "convolve_depthwise", "connect"})
+"""The functions that layers call, and the files that they take, in their order."""
+_WITH_SCRATCH = frozenset({"convolve", "convolve_sparse", "convolve_depthwise", "connect"})
 _FLAGS = (
     *("LARGE_SUMS", "LEFT_SHIFTS", "NO_SHIFTS", "LIMITS"),
     *("3_BY_3", "OTHER_WINDOWS"),
-    *("CODES", "BITS_1", "BITS_2", "BITS_3", "BITS_4"),
+    *("CODES", "BITS_1", "BITS_2", "BITS_3", "BITS_4", "SPARSE"),
 )
 _QUANTIZED = "quantize the whole network, such as by quantize_static."
 _C_TYPES = {"int8": "int8_t", "int32": "int32_t"}
@@ -151,10 +152,10 @@ class _Writer:
 
     def __init__(self, graph: IntegerGraph) -> None:
         self._graph, self._constants = graph, Constants()
-        self._constants.reserve("".join(map(_kernel, ("arithmetic", "products", *_KERNELS.values()))))
-        narrow = widths(graph)
+        self._constants.reserve("".join(map(_kernel, _files(_KERNELS))))
+        stored = forms(graph)
         self._calls = {
-            id(operation): calls(Layer(graph, operation, self._constants, narrow)) for operation in graph.operations
+            id(operation): calls(Layer(graph, operation, self._constants, stored)) for operation in graph.operations
         }
         for value in (graph.values[name] for name in (*graph.inputs, *graph.outputs)):
             if value.data is not None or value.dtype not in _C_TYPES:
@@ -209,11 +210,9 @@ class _Writer:
         body = "\n".join(self._body())  # constants are named on the way
         used = {call.kernel for call in self._all_calls}
         flags = {flag for call in self._all_calls for flag in (*call.flags, *_limited(call.entries))}
-        kernels = ["arithmetic", *(["products"] if used & _WITH_WEIGHTS else [])]
-        kernels += [file for kernel, file in _KERNELS.items() if kernel in used]
         return _text("model.c").format(
             switches="\n".join(f"#define HAVERSACK_MODEL_{flag} {int(flag in flags)}" for flag in _FLAGS),
-            kernels="\n".join(map(_kernel, kernels)),
+            kernels="\n".join(map(_kernel, _files(used))),
             constants="\n\n".join(self._constants.texts),
             words=self._arena_bytes // _WORD,
             signature=self._signature,
@@ -265,6 +264,12 @@ def _limited(entries: Mapping[str, Entry]) -> Iterator[str]:
             yield from _limited(entry)
         elif name in ("low", "high") and (name, entry) not in (("low", -128), ("high", 127)):
             yield "LIMITS"
+
+
+def _files(kernels: Collection[str]) -> Iterator[str]:
+    """The files that these functions take, each once."""
+    yield "arithmetic"
+    yield from dict.fromkeys(file for kernel, files in _KERNELS.items() if kernel in kernels for file in files)
 
 
 def _text(name: str) -> str:

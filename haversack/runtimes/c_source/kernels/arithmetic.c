@@ -32,6 +32,13 @@ HELPER int32_t add_products(int32_t x, int32_t y, int32_t sum)
     return result;
 }
 
+HELPER int32_t add_low_low(int32_t x, int32_t y, int32_t sum)
+{
+    int32_t result;
+    __asm__("smlabb %0, %1, %2, %3" : "=r"(result) : "r"(x), "r"(y), "r"(sum));
+    return result;
+}
+
 /* sum + x.low * y.high */
 HELPER int32_t add_low_high(int32_t x, int32_t y, int32_t sum)
 {
@@ -120,6 +127,11 @@ HELPER int32_t odds(uint32_t bytes)
 HELPER int32_t add_products(int32_t x, int32_t y, int32_t sum)
 {
     return sum + low_of(x) * low_of(y) + high_of(x) * high_of(y);
+}
+
+HELPER int32_t add_low_low(int32_t x, int32_t y, int32_t sum)
+{
+    return sum + low_of(x) * low_of(y);
 }
 
 HELPER int32_t add_low_high(int32_t x, int32_t y, int32_t sum)

@@ -1,25 +1,6 @@
-/* Convolution. Patches of four pixels lie between each other, spread to 16 bits, so that a weight that is read serves
-   all four. Four depths of a pixel are two words: depths 0 and 2, depths 1 and 3. */
-typedef struct {
-    Products products;
-    int16_t in_height, in_width, in_channels;
-    int16_t out_height, out_width, out_channels;
-    int16_t kernel_height, kernel_width;
-    int16_t stride_height, stride_width;
-    int16_t dilation_height, dilation_width;
-    int16_t top, left; /* how many rows and columns of zeros lie before the map */
-    int16_t groups;
-    int16_t in_zero;
-    int16_t pointwise; /* each pixel is a patch by itself */
-    int32_t words; /* of a patch: its depth / 4, rounded up */
-} Convolution;
-
-/* Where a window begins, and how many pixels are left in its row of results. */
-typedef struct {
-    int32_t row, column, left;
-} Pixel;
-
-enum { PIXELS = 4, PAIRS = 2 * PIXELS };
+/* Convolution. Patches of four pixels lie between each other, spread to 16 bits. Four depths of a pixel are two words:
+   depths 0 and 2, depths 1 and 3. */
+enum { PAIRS = 2 * PIXELS };
 
 static int32_t *add_words(int32_t *patch, const uint32_t *from, int32_t words)
 {
@@ -94,10 +75,6 @@ static void add_bytes(const Convolution *by, const int8_t *x, int32_t row, int32
     }
     (void)add_words(patch, (const uint32_t *)(const void *)line, by->words);
 }
-
-typedef struct {
-    int32_t first, second, third, fourth;
-} Sums;
 
 /* Adds the products of two pairs of weights with four patches, and goes on behind those. */
 static inline Sums add_pairs_to(Sums sums, const int32_t **patches, int32_t even, int32_t odd)
@@ -188,21 +165,7 @@ static void add_pixels(const Convolution *by, const int32_t *patches, int32_t gr
     for (int32_t channel = first; channel < first + channels; channel++) {
         const Ending ending = ending_at(&products, channel);
         const Sums sums = sums_by(&products, patches, weights, words, products.biases[channel], pairs);
-        int8_t *result = y + channel;
-        switch (count) {
-        case PIXELS:
-            result[3 * step] = result_of(ending, sums.fourth);
-            /* fall through */
-        case 3:
-            result[2 * step] = result_of(ending, sums.third);
-            /* fall through */
-        case 2:
-            result[step] = result_of(ending, sums.second);
-            /* fall through */
-        default:
-            result[0] = result_of(ending, sums.first);
-            break;
-        }
+        put_results(sums, ending, count, step, y + channel);
         weights += size;
     }
 }
@@ -223,13 +186,7 @@ static void add_patches(const Convolution *by, const int8_t *x, Pixel *place, in
             add_patch(by, x, place->row, place->column, patches);
         }
         patches += 2;
-        place->column += by->stride_width;
-        place->left--;
-        if (place->left == 0) {
-            place->left = by->out_width;
-            place->column = -by->left;
-            place->row += by->stride_height;
-        }
+        next_pixel(by, place);
     }
 }
 
@@ -239,8 +196,8 @@ static void convolve(const Convolution *by, const int8_t *x, int8_t *y, int32_t 
     int32_t *patches = scratch;
 #if HAVERSACK_MODEL_CODES
     patches = add_pairs_of_values(&by->products, scratch);
-    (void)memset(patches + by->words * PAIRS, 0, ((uint32_t)by->words & 1U) * PAIRS * sizeof(int32_t));
 #endif
+    (void)memset(patches, 0, (uint32_t)(by->words + (by->words & 1)) * PAIRS * sizeof(int32_t));
     for (int32_t group = 0; group < by->groups; group++) {
         Pixel place = {-by->top, -by->left, by->out_width};
         for (int32_t pixel = 0; pixel < pixels; pixel += PIXELS) {

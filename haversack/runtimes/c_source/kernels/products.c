@@ -8,8 +8,11 @@ typedef struct {
     int16_t zero, low, high;
     int16_t factor_each; /* 0: all channels have the first one's factor and shift */
     int16_t bits; /* of a weight: 8, or fewer, which are its place among the values */
-#if HAVERSACK_MODEL_CODES
+#if HAVERSACK_MODEL_CODES || HAVERSACK_MODEL_SPARSE
     const int8_t *values;
+#endif
+#if HAVERSACK_MODEL_SPARSE
+    const uint16_t *lengths; /* pairs of a channel's weights that are not zero */
 #endif
 } Products;
 

@@ -12,6 +12,7 @@ from haversack.integer import IntegerGraph, Operation, Value
 from haversack.integer.arithmetic import Multiplier
 from haversack.integer.parameters import Output
 from haversack.runtimes.c_source.constants import Constants, Entry, brief
+from haversack.runtimes.c_source.layers.storage import Form
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Layer:
     graph: IntegerGraph
     operation: Operation
     constants: Constants
-    widths: Mapping[str, int] = field(default_factory=dict)
-    """The bits of a layer's weights, by what it makes; 8 where nothing is said."""
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    """How weights are kept, by what their layer makes, where not as bytes."""
 
     @property
     def name(self) -> str:

@@ -48,11 +48,16 @@ def _dense(layer: Layer, by: WindowedProducts) -> Call:
 
 def _of_patches(layer: Layer, of: LayerWeights, window: Mapping[str, Entry], overwrites: tuple[Overlap, ...]) -> Call:
     """A convolution, whose patches lie in scratch memory; bytes that are no words are gathered behind them."""
-    depth = layer.value("weight").shape[-1]
+    channels = layer.value("input").shape[-1]
     words = -(-of.rows.numbers.shape[1] // _WORD)
     entries = {"products": of.record(layer.constants), **window, "words": words}
-    scratch = of.pairs + (words + words % 2) * _PAIRS + (words if depth % _WORD else 0)
-    return layer.call("convolve", "Convolution", entries, layer.value("input"), scratch_words=scratch, flags=of.flags,
+    if of.form.sparse:
+        kernel, scratch = "convolve_sparse", -(-channels // _WORD) + (words + 1) * _PAIRS
+    else:
+        depth = layer.value("weight").shape[-1]
+        kernel = "convolve"
+        scratch = of.form.pairs + (words + words % 2) * _PAIRS + (words if depth % _WORD else 0)
+    return layer.call(kernel, "Convolution", entries, layer.value("input"), scratch_words=scratch, flags=of.flags,
                       overwrites=overwrites)  # fmt: skip
 
 
@@ -117,9 +122,13 @@ def connected(layer: Layer, by: Products) -> Iterator[Call]:
     channels, depth = of.rows.numbers.shape
     rows, words = math.prod(x.shape) // depth, -(-depth // _WORD)
     if rows == 1:
-        flags = of.flags | ({"SPARE_WORD"} if of.bits != BYTE and words % 2 else set())
-        entries: dict[str, Entry] = {"products": of.record(layer.constants), "channels": channels, "words": words}
-        yield layer.call("connect", "Connection", entries, x, scratch_words=of.pairs, flags=flags)
+        entries: dict[str, Entry] = {"products": of.record(layer.constants), "channels": channels}
+        if of.form.sparse:
+            yield layer.call("connect_sparse", "SparseConnection", entries, x, flags=of.flags | {"SPARE_WORD"})
+            return
+        flags = of.flags | ({"SPARE_WORD"} if of.form.bits != BYTE and words % 2 else set())
+        entries["words"] = words
+        yield layer.call("connect", "Connection", entries, x, scratch_words=of.form.pairs, flags=flags)
         return
     window: dict[str, Entry] = {
         "in_height": 1,

@@ -1,7 +1,8 @@
-"""Storage: in how many bits each layer's weights are kept: as bytes, or as numbers of the few values that they have.
+"""Storage: in what form each layer's weights are kept: as bytes, as numbers of the few values there are, without zeros.
 
-A codebook (Han et al. 2016, "Deep Compression") also takes its values and code that reads it, which is in the file once
-for all layers of a kernel: whether it pays is counted over the whole network.
+A codebook (Han et al. 2016, "Deep Compression") also takes its values, what is left of a row without zeros how many of
+them lie between the others, and each form code that reads it, which is in the file once for all layers of a kernel:
+whether forms pay is counted over the whole network.
 """
 
 from __future__ import annotations
@@ -17,14 +18,46 @@ import numpy as np
 from haversack.integer import Array, IntegerGraph, Operation
 
 BYTE = 8
-_WIDTHS = (1, 2, 3, 4)
 _EIGHT = 8
 """Codes that are read at once: in as many bytes as each has bits."""
 _POINTER_BYTES = 4
-CODE_BYTES = {"convolve": (480, 250), "connect": (560, 300), "convolve_depthwise": (60, 0)}
-"""What each kernel of a network takes more where there are codes: for one width, and each other (GCC, Cortex-M4)."""
 _BLOCK = 4
 """Channels of a fully connected layer that lie between each other."""
+_MOST_ZEROS = 15
+"""Between two weights; where there are more, one of them is stored."""
+_MOST_LEFT = {"convolve": 0.45, "connect": 0.3}
+"""The share of weights that are not zero up to which skipping the zeros takes 1.2 and 1.4 times as long, or less."""
+
+
+@dataclass(frozen=True, order=True)
+class Form:
+    """Weights of so many bits: bytes, or places among the values there are; `sparse`: only those that are not zero."""
+
+    bits: int = BYTE
+    sparse: bool = False
+
+    @property
+    def pairs(self) -> int:
+        """Words of the table of what two codes stand for, which a kernel makes before it begins."""
+        return 0 if self.sparse or self.bits == BYTE else 1 << 2 * self.bits
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """What the kernels' text is switched on for."""
+        if self.sparse:
+            return frozenset({"SPARSE"})
+        return frozenset() if self.bits == BYTE else frozenset({"CODES", f"BITS_{self.bits}"})
+
+
+BYTES = Form()
+CODES = tuple(Form(bits) for bits in (1, 2, 3, 4))
+SPARSE = Form(BYTE, sparse=True), Form(4, sparse=True)
+CODE_BYTES = {
+    "convolve": {CODES: (480, 250), SPARSE: (1300, 0)},
+    "connect": {CODES: (560, 300), SPARSE: (360, 0)},
+    "convolve_depthwise": {CODES: (60, 0)},
+}
+"""What each kernel of a network takes more where there are such forms: for one, and each other (GCC, Cortex-M4)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +66,7 @@ class Rows:
 
     kernel: str
     numbers: Array
+    groups: int = 1
 
     @classmethod
     def of(cls, graph: IntegerGraph, operation: Operation) -> Rows:
@@ -48,30 +82,39 @@ class Rows:
         if operation.kind == "TRANSPOSE_CONV":
             return cls("convolve_transposed", rows)
         single = operation.kind == "FULLY_CONNECTED" and math.prod(read) == rows.shape[1]
-        return cls("connect" if single else "convolve", rows)
+        groups = read[-1] // numbers.shape[-1] if operation.kind == "CONV_2D" else 1
+        return cls("connect" if single else "convolve", rows, groups)
 
-    @property
-    def values(self) -> Array:
-        """The values that weights have, also those that rows are filled up with."""
-        return np.unique(self._eights)
+    def forms(self) -> Iterator[Form]:
+        """Those that the weights can be kept in, without a price in time that is out of proportion."""
+        yield BYTES
+        yield from (form for form in CODES if len(np.unique(self._eights)) <= 1 << form.bits)
+        share = np.count_nonzero(self.numbers) / self.numbers.size
+        if self.groups == 1 and 0 < share <= _MOST_LEFT.get(self.kernel, 0):
+            yield from (form for form in SPARSE if form.bits == BYTE or len(np.unique(self.numbers)) <= 1 << form.bits)
 
-    def packed(self, bits: int) -> Array:
-        """The weights in an array: bytes in words, or codes, which are places among the values, in as many bits."""
-        if bits == BYTE:
+    def arrays(self, form: Form) -> Mapping[str, Array]:
+        """What is stored of the weights in such a form, by the names of a record's members."""
+        if form == BYTES:
             numbers = self.numbers.reshape(1, -1) if self._is_one else self.numbers
-            return _in_words(self._in_turns(_filled(numbers, 4).reshape(len(numbers), -1, 4)))
-        codes = np.searchsorted(self.values, self._eights)
+            return {"weights": _in_words(self._in_turns(_filled(numbers, 4).reshape(len(numbers), -1, 4)))}
+        stored = self.numbers if form.sparse else self._eights
+        values = np.unique(np.append(stored, 0) if form.sparse else stored)
+        listed = {} if form.bits == BYTE else {"values": np.resize(values, 1 << form.bits).astype(np.int8)}
+        if form.sparse:
+            rows = [_without_zeros(row, None if form.bits == BYTE else values) for row in stored]
+            lengths = np.array([len(row) for row in rows], np.uint16)
+            return {"weights": np.concatenate(rows).reshape(-1), "lengths": lengths, **listed}
+        codes = np.searchsorted(values, stored)
         if self._is_one:
-            return _in_bits(codes, bits)
-        bytes_of_eights = self._in_turns(_in_eights(codes, bits))
-        return np.frombuffer(bytes_of_eights.tobytes(), _EIGHT_TYPES[bits])
+            return {"weights": _in_bits(codes, form.bits), **listed}
+        eights = self._in_turns(_in_eights(codes, form.bits))
+        return {"weights": np.frombuffer(eights.tobytes(), _EIGHT_TYPES[form.bits]), **listed}
 
-    def sizes(self) -> Iterator[tuple[int, int]]:
-        """Bits of a weight, and the bytes that all of them then take."""
-        yield BYTE, self.packed(BYTE).nbytes
-        count = len(self.values)
-        fewer = (bits for bits in _WIDTHS if count <= 1 << bits)
-        yield from ((bits, self.packed(bits).nbytes + (1 << bits) + _POINTER_BYTES) for bits in fewer)
+    def size_bytes(self, form: Form) -> int:
+        """What they take in flash."""
+        arrays = self.arrays(form).values()
+        return sum(array.nbytes for array in arrays) + _POINTER_BYTES * (len(arrays) - 1)
 
     @property
     def _is_one(self) -> bool:
@@ -92,25 +135,27 @@ class Rows:
         return np.concatenate([blocks.reshape(-1), parts[whole:].reshape(-1)])
 
 
-def widths(graph: IntegerGraph) -> Mapping[str, int]:
-    """The bits of a weight, by what its layer makes, where they are fewer than those of a byte."""
+def forms(graph: IntegerGraph) -> Mapping[str, Form]:
+    """How weights are kept, by what their layer makes, where not as bytes."""
     layers = {
         operation.outputs[0]: Rows.of(graph, operation)
         for operation in graph.operations
         if operation.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") and _has_integers(graph, operation)
     }
-    sizes = {name: dict(rows.sizes()) for name, rows in layers.items()}
+    sizes = {name: {form: rows.size_bytes(form) for form in rows.forms()} for name, rows in layers.items()}
     kernels = {rows.kernel for rows in layers.values()}
 
-    def flash(some: Sequence[int]) -> int:
-        code = (CODE_BYTES[kernel] for kernel in kernels if some)
-        more = sum(first + other * (len(some) - 1) for first, other in code)
-        return more + sum(each[_narrowest(each, some)] for each in sizes.values())
+    def flash(some: Sequence[Form]) -> int:
+        code = (each for kernel in kernels for each in CODE_BYTES[kernel].items())
+        counts = ((sum(form in kind for form in some), *cost) for kind, cost in code)
+        more = sum(first + other * (count - 1) for count, first, other in counts if count)
+        return more + sum(each[_smallest(each, some)] for each in sizes.values())
 
-    choices = (some for count in range(len(_WIDTHS) + 1) for some in itertools.combinations(_WIDTHS, count))
+    useful = sorted({form for each in sizes.values() for form in each} - {BYTES})
+    choices = (some for count in range(len(useful) + 1) for some in itertools.combinations(useful, count))
     allowed = min(choices, key=flash)
-    best = {name: _narrowest(each, allowed) for name, each in sizes.items()}
-    return {name: bits for name, bits in best.items() if bits != BYTE}
+    best = {name: _smallest(each, allowed) for name, each in sizes.items()}
+    return {name: form for name, form in best.items() if form != BYTES}
 
 
 def _has_integers(graph: IntegerGraph, operation: Operation) -> bool:
@@ -118,8 +163,8 @@ def _has_integers(graph: IntegerGraph, operation: Operation) -> bool:
     return weight.data is not None and weight.dtype == "int8"
 
 
-def _narrowest(sizes: Mapping[int, int], allowed: Sequence[int]) -> int:
-    return min((bits for bits in (BYTE, *allowed) if bits in sizes), key=lambda bits: sizes[bits])
+def _smallest(sizes: Mapping[Form, int], allowed: Sequence[Form]) -> Form:
+    return min((form for form in (BYTES, *allowed) if form in sizes), key=lambda form: sizes[form])
 
 
 _EIGHT_TYPES = {1: "<u1", 2: "<u2", 3: "<u1", 4: "<u4"}
@@ -137,6 +182,21 @@ def _in_bits(codes: Array, bits: int) -> Array:
     """Codes one after the other as bytes, the first lowest, and a byte behind them, which is read with the last."""
     single = codes.reshape(-1, 1) >> np.arange(bits) & 1
     return np.append(np.packbits(single.astype(np.uint8).reshape(-1), bitorder="little"), np.uint8(0))
+
+
+def _without_zeros(row: Array, values: Array | None) -> Array:
+    """Pairs of what is not zero: bytes of how many zeros lie before each of both, and of both, or of their codes."""
+    places = np.flatnonzero(row)
+    zeros = np.diff(places, prepend=-1) - 1
+    last = np.cumsum(zeros // (_MOST_ZEROS + 1) + 1) - 1
+    count = int(last[-1]) + 1 if len(last) else 0
+    before, weights = np.zeros((2, count + count % 2), np.int64)
+    before[:count], before[last], weights[last] = _MOST_ZEROS, zeros % (_MOST_ZEROS + 1), row[places]
+    weights = weights if values is None else np.searchsorted(values, weights)
+    columns = [before[0::2] | before[1::2] << 4, weights[0::2], weights[1::2]]
+    if values is not None:
+        columns = [columns[0], columns[1] | columns[2] << 4]
+    return np.stack(columns, axis=1).astype(np.uint8)
 
 
 def _filled(rows: Array, multiple: int, mode: Literal["constant", "edge"] = "constant") -> Array:

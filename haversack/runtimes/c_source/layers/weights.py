@@ -12,7 +12,7 @@ from haversack.integer.arithmetic import Multiplier, multiply
 from haversack.integer.parameters import Products
 from haversack.runtimes.c_source.constants import Constants, Entry
 from haversack.runtimes.c_source.layers.call import Layer, ending
-from haversack.runtimes.c_source.layers.storage import BYTE, Rows
+from haversack.runtimes.c_source.layers.storage import BYTES, Form, Rows
 
 _SMALL = 1 << 30
 _MOST_SHIFT = 23
@@ -25,8 +25,7 @@ class LayerWeights:
 
     name: str
     rows: Rows
-    bits: int
-    """Of a weight: 8, or those of its place among the values that there are."""
+    form: Form
     biases: Array
     by: Multiplier
     ending: dict[str, Entry]
@@ -49,14 +48,8 @@ class LayerWeights:
         times = 2 if rows.kernel == "convolve_depthwise" else 1
         if int(largest.max()) * times >= 1 << 31:
             raise layer.refuse(f"whose sums, {times} times over, have more than 32 bits")
-        bits = layer.widths.get(layer.result.name, BYTE)
-        flags = summed(largest, factors) | ({"CODES", f"BITS_{bits}"} if bits != BYTE else set())
-        return cls(layer.name, rows, bits, biases, factors, ending(by.output), flags)
-
-    @property
-    def pairs(self) -> int:
-        """Words of the table of what two codes stand for, which a kernel makes before it begins."""
-        return 0 if self.bits == BYTE else 1 << 2 * self.bits
+        form = layer.forms.get(layer.result.name, BYTES)
+        return cls(layer.name, rows, form, biases, factors, ending(by.output), summed(largest, factors) | form.flags)
 
     def record(self, constants: Constants) -> dict[str, Entry]:
         """The layer's products in C."""
@@ -70,15 +63,13 @@ class LayerWeights:
             "shifts": constants.numbers(f"{self.name}_shifts", shifts[:many]),
             **self.ending,
             "factor_each": int(each),
-            "bits": self.bits,
+            "bits": self.form.bits,
         }
 
     def _stored(self, constants: Constants) -> Iterator[tuple[str, Entry]]:
-        """Weights as the kernel reads them; with the values that codes stand for."""
-        yield "weights", constants.numbers(f"{self.name}_weights", self.rows.packed(self.bits))
-        if self.bits != BYTE:
-            values = self.rows.values.astype(np.int8)
-            yield "values", constants.numbers(f"{self.name}_values", np.resize(values, 1 << self.bits))
+        """Weights as the kernel reads them, with the values that codes stand for, and how long rows are that differ."""
+        for name, numbers in self.rows.arrays(self.form).items():
+            yield name, constants.numbers(f"{self.name}_{name}", numbers)
 
 
 def summed(largest: Array | int, by: Multiplier) -> frozenset[str]:
