@@ -84,6 +84,22 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class SecondOpinion:
+    """What another emulator makes of the same C, on a board of its own with the same core."""
+
+    emulator: str
+    """With its version."""
+    machine: str
+    """The board, as the emulator calls it."""
+    flash_origin: int
+    """Where that board has flash, and RAM, for which the program is linked."""
+    ram_origin: int
+    samples: int
+    mismatching_bytes: int
+    stack_bytes: int
+
+
+@dataclass(frozen=True)
 class CoreProof:
     """What a network in plain C does on an emulated core, and takes of its board; figures are read off the run."""
 
@@ -106,6 +122,14 @@ class CoreProof:
     board_flash_bytes: int | None = None
     """What the device has; None for a core without one."""
     board_ram_bytes: int | None = None
+    second: SecondOpinion | None = None
+    """None where none was asked for."""
+
+    @property
+    def wrong_bytes(self) -> int:
+        """All that differ from the integer reference's, wherever."""
+        second = self.second.mismatching_bytes if self.second else 0
+        return self.mismatching_bytes + self.host_mismatching_bytes + second
 
     @property
     def ram_bytes(self) -> int:

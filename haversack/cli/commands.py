@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from haversack.measurement import Measurement
     from haversack.model import Model
     from haversack.plan.forecast import Forecast
-    from haversack.proving.leave import Left
+    from haversack.proving.on_core import CoreEffort
+    from haversack.runtimes.c_source.write import CModel
     from haversack.task import Task
 
 
@@ -292,17 +293,23 @@ def prove(  # noqa: PLR0913 - one argument an option
         typer.Option(help="With --out: that folder is a library for arduino, zephyr or esp-idf; once for each."),
     ] = None,
     *,
+    qemu: Annotated[bool, typer.Option("--qemu", help="With --on: in QEMU too, on a board of the same core.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a result in every runtime that is installed, or as C on an emulated core, against an exact reference."""
     if on:
         from haversack.proving.leave import Left
+        from haversack.proving.on_core import CoreEffort
 
-        _prove_on_core(folder, task, on, Left(out, tuple(package or ())), as_json=as_json)
+        left = Left(out, tuple(package or ()))
+        left.check()
+        left.write(_proved_on_core(folder, task, on, CoreEffort(qemu=qemu), as_json=as_json))
         return
-    if out is not None or package:
-        option = "--out" if out is not None else "--package"
-        raise MeasureError(f"{option} is for the C that --on proves.", mend="add --on cortex-m4, or a device's name.")
+    for option, value in {"--out": out, "--package": package, "--qemu": qemu}.items():
+        if value:
+            raise MeasureError(
+                f"{option} is for the C that --on proves.", mend="add --on cortex-m4, or a device's name."
+            )
     if task is None:
         raise MeasureError("TASK.py is missing.", mend="give the Python file that the result was packed from.")
     from haversack.proving.prove import Effort, require
@@ -319,23 +326,23 @@ def prove(  # noqa: PLR0913 - one argument an option
     require(proof)
 
 
-def _prove_on_core(folder: Path, task: Path | None, on: str, left: Left, *, as_json: bool) -> None:
+def _proved_on_core(folder: Path, task: Path | None, on: str, effort: CoreEffort, *, as_json: bool) -> CModel:
+    """The C, once it has been proved and told of."""
     from haversack.proving.on_core import board_named, prove_on_core, require_exact
     from haversack.proving.sources import source_of
     from haversack.report.proved import proved_on_core
 
-    left.check()
     board = board_named(on)
     file = loaded(task) if task is not None else None
     with progress(quiet=as_json):
         source = source_of(folder, file.fresh_network(), file.task) if file else source_of(folder)
-        model, proof = prove_on_core(folder.name, source.graph, board, source.inputs)
+        model, proof = prove_on_core(folder.name, source.graph, board, source.inputs, effort)
     if as_json:
         print_json(proof.to_json())
     else:
         typer.echo(proved_on_core(proof))
     require_exact(proof)
-    left.write(model)
+    return model
 
 
 def blame(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from haversack.device import device_names, find_device
@@ -13,9 +13,10 @@ from haversack.integer import Array, IntegerGraph
 from haversack.integer.passes import with_integer_ports
 from haversack.integer.reference import run
 from haversack.progress import say
-from haversack.proof import CoreProof
+from haversack.proof import CoreProof, SecondOpinion
 from haversack.quantity import show_bytes
-from haversack.runtimes.c_source.build import built, host_compilers, run_on_host
+from haversack.runtimes.c_source import qemu
+from haversack.runtimes.c_source.build import Firmware, built, host_compilers, run_on_host
 from haversack.runtimes.c_source.cores import CORES, Board, core_board, device_board
 from haversack.runtimes.c_source.emulator import EmulatedCore
 from haversack.runtimes.c_source.inputs import differing_bytes, random_inputs
@@ -30,6 +31,8 @@ class CoreEffort:
     host_samples: int = 300
     seed: int = 0
     compiler: str = ""
+    qemu: bool = False
+    """Whether QEMU is asked for a second opinion."""
 
 
 def board_named(name: str) -> Board:
@@ -54,11 +57,15 @@ def prove_on_core(
     """The C of an integer graph, and what it does on that board for these inputs, or for random ones.
 
     Raises MeasureError where it does not fit the board, before anything is compiled if that is plain; where it faults,
-    saying why; and where no compiler or emulator is installed.
+    saying why; and where no compiler or emulator is installed. Raises DeviceError where QEMU is asked, and has no such
+    core.
     """
     effort, graph = effort or CoreEffort(), with_integer_ports(graph)
     model = write(graph)
-    require_room(model, board)
+    for place in (board, *([qemu.machine_board(board)] if effort.qemu else [])):
+        require_room(model, place)
+    if effort.qemu:
+        qemu.program_of(board)
     rows = (
         list(inputs)
         if inputs is not None
@@ -70,6 +77,7 @@ def prove_on_core(
         firmware = built(model, board, Path(folder), effort.compiler)
         say(f"running on an emulated {board.name}")
         ran = EmulatedCore(firmware, model).run([row[: effort.samples] for row in rows])
+        second = _second(model, firmware, [row[: effort.samples] for row in rows], expected) if effort.qemu else None
         on_host, wrong_on_host = 0, 0
         if host_compilers() and effort.host_samples:
             given = [row[: effort.host_samples] for row in rows]
@@ -89,8 +97,29 @@ def prove_on_core(
         max(ran.instructions),
         board.flash.size_bytes if board.is_limited else None,
         board.ram.size_bytes if board.is_limited else None,
+        second,
     )
     return model, proof
+
+
+def _second(model: CModel, firmware: Firmware, rows: Sequence[Array], expected: Sequence[Array]) -> SecondOpinion:
+    """What QEMU makes of the same program, which is linked anew only where its board has memory in other places."""
+    board = qemu.machine_board(firmware.board)
+    say(f"running on {board.name}")
+    same = (board.flash, board.ram) == (firmware.board.flash, firmware.board.ram)
+    with tempfile.TemporaryDirectory() as folder:
+        here = replace(firmware, board=board) if same else built(model, board, Path(folder), firmware.compiler)
+    with qemu.running(here) as processor:
+        ran = EmulatedCore(here, model, processor).run(rows)
+    return SecondOpinion(
+        f"QEMU {qemu.version_of(board)}",
+        qemu.machine_of(firmware.board).name,
+        board.flash.origin,
+        board.ram.origin,
+        len(ran.instructions),
+        differing_bytes(ran.outputs, expected),
+        ran.stack_bytes,
+    )
 
 
 def require_room(model: CModel, board: Board) -> None:
@@ -112,10 +141,9 @@ def require_room(model: CModel, board: Board) -> None:
 
 def require_exact(proof: CoreProof) -> None:
     """Nothing, or a ParityError where any byte differs."""
-    wrong = proof.mismatching_bytes + proof.host_mismatching_bytes
-    if wrong:
+    if proof.wrong_bytes:
         raise ParityError(
-            f"{wrong} bytes of its outputs are not the integer reference's.",
+            f"{proof.wrong_bytes} bytes of its outputs are not the integer reference's.",
             where=f"{proof.source} on {proof.board}",
             mend="do not ship it, and please report it with the network.",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from haversack.proof import Blame, CoreProof, Proof, Remedy, Witness
 from haversack.quantity import show_bytes, show_score
@@ -57,10 +58,23 @@ def proved_on_core(proof: CoreProof) -> Document:
         f"{on_host}, compared byte by byte with the integer reference. Instructions are counted, not cycles: no "
         "pipeline, cache or flash is emulated, and no time follows from them alone."
     )
-    wrong = proof.mismatching_bytes + proof.host_mismatching_bytes
+    wrong = proof.wrong_bytes
     verdict = f"BROKEN: {wrong:,} bytes differ from the reference's." if wrong else "All bytes are the reference's."
-    head = ("", "takes", "of")
-    return document(f"{proof.source} on {proof.board}", Rows(head, rows, right=head[1:]), Paragraph(note), verdict)
+    head, title = ("", "takes", "of"), f"{proof.source} on {proof.board}"
+    return document(title, Rows(head, rows, right=head[1:]), Paragraph(note), *_second(proof), verdict)
+
+
+def _second(proof: CoreProof) -> Iterator[Paragraph]:
+    """Who else ran it, on which board, and how many bytes it found wrong."""
+    second = proof.second
+    if second is not None:
+        found = f"{second.mismatching_bytes:,} bytes differ" if second.mismatching_bytes else "no byte differs"
+        yield Paragraph(
+            f"{second.emulator}, on its {second.machine} with flash at 0x{second.flash_origin:X} and RAM at "
+            f"0x{second.ram_origin:X}, started as that board starts: {found} in {second.samples:,} samples, and the "
+            f"stack takes {show_bytes(second.stack_bytes)}.",
+            "Second opinion: ",
+        )
 
 
 def _of(limit: int | None) -> str:

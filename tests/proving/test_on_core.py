@@ -113,6 +113,8 @@ def test_random_inputs_fill_the_range_and_half_of_them_are_smooth(folder: Path) 
         (["{folder}"], "TASK.py is missing"),
         (["{folder}", "{folder}/task.py", "--out", "c"], "--out is for the C"),
         (["{folder}", "{folder}/task.py", "--package", "zephyr"], "--package is for the C"),
+        (["{folder}", "{folder}/task.py", "--qemu"], "--qemu is for the C"),
+        (["{folder}/model.tflite", "--on", "riscv32", "--qemu"], "no board with a riscv32 core"),
         (["{folder}/model.tflite", "--on", "cortex-m4", "--package", "zephyr"], "add --out NAME"),
         (["{folder}/model.tflite", "--on", "cortex-m4", "--out", "c", "--package", "mbed"], "no package 'mbed'"),
         (["{folder}/model.tflite", "--on", "cortex-m4", "--out", "1st", "--package", "zephyr"], "called '1st'"),

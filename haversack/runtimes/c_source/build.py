@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -56,6 +56,8 @@ class Firmware:
     compiler: str
     entry: int
     segments: tuple[Segment, ...]
+    elf: bytes = field(repr=False)
+    """The file that all of it is in."""
 
     @property
     def flash_bytes(self) -> int:
@@ -202,7 +204,7 @@ def _read(elf: bytes, board: Board, compiler: str) -> Firmware:
     head = struct.unpack_from("<16sHHIQQQIHHHHHH" if wide else "<16sHHIIIIIHHHHHH", elf)
     entry, table, size, count = head[4], head[5], head[9], head[10]
     places = [table + size * place for place in range(count)]
-    return Firmware(board, compiler, entry, tuple(_segments(elf, places, wide=wide)))
+    return Firmware(board, compiler, entry, tuple(_segments(elf, places, wide=wide)), elf)
 
 
 def _segments(elf: bytes, places: Sequence[int], *, wide: bool) -> Iterator[Segment]:

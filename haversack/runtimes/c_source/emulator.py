@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,25 +36,35 @@ class CoreRun:
     """The most that was in use."""
 
 
+class Processor(Protocol):
+    """A core with a program in its memory, which halts before each run of it."""
+
+    def go(self) -> int:
+        """Goes on to the next halt, and counts the instructions on the way: 0 where they are not counted."""
+
+    def argument(self, place: int) -> int:
+        """What the function that it halts in was called with."""
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """What is in its memory."""
+
+    def write(self, address: int, content: bytes) -> None:
+        """Puts that into its memory."""
+
+
 def is_installed() -> bool:
     """Whether there is an emulator here."""
     return importlib.util.find_spec("unicorn") is not None
 
 
 class EmulatedCore:
-    """A core that has been started, and halts before its first run."""
+    """A core that has been started, and halts before its first run: Unicorn's, if no other one is given."""
 
-    def __init__(self, firmware: Firmware, model: CModel) -> None:
-        if not is_installed():
-            raise MeasureError("no emulator is installed.", mend=INSTALL)
-        self._unicorn: Any = importlib.import_module("unicorn")
-        self._firmware, self._model, self._executes = firmware, model, firmware.board.core.executes
-        self._registers: Any = importlib.import_module(f"unicorn.{self._executes.unicorn.lower()}_const")
-        self._core = self._new()
-        self._counts: dict[tuple[int, int], int] = {}
-        self._count = 0
-        self._go(firmware.entry)
-        values, self._end = (self._register(name) for name in self._executes.registers[:2])
+    def __init__(self, firmware: Firmware, model: CModel, processor: Processor | None = None) -> None:
+        self._board, self._static_bytes, self._model = firmware.board, firmware.static_bytes, model
+        self._processor = processor or Unicorn(firmware)
+        self._processor.go()
+        values, self._end = (self._processor.argument(place) for place in range(2))
         self._arena = values - model.inputs[0].offset
 
     def run(self, inputs: Sequence[Array]) -> CoreRun:
@@ -65,18 +75,46 @@ class EmulatedCore:
         found, counts = list[list[Array]](), list[int]()
         for sample in zip(*inputs, strict=True):
             for port, array in zip(self._model.inputs, sample, strict=True):
-                self._core.mem_write(self._arena + port.offset, np.ascontiguousarray(array).tobytes())
-            self._count = 0
-            self._go(self._register(self._executes.registers[2]))
-            counts.append(self._count)
+                self._processor.write(self._arena + port.offset, np.ascontiguousarray(array).tobytes())
+            counts.append(self._processor.go())
             found.append(list(self._outputs()))
             self._check_stack()
         return CoreRun(tuple(map(np.stack, zip(*found, strict=True))), tuple(counts), self._stack_bytes())
 
     def _outputs(self) -> Iterator[Array]:
         for port in self._model.outputs:
-            content = bytes(self._core.mem_read(self._arena + port.offset, port.size_bytes))
+            content = self._processor.read(self._arena + port.offset, port.size_bytes)
             yield np.frombuffer(content, port.value.dtype).reshape(port.shape)
+
+    def _check_stack(self) -> None:
+        """Raises MeasureError where the stack has reached what lies below it."""
+        if int.from_bytes(self._processor.read(self._end, 4), "little") != _PAINT:
+            left = self._board.ram.size_bytes - self._static_bytes
+            raise MeasureError(
+                f"its stack needs more than the {left:,} bytes that are left on an emulated {self._board.name}.",
+                mend=_MEND,
+            )
+
+    def _stack_bytes(self) -> int:
+        """From the top of the memory to the last word that was written."""
+        top = self._board.ram.origin + self._board.ram.size_bytes
+        words = np.frombuffer(self._processor.read(self._end, top - self._end), "<u4")
+        return top - self._end - 4 * int(np.argmax(words != _PAINT))
+
+
+class Unicorn:
+    """A core as Unicorn has it."""
+
+    def __init__(self, firmware: Firmware) -> None:
+        if not is_installed():
+            raise MeasureError("no emulator is installed.", mend=INSTALL)
+        self._unicorn: Any = importlib.import_module("unicorn")
+        self._firmware, self._executes = firmware, firmware.board.core.executes
+        self._registers: Any = importlib.import_module(f"unicorn.{self._executes.unicorn.lower()}_const")
+        self._core = self._new()
+        self._next = firmware.entry
+        self._counts: dict[tuple[int, int], int] = {}
+        self._count = 0
 
     def _new(self) -> Any:  # noqa: ANN401 - the emulator has no types
         """A core with the program in its memory, and a hook that counts."""
@@ -92,15 +130,30 @@ class EmulatedCore:
         core.hook_add(unicorn.UC_HOOK_BLOCK, self._counted)
         return core
 
-    def _go(self, address: int) -> None:
-        """Runs until it halts."""
+    def go(self) -> int:
+        """Goes on to the next halt, and counts the instructions on the way."""
         end = self._firmware.board.flash.origin + self._executes.vectors_bytes
+        self._count = 0
         try:
-            self._core.emu_start(address | self._executes.entry_bit, end, timeout=int(_TIMEOUT_S * 1e6))
+            self._core.emu_start(self._next | self._executes.entry_bit, end, timeout=int(_TIMEOUT_S * 1e6))
         except self._unicorn.UcError as error:
             raise MeasureError(f"it faults on {self._where}: {self._fault(error)}.", mend=_MEND) from error
         if self._register("PC") != end:
             raise MeasureError(f"it does not come to an end within {_TIMEOUT_S:g} s on {self._where}.", mend=_MEND)
+        self._next = self._register(self._executes.registers[2])
+        return self._count
+
+    def argument(self, place: int) -> int:
+        """What the function that it halts in was called with."""
+        return self._register(self._executes.registers[place])
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """What is in its memory."""
+        return bytes(self._core.mem_read(address, size_bytes))
+
+    def write(self, address: int, content: bytes) -> None:
+        """Puts that into its memory."""
+        self._core.mem_write(address, content)
 
     @property
     def _where(self) -> str:
@@ -113,21 +166,6 @@ class EmulatedCore:
         if stack < low:
             return f"its stack needs more than the {ram.size_bytes - self._firmware.static_bytes:,} bytes that are left"
         return f"{error}, at address 0x{self._register('PC'):X}"
-
-    def _check_stack(self) -> None:
-        """Raises MeasureError where the stack has reached what lies below it."""
-        if int.from_bytes(self._core.mem_read(self._end, 4), "little") != _PAINT:
-            left = self._firmware.board.ram.size_bytes - self._firmware.static_bytes
-            raise MeasureError(
-                f"its stack needs more than the {left:,} bytes that are left on {self._where}.", mend=_MEND
-            )
-
-    def _stack_bytes(self) -> int:
-        """From the top of the memory to the last word that was written."""
-        ram = self._firmware.board.ram
-        top = ram.origin + ram.size_bytes
-        words = np.frombuffer(bytes(self._core.mem_read(self._end, top - self._end)), "<u4")
-        return top - self._end - 4 * int(np.argmax(words != _PAINT))
 
     def _register(self, name: str) -> int:
         return int(self._core.reg_read(getattr(self._registers, f"UC_{self._executes.unicorn}_REG_{name}")))
