@@ -82,7 +82,7 @@ def test_the_stated_facts_of_a_device_agree_with_each_other(name):
     device = find_device(name)
     microcontroller = device.runtime == "tflite-micro"
     assert (device.ram_bytes < 2**20) == microcontroller
-    assert 5e7 < device.clock_hz < 4e9
+    assert 1e7 < device.clock_hz < 4e9
     assert device.macs_per_cycle_int8 > (device.macs_per_cycle_float32 or 0)
     assert device.macs_per_cycle_int8 <= 64
     assert (device.link == "") == (device.link_bits_per_second is None)
@@ -96,6 +96,8 @@ def test_the_stated_facts_of_a_device_agree_with_each_other(name):
         ("stm32f746", 1 << 20, 320 << 10, 216),
         ("stm32h743", 2 << 20, 512 << 10, 480),
         ("nrf52840", 1 << 20, 256 << 10, 64),
+        ("microbit", 512 << 10, 128 << 10, 64),
+        ("microbit-v1", 256 << 10, 16 << 10, 16),
         ("rp2040", 2 << 20, 264 << 10, 133),
         ("raspberry-pi-zero-2w", None, 512 << 20, 1000),
     ],

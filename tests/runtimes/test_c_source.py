@@ -405,7 +405,16 @@ def test_a_compiler_or_a_core_that_does_not_come_back_is_said(monkeypatch: pytes
 
 def test_boards_are_cores_or_devices_that_state_their_memory() -> None:
     stated = {name for name in device_names() if find_device(name).core}
-    assert {"stm32f103", "stm32f405", "stm32f746", "stm32h743", "nrf52840", "rp2040"} <= stated
+    assert {
+        "stm32f103",
+        "stm32f405",
+        "stm32f746",
+        "stm32h743",
+        "nrf52840",
+        "rp2040",
+        "microbit",
+        "microbit-v1",
+    } <= stated
     for name in stated:
         assert board_named(name).flash.size_bytes == find_device(name).flash_bytes
     with pytest.raises(DeviceError, match="raspberry-pi-5 has no core"):

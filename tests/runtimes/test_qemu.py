@@ -57,7 +57,12 @@ def test_a_board_of_qemu_gives_the_reference_s_bytes_and_unicorn_s_stack(name: s
 
 @pytest.mark.parametrize(
     ("device", "machine", "same"),
-    [("stm32f405", "netduinoplus2", True), ("nrf52840", "mps2-an386", True), ("stm32h743", "mps2-an500", False)],
+    [
+        ("stm32f405", "netduinoplus2", True),
+        ("nrf52840", "mps2-an386", True),
+        ("stm32h743", "mps2-an500", False),
+        ("microbit-v1", "microbit", True),
+    ],
 )
 def test_a_proof_says_on_which_board_and_with_which_memory_the_second_opinion_was(
     device: str, machine: str, *, same: bool
