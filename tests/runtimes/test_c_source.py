@@ -20,7 +20,8 @@ from single_operations import RECIPES, graph_of, rows_for
 
 from haversack.device import device_names, find_device
 from haversack.errors import DeviceError, ExportError, MeasureError, ParityError
-from haversack.integer import IntegerGraph
+from haversack.grid import Grid
+from haversack.integer import KINDS, IntegerGraph
 from haversack.integer.passes import with_integer_ports
 from haversack.integer.reference import run
 from haversack.proving import on_core
@@ -44,9 +45,13 @@ def compiler() -> str:
     return next(iter(host_compilers()))
 
 
-def every_layer(bits: int = 8) -> tuple[IntegerGraph, list[np.ndarray]]:
-    draft, graph = integer_graphs.every_layer(bits=bits)
+def every_layer(dtype: str = "int8", bits: int = 8) -> tuple[IntegerGraph, list[np.ndarray]]:
+    draft, graph = integer_graphs.every_layer(dtype, bits)
     return graph, [np.concatenate(draft.rows(ROWS))]
+
+
+NUMBERS = [("int8", 8), ("int8", 4), ("int16", 8), ("int16", 4)]
+"""Types of numbers, and bits of weights."""
 
 
 def exact(model: CModel, graph: IntegerGraph, rows: list[np.ndarray], folder: Path, *flags: str) -> bool:
@@ -55,33 +60,73 @@ def exact(model: CModel, graph: IntegerGraph, rows: list[np.ndarray], folder: Pa
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(kind, dtype) for kind in RECIPES for dtype in ("int8", "int16") if dtype in KINDS[kind].dtypes]
+)
 def test_an_operation_in_c_equals_the_reference_to_the_byte_and_compilers_have_nothing_to_say(
-    kind: str, tmp_path: Path
+    kind: str, dtype: str, tmp_path: Path
 ) -> None:
-    for seed in range(count(2, 40)):
-        graph = graph_of(kind, "int8", seed)
+    for seed in range(count(2 if dtype == "int8" else 1, 40)):
+        graph = graph_of(kind, dtype, seed)
         rows = rows_for(graph, ROWS, seed)
         assert exact(write(graph), graph, rows, tmp_path, *WARNINGS, "-O1"), seed
 
 
+@pytest.mark.parametrize("kind", ["LOGISTIC", "TANH", "LEAKY_RELU"])
+def test_all_16_bit_integers_go_through_the_curves_as_in_the_reference(kind: str, tmp_path: Path) -> None:
+    draft = integer_graphs.Draft((1, 1 << 14), "int16")
+    options = {"alpha": 0.3} if kind == "LEAKY_RELU" else {}
+    fixed = KINDS[kind].fixed.get("int16", Grid(16, True, (0.0007,), (0,)))
+    for step in (2.0**-12, 0.003):
+        draft.values["input"] = replace(draft.values["input"], grid=Grid(16, True, (step,), (0,)))
+        draft.operations = []
+        graph = draft.graph(draft.then(kind, ["input"], (1, 1 << 14), grid=fixed, **options))
+        rows = [np.arange(-32768, 32768, dtype=np.int16).reshape(4, -1)]
+        assert exact(write(graph), graph, rows, tmp_path, *SANITIZED), step
+
+
+def test_numbers_of_8_and_16_bits_go_together(tmp_path: Path) -> None:
+    """From 8 bits to 16 and back, with kernels of both, whose sums end in either way."""
+    draft = integer_graphs.Draft((1, 5, 5, 3))
+    options = {"stride": (1, 1), "padding": "SAME"}
+    x = draft.then("CONV_2D", [draft.input, *draft.weights((6, 3, 3, 3), 0)], (1, 5, 5, 6), **options)
+    draft.dtype = "int16"
+    x = draft.then("QUANTIZE", [x], (1, 5, 5, 6))
+    y = draft.then("CONV_2D", [x, *draft.weights((6, 3, 3, 6), 0)], (1, 5, 5, 6), **options)
+    weights, bias = draft.weights((6, 1, 1, 6), 0)
+    draft.values[bias] = replace(draft.values[bias], dtype="int32", data=draft.values[bias].data.astype(np.int32))
+    x = draft.then("ADD", [x, draft.then("CONV_2D", [y, weights, bias], (1, 5, 5, 6), **options)], (1, 5, 5, 6))
+    draft.dtype = "int8"
+    x = draft.then("QUANTIZE", [x], (1, 5, 5, 6))
+    graph = draft.graph(draft.then("MAX_POOL_2D", [x], (1, 4, 4, 6), filter=(2, 2), stride=(1, 1), padding="VALID"))
+    assert exact(write(graph), graph, [np.concatenate(draft.rows(ROWS))], tmp_path, *SANITIZED)
+
+
+def test_sums_of_16_bit_numbers_that_may_leave_32_bits_are_refused() -> None:
+    draft = integer_graphs.Draft((1, 4000), "int16")
+    with pytest.raises(ExportError, match=r"net\.0.*FULLY_CONNECTED whose sums may have more than 32 bits"):
+        write(draft.graph(draft.then("FULLY_CONNECTED", ["input", *draft.weights((4, 4000), 0)], (1, 4))))
+
+
 @pytest.mark.usefixtures("free_code")
-@pytest.mark.parametrize("bits", [8, 4])
-def test_a_network_in_c_stays_within_its_memory_and_in_what_c_defines(bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "bits"), NUMBERS)
+def test_a_network_in_c_stays_within_its_memory_and_in_what_c_defines(dtype: str, bits: int, tmp_path: Path) -> None:
     if not shutil.which("gcc"):
         pytest.skip("gcc is not installed, whose sanitizers look at the memory")
-    graph, rows = every_layer(bits)
+    graph, rows = every_layer(dtype, bits)
     wanted = run(graph, rows)
     assert np.array_equal(run_on_host(write(graph), rows, tmp_path, SANITIZED, "gcc")[0], wanted[0])
 
 
 @pytest.mark.parametrize("name", ["gcc", "clang"])
 @pytest.mark.usefixtures("free_code")
-@pytest.mark.parametrize("bits", [8, 4])
-def test_both_compilers_accept_it_without_a_warning_and_as_cpp_its_header(name: str, bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "bits"), NUMBERS)
+def test_both_compilers_accept_it_without_a_warning_and_as_cpp_its_header(
+    name: str, dtype: str, bits: int, tmp_path: Path
+) -> None:
     if not shutil.which(name):
         pytest.skip(f"{name} is not installed")
-    graph, rows = every_layer(bits)
+    graph, rows = every_layer(dtype, bits)
     assert run_on_host(write(graph), rows, tmp_path, (*WARNINGS, "-O2"), name)
     done = subprocess.run(
         [name, "-x", "c++", "-fsyntax-only", *WARNINGS, tmp_path / "model.h"], check=False, capture_output=True
@@ -121,12 +166,12 @@ def of_values(graph: IntegerGraph, numbers: np.ndarray, rng: np.random.Generator
     return replace(graph, values={**graph.values, **weights})
 
 
-def windows_and_matrices(rng: np.random.Generator) -> integer_graphs.Draft:
+def windows_and_matrices(rng: np.random.Generator, dtype: str = "int8") -> integer_graphs.Draft:
     """Convolutions of any window, in groups and depthwise, and fully connected layers of one row and of several."""
     height, width, first, second, dilation = (int(rng.integers(low, 7)) for low in (3, 3, 1, 1, 1))
     groups = int(rng.choice([1, first]))
     options = {"stride": (1, 1), "padding": "SAME"}
-    draft = integer_graphs.Draft((1, height, width, first))
+    draft = integer_graphs.Draft((1, height, width, first), dtype)
     x = draft.then(
         "CONV_2D",
         [draft.input, *draft.weights((groups * second, 3, 2, first // groups), 0)],
@@ -150,10 +195,15 @@ def windows_and_matrices(rng: np.random.Generator) -> integer_graphs.Draft:
 
 
 @settings(max_examples=count(6, 200), deadline=None)
-@given(st.integers(0, 1 << 30), st.integers(1, 20), st.sampled_from([0, 0.5, 0.7, 0.97]))
-def test_packed_weights_are_exact_within_their_memory(seed: int, values: int, zeros: float) -> None:
+@given(
+    st.integers(0, 1 << 30),
+    st.integers(1, 20),
+    st.sampled_from([0, 0.5, 0.7, 0.97]),
+    st.sampled_from(["int8", "int16"]),
+)
+def test_packed_weights_are_exact_within_their_memory(seed: int, values: int, zeros: float, dtype: str) -> None:
     rng = np.random.default_rng(seed)
-    draft = windows_and_matrices(rng)
+    draft = windows_and_matrices(rng, dtype)
     graph = of_values(draft.graph("y"), rng.integers(-127, 128, values).astype(np.int8), rng, zeros)
     rows = [np.concatenate(draft.rows(ROWS))]
     with code_is_free(), tempfile.TemporaryDirectory() as folder:
@@ -213,7 +263,7 @@ def test_weights_of_which_three_quarters_are_zero_take_a_byte_and_a_half_or_less
 
 
 def test_weights_are_packed_only_where_all_of_them_save_more_than_the_code() -> None:
-    assert ".values =" not in write(every_layer(4)[0]).files["model.c"].decode()
+    assert ".values =" not in write(every_layer(bits=4)[0]).files["model.c"].decode()
     assert storage.forms(large_layer(4)) == {"v3": storage.Form(4)}
     assert not storage.forms(large_layer(8))
 
@@ -252,9 +302,6 @@ def test_results_lie_over_what_they_are_made_of() -> None:
 
 
 def test_a_layer_that_there_is_no_kernel_for_is_refused_by_name() -> None:
-    _, graph = integer_graphs.every_layer("int16")
-    with pytest.raises(ExportError, match=r"net.0.*CONV_2D on 16-bit numbers"):
-        write(graph)
     _, graph = integer_graphs.every_layer("float32")
     with pytest.raises(ExportError, match=r"net.0.*real numbers"):
         write(graph)
@@ -303,11 +350,13 @@ def test_cmake_builds_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CORES)
 @pytest.mark.usefixtures("free_code")
-@pytest.mark.parametrize("bits", [8, 4])
-def test_a_network_on_an_emulated_core_equals_the_reference_to_the_byte(name: str, bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "bits"), NUMBERS)
+def test_a_network_on_an_emulated_core_equals_the_reference_to_the_byte(
+    name: str, dtype: str, bits: int, tmp_path: Path
+) -> None:
     if name not in CORES_HERE and "gcc" not in compilers(core_board(name)):
         pytest.skip(f"{name} takes arm-none-eabi-gcc, or minutes of Zig for a library")
-    graph, rows = every_layer(bits)
+    graph, rows = every_layer(dtype, bits)
     model, board = write(graph), core_board(emulated(name))
     firmware = built(model, board, tmp_path)
     found = EmulatedCore(firmware, model).run(rows)

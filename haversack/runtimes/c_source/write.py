@@ -8,7 +8,7 @@ that the network uses are in the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -23,36 +23,16 @@ from haversack.runtimes.c_source.constants import Constants, Entry, brief
 from haversack.runtimes.c_source.layers import calls
 from haversack.runtimes.c_source.layers.call import Call, Layer
 from haversack.runtimes.c_source.layers.storage import forms
+from haversack.runtimes.c_source.texts import text_of, text_of_all
 
-_KERNELS = {
-    "convolve": ("products", "pixels", "convolve"),
-    "convolve_sparse": ("products", "sparse", "pixels", "convolve_sparse"),
-    "convolve_depthwise": ("products", "depthwise"),
-    "convolve_transposed": ("products", "convolve_transposed"),
-    "connect": ("products", "connect"),
-    "connect_sparse": ("products", "sparse", "connect_sparse"),
-    "pool": ("pool",),
-    "reduce": ("reduce",),
-    "add": ("sum",),
-    "multiply": ("product",),
-    "choose": ("choose",),
-    "look_up": ("look_up",),
-    "limit": ("limit",),
-    "softmax": ("softmax",),
-    "gather": ("gather",),
-    "fill": ("fill",),
-    "move": ("move",),
-    "resize": ("resize",),
-}
-"""The functions that layers call, and the files that they take, in their order."""
 _WITH_SCRATCH = frozenset({"convolve", "convolve_sparse", "convolve_depthwise", "connect"})
 _FLAGS = (
     *("LARGE_SUMS", "LEFT_SHIFTS", "NO_SHIFTS", "LIMITS"),
     *("3_BY_3", "OTHER_WINDOWS"),
-    *("CODES", "BITS_1", "BITS_2", "BITS_3", "BITS_4", "SPARSE"),
+    *("CODES", "BITS_1", "BITS_2", "BITS_3", "BITS_4", "SPARSE", "16_BITS"),
 )
 _QUANTIZED = "quantize the whole network, such as by quantize_static."
-_C_TYPES = {"int8": "int8_t", "int32": "int32_t"}
+_C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
 _WORD = 4
 
 
@@ -152,7 +132,7 @@ class _Writer:
 
     def __init__(self, graph: IntegerGraph) -> None:
         self._graph, self._constants = graph, Constants()
-        self._constants.reserve("".join(map(_kernel, _files(_KERNELS))))
+        self._constants.reserve(text_of_all())
         stored = forms(graph)
         self._calls = {
             id(operation): calls(Layer(graph, operation, self._constants, stored)) for operation in graph.operations
@@ -188,7 +168,7 @@ class _Writer:
 
     @property
     def _arena_bytes(self) -> int:
-        spare = any("SPARE_WORD" in call.flags for call in self._all_calls)
+        spare = max((call.spare_words for call in self._all_calls), default=0)
         return max(self._arena.size_bytes + spare * _WORD, _WORD)
 
     @property
@@ -212,7 +192,7 @@ class _Writer:
         flags = {flag for call in self._all_calls for flag in (*call.flags, *_limited(call.entries))}
         return _text("model.c").format(
             switches="\n".join(f"#define HAVERSACK_MODEL_{flag} {int(flag in flags)}" for flag in _FLAGS),
-            kernels="\n".join(map(_kernel, _files(used))),
+            kernels=text_of(used),
             constants="\n\n".join(self._constants.texts),
             words=self._arena_bytes // _WORD,
             signature=self._signature,
@@ -240,7 +220,7 @@ class _Writer:
     def _call(self, operation: Operation, call: Call, scratch: int) -> str:
         record = self._constants.record(call.record, brief(operation.path) or call.kernel, call.entries)
         arguments = [f"&{record.text}", *map(self._place, call.reads), self._place(call.makes)]
-        arguments += [f"&arena[{scratch // _WORD}]"] if call.kernel in _WITH_SCRATCH else []
+        arguments += [f"&arena[{scratch // _WORD}]"] if call.kernel.removesuffix("_16") in _WITH_SCRATCH else []
         return f"{call.kernel}({', '.join(arguments)});"
 
     def _place(self, name: str) -> str:
@@ -262,22 +242,12 @@ def _limited(entries: Mapping[str, Entry]) -> Iterator[str]:
     for name, entry in entries.items():
         if isinstance(entry, Mapping):
             yield from _limited(entry)
-        elif name in ("low", "high") and (name, entry) not in (("low", -128), ("high", 127)):
+        elif name in ("low", "high") and entry not in (-128, 127, -32768, 32767):
             yield "LIMITS"
-
-
-def _files(kernels: Collection[str]) -> Iterator[str]:
-    """The files that these functions take, each once."""
-    yield "arithmetic"
-    yield from dict.fromkeys(file for kernel, files in _KERNELS.items() if kernel in kernels for file in files)
 
 
 def _text(name: str) -> str:
     return (files(__package__) / "templates" / name).read_text("utf-8")
-
-
-def _kernel(name: str) -> str:
-    return (files(__package__) / "kernels" / f"{name}.c").read_text("utf-8")
 
 
 def _sizes(value: Value) -> str:

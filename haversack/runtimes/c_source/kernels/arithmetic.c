@@ -54,6 +54,14 @@ HELPER int32_t pair_of(int32_t low, int32_t high)
     return pair;
 }
 
+/* Of the upper halves. */
+HELPER int32_t high_pair_of(int32_t low, int32_t high)
+{
+    int32_t pair;
+    __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(pair) : "r"(high), "r"(low));
+    return pair;
+}
+
 /* (x * factor) / 2^32, rounded to the nearest, ties up */
 HELPER int32_t high_product(int32_t x, int32_t factor)
 {
@@ -102,6 +110,11 @@ HELPER int32_t signed_byte(uint32_t bytes, uint32_t place)
 HELPER int32_t pair_of(int32_t low, int32_t high)
 {
     return (int32_t)(((uint32_t)low & 0xFFFFU) | ((uint32_t)high << 16));
+}
+
+HELPER int32_t high_pair_of(int32_t low, int32_t high)
+{
+    return pair_of(low >> 16, high >> 16);
 }
 
 HELPER int32_t low_of(int32_t pair)
@@ -179,12 +192,21 @@ HELPER int32_t add_high_low(int32_t x, int32_t y, int32_t sum)
     return add_low_high(y, x, sum);
 }
 
+/* Four numbers, as words hold them, in pairs: the first and the third, the second and the fourth. */
+HELPER Two four_at(const int8_t *numbers)
+{
+    const uint32_t bytes = *(const uint32_t *)(const void *)numbers;
+    const Two pairs = {evens(bytes), odds(bytes)};
+    return pairs;
+}
+
 /* How sums end: x * factor / 2^(31 + shift), rounded to the nearest after the product (ties up) and after the shift
    (ties away from zero); then a zero point, and two limits. A shift below zero goes left before the product, where what
    leaves 32 bits is lost. */
 typedef struct {
     int32_t factor, shift, zero, low, high;
     int32_t added; /* before the shift: half of what it divides by, and the zero point */
+    int32_t wide;  /* as numbers of 16 bits end: x * factor / 2^shift, rounded once (ties up) */
 } Ending;
 
 HELPER int32_t half_of(int32_t shift)
@@ -195,9 +217,9 @@ HELPER int32_t half_of(int32_t shift)
 HELPER Ending ending_of(int32_t factor, int32_t shift, int32_t zero, int32_t low, int32_t high)
 {
 #if HAVERSACK_MODEL_LARGE_SUMS
-    const Ending ending = {factor, shift, zero, low, high, 0};
+    const Ending ending = {factor, shift, zero, low, high, 0, 0};
 #else
-    const Ending ending = {factor, shift, zero, low, high, half_of(shift) + ((shift > 0) ? zero * ((int32_t)1 << shift) : zero)};
+    const Ending ending = {factor, shift, zero, low, high, half_of(shift) + ((shift > 0) ? zero * ((int32_t)1 << shift) : zero), 0};
 #endif
     return ending;
 }
@@ -262,5 +284,40 @@ HELPER int8_t result_of_twice(Ending by, int32_t twice)
 HELPER int8_t result_of(Ending by, int32_t sum)
 {
     return result_of_twice(by, sum * 2);
+}
+#endif
+
+#if HAVERSACK_MODEL_16_BITS
+#if defined(__GNUC__)
+typedef int16_t __attribute__((may_alias)) Number16; /* at another time there are words in its place */
+#else
+typedef int16_t Number16;
+#endif
+
+HELPER Two four_at_16(const Number16 *numbers)
+{
+    const Two words = two_at((const int32_t *)(const void *)numbers);
+    const Two pairs = {pair_of(words.first, words.second), high_pair_of(words.first, words.second)};
+    return pairs;
+}
+
+HELPER Number16 kept_16(int32_t x, int32_t low, int32_t high)
+{
+    return (Number16)((x < low) ? low : ((x > high) ? high : x));
+}
+
+/* Such numbers have no zero point. */
+HELPER Number16 result_of_16(Ending by, int32_t sum)
+{
+    if (by.wide != 0) {
+        const int64_t result = ((int64_t)sum * by.factor + (INT64_C(1) << (by.shift - 1))) >> by.shift;
+        return (Number16)((result < by.low) ? by.low : ((result > by.high) ? by.high : result));
+    }
+    return kept_16(scaled(sum, by.factor, by.shift), by.low, by.high);
+}
+
+HELPER Number16 result_of_twice_16(Ending by, int32_t twice)
+{
+    return result_of_16(by, twice / 2);
 }
 #endif

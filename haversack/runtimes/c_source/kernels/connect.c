@@ -8,20 +8,20 @@ typedef struct {
 
 enum { CHANNELS = 4 };
 
-static inline int32_t add_word(int32_t even, int32_t odd, uint32_t weights, int32_t sum)
+static inline int32_t add_word(Two four, uint32_t weights, int32_t sum)
 {
-    return add_products(odd, odds(weights), add_products(even, evens(weights), sum));
+    return add_products(four.second, odds(weights), add_products(four.first, evens(weights), sum));
 }
 
-static const uint32_t *add_channels(const uint32_t *x, const uint32_t *weights, int32_t words, int32_t sums[CHANNELS])
+static const uint32_t *add_channels(const int8_t *x, const uint32_t *weights, int32_t words, int32_t sums[CHANNELS])
 {
     int32_t first = 0, second = 0, third = 0, fourth = 0;
-    for (int32_t word = 0; word < words; word++) {
-        const int32_t even = evens(x[word]), odd = odds(x[word]);
-        first = add_word(even, odd, weights[0], first);
-        second = add_word(even, odd, weights[1], second);
-        third = add_word(even, odd, weights[2], third);
-        fourth = add_word(even, odd, weights[3], fourth);
+    for (const int8_t *const end = x + 4 * words; x != end; x += 4) {
+        const Two four = four_at(x);
+        first = add_word(four, weights[0], first);
+        second = add_word(four, weights[1], second);
+        third = add_word(four, weights[2], third);
+        fourth = add_word(four, weights[3], fourth);
         weights += CHANNELS;
     }
     sums[0] = first;
@@ -31,42 +31,38 @@ static const uint32_t *add_channels(const uint32_t *x, const uint32_t *weights, 
     return weights;
 }
 
-static const uint32_t *add_one_channel(const uint32_t *x, const uint32_t *weights, int32_t words, int32_t sums[CHANNELS])
+static const uint32_t *add_one_channel(const int8_t *x, const uint32_t *weights, int32_t words, int32_t sums[CHANNELS])
 {
     sums[0] = 0;
     for (int32_t word = 0; word < words; word++) {
-        sums[0] = add_word(evens(x[word]), odds(x[word]), weights[word], sums[0]);
+        sums[0] = add_word(four_at(x + 4 * word), weights[word], sums[0]);
     }
     return weights + words;
 }
 
 #if HAVERSACK_MODEL_CODES
-/* Eight depths as pairs, as codes have them. */
-typedef struct {
-    int32_t first, second, third, fourth;
-} Eight;
-
-FOR_EACH_CALL int32_t add_eight(Eight x, const uint8_t *codes, const int32_t *pairs, int32_t bits, int32_t sum)
+FOR_EACH_CALL int32_t add_eight(Two four, Two next, const uint8_t *codes, const int32_t *pairs, int32_t bits, int32_t sum)
 {
     const uint32_t eight = eight_codes(codes, bits);
-    sum = add_products(x.first, pair_at(pairs, eight, 0, bits), sum);
-    sum = add_products(x.second, pair_at(pairs, eight, 1, bits), sum);
-    sum = add_products(x.third, pair_at(pairs, eight, 2, bits), sum);
-    return add_products(x.fourth, pair_at(pairs, eight, 3, bits), sum);
+    sum = add_products(four.first, pair_at(pairs, eight, 0, bits), sum);
+    sum = add_products(four.second, pair_at(pairs, eight, 1, bits), sum);
+    sum = add_products(next.first, pair_at(pairs, eight, 2, bits), sum);
+    return add_products(next.second, pair_at(pairs, eight, 3, bits), sum);
 }
 
-FOR_EACH_CALL const uint8_t *add_codes(const uint32_t *x, const uint8_t *codes, const int32_t *pairs, int32_t words, int32_t count, int32_t sums[CHANNELS], int32_t bits)
+FOR_EACH_CALL const uint8_t *add_codes(const int8_t *x, const uint8_t *codes, const int32_t *pairs, int32_t words, int32_t count, int32_t sums[CHANNELS], int32_t bits)
 {
     int32_t first = 0, second = 0, third = 0, fourth = 0;
-    for (const uint32_t *const end = x + words; x < end; x += 2) {
-        const Eight eight = {evens(x[0]), odds(x[0]), evens(x[1]), odds(x[1])};
-        first = add_eight(eight, codes, pairs, bits, first);
+    for (int32_t word = 0; word < words; word += 2) {
+        const Two four = four_at(x), next = four_at(x + 4);
+        first = add_eight(four, next, codes, pairs, bits, first);
         if (count == CHANNELS) {
-            second = add_eight(eight, codes + bits, pairs, bits, second);
-            third = add_eight(eight, codes + 2 * bits, pairs, bits, third);
-            fourth = add_eight(eight, codes + 3 * bits, pairs, bits, fourth);
+            second = add_eight(four, next, codes + bits, pairs, bits, second);
+            third = add_eight(four, next, codes + 2 * bits, pairs, bits, third);
+            fourth = add_eight(four, next, codes + 3 * bits, pairs, bits, fourth);
         }
         codes += count * bits;
+        x += 8;
     }
     sums[0] = first;
     sums[1] = second;
@@ -77,7 +73,7 @@ FOR_EACH_CALL const uint8_t *add_codes(const uint32_t *x, const uint8_t *codes, 
 #endif
 
 /* Adds up those channels, by bytes or by codes that stand for pairs. */
-static const void *add_by(const Connection *by, const uint32_t *x, const void *weights, const int32_t *pairs, int32_t count, int32_t sums[CHANNELS])
+static const void *add_by(const Connection *by, const int8_t *x, const void *weights, const int32_t *pairs, int32_t count, int32_t sums[CHANNELS])
 {
     (void)pairs;
     switch (by->products.bits) {
@@ -115,7 +111,7 @@ static void connect(const Connection *by, const int8_t *x, int8_t *y, int32_t *s
     while (channel < by->channels) {
         const int32_t count = (by->channels - channel < CHANNELS) ? 1 : CHANNELS;
         int32_t sums[CHANNELS];
-        weights = add_by(by, (const uint32_t *)(const void *)x, weights, scratch, count, sums);
+        weights = add_by(by, x, weights, scratch, count, sums);
         for (int32_t each = 0; each < count; each++) {
             const Ending ending = ending_at(products, channel);
             y[channel] = result_of(ending, sums[each] + products->biases[channel]);

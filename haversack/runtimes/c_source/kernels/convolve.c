@@ -2,27 +2,27 @@
    depths 0 and 2, depths 1 and 3. */
 enum { PAIRS = 2 * PIXELS };
 
-static int32_t *add_words(int32_t *patch, const uint32_t *from, int32_t words)
+static int32_t *add_fours(int32_t *patch, const int8_t *from, int32_t words)
 {
-    const uint32_t *const end = from + words;
+    const int8_t *const end = from + 4 * words;
     if ((words & 1) != 0) {
-        put_two(&patch, evens(*from), odds(*from));
-        from++;
+        const Two pairs = four_at(from);
+        put_two(&patch, pairs.first, pairs.second);
+        from += 4;
     }
     while (from != end) {
-        const uint32_t first = from[0], second = from[1];
-        put_two(&patch, evens(first), odds(first));
-        put_two(&patch, evens(second), odds(second));
-        from += 2;
+        const Two first = four_at(from), second = four_at(from + 4);
+        put_two(&patch, first.first, first.second);
+        put_two(&patch, second.first, second.second);
+        from += 8;
     }
     return patch;
 }
 
-static int32_t *add_zeros(int32_t *patch, uint32_t zeros, int32_t words)
+static int32_t *add_zeros(int32_t *patch, int32_t zeros, int32_t words)
 {
-    const int32_t even = evens(zeros), odd = odds(zeros);
     for (int32_t word = 0; word < words; word++) {
-        put_two(&patch, even, odd);
+        put_two(&patch, zeros, zeros);
     }
     return patch;
 }
@@ -32,7 +32,7 @@ static void add_patch(const Convolution *by, const int8_t *x, int32_t row, int32
 {
     const int32_t depth = by->in_channels / by->groups;
     const int32_t taps = ((by->groups == 1) && (by->dilation_width == 1)) ? by->kernel_width : 1;
-    const uint32_t zeros = ((uint32_t)by->in_zero & 0xFFU) * 0x01010101U;
+    const int32_t zeros = pair_of(by->in_zero, by->in_zero);
     for (int32_t high = 0; high < by->kernel_height; high++) {
         const int32_t y = row + high * by->dilation_height;
         for (int32_t wide = 0; wide < by->kernel_width; wide += taps) {
@@ -46,34 +46,35 @@ static void add_patch(const Convolution *by, const int8_t *x, int32_t row, int32
             patch = add_zeros(patch, zeros, first * depth / 4);
             if (last > first) {
                 const int8_t *source = x + (y * by->in_width + from + first) * by->in_channels;
-                patch = add_words(patch, (const uint32_t *)(const void *)source, (last - first) * depth / 4);
+                patch = add_fours(patch, source, (last - first) * depth / 4);
             }
             patch = add_zeros(patch, zeros, (taps - last) * depth / 4);
         }
     }
 }
 
-/* One pixel's patch where a tap ends within a word: gathered byte by byte first. */
-static void add_bytes(const Convolution *by, const int8_t *x, int32_t row, int32_t column, int32_t *patch, int32_t *line)
+/* One pixel's patch where a tap ends within four numbers: gathered one by one first. */
+static void add_gathered(const Convolution *by, const int8_t *x, int32_t row, int32_t column, int32_t *patch, int8_t *line)
 {
     const int32_t depth = by->in_channels / by->groups;
-    int8_t *bytes = (int8_t *)line;
+    int8_t *numbers = line;
+    (void)memset(line + 4 * (by->words - 1), 0, 4 * sizeof(*line));
     for (int32_t high = 0; high < by->kernel_height; high++) {
         const int32_t y = row + high * by->dilation_height;
         for (int32_t wide = 0; wide < by->kernel_width; wide++) {
             const int32_t from = column + wide * by->dilation_width;
             if ((y < 0) || (y >= by->in_height) || (from < 0) || (from >= by->in_width)) {
-                (void)memset(bytes, by->in_zero, (size_t)depth);
+                (void)memset(numbers, by->in_zero, (size_t)depth * sizeof(*numbers));
             } else {
                 const int8_t *source = x + (y * by->in_width + from) * by->in_channels;
                 for (int32_t each = 0; each < depth; each++) {
-                    bytes[each] = source[each];
+                    numbers[each] = source[each];
                 }
             }
-            bytes += depth;
+            numbers += depth;
         }
     }
-    (void)add_words(patch, (const uint32_t *)(const void *)line, by->words);
+    (void)add_fours(patch, line, by->words);
 }
 
 /* Adds the products of two pairs of weights with four patches, and goes on behind those. */
@@ -174,14 +175,13 @@ static void add_pixels(const Convolution *by, const int32_t *patches, int32_t gr
 static void add_patches(const Convolution *by, const int8_t *x, Pixel *place, int32_t count, int32_t *patches)
 {
     const int32_t whole = ((by->in_channels / by->groups) & 3) == 0;
-    int32_t *const line = patches + (by->words + (by->words & 1)) * PAIRS;
+    int8_t *const line = (int8_t *)(patches + (by->words + (by->words & 1)) * PAIRS);
     for (int32_t lane = 0; lane < count; lane++) {
         if (whole == 0) {
-            line[by->words - 1] = 0;
-            add_bytes(by, x, place->row, place->column, patches, line);
+            add_gathered(by, x, place->row, place->column, patches, line);
         } else if (by->pointwise != 0) {
             const int8_t *from = x + (place->row * by->in_width + place->column) * by->in_channels;
-            (void)add_words(patches, (const uint32_t *)(const void *)from, by->words);
+            (void)add_fours(patches, from, by->words);
         } else {
             add_patch(by, x, place->row, place->column, patches);
         }

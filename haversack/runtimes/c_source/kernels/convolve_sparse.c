@@ -63,9 +63,9 @@ static void convolve_sparse(const Convolution *by, const int8_t *x, int8_t *y, i
     const Products products = by->products;
     const int32_t pixels = by->out_height * by->out_width, step = by->out_channels;
     int8_t *const zeros = (int8_t *)scratch;
-    int32_t *const patches = scratch + (by->in_channels + 3) / 4;
+    int32_t *const patches = scratch + ((size_t)by->in_channels * sizeof(*zeros) + 3U) / 4U;
     Pixel place = {-by->top, -by->left, by->out_width};
-    (void)memset(zeros, by->in_zero, (size_t)by->in_channels);
+    (void)memset(zeros, by->in_zero, (size_t)by->in_channels * sizeof(*zeros));
     (void)memset(patches, 0, (uint32_t)(by->words + 1) * 8U * sizeof(int32_t));
     for (int32_t pixel = 0; pixel < pixels; pixel += PIXELS) {
         const int32_t count = (pixels - pixel < PIXELS) ? pixels - pixel : PIXELS;

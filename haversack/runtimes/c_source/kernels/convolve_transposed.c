@@ -19,8 +19,7 @@ static inline int32_t source_of(int32_t place, int32_t tap, int32_t stride, int3
 static int32_t sum_of(const Transposed *by, const int8_t *x, int32_t row, int32_t column, int32_t channel)
 {
     int32_t sum = by->products.biases[channel];
-    const int8_t *weights = (const int8_t *)by->products.weights
-                            + channel * by->kernel_height * by->kernel_width * by->in_channels;
+    int32_t place = channel * by->kernel_height * by->kernel_width * by->in_channels;
     for (int32_t high = 0; high < by->kernel_height; high++) {
         const int32_t from = source_of(row + by->top, high, by->stride_height, by->in_height);
         for (int32_t wide = 0; wide < by->kernel_width; wide++) {
@@ -28,10 +27,10 @@ static int32_t sum_of(const Transposed *by, const int8_t *x, int32_t row, int32_
             if ((from >= 0) && (at >= 0)) {
                 const int8_t *source = x + (from * by->in_width + at) * by->in_channels;
                 for (int32_t depth = 0; depth < by->in_channels; depth++) {
-                    sum += (source[depth] - by->in_zero) * weights[depth];
+                    sum += (source[depth] - by->in_zero) * weight_at(&by->products, place + depth);
                 }
             }
-            weights += by->in_channels;
+            place += by->in_channels;
         }
     }
     return sum;

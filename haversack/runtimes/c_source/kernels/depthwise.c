@@ -14,19 +14,6 @@ typedef struct {
     int16_t is_3_by_3;
 } Depthwise;
 
-static int32_t weight_at(const Products *by, int32_t place)
-{
-    const uint8_t *const bytes = (const uint8_t *)by->weights;
-#if HAVERSACK_MODEL_CODES
-    if (by->bits < 8) {
-        const int32_t bit = place * by->bits;
-        const int32_t both = bytes[bit >> 3] | (bytes[(bit >> 3) + 1] << 8);
-        return by->values[(both >> (bit & 7)) & ((1 << by->bits) - 1)];
-    }
-#endif
-    return (int8_t)bytes[place];
-}
-
 /* Twice a channel's weights as pairs, for windows that begin at an even column, and behind them for those at an odd one. */
 static void add_pairs(const Depthwise *by, int32_t channel, int32_t *pairs)
 {

@@ -11,7 +11,7 @@ typedef struct {
 
 static int32_t pooled(const Pool *by, const int8_t *x, int32_t first_row, int32_t first_column)
 {
-    int32_t sum = 0, largest = -128, count = 0;
+    int32_t sum = 0, largest = INT8_MIN, count = 0;
     for (int32_t row = first_row; row < first_row + by->kernel_height; row++) {
         for (int32_t column = first_column; column < first_column + by->kernel_width; column++) {
             if ((row >= 0) && (row < by->in_height) && (column >= 0) && (column < by->in_width)) {

@@ -8,6 +8,7 @@ typedef struct {
     int16_t zero, low, high;
     int16_t factor_each; /* 0: all channels have the first one's factor and shift */
     int16_t bits; /* of a weight: 8, or fewer, which are its place among the values */
+    int16_t wide; /* endings of numbers of 16 bits */
 #if HAVERSACK_MODEL_CODES || HAVERSACK_MODEL_SPARSE
     const int8_t *values;
 #endif
@@ -19,7 +20,27 @@ typedef struct {
 HELPER Ending ending_at(const Products *by, int32_t channel)
 {
     const int32_t place = (by->factor_each != 0) ? channel : 0;
+#if HAVERSACK_MODEL_16_BITS
+    if (by->wide != 0) {
+        const Ending ending = {by->factors[place], by->shifts[place], 0, by->low, by->high, 0, 1};
+        return ending;
+    }
+#endif
     return ending_of(by->factors[place], by->shifts[place], by->zero, by->low, by->high);
+}
+
+/* One weight, where rows lie one after the other. */
+HELPER int32_t weight_at(const Products *by, int32_t place)
+{
+    const uint8_t *const bytes = (const uint8_t *)by->weights;
+#if HAVERSACK_MODEL_CODES
+    if (by->bits < 8) {
+        const int32_t bit = place * by->bits;
+        const int32_t both = bytes[bit >> 3] | (bytes[(bit >> 3) + 1] << 8);
+        return by->values[(both >> (bit & 7)) & ((1 << by->bits) - 1)];
+    }
+#endif
+    return (int8_t)bytes[place];
 }
 
 #if HAVERSACK_MODEL_CODES

@@ -10,7 +10,7 @@ typedef struct {
 
 static int32_t reduced(const Reduction *by, const int8_t *x)
 {
-    int32_t sum = 0, largest = -128;
+    int32_t sum = 0, largest = INT8_MIN;
     for (int32_t a = 0; a < by->inner[0]; a++) {
         for (int32_t b = 0; b < by->inner[1]; b++) {
             for (int32_t c = 0; c < by->inner[2]; c++) {

@@ -8,6 +8,7 @@ from typing import Any
 from haversack.integer.lowering import parameters
 from haversack.integer.parameters import (
     Border,
+    Interpolation,
     Joined,
     Lookup,
     Mean,
@@ -20,6 +21,7 @@ from haversack.integer.parameters import (
     Reduction,
     Same,
     Softmax8,
+    Softmax16,
     Steps,
     Sum,
     Turned,
@@ -39,6 +41,8 @@ _WRITERS: Mapping[type, Callable[[Layer, Any], Iterator[Call]]] = {
     Lookup: numbers.looked_up,
     Pieces: numbers.looked_up,
     Softmax8: numbers.softmax,
+    Softmax16: numbers.softmax_of_16_bits,
+    Interpolation: numbers.interpolated,
     Reduction: numbers.reduced,
     Mean: numbers.reduced,
     Border: moves.border,
@@ -61,8 +65,6 @@ def calls(layer: Layer) -> tuple[Call, ...]:
     for value in layer.computed():
         if value.grid is None and value.dtype != "int32":
             raise layer.refuse("on real numbers")
-        if value.dtype == "int16":
-            raise layer.refuse("on 16-bit numbers yet")
         if max(value.shape, default=0) > _LONGEST:
             raise layer.refuse(f"on values of the shape {value.shape}: {_LONGEST:,} are the most along an axis")
     by = parameters(layer.graph, layer.operation)

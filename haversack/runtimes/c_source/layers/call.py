@@ -13,6 +13,7 @@ from haversack.integer.arithmetic import Multiplier
 from haversack.integer.parameters import Output
 from haversack.runtimes.c_source.constants import Constants, Entry, brief
 from haversack.runtimes.c_source.layers.storage import Form
+from haversack.runtimes.c_source.texts import on_numbers
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Call:
     reads: tuple[str, ...]
     makes: str
     scratch_words: int = 0
+    spare_words: int = 0
+    """What it may read behind a value, whatever is there."""
     flags: frozenset[str] = frozenset()
     """What the kernels' text is switched on for."""
     overwrites: tuple[Overlap, ...] = ()
@@ -70,12 +73,23 @@ class Layer:
 
     def call(self, kernel: str, record: str, entries: Mapping[str, Entry], *reads: Value, **more: Any) -> Call:  # noqa: ANN401 - as Call has them
         """A kernel that makes the layer's one value of these."""
-        return Call(kernel, record, entries, tuple(value.name for value in reads), self.result.name, **more)
+        kernel, record = on_numbers(kernel, record, self.result.dtype)
+        wide = "int16" in (self.result.dtype, *(value.dtype for value in reads))
+        flags = more.pop("flags", frozenset()) | ({"16_BITS"} if wide else set())
+        return Call(
+            kernel, record, entries, tuple(value.name for value in reads), self.result.name, flags=flags, **more
+        )
 
     def in_turn(self) -> tuple[Overlap, ...]:
         """Each number is made of those in its place: what is made may lie over what is read of its shape."""
         values = (self.graph.values[name] for name in self.operation.inputs if name)
-        return tuple(Overlap(value.name, self.result.name) for value in values if value.shape == self.result.shape)
+        alike = (value for value in values if (value.shape, value.dtype) == (self.result.shape, self.result.dtype))
+        return tuple(Overlap(value.name, self.result.name) for value in alike)
+
+
+def span(value: Value) -> int:
+    """The farthest that a number is from its zero point, or from zero."""
+    return 255 if value.dtype == "int8" else 1 << 15
 
 
 def factor(by: Multiplier, name: str = "") -> dict[str, Entry]:

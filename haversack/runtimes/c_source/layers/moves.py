@@ -85,7 +85,9 @@ def nearest(layer: Layer, by: Nearest) -> Iterator[Call]:
         for name, array in (("rows", by.rows), ("columns", by.columns))
     )
     entries: dict[str, Entry] = {"rows": rows, "columns": columns, "height": len(by.rows), "width": len(by.columns)}
-    yield layer.call("resize", "Resize", {**entries, "in_width": x.shape[2], "run": x.shape[3]}, x)
+    yield layer.call(
+        "resize", "Resize", {**entries, "in_width": x.shape[2], "run": x.shape[3] * np.dtype(x.dtype).itemsize}, x
+    )
 
 
 def _moved(layer: Layer, x: Value, source: _Way, y: Value, target: _Way) -> Call:

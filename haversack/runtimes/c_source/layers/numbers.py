@@ -8,11 +8,22 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from haversack.integer import Value
-from haversack.integer.parameters import Lookup, Mean, Pieces, Product, Reduction, Same, Softmax8, Sum
+from haversack.integer.parameters import (
+    Interpolation,
+    Lookup,
+    Mean,
+    Pieces,
+    Product,
+    Reduction,
+    Same,
+    Softmax8,
+    Softmax16,
+    Sum,
+)
 from haversack.integer.reference import TABLE
 from haversack.integer.reference.call import KernelCall
 from haversack.runtimes.c_source.constants import Entry
-from haversack.runtimes.c_source.layers.call import Call, Layer, ending, factor, limits
+from haversack.runtimes.c_source.layers.call import Call, Layer, ending, factor, limits, span
 from haversack.runtimes.c_source.layers.places import Axis, filled, merged, steps
 from haversack.runtimes.c_source.layers.weights import summed
 
@@ -32,9 +43,9 @@ def added(layer: Layer, by: Sum) -> Iterator[Call]:
         **ending(by.output),
         "sign": by.sign,
     }
-    finer = 255 << by.room
+    finer = span(layer.result) << by.room
     sides = summed(finer, by.sides[0]) | summed(finer, by.sides[1])
-    flags = (sides - {"NO_SHIFTS"}) | summed((1 << 30) - 1, by.by)
+    flags = (sides - {"NO_SHIFTS"}) | summed(finer << 1, by.by)
     yield layer.call("add", "Sum", entries, *_both(layer), flags=flags, overwrites=layer.in_turn())
 
 
@@ -44,7 +55,7 @@ def multiplied(layer: Layer, by: Product) -> Iterator[Call]:
         raise layer.refuse("on real numbers")
     zeros = {"left_zero": by.zeros[0], "right_zero": by.zeros[1]}
     entries = {**_stretched(layer), **factor(by.by), **zeros, **ending(by.output)}
-    flags = summed(255 * 255, by.by)
+    flags = summed(span(layer.result) ** 2, by.by)
     yield layer.call("multiply", "Product", entries, *_both(layer), flags=flags, overwrites=layer.in_turn())
 
 
@@ -55,7 +66,7 @@ def chosen(layer: Layer, _: Same) -> Iterator[Call]:
         entries = {**_stretched(layer), "larger": int(kind == "MAXIMUM")}
         yield layer.call("choose", "Choice", entries, *_both(layer), overwrites=layer.in_turn())
         return
-    if kind != "GATHER":
+    if kind != "GATHER" or layer.result.dtype != "int8":
         raise layer.refuse("on such numbers")
     table, places = layer.value("input"), layer.value("indices")
     if table.data is None:
@@ -72,10 +83,52 @@ def looked_up(layer: Layer, by: Lookup | Pieces) -> Iterator[Call]:
         entries: dict[str, Entry] = {"count": count, **limits(by.output)}
         yield layer.call("limit", "Limits", entries, x, overwrites=layer.in_turn())
         return
+    if isinstance(by, Pieces) and x.dtype == "int16":
+        yield _in_pieces(layer, by)
+        return
     every = np.arange(-128, 128).astype(np.int8)
     made = TABLE[layer.operation.kind](KernelCall(layer.operation, (result,), (every,)), by)
-    table = layer.constants.numbers(f"{layer.name}_table", np.asarray(made, np.int8))
-    yield layer.call("look_up", "Table", {"table": table, "count": count}, x, overwrites=layer.in_turn())
+    table = layer.constants.numbers(f"{layer.name}_table", np.asarray(made, result.dtype))
+    kernel, record = ("look_up", "Table") if result.dtype == "int8" else ("look_up_16", "WideTable")
+    yield layer.call(kernel, record, {"table": table, "count": count}, x, overwrites=layer.in_turn())
+
+
+def _in_pieces(layer: Layer, by: Pieces) -> Call:
+    """Numbers of 16 bits times one factor, and another below zero."""
+    if by.above is None or by.below is None:
+        raise layer.refuse("on real numbers")
+    entries = {
+        "count": math.prod(layer.result.shape),
+        **factor(by.above),
+        **factor(by.below, "below_"),
+        **ending(by.output),
+        "is_narrow": int(layer.result.dtype == "int8"),
+    }
+    x = layer.value("input")
+    flags = (summed(span(x), by.above) | summed(span(x), by.below)) - {"NO_SHIFTS"}
+    return layer.call("pieces_16", "Pieces", entries, x, flags=flags, overwrites=layer.in_turn())
+
+
+def interpolated(layer: Layer, by: Interpolation) -> Iterator[Call]:
+    """The logistic function or tanh of numbers of 16 bits."""
+    table = layer.constants.numbers(f"{layer.name}_table", by.table.astype(np.uint16))
+    entries: dict[str, Entry] = {"table": table, "factor": by.factor, "shift": by.shift}
+    entries |= {"count": math.prod(layer.result.shape), "is_tanh": int(layer.operation.kind == "TANH")}
+    yield layer.call("curve_16", "Curve", entries, layer.value("input"), overwrites=layer.in_turn())
+
+
+def softmax_of_16_bits(layer: Layer, by: Softmax16) -> Iterator[Call]:
+    """Softmax of rows of numbers of 16 bits."""
+    shape = layer.result.shape
+    tables = {"powers": by.exp, "inverses": by.inverse}
+    entries: dict[str, Entry] = {
+        name: layer.constants.numbers(f"{layer.name}_{name}", table.astype(np.int16)) for name, table in tables.items()
+    }
+    entries |= {**factor(by.by), "rows": math.prod(shape[:-1]), "length": shape[-1]}
+    flags = summed((1 << 16) - 1, by.by) - {"NO_SHIFTS"}
+    yield layer.call(
+        "softmax_16", "WideSoftmax", entries, layer.value("input"), flags=flags, overwrites=layer.in_turn()
+    )
 
 
 def softmax(layer: Layer, by: Softmax8) -> Iterator[Call]:
@@ -109,7 +162,10 @@ def reduced(layer: Layer, by: Reduction) -> Iterator[Call]:
         if by.by is None:
             raise layer.refuse("of real numbers")
         entries |= {**factor(by.by), "in_zero": by.input_zero, **ending(by.output), "mean": 1}
-        flags = summed(255 * math.prod(x.shape[axis] for axis in by.axes), by.by)
+        largest = span(x) * math.prod(x.shape[axis] for axis in by.axes)
+        if largest >= 1 << 31:
+            raise layer.refuse("of so many numbers that their sum has more than 32 bits")
+        flags = summed(largest, by.by)
     yield layer.call("reduce", "Reduction", entries, x, flags=flags)
 
 

@@ -48,16 +48,17 @@ def _dense(layer: Layer, by: WindowedProducts) -> Call:
 
 def _of_patches(layer: Layer, of: LayerWeights, window: Mapping[str, Entry], overwrites: tuple[Overlap, ...]) -> Call:
     """A convolution, whose patches lie in scratch memory; bytes that are no words are gathered behind them."""
-    channels = layer.value("input").shape[-1]
+    x = layer.value("input")
+    size = np.dtype(x.dtype).itemsize
     words = -(-of.rows.numbers.shape[1] // _WORD)
     entries = {"products": of.record(layer.constants), **window, "words": words}
     if of.form.sparse:
-        kernel, scratch = "convolve_sparse", -(-channels // _WORD) + (words + 1) * _PAIRS
+        kernel, scratch = "convolve_sparse", -(-x.shape[-1] * size // _WORD) + (words + 1) * _PAIRS
     else:
         depth = layer.value("weight").shape[-1]
         kernel = "convolve"
-        scratch = of.form.pairs + (words + words % 2) * _PAIRS + (words if depth % _WORD else 0)
-    return layer.call(kernel, "Convolution", entries, layer.value("input"), scratch_words=scratch, flags=of.flags,
+        scratch = of.form.pairs + (words + words % 2) * _PAIRS + (words * size if depth % _WORD else 0)
+    return layer.call(kernel, "Convolution", entries, x, scratch_words=scratch, flags=of.flags,
                       overwrites=overwrites)  # fmt: skip
 
 
@@ -71,7 +72,8 @@ def _ahead(layer: Layer, x: Value, by: WindowedProducts) -> int:
     first = np.maximum(rows * by.window.stride[0] - top, 0)
     here = first * width + np.maximum(places * by.window.stride[1] - left, 0)
     below = np.maximum((rows + 1) * by.window.stride[0] - top, 0) * width
-    return int(np.max(ends * results - np.minimum(here, below) * channels, initial=0))
+    numbers = int(np.max(ends * results - np.minimum(here, below) * channels, initial=0))
+    return numbers * np.dtype(x.dtype).itemsize
 
 
 def _depthwise(layer: Layer, by: WindowedProducts) -> Call:
@@ -119,16 +121,17 @@ def _transposed(layer: Layer, by: WindowedProducts) -> Call:
 def connected(layer: Layer, by: Products) -> Iterator[Call]:
     """A fully connected layer: of one row, or of several, which are the pixels of a convolution."""
     x, of = layer.value("input"), LayerWeights.read(layer, by)
-    channels, depth = of.rows.numbers.shape
+    (channels, depth), size = of.rows.numbers.shape, np.dtype(x.dtype).itemsize
     rows, words = math.prod(x.shape) // depth, -(-depth // _WORD)
     if rows == 1:
         entries: dict[str, Entry] = {"products": of.record(layer.constants), "channels": channels}
         if of.form.sparse:
-            yield layer.call("connect_sparse", "SparseConnection", entries, x, flags=of.flags | {"SPARE_WORD"})
+            yield layer.call("connect_sparse", "SparseConnection", entries, x, spare_words=1, flags=of.flags)
             return
-        flags = of.flags | ({"SPARE_WORD"} if of.form.bits != BYTE and words % 2 else set())
+        spare = (words % 2 if of.form.bits != BYTE else 0) * size + (size - 1)
         entries["words"] = words
-        yield layer.call("connect", "Connection", entries, x, scratch_words=of.form.pairs, flags=flags)
+        yield layer.call("connect", "Connection", entries, x, scratch_words=of.form.pairs, spare_words=spare,
+                         flags=of.flags)  # fmt: skip
         return
     window: dict[str, Entry] = {
         "in_height": 1,
@@ -146,5 +149,5 @@ def connected(layer: Layer, by: Products) -> Iterator[Call]:
         "in_zero": by.input_zero,
         "pointwise": 1,
     }
-    over = (Overlap(x.name, layer.result.name, max(channels - depth, 0) * (rows - 1)),)
+    over = (Overlap(x.name, layer.result.name, max(channels - depth, 0) * (rows - 1) * size),)
     yield _of_patches(layer, of, window, over)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from haversack.integer import Array
-from haversack.integer.arithmetic import Multiplier, multiply
+from haversack.integer.arithmetic import Multiplier, multiply, multiply_wide
 from haversack.integer.parameters import Products
 from haversack.runtimes.c_source.constants import Constants, Entry
-from haversack.runtimes.c_source.layers.call import Layer, ending
+from haversack.runtimes.c_source.layers.call import Layer, ending, span
 from haversack.runtimes.c_source.layers.storage import BYTES, Form, Rows
 
 _SMALL = 1 << 30
@@ -26,6 +26,8 @@ class LayerWeights:
     name: str
     rows: Rows
     form: Form
+    wide: bool
+    """Whether sums end as those of numbers of 16 bits do."""
     biases: Array
     by: Multiplier
     ending: dict[str, Entry]
@@ -41,19 +43,22 @@ class LayerWeights:
         bias = layer.operation.input("bias")
         biases = np.asarray(layer.graph.values[bias].data, np.int64) if bias else np.zeros(channels, np.int64)
         factors = _each(by.by, channels)
-        biases, factors = _with_constants(flat, biases, factors)
-        largest = np.abs(flat).sum(axis=1) * 255 + np.abs(biases)
+        biases, factors = _with_constants(flat, biases, factors, wide=by.wide)
+        largest = np.abs(flat).sum(axis=1) * span(layer.value("input")) + np.abs(biases)
         if folded:
             biases = biases - by.input_zero * flat.sum(axis=1)
         times = 2 if rows.kernel == "convolve_depthwise" else 1
         if int(largest.max()) * times >= 1 << 31:
-            raise layer.refuse(f"whose sums, {times} times over, have more than 32 bits")
+            raise layer.refuse(f"whose sums{', twice over,' if times == 2 else ''} may have more than 32 bits")
         form = layer.forms.get(layer.result.name, BYTES)
-        return cls(layer.name, rows, form, biases, factors, ending(by.output), summed(largest, factors) | form.flags)
+        flags = form.flags if by.wide else summed(largest, factors) | form.flags
+        return cls(layer.name, rows, form, by.wide, biases, factors, ending(by.output), flags)
 
     def record(self, constants: Constants) -> dict[str, Entry]:
         """The layer's products in C."""
         mantissas, shifts = self.by.mantissa.astype(np.int32), (-self.by.shift).astype(np.int8)
+        if self.wide:
+            mantissas, shifts = np.minimum((self.by.mantissa + (1 << 15)) >> 16, 0x7FFF).astype(np.int32), shifts + 15
         each = len(np.unique(mantissas)) > 1 or len(np.unique(shifts)) > 1
         many = len(mantissas) if each else 1
         return {
@@ -64,6 +69,7 @@ class LayerWeights:
             **self.ending,
             "factor_each": int(each),
             "bits": self.form.bits,
+            "wide": int(self.wide),
         }
 
     def _stored(self, constants: Constants) -> Iterator[tuple[str, Entry]]:
@@ -85,13 +91,13 @@ def _each(by: Multiplier, channels: int) -> Multiplier:
     return Multiplier(*(np.broadcast_to(each, channels).copy() for each in (by.mantissa, by.shift)))
 
 
-def _with_constants(flat: Array, biases: Array, by: Multiplier) -> tuple[Array, Multiplier]:
+def _with_constants(flat: Array, biases: Array, by: Multiplier, *, wide: bool) -> tuple[Array, Multiplier]:
     """Biases and factors where channels without weights, whose biases may be huge, count their one result itself."""
     dead = ~flat.any(axis=1)
-    made = np.clip(multiply(biases, by), -_MOST_RESULT, _MOST_RESULT)
+    made = np.clip((multiply_wide if wide else multiply)(biases, by), -_MOST_RESULT, _MOST_RESULT)
     mantissa, shift = np.where(dead, 1 << 30, by.mantissa), np.where(dead, -_ROOM, by.shift)
     return np.where(dead, made << _ROOM + 1, biases), Multiplier(mantissa, shift)
 
 
-_MOST_RESULT, _ROOM = 512, 7
+_MOST_RESULT, _ROOM = 1 << 17, 7
 """Results beyond the first are cut off anyway; so many bits more are shifted out again."""
