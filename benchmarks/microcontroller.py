@@ -25,6 +25,12 @@ ASKED = Asked(
         "vww.ram_bytes": 56_000,
         "vww.instructions": 17_000_000,
         "vww.mismatching_bytes": 0,
+        "resnet8_strips.ram_bytes": 33_000,
+        "resnet8_strips.instructions_ratio": 1.25,
+        "resnet8_strips.mismatching_bytes": 0,
+        "vww_strips.ram_bytes": 34_000,
+        "vww_strips.instructions_ratio": 1.25,
+        "vww_strips.mismatching_bytes": 0,
         "ad.flash_bytes": 274_000,
         "ad.ram_bytes": 1_000,
         "ad.instructions": 520_000,
@@ -36,7 +42,10 @@ ASKED = Asked(
     },
 )
 ROWS = {
-    **{row: part("microcontroller_tiny", row=row) for row in ("kws", "resnet8", "vww", "ad")},
+    **{
+        row: part("microcontroller_tiny", row=row)
+        for row in ("kws", "resnet8", "vww", "ad", "resnet8_strips", "vww_strips")
+    },
     **{row: part("microcontroller_packed", row=row) for row in ("resnet8_w4", "har")},
 }
 

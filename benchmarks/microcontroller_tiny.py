@@ -2,13 +2,14 @@
 
 Inputs: KWS has its evaluation set, ResNet-8 test images of CIFAR-10; the others get random numbers, half of the samples
 smooth. Instructions are those of GCC's code where arm-none-eabi-gcc is installed, and of Zig's; the row names both.
+Rows called `_strips` are of the same files in as little RAM as strips of rows take, beside the plain C.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,20 +33,22 @@ FILES = {
 }
 SAMPLES, ON_CORES = 300, 3
 MEASURED = "cortex-m4"
+_STRIPS = "_strips"
 SEED = 0
 
 
 def run(data: Path, *, quick: bool, row: str) -> dict[str, object]:
     """The row's figures."""
-    content = (data / "mlperf-tiny" / FILES[row]).read_bytes()
+    network = row.removesuffix(_STRIPS)
+    content = (data / "mlperf-tiny" / FILES[network]).read_bytes()
     graph = read(content)
     started = time.monotonic()
-    model = write(graph)
+    model = write(graph, None if row == network else 1)
     seconds = time.monotonic() - started
-    inputs = _inputs(row, data, graph)[: 20 if quick else SAMPLES]
+    inputs = _inputs(network, data, graph)[: 20 if quick else SAMPLES]
     expected = reference(graph, [inputs])
-    on_cores = dict(_on_cores(model, inputs[:ON_CORES], expected))
-    first = on_cores[f"{MEASURED} {next(iter(compilers(core_board(MEASURED))))}"]
+    on_cores = dict(_on_cores(model, inputs[:ON_CORES], expected, CORES))
+    first = on_cores[_measured()]
     with tempfile.TemporaryDirectory() as folder:
         on_host = run_on_host(model, [inputs], Path(folder))
     wrong = {
@@ -64,12 +67,23 @@ def run(data: Path, *, quick: bool, row: str) -> dict[str, object]:
         "write_seconds": seconds,
         "cores": on_cores,
     }
+    if row != network:
+        whole = dict(_on_cores(write(graph), inputs[:1], expected, [MEASURED]))[_measured()]
+        figures["instructions_ratio"] = first["instructions"] / whole["instructions"]
+        figures["whole_ram_bytes"] = whole["ram_bytes"]
     return {f"{row}.{name}": value for name, value in figures.items()}
 
 
-def _on_cores(model: CModel, inputs: Array, expected: list[Array]) -> Iterator[tuple[str, dict[str, int]]]:
-    """The figures of each core and each compiler for it."""
-    for name in CORES:
+def _measured() -> str:
+    """The core and the compiler that the row's own figures are of."""
+    return f"{MEASURED} {next(iter(compilers(core_board(MEASURED))))}"
+
+
+def _on_cores(
+    model: CModel, inputs: Array, expected: list[Array], names: Iterable[str]
+) -> Iterator[tuple[str, dict[str, int]]]:
+    """The figures of each of these cores and each compiler for it."""
+    for name in names:
         board = core_board(name)
         for compiler in compilers(board):
             with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ import typer
 from haversack.cli.options import (
     NO_WORDS,
     AsJson,
+    CoreRam,
     DeviceName,
     MeasuredFile,
     ResultFolder,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from haversack.model import Model
     from haversack.plan.forecast import Forecast
     from haversack.proving.on_core import CoreEffort
+    from haversack.runtimes.c_source.cores import Board
     from haversack.runtimes.c_source.write import CModel
     from haversack.task import Task
 
@@ -285,6 +287,7 @@ def prove(  # noqa: PLR0913 - one argument an option
     on: Annotated[
         str, typer.Option("--on", help="In plain C on an emulated core: cortex-m4, stm32f405 …", metavar="CORE")
     ] = "",
+    ram: CoreRam = "",
     out: Annotated[
         Path | None, typer.Option(help="With --on: a folder for model.c, model.h and an example.", resolve_path=True)
     ] = None,
@@ -303,9 +306,9 @@ def prove(  # noqa: PLR0913 - one argument an option
 
         left = Left(out, tuple(package or ()))
         left.check()
-        left.write(_proved_on_core(folder, task, on, CoreEffort(qemu=qemu), as_json=as_json))
+        left.write(_proved_on_core(folder, task, _board(on, ram), CoreEffort(qemu=qemu), as_json=as_json))
         return
-    for option, value in {"--out": out, "--package": package, "--qemu": qemu}.items():
+    for option, value in {"--out": out, "--package": package, "--qemu": qemu, "--ram": ram}.items():
         if value:
             raise MeasureError(
                 f"{option} is for the C that --on proves.", mend="add --on cortex-m4, or a device's name."
@@ -326,13 +329,19 @@ def prove(  # noqa: PLR0913 - one argument an option
     require(proof)
 
 
-def _proved_on_core(folder: Path, task: Path | None, on: str, effort: CoreEffort, *, as_json: bool) -> CModel:
+def _board(on: str, ram: str) -> Board:
+    """The board of --on with no more RAM than --ram."""
+    from haversack.proving.on_core import board_named
+
+    return board_named(on, budget_of({"ram": ram}).ram_bytes if ram else None)
+
+
+def _proved_on_core(folder: Path, task: Path | None, board: Board, effort: CoreEffort, *, as_json: bool) -> CModel:
     """The C, once it has been proved and told of."""
-    from haversack.proving.on_core import board_named, prove_on_core, require_exact
+    from haversack.proving.on_core import prove_on_core, require_exact
     from haversack.proving.sources import source_of
     from haversack.report.proved import proved_on_core
 
-    board = board_named(on)
     file = loaded(task) if task is not None else None
     with progress(quiet=as_json):
         source = source_of(folder, file.fresh_network(), file.task) if file else source_of(folder)

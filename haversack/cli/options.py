@@ -30,6 +30,10 @@ Seed = Annotated[int, typer.Option(help="Where all drawing starts. What is kept 
 Pick = Annotated[int | None, typer.Option(help="Make this row of the last run's frontier the result.", min=1)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Threads = Annotated[int, typer.Option(help="Threads of the runtime when it is timed.", min=1)]
+CoreRam = Annotated[
+    str,
+    typer.Option(help="With --on: in so much RAM, such as 32kB; by strips of rows where whole maps take more."),
+]
 Seconds = Annotated[float, typer.Option(help="How long to time each file.", min=0.1)]
 # Resolved at once: the user's file may change the working directory.
 Out = Annotated[Path, typer.Option(help="Folder for the result.", resolve_path=True)]

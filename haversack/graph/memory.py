@@ -29,7 +29,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two buffers that meet at one step, in which the one that is `made` may take bytes of the one that is `read`.
+    """Two buffers that meet, of which the one that is `made` may take bytes of the one that is `read`.
 
     What is made may start `distance` bytes or more before what is read does; `exact`: at the same byte, or apart.
     """
@@ -71,7 +71,8 @@ def plan(buffers: Sequence[Buffer], tries: int = TRIES, seed: int = 0, overlaps:
     """An arena in which no two buffers that are alive together overlap, but for those that may.
 
     Greedy by size (Pisarchyk and Lee 2020, "Efficient memory management for deep neural net inference"): the largest
-    first, each at the lowest offset that is free while it is alive. Then at most `tries` swaps in that order, each kept
+    first, each at the lowest offset that is free while it is alive; or the last first, where that takes less, as in a
+    chain in which each lies over the one that it is made of. Then at most `tries` swaps in that order, each kept
     unless it is worse, until the peak meets the liveness bound, the most bytes alive at one step. Buffers are not
     aligned. Names must differ. The same input gives the same plan.
     """
@@ -84,8 +85,10 @@ def plan(buffers: Sequence[Buffer], tries: int = TRIES, seed: int = 0, overlaps:
         ]
         for one, ours in enumerate(buffers)
     ]
-    bound = _bound(buffers, overlaps)
-    order = sorted(range(len(buffers)), key=lambda one: (-buffers[one].size_bytes, buffers[one].first, one))
+    bound = max(bounds(buffers, overlaps), default=0)
+    by_size = sorted(range(len(buffers)), key=lambda one: (-buffers[one].size_bytes, buffers[one].first, one))
+    by_time = sorted(by_size, key=lambda one: -buffers[one].last)
+    order = min(by_size, by_time, key=lambda order: _peak(buffers, _placed(order, rivals)))
     best = _placed(order, rivals)
     chance = random.Random(seed)  # noqa: S311 - a reproducible search, not a secret
     for _ in range(min(tries, _PLACEMENTS // max(1, len(order)))):
@@ -106,20 +109,21 @@ def _apart(ours: Buffer, theirs: Buffer, shared: Mapping[tuple[str, str], Overla
         yield -ours.size_bytes, theirs.size_bytes
 
 
-def _bound(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) -> int:
-    changes: dict[int, int] = {}
+def bounds(buffers: Sequence[Buffer], overlaps: Sequence[Overlap] = ()) -> list[int]:
+    """The bytes below which no plan can be at each step: those alive, less what some of them can share."""
+    alive = [0] * (max((buffer.last for buffer in buffers), default=-1) + 1)
     for buffer in buffers:
-        changes[buffer.first] = changes.get(buffer.first, 0) + buffer.size_bytes
-        changes[buffer.last + 1] = changes.get(buffer.last + 1, 0) - buffer.size_bytes
-    saved, named = dict[int, int](), {buffer.name: buffer for buffer in buffers}
+        for step in range(buffer.first, buffer.last + 1):
+            alive[step] += buffer.size_bytes
+    shared, named = dict[tuple[int, str], int](), {buffer.name: buffer for buffer in buffers}
     for overlap in overlaps:
         read, made = named[overlap.read], named[overlap.made]
-        saved[made.first] = max(saved.get(made.first, 0), overlap.saved(read, made))
-    alive = bound = 0
-    for step in sorted({*changes, *saved, *(step + 1 for step in saved)}):
-        alive += changes.get(step, 0)
-        bound = max(bound, alive - saved.get(step, 0))
-    return bound
+        for step in range(max(read.first, made.first), min(read.last, made.last) + 1):
+            key = step, made.name
+            shared[key] = min(shared.get(key, 0) + overlap.saved(read, made), made.size_bytes)
+    for (step, _), saved in shared.items():
+        alive[step] -= saved
+    return alive
 
 
 def _peak(buffers: Sequence[Buffer], offsets: Mapping[int, int]) -> int:

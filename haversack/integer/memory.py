@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +20,18 @@ Scratch = Callable[[IntegerGraph, Operation], int]
 """The bytes that an operation's code needs beside its values while it runs."""
 Overwrites = Callable[[IntegerGraph, Operation], Iterable[Overlap]]
 """Where an operation's code may write over what it reads, by the names of values."""
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What is known of values that operations at some `places` make and read some rows at a time.
+
+    `buffers` stand for those values that the graph says otherwise of, `overlaps` for what these operations overwrite.
+    """
+
+    buffers: Mapping[str, Buffer] = field(default_factory=dict)
+    overlaps: tuple[Overlap, ...] = ()
+    places: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -41,28 +53,50 @@ def arena(
     alignment: int = ALIGNMENT,
     scratch: Scratch | None = None,
     overwrites: Overwrites = lambda _, __: (),
+    streamed: Streamed | None = None,
 ) -> Arena:
     """An arena in which nothing that is alive together overlaps and everything starts at a multiple of `alignment`.
 
     Inputs and outputs lie in it as well. The same graph gives the same arena. What an operation is the last to read
     may be overwritten by it as `overwrites` allows.
     """
-    owners = sharing(graph)
-    values, beside = lifetimes(graph), _scratch(graph, scratch or scratch_bytes)
-    # Rounded sizes put every offset on a multiple, as each is a sum of sizes.
-    first, last = {each.name: each.first for each in values}, {each.name: each.last for each in values}
-    buffers = [_rounded(buffer, alignment) for buffer in (*values, *beside.values())]
-    overlaps = [
-        Overlap(read, made, -(-overlap.distance // alignment) * alignment, overlap.exact)
-        for step, operation in enumerate(graph.operations)
-        for overlap in overwrites(graph, operation)
-        for read, made in [(owners.get(overlap.read, ""), owners[overlap.made])]
-        if read != made and last.get(read) == step == first[made]
-    ]
+    owners, beside = sharing(graph), _scratch(graph, scratch or scratch_bytes)
+    buffers, overlaps = _aligned(graph, beside.values(), alignment, overwrites, streamed or Streamed())
     plan = memory.plan(buffers, overlaps=overlaps)
     offsets = {name: plan.offsets[owner] for name, owner in owners.items() if owner in plan.offsets}
     places = {index: plan.offsets[buffer.name] for index, buffer in beside.items()}
     return Arena(offsets, places, plan.peak_bytes, plan.bound_bytes)
+
+
+def bounds(
+    graph: IntegerGraph, *, alignment: int, scratch: Scratch, overwrites: Overwrites, streamed: Streamed | None = None
+) -> list[int]:
+    """The bytes below which no arena of these can be, at each operation, and when all are done."""
+    beside = _scratch(graph, scratch)
+    return memory.bounds(*_aligned(graph, beside.values(), alignment, overwrites, streamed or Streamed()))
+
+
+def _aligned(
+    graph: IntegerGraph, beside: Iterable[Buffer], alignment: int, overwrites: Overwrites, streamed: Streamed
+) -> tuple[list[Buffer], list[Overlap]]:
+    """All buffers, and which may share bytes."""
+    # Rounded sizes put every offset on a multiple, as each is a sum of sizes.
+    owners = sharing(graph)
+    values = [streamed.buffers.get(buffer.name, buffer) for buffer in lifetimes(graph)]
+    first, last = {each.name: each.first for each in values}, {each.name: each.last for each in values}
+    pairs = [
+        (overlap, owners.get(overlap.read, ""), owners[overlap.made])
+        for step, operation in enumerate(graph.operations)
+        if step not in streamed.places
+        for overlap in overwrites(graph, operation)
+        if last.get(owners.get(overlap.read, "")) == step == first[owners[overlap.made]]
+    ]
+    pairs += [(overlap, overlap.read, overlap.made) for overlap in streamed.overlaps]
+    return [rounded(buffer, alignment) for buffer in (*values, *beside)], [
+        Overlap(read, made, -(-overlap.distance // alignment) * alignment, overlap.exact)
+        for overlap, read, made in pairs
+        if read != made
+    ]
 
 
 def sharing(graph: IntegerGraph) -> Mapping[str, str]:
@@ -113,5 +147,6 @@ def _scratch(graph: IntegerGraph, wanted: Scratch) -> dict[int, Buffer]:
     return {index: Buffer(next(free), size, index, index) for index, size in sizes.items() if size}
 
 
-def _rounded(buffer: Buffer, alignment: int) -> Buffer:
+def rounded(buffer: Buffer, alignment: int) -> Buffer:
+    """The buffer with as many bytes more as lead up to a multiple."""
     return Buffer(buffer.name, -(-buffer.size_bytes // alignment) * alignment, buffer.first, buffer.last)

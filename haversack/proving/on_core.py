@@ -17,10 +17,14 @@ from haversack.proof import CoreProof, SecondOpinion
 from haversack.quantity import show_bytes
 from haversack.runtimes.c_source import qemu
 from haversack.runtimes.c_source.build import Firmware, built, host_compilers, run_on_host
-from haversack.runtimes.c_source.cores import CORES, Board, core_board, device_board
+from haversack.runtimes.c_source.cores import CORES, Board, Region, core_board, device_board
 from haversack.runtimes.c_source.emulator import EmulatedCore
 from haversack.runtimes.c_source.inputs import differing_bytes, random_inputs
 from haversack.runtimes.c_source.write import CModel, write
+
+STACK_BYTES = 1024
+"""Room in a board's RAM that is left to the stack: MLPerf Tiny's networks take up to half of that."""
+_STACK_ALIGNMENT = 16
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,18 @@ class CoreEffort:
     compiler: str = ""
     qemu: bool = False
     """Whether QEMU is asked for a second opinion."""
+    strips: bool = True
+    """Whether maps are computed in strips where there is no room for whole ones."""
 
 
-def board_named(name: str) -> Board:
-    """The board of a device, or a core, of this name. Raises DeviceError for any other."""
+def board_named(name: str, ram_bytes: int | None = None) -> Board:
+    """The board of a device, or a core, of this name, with no more RAM than that. Raises DeviceError for any other."""
+    board = _board_named(name)
+    most = board.ram.size_bytes if ram_bytes is None else min(ram_bytes, board.ram.size_bytes)
+    return replace(board, ram=Region(board.ram.origin, most // _STACK_ALIGNMENT * _STACK_ALIGNMENT))
+
+
+def _board_named(name: str) -> Board:
     if name in CORES:
         return core_board(name)
     if name not in device_names() and not name.endswith(".toml"):
@@ -56,16 +68,12 @@ def prove_on_core(
 ) -> tuple[CModel, CoreProof]:
     """The C of an integer graph, and what it does on that board for these inputs, or for random ones.
 
-    Raises MeasureError where it does not fit the board, before anything is compiled if that is plain; where it faults,
-    saying why; and where no compiler or emulator is installed. Raises DeviceError where QEMU is asked, and has no such
-    core.
+    Layers are computed in strips where the board has no room for whole maps and the stack. Raises MeasureError where it
+    does not fit the board even so, before anything is compiled if that is plain; where it faults, saying why; and where
+    no compiler or emulator is installed. Raises DeviceError where QEMU is asked, and has no such core.
     """
     effort, graph = effort or CoreEffort(), with_integer_ports(graph)
-    model = write(graph)
-    for place in (board, *([qemu.machine_board(board)] if effort.qemu else [])):
-        require_room(model, place)
-    if effort.qemu:
-        qemu.program_of(board)
+    model = _written(graph, board, effort)
     rows = (
         list(inputs)
         if inputs is not None
@@ -96,7 +104,7 @@ def prove_on_core(
         ran.stack_bytes,
         max(ran.instructions),
         board.flash.size_bytes if board.is_limited else None,
-        board.ram.size_bytes if board.is_limited else None,
+        board.ram.size_bytes if board.is_limited or board.ram != core_board(board.core.name).ram else None,
         second,
     )
     return model, proof
@@ -122,13 +130,31 @@ def _second(model: CModel, firmware: Firmware, rows: Sequence[Array], expected: 
     )
 
 
+def _written(graph: IntegerGraph, board: Board, effort: CoreEffort) -> CModel:
+    """The C, which the board has room for, as far as that is known before it is compiled."""
+    places = [board, *([qemu.machine_board(board)] if effort.qemu else [])]
+    room = min(place.ram.size_bytes for place in places) - STACK_BYTES
+    model = write(graph, room if effort.strips else None)
+    for place in places:
+        require_room(model, place)
+    if effort.qemu:
+        qemu.program_of(board)
+    if model.layers_in_strips:
+        say(f"{model.layers_in_strips} layers are computed in strips of rows")
+    return model
+
+
 def require_room(model: CModel, board: Board) -> None:
     """Nothing, or a MeasureError where constants or the arena alone are larger than the board's memory."""
     short = [
         f"{show_bytes(wanted)} of {name}, {show_bytes(wanted - there)} more than there is"
         for name, wanted, there in (
             ("flash for its constants", model.constant_bytes, board.flash.size_bytes),
-            ("RAM for its arena", model.arena_bytes, board.ram.size_bytes),
+            (
+                f"RAM for its arena{' in strips' * bool(model.layers_in_strips)}",
+                model.arena_bytes,
+                board.ram.size_bytes,
+            ),
         )
         if wanted > there
     ]

@@ -28,6 +28,7 @@ _OTHER_FILES = {
     "softmax": ("softmax",),
     "gather": ("gather",),
     "move": ("move",),
+    "keep": ("keep",),
     "resize": ("resize",),
     "look_up_16": ("look_up_16",),
     "pieces_16": ("pieces_16",),

@@ -2,7 +2,8 @@
 
 Memory is one static arena, planned here: what is made may lie over what it is made of, where a kernel allows that (Cao
 et al. 2023, "vMCU: Coordinated Memory Management and Kernel Optimization for DNN Inference on MCUs"). Only the kernels
-that the network uses are in the file.
+that the network uses are in the file. Where that is more than there may be, layers are computed in strips of some rows
+(Lin et al. 2021, "MCUNetV2: Memory-Efficient Patch-based Inference for Tiny Deep Learning").
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from importlib.resources import files
 import numpy as np
 
 from haversack.errors import ExportError
-from haversack.graph.memory import Overlap
 from haversack.integer import IntegerGraph, Operation, Value
-from haversack.integer.memory import arena
 from haversack.integer.passes import with_integer_ports
 from haversack.runtimes.c_source.constants import Constants, Entry, brief
-from haversack.runtimes.c_source.layers import calls
-from haversack.runtimes.c_source.layers.call import Call, Layer
-from haversack.runtimes.c_source.layers.storage import forms
+from haversack.runtimes.c_source.layers.call import Call
+from haversack.runtimes.c_source.strips.choose import Layouts, runs_within
+from haversack.runtimes.c_source.strips.loops import StripLoops
+from haversack.runtimes.c_source.strips.memory import WORD
+from haversack.runtimes.c_source.strips.schedule import StripOperation, StripRun
 from haversack.runtimes.c_source.texts import text_of, text_of_all
 
 _WITH_SCRATCH = frozenset({"convolve", "convolve_sparse", "convolve_depthwise", "connect"})
@@ -33,7 +34,6 @@ _FLAGS = (
 )
 _QUANTIZED = "quantize the whole network, such as by quantize_static."
 _C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
-_WORD = 4
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class CModel:
     outputs: tuple[Port, ...]
     arena_bytes: int
     constant_bytes: int
+    layers_in_strips: int = 0
+    """How many layers are computed some rows at a time."""
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -119,29 +121,29 @@ class CModel:
         return {"main.c": text.encode(), "CMakeLists.txt": _text("CMakeLists.txt").encode()}
 
 
-def write(graph: IntegerGraph) -> CModel:
+def write(graph: IntegerGraph, ram_bytes: int | None = None) -> CModel:
     """model.h and model.c, which compute what the graph computes; equal graphs give equal files.
 
-    Raises ExportError, naming the layer, for what there is no kernel for.
+    Where the arena were larger than `ram_bytes`, layers are computed in strips: those of all that are enough that cost
+    the least, or, where none are, those with the smallest arena. Raises ExportError, naming the layer, for what there
+    is no kernel for.
     """
-    return _Writer(with_integer_ports(graph)).written()
+    return _Writer(with_integer_ports(graph), ram_bytes).written()
 
 
 class _Writer:
     """One network while it is written."""
 
-    def __init__(self, graph: IntegerGraph) -> None:
+    def __init__(self, graph: IntegerGraph, ram_bytes: int | None) -> None:
         self._graph, self._constants = graph, Constants()
-        self._constants.reserve(text_of_all())
-        stored = forms(graph)
-        self._calls = {
-            id(operation): calls(Layer(graph, operation, self._constants, stored)) for operation in graph.operations
-        }
+        self._constants.reserve(f"{text_of_all()} strip")
+        self._layouts = Layouts(graph, self._constants)
         for value in (graph.values[name] for name in (*graph.inputs, *graph.outputs)):
             if value.data is not None or value.dtype not in _C_TYPES:
                 said = "a constant" if value.data is not None else f"of {value.dtype}"
                 raise ExportError(f"C has no input or output that is {said}.", where=value.name, mend=_QUANTIZED)
-        self._arena = arena(graph, alignment=_WORD, scratch=self._scratch, overwrites=self._overwrites)
+        self._runs = () if ram_bytes is None else runs_within(self._layouts, graph, ram_bytes)
+        self._calls, self._arena = self._layouts.calls(self._runs), self._layouts.arena(self._runs)
         self._inputs, self._outputs = (
             [
                 Port(kind if len(names) == 1 else f"{kind}_{place}", graph.values[name], self._arena.offsets[name])
@@ -153,23 +155,18 @@ class _Writer:
     def written(self) -> CModel:
         """Both files, and where inputs and outputs are."""
         texts = {"model.h": self._header().encode(), "model.c": self._source().encode()}
-        return CModel(texts, tuple(self._inputs), tuple(self._outputs), self._arena_bytes, self._constants.flash_bytes)
-
-    def _scratch(self, _: IntegerGraph, operation: Operation) -> int:
-        return max((call.scratch_words for call in self._calls[id(operation)]), default=0) * _WORD
-
-    def _overwrites(self, _: IntegerGraph, operation: Operation) -> Iterator[Overlap]:
-        calls = self._calls[id(operation)]
-        return (overlap for call in calls if len(calls) == 1 for overlap in call.overwrites)
+        ports = tuple(self._inputs), tuple(self._outputs)
+        in_strips = sum(len(run.operations) for run in self._runs)
+        return CModel(texts, *ports, self._arena_bytes, self._constants.flash_bytes, in_strips)
 
     @property
     def _all_calls(self) -> list[Call]:
-        return [call for calls in self._calls.values() for call in calls]
+        return [call for calls in self._calls for call in calls]
 
     @property
     def _arena_bytes(self) -> int:
         spare = max((call.spare_words for call in self._all_calls), default=0)
-        return max(self._arena.size_bytes + spare * _WORD, _WORD)
+        return max(self._arena.size_bytes + spare * WORD, WORD)
 
     @property
     def _signature(self) -> str:
@@ -190,11 +187,12 @@ class _Writer:
         body = "\n".join(self._body())  # constants are named on the way
         used = {call.kernel for call in self._all_calls}
         flags = {flag for call in self._all_calls for flag in (*call.flags, *_limited(call.entries))}
+        used |= {"keep"} if "    keep(" in body else set()
         return _text("model.c").format(
             switches="\n".join(f"#define HAVERSACK_MODEL_{flag} {int(flag in flags)}" for flag in _FLAGS),
             kernels=text_of(used),
             constants="\n\n".join(self._constants.texts),
-            words=self._arena_bytes // _WORD,
+            words=self._arena_bytes // WORD,
             signature=self._signature,
             body=body,
             accessors="\n\n".join(
@@ -206,30 +204,59 @@ class _Writer:
     def _body(self) -> Iterator[str]:
         for port in self._inputs:
             yield from port.copied(port.place, port.name)
+        runs = {run.first: run for run in self._runs}
+        inside = {each.place for run in self._runs for each in run.operations}
         for place, operation in enumerate(self._graph.operations):
-            made = self._calls[id(operation)]
-            if made:
-                reads, makes = (self._graph.values[name] for name in (_read(made), made[-1].makes))
-                sizes = f"{_sizes(reads)} -> {_sizes(makes)}"
-                yield f"    /* {_in_a_comment(brief(operation.path))}: {operation.kind}, {sizes} */"
-                yield from (f"    {self._call(operation, call, self._arena.scratch.get(place, 0))}" for call in made)
-                yield f"    HAVERSACK_MODEL_AFTER({place}, {self._place(makes.name)});"
+            if place in runs:
+                yield from self._in_strips(runs[place])
+            elif place not in inside and (made := self._calls[place]):
+                yield self._told(place)
+                for call in made:
+                    computed = (name for name in (*call.reads, call.makes) if name in self._arena.offsets)
+                    places = (f"memory + {self._arena.offsets[name]}" for name in computed)
+                    yield f"    {self._begun(call, operation, place).format(*places)}"
+                yield f"    HAVERSACK_MODEL_AFTER({place}, {self._place(made[-1].makes)});"
         for port in self._outputs:
             yield from port.copied(port.name, port.place)
 
-    def _call(self, operation: Operation, call: Call, scratch: int) -> str:
+    def _in_strips(self, run: StripRun) -> Iterator[str]:
+        """The layers of a run, some rows of each at a time."""
+        yield f"    /* In {run.count} strips, in which rows that are still read are kept: */"
+        yield from (self._told(each.place) for each in run.operations if self._calls[each.place])
+
+        def begun(call: Call, each: StripOperation) -> str:
+            return self._begun(call, each.operation, each.place)
+
+        yield from StripLoops(run, self._layouts.of_strip, self._arena.offsets, begun).written()
+        for each in run.operations:
+            if each.line.is_whole:
+                yield f"    HAVERSACK_MODEL_AFTER({each.place}, {self._place(each.line.value.name)});"
+
+    def _told(self, place: int) -> str:
+        """A comment: what a layer is called, and what it makes of what."""
+        made, operation = self._calls[place], self._graph.operations[place]
+        reads, makes = (self._graph.values[name] for name in (_read(made), made[-1].makes))
+        sizes = f"{_sizes(reads)} -> {_sizes(makes)}"
+        return f"    /* {_in_a_comment(brief(operation.path))}: {operation.kind}, {sizes} */"
+
+    def _begun(self, call: Call, operation: Operation, place: int) -> str:
+        """A call, with {} for the place of each value that is computed."""
         record = self._constants.record(call.record, brief(operation.path) or call.kernel, call.entries)
-        arguments = [f"&{record.text}", *map(self._place, call.reads), self._place(call.makes)]
-        arguments += [f"&arena[{scratch // _WORD}]"] if call.kernel.removesuffix("_16") in _WITH_SCRATCH else []
+        has_scratch, scratch = call.kernel.removesuffix("_16") in _WITH_SCRATCH, self._arena.scratch.get(place, 0)
+        arguments = [f"&{record.text}", *map(self._pointer, (*call.reads, call.makes))]
+        arguments += [f"&arena[{scratch // WORD}]"] if has_scratch else []
         return f"{call.kernel}({', '.join(arguments)});"
 
-    def _place(self, name: str) -> str:
-        """Where a value lies, in C."""
+    def _pointer(self, name: str) -> str:
+        """A constant, or with {} for its place a value that is computed, in C."""
         value = self._graph.values[name]
         if value.data is not None:
             return self._constants.numbers(brief(name), value.data).text
-        place = f"memory + {self._arena.offsets[name]}"
-        return place if value.dtype == "int8" else f"({_C_TYPES[value.dtype]} *)(void *)({place})"
+        return "{}" if value.dtype == "int8" else f"({_C_TYPES[value.dtype]} *)(void *)({{}})"
+
+    def _place(self, name: str) -> str:
+        """Where a value that is computed lies, in C."""
+        return self._pointer(name).format(f"memory + {self._arena.offsets[name]}")
 
 
 def _read(made: Sequence[Call]) -> str:

@@ -13,6 +13,7 @@ from haversack.integer.parameters import (
     Lookup,
     Mean,
     Nearest,
+    Parameters,
     Parts,
     Pieces,
     Pooled,
@@ -58,8 +59,11 @@ _LONGEST = (1 << 15) - 1
 """Sizes of maps and windows are kept in 16 bits."""
 
 
-def calls(layer: Layer) -> tuple[Call, ...]:
-    """The kernels that compute a layer, in their order. Raises ExportError for what there is no kernel for."""
+def calls(layer: Layer, by: Parameters | None = None) -> tuple[Call, ...]:
+    """The kernels that compute a layer, in their order. Raises ExportError for what there is no kernel for.
+
+    It computes with the parameters `by`, where they are not those that its graph says.
+    """
     if layer.operation.kind == "RESHAPE":
         return ()
     for value in layer.computed():
@@ -67,7 +71,7 @@ def calls(layer: Layer) -> tuple[Call, ...]:
             raise layer.refuse("on real numbers")
         if max(value.shape, default=0) > _LONGEST:
             raise layer.refuse(f"on values of the shape {value.shape}: {_LONGEST:,} are the most along an axis")
-    by = parameters(layer.graph, layer.operation)
+    by = parameters(layer.graph, layer.operation) if by is None else by
     writer = _WRITERS.get(type(by))
     if writer is None:
         raise layer.refuse("on such numbers")

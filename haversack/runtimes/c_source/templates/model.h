@@ -22,7 +22,7 @@ extern "C" {{
 {accessors}
 
 #ifdef HAVERSACK_MODEL_CALLBACK
-/* Yours: called after each layer with what it made. */
+/* Yours: called after each layer with what it made; of layers that are computed in strips, with what is there whole. */
 void haversack_model_after(int32_t layer, const void *values);
 #endif
 

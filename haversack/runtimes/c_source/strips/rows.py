@@ -1,0 +1,129 @@
+"""Rows: which rows of what it reads an operation needs for each row that it makes, and the operation on some rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from haversack.integer import Array, IntegerGraph, Operation, Value
+from haversack.integer.lowering import parameters
+from haversack.integer.parameters import (
+    Border,
+    Interpolation,
+    Joined,
+    Lookup,
+    Parameters,
+    Pieces,
+    Pooled,
+    Product,
+    Same,
+    Softmax8,
+    Softmax16,
+    Sum,
+    WindowedProducts,
+)
+from haversack.runtimes.c_source.layers import calls
+from haversack.runtimes.c_source.layers.call import Call, Layer
+
+Rows = TypeVar("Rows", int, Array)
+_WINDOWED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D"})
+
+
+@dataclass(frozen=True)
+class RowWindow:
+    """Row n of a result is made of `reach` rows of a value from n * stride - top on, as far as there are such."""
+
+    reach: int = 1
+    stride: int = 1
+    top: int = 0
+
+    def begin(self, row: Rows) -> Rows:
+        """The first row that is read for a row; it may lie above the value."""
+        return row * self.stride - self.top
+
+    def end(self, rows: Rows) -> Rows:
+        """Behind the last row that is read for so many rows; it may lie below the value."""
+        return self.begin(rows - 1) + self.reach
+
+
+@dataclass(frozen=True)
+class RowStrip:
+    """So many rows of a result, of so many rows of what is read; `above` rows more would lie above that."""
+
+    count: int
+    there: int
+    above: int
+
+    @classmethod
+    def between(cls, made: int, end: int, window: RowWindow, height: int) -> RowStrip:
+        """The rows from `made` to `end`, where what is read has that height."""
+        begin = window.begin(made)
+        there = min(window.end(end), height) - max(begin, 0)
+        return cls(end - made, max(there, 0), min(max(-begin, 0), end - made) if window.reach == 1 else max(-begin, 0))
+
+
+def row_windows(graph: IntegerGraph, operation: Operation) -> Mapping[str, RowWindow] | None:
+    """How an operation's rows are made of those of the values that it names; None where they are not.
+
+    Values that are not named are read whole for each row: constants, and what is stretched along the height.
+    """
+    values, result = [graph.values[name] for name in operation.inputs if name], graph.values[operation.outputs[0]]
+    if len(operation.outputs) != 1 or not _is_map(result):
+        return None
+    windows: Mapping[str, RowWindow] = {}
+    match by := parameters(graph, operation):
+        case WindowedProducts() | Pooled() if operation.kind in _WINDOWED:
+            window = RowWindow(by.window.reach[0], by.window.stride[0], by.sides[0][0])
+            windows = {operation.input("input"): window}
+        case Border() if not any(by.sides[0]):
+            windows = {operation.input("input"): RowWindow(top=by.sides[1][0])}
+        case Joined() if by.axis > 1:
+            windows = dict.fromkeys(operation.inputs, RowWindow())
+        case Sum() | Product() | Lookup() | Interpolation() | Pieces() | Softmax8() | Softmax16():
+            windows = _in_turn(values, result)
+        case Same() if operation.kind in ("MAXIMUM", "MINIMUM"):
+            windows = _in_turn(values, result)
+    return windows if windows and all(_is_map(graph.values[name]) for name in windows) else None
+
+
+def _is_map(value: Value) -> bool:
+    """Whether it is a computed map of rows."""
+    return value.data is None and value.dtype in ("int8", "int16") and len(value.shape) == 4 and value.shape[0] == 1
+
+
+def row_bytes(value: Value) -> int:
+    """The bytes of one row of a map."""
+    return math.prod(value.shape[2:]) * np.dtype(value.dtype).itemsize
+
+
+def _in_turn(values: list[Value], result: Value) -> Mapping[str, RowWindow]:
+    """Each row is made of one row of the maps of its height; nothing where others are not stretched along it."""
+    heights = {value.name: value.shape[-3] if len(value.shape) > 2 else 1 for value in values}
+    named = [value.name for value in values if _is_map(value) and value.shape[1] == result.shape[1]]
+    stretched = all(height == 1 for name, height in heights.items() if name not in named)
+    return dict.fromkeys(named, RowWindow()) if stretched else {}
+
+
+def calls_on_rows(layer: Layer, windows: Mapping[str, RowWindow], strip: RowStrip) -> tuple[Call, ...]:
+    """The kernels that compute some rows of a layer."""
+    values = dict(layer.graph.values)
+    for name, rows in (*((name, strip.there) for name in windows), (layer.result.name, strip.count)):
+        values[name] = replace(values[name], shape=(1, rows, *values[name].shape[2:]))
+    by = _cut(parameters(layer.graph, layer.operation), next(iter(windows.values())), strip)
+    return calls(replace(layer, graph=replace(layer.graph, values=values)), by)
+
+
+def _cut(by: Parameters, window: RowWindow, strip: RowStrip) -> Parameters:
+    """The parameters with as many rows beside the map as the strip has."""
+    span = (strip.count - 1) * window.stride + window.reach
+    above_and_below = strip.above, max(span - strip.above - strip.there, 0)
+    match by:
+        case WindowedProducts() | Pooled():
+            return replace(by, sides=(above_and_below, by.sides[1]))
+        case Border():
+            return replace(by, sides=(by.sides[0], above_and_below, *by.sides[2:]))
+    return by
