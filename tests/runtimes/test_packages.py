@@ -17,6 +17,7 @@ import integer_graphs
 import numpy as np
 import pytest
 import yaml
+from c_warnings import OF_C, OF_CPP
 
 from haversack.errors import ExportError, MeasureError, WorkspaceError
 from haversack.integer import IntegerGraph
@@ -27,7 +28,6 @@ from haversack.runtimes.c_source.write import CModel, write
 
 SYSTEMS = Path(__file__).parent / "systems"
 NAME = "key-words_2"
-WARNINGS = "-Wall", "-Wextra", "-Werror", "-Wconversion", "-pedantic"
 SEMVER = r"\d+\.\d+\.\d+"
 
 
@@ -45,6 +45,7 @@ def words_and_image() -> IntegerGraph:
 
 GRAPHS: dict[str, Callable[[], IntegerGraph]] = {
     "one": lambda: integer_graphs.every_layer()[1],
+    "of 16 bits": lambda: integer_graphs.every_layer("int16")[1],
     "several": words_and_image,
 }
 
@@ -116,13 +117,17 @@ def test_esp_idf_finds_a_component_with_a_manifest_and_an_example(folder: Path) 
     assert (folder / "examples" / "esp_idf" / "main" / "CMakeLists.txt").is_file()
 
 
-def told(graph: IntegerGraph) -> str:
-    """What an example has to tell, whose inputs are all 0."""
-    zeros = [
-        np.full(value.shape, value.grid.zero_point[0] if value.grid else 0, value.dtype)
+def told(graph: IntegerGraph, number: float = 0.0) -> str:
+    """What an example has to tell, whose real inputs are all this number, and whose whole ones are 0."""
+    inputs = [
+        np.full(
+            value.shape,
+            round(number / value.grid.scale[0]) + value.grid.zero_point[0] if value.grid else 0,
+            value.dtype,
+        )
         for value in (graph.values[name] for name in graph.inputs)
     ]
-    outputs = run(graph, zeros)
+    outputs = run(graph, inputs)
     names = ["output"] if len(outputs) == 1 else [f"output_{place}" for place in range(len(outputs))]
     flat = [output.reshape(-1) for output in outputs]
     return "".join(
@@ -137,37 +142,52 @@ def test_the_sketch_runs_and_is_cpp_without_a_warning(
 ) -> None:
     if not shutil.which(name):
         pytest.skip(f"{name} is not installed")
-    sketch, system = folder / "examples" / NAME / f"{NAME}.ino", SYSTEMS / "arduino"
+    system, sketch = SYSTEMS / "arduino", tmp_path / f"{NAME}.ino"
+    text = (folder / "examples" / NAME / f"{NAME}.ino").read_text()
+    sketch.write_text(text.replace("return 0.0F;", "return -0.37F;"))
     if subprocess.run([name, "-x", "c++", "-c", system / "main.cpp", "-o", os.devnull], check=False).returncode:
         pytest.skip(f"{name} has no C++")
-    command = [name, *WARNINGS, f"-I{folder / 'src'}", f"-I{system}", "-c"]
+    command = [name, f"-I{folder / 'src'}", f"-I{system}", "-c"]
     steps = [
-        ["-std=c99", folder / "src" / NAME / "model.c", "-o", "model.o"],
-        ["-x", "c++", "-std=c++11", "-include", "Arduino.h", sketch, "-o", "sketch.o"],
+        [*OF_C, folder / "src" / NAME / "model.c", "-o", "model.o"],
+        [*OF_CPP, "-include", "Arduino.h", sketch, "-o", "sketch.o"],
         ["-x", "c++", system / "main.cpp", "-o", "main.o"],
     ]
     for step in steps:
         subprocess.run([*command, *step], check=True, cwd=tmp_path)
     subprocess.run([name, "model.o", "sketch.o", "main.o", "-o", "program"], check=True, cwd=tmp_path)
     said = subprocess.run([tmp_path / "program"], check=True, capture_output=True, text=True).stdout
-    assert said == f"{told(graph)}0 microseconds\n"
+    assert said == f"{told(graph, -0.37)}0 microseconds\n"
+
+
+EXAMPLES = [
+    ("zephyr", f"samples/{NAME}", "src/main.c", "app"),
+    ("esp_idf", "examples/esp_idf", "main/main.c", f"{NAME}_example"),
+]
 
 
 @pytest.mark.parametrize("name", ["gcc", "clang"])
-@pytest.mark.parametrize(
-    ("kind", "example", "program"),
-    [("zephyr", f"samples/{NAME}", "app"), ("esp_idf", "examples/esp_idf", f"{NAME}_example")],
-)
-def test_an_example_is_built_and_run_without_a_warning(
-    name: str, kind: str, example: str, program: str, graph: IntegerGraph, folder: Path, tmp_path: Path
+@pytest.mark.parametrize(("kind", "example", "source", "program"), EXAMPLES)
+def test_an_example_is_c_without_a_warning(
+    name: str, kind: str, example: str, source: str, program: str, folder: Path
 ) -> None:
-    if not shutil.which(name) or not shutil.which("cmake"):
-        pytest.skip(f"{name} or cmake is not installed")
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed")
+    for file in (folder / example / source, folder / "src" / NAME / "model.c"):
+        places = f"-I{folder / 'src'}", f"-I{SYSTEMS / kind / 'include'}"
+        subprocess.run([name, *OF_C, *places, "-fsyntax-only", file], check=True)
+
+
+@pytest.mark.parametrize(("kind", "example", "source", "program"), EXAMPLES)
+def test_an_example_is_built_in_its_system_s_words_and_runs(
+    kind: str, example: str, source: str, program: str, graph: IntegerGraph, folder: Path, tmp_path: Path
+) -> None:
+    if not shutil.which("cmake"):
+        pytest.skip("cmake is not installed")
     system = SYSTEMS / kind
-    flags = " ".join(("-std=c99", *WARNINGS))
-    settings = [f"-DCMAKE_C_COMPILER={name}", f"-DCMAKE_C_FLAGS={flags}", f"-DZephyr_DIR={system}"]
+    settings = ["-DCMAKE_C_COMPILER_WORKS=1", f"-DZephyr_DIR={system}", "--no-warn-unused-cli"]
     environment = {**os.environ, "IDF_PATH": str(system), "ZEPHYR_BASE": str(system)}
-    for words in (["-S", folder / example, "-B", tmp_path, *settings, "--no-warn-unused-cli"], ["--build", tmp_path]):
+    for words in (["-S", folder / example, "-B", tmp_path, *settings], ["--build", tmp_path]):
         done = subprocess.run(["cmake", *words], check=False, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
     said = subprocess.run([tmp_path / program], check=True, capture_output=True, text=True).stdout

@@ -124,15 +124,16 @@ def _example(model: CModel) -> str:
 def _each(ports: Sequence[Port], template: str) -> Iterator[str]:
     """What is done with each of these inputs or outputs."""
     for port in ports:
-        number = f"quantized(next_number(), {port.macro}_SCALE, {port.macro}_ZERO_POINT)"
-        plain = f"({port.kind})next_whole_number()"
+        limits = f"{port.kind[:-2].upper()}_MIN, {port.kind[:-2].upper()}_MAX"
+        real = f"quantized(next_number(), {port.macro}_SCALE, {port.macro}_ZERO_POINT, {limits})"
+        number = f"({port.kind}){real if _is_real(port) else 'next_whole_number()'}"
         words = {"port": port.name, "kind": port.kind, "macro": port.macro}
-        yield _text(template).format(**words, number=number if _is_real(port) else plain).rstrip()
+        yield _text(template).format(**words, number=number).rstrip()
 
 
 def _is_real(port: Port) -> bool:
     """Whether its integers stand for real numbers."""
-    return port.value.grid is not None and port.kind == "int8_t"
+    return port.value.grid is not None and port.kind != "int32_t"
 
 
 def _text(name: str) -> str:
