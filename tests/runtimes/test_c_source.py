@@ -102,10 +102,31 @@ def test_numbers_of_8_and_16_bits_go_together(tmp_path: Path) -> None:
     assert exact(write(graph), graph, [np.concatenate(draft.rows(ROWS))], tmp_path, *SANITIZED)
 
 
-def test_sums_of_16_bit_numbers_that_may_leave_32_bits_are_refused() -> None:
-    draft = integer_graphs.Draft((1, 4000), "int16")
-    with pytest.raises(ExportError, match=r"net\.0.*FULLY_CONNECTED whose sums may have more than 32 bits"):
-        write(draft.graph(draft.then("FULLY_CONNECTED", ["input", *draft.weights((4, 4000), 0)], (1, 4))))
+@pytest.mark.parametrize("bias", [1 << 31, 1 << 45])
+def test_sums_of_16_bit_numbers_may_have_more_than_32_bits(bias: int, tmp_path: Path) -> None:
+    """Those of layers with many weights, or of channels with a tiny step and so a huge bias."""
+    draft = integer_graphs.Draft((1, 6, 6, 4), "int16")
+    biases, options = np.array([bias, 0, 17, -bias]), {"stride": (2, 2), "padding": "SAME"}
+    weights = [draft.weights(shape, axis) for shape, axis in (((4, 3, 3, 2), 0), ((1, 3, 2, 4), 3), ((4, 36), 0))]
+    for _, name in weights:
+        draft.values[name] = replace(draft.values[name], data=biases)
+    x = draft.then("CONV_2D", ["input", *weights[0]], (1, 3, 3, 4), **options)
+    y = draft.then("DEPTHWISE_CONV_2D", ["input", *weights[1]], (1, 3, 3, 4), **options, depth_multiplier=1)
+    x = draft.then("MAXIMUM", [x, y], (1, 3, 3, 4))
+    x = draft.then("RESHAPE", [x, draft.constant(np.array([1, 36], np.int32))], (1, 36))
+    x = draft.then("FULLY_CONNECTED", [x, *weights[2]], (1, 4))
+    graph = draft.graph(draft.then("FULLY_CONNECTED", [x, *draft.weights((2, 4), 0)], (1, 2)))
+    model = write(graph)
+    assert model.files["model.c"].count(b"convolve_long_16(&") == 3
+    assert exact(model, graph, [np.concatenate(draft.rows(ROWS))], tmp_path, *SANITIZED)
+
+
+def test_sums_that_no_kernel_holds_are_refused() -> None:
+    draft = integer_graphs.Draft((1, 4), "int16")
+    weights, bias = draft.weights((4, 4), 0)
+    draft.values[bias] = replace(draft.values[bias], data=np.full(4, 1 << 47))
+    with pytest.raises(ExportError, match=r"net\.0.*FULLY_CONNECTED whose sums may have more than 47 bits"):
+        write(draft.graph(draft.then("FULLY_CONNECTED", ["input", weights, bias], (1, 4))))
 
 
 @pytest.mark.usefixtures("free_code")

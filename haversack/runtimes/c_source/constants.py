@@ -11,7 +11,14 @@ import numpy as np
 from haversack.integer import Array
 
 _WIDTH = 116
-_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t"}
+_TYPES = {
+    "int8": "int8_t",
+    "uint8": "uint8_t",
+    "int16": "int16_t",
+    "uint16": "uint16_t",
+    "int32": "int32_t",
+    "int64": "int64_t",
+}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ _OTHER_FILES = {
     "move": ("move",),
     "keep": ("keep",),
     "resize": ("resize",),
+    "convolve_long_16": ("products", "convolve_long_16"),
     "look_up_16": ("look_up_16",),
     "pieces_16": ("pieces_16",),
     "curve_16": ("curve_16",),

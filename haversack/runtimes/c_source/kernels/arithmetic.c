@@ -307,13 +307,15 @@ HELPER Number16 kept_16(int32_t x, int32_t low, int32_t high)
 }
 
 /* Such numbers have no zero point. */
+HELPER Number16 long_result_of(Ending by, int64_t sum)
+{
+    const int64_t result = (sum * by.factor + (INT64_C(1) << (by.shift - 1))) >> by.shift;
+    return (Number16)((result < by.low) ? by.low : ((result > by.high) ? by.high : result));
+}
+
 HELPER Number16 result_of_16(Ending by, int32_t sum)
 {
-    if (by.wide != 0) {
-        const int64_t result = ((int64_t)sum * by.factor + (INT64_C(1) << (by.shift - 1))) >> by.shift;
-        return (Number16)((result < by.low) ? by.low : ((result > by.high) ? by.high : result));
-    }
-    return kept_16(scaled(sum, by.factor, by.shift), by.low, by.high);
+    return (by.wide != 0) ? long_result_of(by, sum) : kept_16(scaled(sum, by.factor, by.shift), by.low, by.high);
 }
 
 HELPER Number16 result_of_twice_16(Ending by, int32_t twice)

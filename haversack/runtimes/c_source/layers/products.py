@@ -32,18 +32,20 @@ def convolution(layer: Layer, by: WindowedProducts) -> Iterator[Call]:
     yield writer(layer, by)
 
 
+def _long(layer: Layer, of: LayerWeights, window: Mapping[str, Entry]) -> Call:
+    """A convolution of any kind whose sums have 64 bits."""
+    biases = layer.constants.numbers(f"{layer.name}_biases", of.biases)
+    entries = {"products": of.record(layer.constants), "biases": biases, **window}
+    return layer.call("convolve_long_16", "LongConvolution", entries, layer.value("input"), flags=of.flags)
+
+
 def _dense(layer: Layer, by: WindowedProducts) -> Call:
-    x, weight = layer.value("input"), layer.value("weight")
+    x, weight, of = layer.value("input"), layer.value("weight"), LayerWeights.read(layer, by)
     groups = x.shape[3] // weight.shape[3]
-    window = {
-        **maps(layer, x, by),
-        **pair("dilation", by.window.dilation),
-        "groups": groups,
-        "in_zero": by.input_zero,
-        "pointwise": int(weight.shape[1:3] == (1, 1) and not any(map(any, by.sides))),
-    }
+    window = {**maps(layer, x, by), **pair("dilation", by.window.dilation), "groups": groups}
+    pointwise = weight.shape[1:3] == (1, 1) and not any(map(any, by.sides))
     over = (Overlap(x.name, layer.result.name, _ahead(layer, x, by)),) if groups == 1 else ()
-    return _of_patches(layer, LayerWeights.read(layer, by), window, over)
+    return _of_patches(layer, of, {**window, "in_zero": by.input_zero, "pointwise": int(pointwise)}, over)
 
 
 def _of_patches(layer: Layer, of: LayerWeights, window: Mapping[str, Entry], overwrites: tuple[Overlap, ...]) -> Call:
@@ -51,6 +53,8 @@ def _of_patches(layer: Layer, of: LayerWeights, window: Mapping[str, Entry], ove
     x = layer.value("input")
     size = np.dtype(x.dtype).itemsize
     words = -(-of.rows.numbers.shape[1] // _WORD)
+    if of.is_long:
+        return _long(layer, of, {name: entry for name, entry in window.items() if name not in ("in_zero", "pointwise")})
     entries = {"products": of.record(layer.constants), **window, "words": words}
     if of.form.sparse:
         kernel, scratch = "convolve_sparse", -(-x.shape[-1] * size // _WORD) + (words + 1) * _PAIRS
@@ -79,6 +83,9 @@ def _ahead(layer: Layer, x: Value, by: WindowedProducts) -> int:
 def _depthwise(layer: Layer, by: WindowedProducts) -> Call:
     x, of, window = layer.value("input"), LayerWeights.read(layer, by), by.window
     (height, _), (reach, wide), (down, along) = window.kernel, window.reach, window.stride
+    if of.is_long:
+        spread = {"kernel_width": wide, **pair("dilation", (window.dilation[0], 1)), "groups": x.shape[3]}
+        return _long(layer, of, {**maps(layer, x, by), **spread})
     pairs = wide // 2 + 1
     pitch = (layer.result.shape[2] - 1) * along // 2 + pairs + 1
     whole = (layer.result.shape[1] - 1) * down + reach
@@ -123,7 +130,7 @@ def connected(layer: Layer, by: Products) -> Iterator[Call]:
     x, of = layer.value("input"), LayerWeights.read(layer, by)
     (channels, depth), size = of.rows.numbers.shape, np.dtype(x.dtype).itemsize
     rows, words = math.prod(x.shape) // depth, -(-depth // _WORD)
-    if rows == 1:
+    if rows == 1 and not of.is_long:
         entries: dict[str, Entry] = {"products": of.record(layer.constants), "channels": channels}
         if of.form.sparse:
             yield layer.call("connect_sparse", "SparseConnection", entries, x, spare_words=1, flags=of.flags)

@@ -119,7 +119,7 @@ class Rows:
     @property
     def _is_one(self) -> bool:
         """Whether a channel's weights begin where those of the one before end."""
-        return self.kernel in ("convolve_depthwise", "convolve_transposed")
+        return self.kernel in ("convolve_depthwise", "convolve_transposed", "convolve_long_16")
 
     @property
     def _eights(self) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from haversack.runtimes.c_source.layers.storage import BYTES, Form, Rows
 _SMALL = 1 << 30
 _MOST_SHIFT = 23
 """A zero point that is moved so far to the left leaves room for a sum."""
+
+_LONGEST = 47
+"""Bits of a sum that a factor of 16 bits leaves within 64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +50,20 @@ class LayerWeights:
         largest = np.abs(flat).sum(axis=1) * span(layer.value("input")) + np.abs(biases)
         if folded:
             biases = biases - by.input_zero * flat.sum(axis=1)
-        times = 2 if rows.kernel == "convolve_depthwise" else 1
-        if int(largest.max()) * times >= 1 << 31:
-            raise layer.refuse(f"whose sums{', twice over,' if times == 2 else ''} may have more than 32 bits")
         form = layer.forms.get(layer.result.name, BYTES)
+        times = 2 if rows.kernel == "convolve_depthwise" else 1
+        has_long = by.wide and rows.kernel != "convolve_transposed"
+        if int(largest.max()) * times >= 1 << (_LONGEST if has_long else 31):
+            raise layer.refuse(f"whose sums may have more than {_LONGEST if has_long else 32} bits")
+        if int(largest.max()) * times >= 1 << 31:
+            rows, form = replace(rows, kernel="convolve_long_16"), BYTES
         flags = form.flags if by.wide else summed(largest, factors) | form.flags
         return cls(layer.name, rows, form, by.wide, biases, factors, ending(by.output), flags)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether sums have 64 bits."""
+        return self.rows.kernel == "convolve_long_16"
 
     def record(self, constants: Constants) -> dict[str, Entry]:
         """The layer's products in C."""
@@ -63,7 +74,11 @@ class LayerWeights:
         many = len(mantissas) if each else 1
         return {
             **dict(self._stored(constants)),
-            "biases": constants.numbers(f"{self.name}_biases", self.biases.astype(np.int32)),
+            **(
+                {}
+                if self.is_long
+                else {"biases": constants.numbers(f"{self.name}_biases", self.biases.astype(np.int32))}
+            ),
             "factors": constants.numbers(f"{self.name}_factors", mantissas[:many]),
             "shifts": constants.numbers(f"{self.name}_shifts", shifts[:many]),
             **self.ending,
