@@ -37,6 +37,12 @@ ASKED = Asked(
         "ad.mismatching_bytes": 0,
         "resnet8_w4.flash_bytes": 55_000,
         "resnet8_w4.instructions_ratio": 1.35,
+        "vww_packed.flash_bytes": 85_000,
+        "vww_packed.drop": 0.0,
+        "kws_fast.instructions_ratio": 0.5,
+        "kws_fast.drop": 0.01,
+        "resnet8_fast.instructions_ratio": 0.5,
+        "resnet8_fast.drop": 0.01,
         "har.flash_bytes": 40_000,
         "har.ram_bytes": 8_000,
     },
@@ -47,6 +53,7 @@ ROWS = {
         for row in ("kws", "resnet8", "vww", "ad", "resnet8_strips", "vww_strips")
     },
     **{row: part("microcontroller_packed", row=row) for row in ("resnet8_w4", "har")},
+    **{row: part("microcontroller_fast", row=row) for row in ("kws_fast", "resnet8_fast", "vww_packed")},
 }
 
 

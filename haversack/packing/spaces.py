@@ -220,10 +220,15 @@ class Readings:
                 if choices is None or not choices.sites or (_is_sparse(choices.sites) and not sparse):
                     continue
                 if isinstance(choices, LayerChoices) and not sparse:
-                    choices = choices.keeping(_is_stored)
+                    choices = choices.keeping(self._is_stored)
                 integers = kind is QuantizeDynamic or (numbers is not None and technique(numbers) == technique(kind))
                 if not _rounds(choices.sites) or integers:
                     yield _Offer(_Seeded(choices, self.offers), self._losses(choices))
+
+    def _is_stored(self, option: Option) -> bool:
+        """Whether plain files are smaller by it: they hold weights as floats, bytes and a few bits."""
+        stored = (FLOAT_BITS, 8, *find_runtime(self.device).code_bits)
+        return not isinstance(option.effect, Bits) or option.effect.bits in stored
 
     def _space(self, name: str, offers: Sequence[_Offer], *, sparse: bool) -> Space:
         offered = tuple(each.choices for each in offers)
@@ -368,11 +373,6 @@ def _place(sites: Sequence[Site]) -> int:
 
 def _rounds(sites: Sequence[Site]) -> bool:
     return any(isinstance(effect, Bits) for effect in _effects(sites))
-
-
-def _is_stored(option: Option) -> bool:
-    """Whether plain files are smaller by it: they hold weights as floats, bytes and halves of bytes."""
-    return not isinstance(option.effect, Bits) or option.effect.bits in (FLOAT_BITS, 8, 4)
 
 
 def _is_sparse(sites: Sequence[Site]) -> bool:

@@ -146,7 +146,8 @@ def _looser(limit: Limit, value: float) -> str:
             shown = limit.show(looser)
     if limit.kind == "drop":
         return f"a fall of the score by {shown}"
-    return f"{'an' if limit.title[0] in 'aeiou' else 'a'} {limit.title} of {shown}"
+    article = "" if limit.title.endswith("s") else "an " if limit.title[0] in "aeiou" else "a "
+    return f"{article}{limit.title} of {shown}"
 
 
 def nothing_pays(found: Found) -> NothingChangedError:

@@ -171,6 +171,8 @@ class Runtime:
     """Files may have integers as inputs and outputs in the graph that they are written from."""
     maps_channels_last: bool = False
     """It turns maps of integers so that their channels come last, at both ends of what it computes so."""
+    code_bits: frozenset[int] = frozenset({4})
+    """So many bits of a weight, fewer than 8, are stored as such; others take what the next more of these take."""
     unpacks: bool = False
     """Weights of 4 bits are spread to bytes in every run, and not once for all: that takes time."""
     rounds_rows: bool = False

@@ -76,7 +76,7 @@ class Flash:
         rows *= piece.groups if operation.transposed else 1
         if piece.numbers == "float32":
             return 4 * (count + rows * bias)
-        narrow = self._narrow(operation.weight, count) if bits <= NARROW_BITS else None
+        narrow = self._narrow(operation.weight, count, bits) if bits <= NARROW_BITS else None
         stored = count if narrow is None else narrow
         if piece.numbers == DYNAMIC:
             return stored + rows * (self._around_numbers.dynamic_step + 4 * bias)
@@ -101,14 +101,18 @@ class Flash:
             return "", 0
         return narrow[0], self.writing.shared(*narrow[:2])
 
-    def _narrow(self, weight: str, count: int) -> float | None:
-        """The bytes of a weight of so many numbers in 4 bits; None where they take a byte each all the same."""
+    def _narrow(self, weight: str, count: int, bits: int) -> float | None:
+        """The bytes of a weight of so many numbers in 4 bits or fewer; None where they take a byte each all the same.
+
+        What stands beside numbers of 4 bits is taken to stand beside fewer.
+        """
         packed, beside = self.writing.narrow(self._speakers[weight])
         speaks, once = self._once
-        half = (count + 1) // 2 + beside - once
-        if not packed or half >= count:
+        stored = min(each for each in (*self.writing.runtime.code_bits, NARROW_BITS) if each >= bits)
+        part = math.ceil(count * stored / 8) + beside - once
+        if not packed or part >= count:
             return None
-        return half + (once if weight == speaks else 0)
+        return part + (once if weight == speaks else 0)
 
     def _beside(self, kind: str) -> float:
         """What one more layer takes beside its numbers."""
