@@ -1,8 +1,8 @@
 """Networks that were packed here, in plain C on an emulated core, with their scores.
 
 `resnet8_w4`: MLPerf Tiny's ResNet-8 with weights of 4 bits (GPTQ, 1,000 training images calibrate), beside the same in
-8 bits; both C programs classify all test images on this host. `har`: har-phone's network packed for nRF52840 within the
-limits of the planner's row, proved on that board's memory; its score is that on people whom nothing saw before.
+8 bits; both C programs classify all test images on this host. `har`: har-phone's network packed as C for nRF52840,
+proved on that board's memory; its score is that on people whom nothing saw before.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from haversack.runtimes.c_source.write import write
 from haversack.runtimes.tflite.read import read as read_tflite
 
 BOARD = "nrf52840"
+HAR_LIMITS = {"flash_bytes": 40_000, "ram_bytes": 8_000}
 IMAGES = 1000
 
 
@@ -66,8 +67,8 @@ def _resnet8_w4(data: Path, *, quick: bool) -> dict[str, object]:
 
 
 def _har(data: Path, *, quick: bool) -> dict[str, object]:
-    job = planner_har.job(data, quick=quick)
-    outcome = Outcome.of(replace(job, device=replace(find_device(BOARD), runtime="tflite-micro")))
+    job, device = planner_har.job(data, quick=quick), replace(find_device(BOARD), runtime="c")
+    outcome = Outcome.of(replace(job, device=device, limits=replace(job.limits, **HAR_LIMITS)))
     artifact, before = outcome.packed.artifact, outcome.packed.baseline
     graph = read_tflite(artifact.files["model.tflite"])
     _, proof = prove_on_core("har", graph, board_named(BOARD))
@@ -78,7 +79,7 @@ def _har(data: Path, *, quick: bool) -> dict[str, object]:
         "score": validated.value,
         "below_float": original.value - validated.value,
         "minutes": outcome.seconds / 60,
-        "tflite_bytes": artifact.measurement.flash_bytes.value,
+        "tflite_bytes": len(artifact.files["model.tflite"]),
         **_figures(proof),
     }
 

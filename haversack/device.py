@@ -44,6 +44,8 @@ class Device:
     macs_per_cycle_int8: float | None = None
     cycles_per_instruction: tuple[float, float] | None = None
     """Fewest and most cycles that an instruction of a network takes on average; of cores whose programs are counted."""
+    nanojoules_per_cycle: tuple[float, float] | None = None
+    """Least and most that a cycle takes, of whole boards that somebody measured."""
     memory_bandwidth: float | None = None
     """Bytes a second."""
     active_power_w: float | None = None
@@ -143,9 +145,10 @@ _RATES = (
 )
 _LEAST, _MOST = 1e-6, 1e15
 """No device is slower or faster, smaller or larger; products and quotients of such numbers stay finite."""
+_RANGES = ("cycles_per_instruction", "nanojoules_per_cycle")
 _ADDRESSES = ("flash_origin", "ram_origin")
 _LAST_ADDRESS = 2**32 - 1
-_FACTS = (*_TEXTS, *_ADDRESSES, *_WHOLE, *_RATES, "cycles_per_instruction", "number_formats")
+_FACTS = (*_TEXTS, *_ADDRESSES, *_WHOLE, *_RATES, *_RANGES, "number_formats")
 
 
 def _fact(key: str, fact: object, where: str) -> tuple[Any, str]:
@@ -168,17 +171,11 @@ def _value(key: str, value: object, where: str) -> object:
         if isinstance(value, list) and value and all(isinstance(each, str) and each for each in value):
             return tuple(value)
         raise DeviceError(f"'{key}' is {value!r}.", where=where, mend='write a list of names, such as ["int8"].')
-    if key == "cycles_per_instruction":
-        if (
-            isinstance(value, list)
-            and len(value) == 2
-            and all(_is_rate(each) for each in value)
-            and value[0] <= value[1]
-        ):
-            return float(value[0]), float(value[1])
-        raise DeviceError(
-            f"'{key}' is {value!r}.", where=where, mend="write the fewest and the most, as in [1.1, 1.6]."
-        )
+    if key in _RANGES:
+        ends = value if isinstance(value, list) else []
+        if len(ends) == 2 and all(map(_is_rate, ends)) and ends[0] <= ends[1]:
+            return float(ends[0]), float(ends[1])
+        raise DeviceError(f"'{key}' is {value!r}.", where=where, mend="write a range, as in [1.1, 1.6].")
     if key in _TEXTS:
         if isinstance(value, str) and value.strip():
             return value

@@ -95,6 +95,7 @@ def test_the_stated_facts_of_a_device_agree_with_each_other(name):
         ("stm32f405", 1 << 20, 128 << 10, 168),
         ("stm32f746", 1 << 20, 320 << 10, 216),
         ("stm32h743", 2 << 20, 512 << 10, 480),
+        ("stm32l4r5", 2 << 20, 640 << 10, 120),
         ("nrf52840", 1 << 20, 256 << 10, 64),
         ("microbit", 512 << 10, 128 << 10, 64),
         ("microbit-v1", 256 << 10, 16 << 10, 16),
@@ -212,6 +213,10 @@ def test_a_file_of_the_wrong_shape_is_refused_by_name(tmp_path, text, complaint)
         *(("clock_hz", value) for value in ("1e308", "1e-300")),
         ("flash_bytes", "1_000_000_000_000_000_000"),
         *(("isa", value) for value in ('""', "5", "[]")),
+        *(
+            ("cycles_per_instruction", value)
+            for value in ("1.2", "[1.2]", "[1.8, 1.2]", "[0, 1]", '["1", "2"]', "[1, inf]")
+        ),
         *(("number_formats", value) for value in ('"int8"', "[8]", "[]", '[""]')),
     ],
 )

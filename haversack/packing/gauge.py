@@ -183,7 +183,8 @@ class Gauge:
         latency = estimate.instructions_ms(program.instructions, self.device)
         if latency is None:
             return found
-        return replace(found, latency_ms=latency, energy_mj=estimate.energy_mj(latency, self.device))
+        energy = estimate.instructions_mj(program.instructions, self.device)
+        return replace(found, latency_ms=latency, energy_mj=energy)
 
     def _timed(
         self, found: Measurement, lowered: fx.GraphModule, content: bytes, baseline: bytes | None, seconds: float

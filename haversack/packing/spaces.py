@@ -131,13 +131,11 @@ class PricedPlans:
         if self._instructions is None:
             self._asks(counts, tuple(self.costs.nothing))
             self._instructions = self.costs.latency(counts.of)
-        device, found = self.costs.device, {"instructions": self._instructions}
-        one = estimate.instructions_ms(1, device)
-        if one is not None:
-            found["latency_ms"] = self._instructions.scaled(one.worst)
-            energy = estimate.energy_mj(one, device)
-            found |= {} if energy is None else {"energy_mj": self._instructions.scaled(energy.worst)}
-        return found
+        device = self.costs.device
+        each = {"latency_ms": estimate.instructions_ms(1, device), "energy_mj": estimate.instructions_mj(1, device)}
+        known = {name: figure.worst for name, figure in each.items() if figure is not None}
+        timed = {name: self._instructions.scaled(one) for name, one in known.items()}
+        return {"instructions": self._instructions, **timed}
 
     def timed_whole(self, times: Times) -> None:
         """Times the pieces of the network as it is, in float and in these numbers: where every plan begins."""

@@ -27,6 +27,7 @@ _FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "macs_per_cycle_float32": ("float32 MACs a cycle", "{:g}".format),
     "macs_per_cycle_int8": ("int8 MACs a cycle", "{:g}".format),
     "cycles_per_instruction": ("cycles an instruction", lambda ends: "{:g} to {:g}".format(*ends)),
+    "nanojoules_per_cycle": ("nJ a cycle", lambda ends: "{:g} to {:g}".format(*ends)),
     "memory_bandwidth": ("memory bandwidth", lambda rate: f"{rate / 1e9:.3g} GB/s"),
     "active_power_w": ("active power", lambda watts: f"{watts:.3g} W"),
     "link": ("link", str),

@@ -81,12 +81,15 @@ def check_judgeable(budget: Budget, device: Device, number_formats: Collection[s
             f"a ratio is of files that are timed here, and on {device.name} runs a program.",
             mend="limit --instructions, or --latency in milliseconds.",
         )
-    if budget.energy_mj is not None and device.active_power_w is None:
+    by_cycles = runtime is not None and runtime.programs and instructions_mj(1, device)
+    if budget.energy_mj is not None and device.active_power_w is None and not by_cycles:
         raise BudgetError(
             f"no source states the power of {device.name}, so an energy limit cannot be judged.",
             mend="drop --energy, or give a device file with active_power_w.",
         )
     if budget.energy_mj is None and (budget.latency_ms is None or device.is_host):
+        return
+    if runtime is not None and runtime.programs and instructions_ms(1, device):
         return
     missing = {name: _missing_rates(device, name) for name in sorted(number_formats)}
     if all(missing.values()):
@@ -183,7 +186,24 @@ def instructions_ms(instructions: float, device: Device) -> Figure | None:
     """
     if device.cycles_per_instruction is None or device.clock_hz is None:
         return None
-    low, high = (1e3 * instructions * cycles / device.clock_hz for cycles in device.cycles_per_instruction)
+    return _between(*(1e3 * instructions * cycles / device.clock_hz for cycles in device.cycles_per_instruction))
+
+
+def instructions_mj(instructions: float, device: Device) -> Figure | None:
+    """The energy of so many instructions: their cycles, at the least and the most that one takes; None if not stated.
+
+    Where a device states its active power instead, that is the energy of their time.
+    """
+    if device.cycles_per_instruction is None:
+        return None
+    if device.nanojoules_per_cycle is None:
+        time = instructions_ms(instructions, device)
+        return energy_mj(time, device) if time else None
+    ends = zip(device.cycles_per_instruction, device.nanojoules_per_cycle, strict=True)
+    return _between(*(1e-6 * instructions * cycles * nanojoules for cycles, nanojoules in ends))
+
+
+def _between(low: float, high: float) -> Figure:
     return Figure(math.sqrt(low * high), "estimated", low, high)
 
 

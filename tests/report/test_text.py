@@ -324,7 +324,8 @@ def test_a_fact_that_nobody_states_is_not_shown_as_a_number_in_the_table() -> No
 def test_every_known_device_has_a_line_in_the_table() -> None:
     text = device_table([find_device(name) for name in device_names()])
     assert all(lines_with(text, name) for name in device_names())
-    assert len(lines_with(text, "tflite-micro")) == 7
+    micro = [name for name in device_names() if find_device(name).runtime == "tflite-micro"]
+    assert len(lines_with(text, "tflite-micro")) == len(micro) >= 7
 
 
 def long_texts() -> dict[str, Callable[[], str]]:

@@ -12,7 +12,16 @@ from haversack.graph.memory import Buffer, plan
 from haversack.limits import Budget
 from haversack.measurement import Figure
 from haversack.progress import shown_by
-from haversack.runtimes.estimate import check_judgeable, check_possible, energy_mj, latency_ms, ram_bytes, weigh
+from haversack.runtimes.estimate import (
+    check_judgeable,
+    check_possible,
+    energy_mj,
+    instructions_mj,
+    instructions_ms,
+    latency_ms,
+    ram_bytes,
+    weigh,
+)
 
 BOARD = Device(
     "stm32l4r5",
@@ -222,3 +231,22 @@ def test_a_limit_beyond_what_the_device_has_gives_way_to_that_and_this_is_told()
         check_possible(Budget(flash_bytes=64_000), replace(BOARD, flash_bytes=64_000), 64, BOTH)
     assert heard == ["stm32l4r5 has 64.0 kB of flash: that is the limit, not 10.0 GB"]
     assert Budget(flash_bytes=10**10).within(replace(BOARD, flash_bytes=64_000)).flash_bytes == 64_000
+
+
+def test_instructions_are_times_and_energies_by_stated_ranges():
+    board = replace(BOARD, cycles_per_instruction=(1.2, 1.8), nanojoules_per_cycle=(0.3, 0.6))
+    time, energy = instructions_ms(6_000_000, board), instructions_mj(6_000_000, board)
+    assert time == Figure(pytest.approx(math.sqrt(60 * 90)), "estimated", pytest.approx(60), pytest.approx(90))
+    assert energy == Figure(
+        pytest.approx(math.sqrt(2.16 * 6.48)), "estimated", pytest.approx(2.16), pytest.approx(6.48)
+    )
+    assert instructions_mj(6_000_000, replace(board, nanojoules_per_cycle=None)) == energy_mj(time, board)
+    assert instructions_ms(1, BOARD) is None
+    assert instructions_mj(1, BOARD) is None
+
+
+def test_energy_by_cycles_is_of_programs_alone():
+    board = replace(find_device("stm32l4r5"), runtime="c")
+    check_judgeable(BY_ENERGY, board, ("int8",))
+    with pytest.raises(BudgetError, match="power of stm32l4r5"):
+        check_judgeable(BY_ENERGY, replace(board, runtime="tflite-micro"), ("int8",))
