@@ -98,7 +98,7 @@ def test_the_program_that_measures_holds_its_runtime_and_of_ours_only_the_turns(
 
 
 NAMED = {
-    "device": {"onnx", "litert", "tflite-micro"},
+    "device": {"onnx", "litert", "tflite-micro", "c"},
     "integer.passes": {"LiteRT", "tflite-micro"},
     "techniques.quantize_weights": {"onnx"},
     "techniques.cluster_weights": {"onnx"},
