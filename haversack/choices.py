@@ -50,7 +50,8 @@ class Bits:
 class Zeros:
     """A share of a layer's weights is zero, and the others have so few values that they fit into a codebook.
 
-    Only coded files and C are smaller by it. A codebook of no entries leaves the weights as they are.
+    Coded files are smaller by it, and C where its integers have as many zeros or as few values. A codebook of no
+    entries leaves the weights as they are.
     """
 
     path: str
