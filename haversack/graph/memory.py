@@ -71,10 +71,10 @@ def plan(buffers: Sequence[Buffer], tries: int = TRIES, seed: int = 0, overlaps:
     """An arena in which no two buffers that are alive together overlap, but for those that may.
 
     Greedy by size (Pisarchyk and Lee 2020, "Efficient memory management for deep neural net inference"): the largest
-    first, each at the lowest offset that is free while it is alive; or the last first, where that takes less, as in a
-    chain in which each lies over the one that it is made of. Then at most `tries` swaps in that order, each kept
-    unless it is worse, until the peak meets the liveness bound, the most bytes alive at one step. Buffers are not
-    aligned. Names must differ. The same input gives the same plan.
+    first, each at the lowest offset that is free while it is alive. Or the last first, or those first that are alive
+    where most is needed, where that takes less, as in a chain in which each lies over what it is made of. Then at most
+    `tries` swaps in that order, each kept unless it is worse, until the peak meets the liveness bound, the most bytes
+    alive at one step. Buffers are not aligned. Names must differ. The same input gives the same plan.
     """
     shared = {(overlap.read, overlap.made): overlap for overlap in overlaps}
     rivals = [
@@ -85,10 +85,12 @@ def plan(buffers: Sequence[Buffer], tries: int = TRIES, seed: int = 0, overlaps:
         ]
         for one, ours in enumerate(buffers)
     ]
-    bound = max(bounds(buffers, overlaps), default=0)
+    needs = bounds(buffers, overlaps)
+    bound = max(needs, default=0)
     by_size = sorted(range(len(buffers)), key=lambda one: (-buffers[one].size_bytes, buffers[one].first, one))
     by_time = sorted(by_size, key=lambda one: -buffers[one].last)
-    order = min(by_size, by_time, key=lambda order: _peak(buffers, _placed(order, rivals)))
+    by_need = sorted(by_time, key=lambda one: -max(needs[buffers[one].first : buffers[one].last + 1]))
+    order = min(by_size, by_time, by_need, key=lambda order: _peak(buffers, _placed(order, rivals)))
     best = _placed(order, rivals)
     chance = random.Random(seed)  # noqa: S311 - a reproducible search, not a secret
     for _ in range(min(tries, _PLACEMENTS // max(1, len(order)))):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from c_warnings import OF_C
 from integer_graphs import Draft
 
 from haversack.errors import MeasureError
@@ -24,15 +25,7 @@ from tests.sweep import count
 
 DATA = Path(__file__).parents[3] / "shared/data/mlperf-tiny"
 
-SANITIZED = (
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wconversion",
-    "-O1",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=all",
-)
+SANITIZED = (*OF_C, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 ROWS = 3
 
 

@@ -96,24 +96,24 @@ class Layouts:
 
 def runs_within(layouts: Layouts, graph: IntegerGraph, most_bytes: int) -> Runs:
     """The runs with which the arena is no larger, at the least costs; without such, those of the smallest arena."""
-    tried = [(layouts.arena().size_bytes, Runs())]
-    if tried[0][0] <= most_bytes:
+    sizes = {Runs(): layouts.arena().size_bytes}
+    if sizes[()] <= most_bytes:
         return ()
     whole = [_Cut(place, place + 1, needs) for place, needs in enumerate(layouts.needs())]
     runs = _in_strips(layouts, graph, {cut.first for cut in whole if cut.needs > most_bytes})
     cuts = sorted([*whole, *runs], key=lambda cut: cut.end)
     limit, least = most_bytes, _least(cuts)
-    while limit >= least and len(tried) <= _TRIES:
+    while limit >= least and len(sizes) <= _TRIES:
         chosen, needs = _cheapest(cuts, limit)
-        tried.append((layouts.arena(chosen).size_bytes, chosen))
-        over = tried[-1][0] - most_bytes
-        if over <= 0:
+        sizes[chosen] = layouts.arena(chosen).size_bytes
+        if sizes[chosen] <= most_bytes:
             return chosen
-        limit = needs - max(over // _TRIES, 1)
+        limit = needs - max((sizes[chosen] - most_bytes) // _TRIES, 1)
     for share in range(_TRIES):
-        chosen, _ = _cheapest(cuts, least + (tried[0][0] - least) * share // _TRIES)
-        tried.append((layouts.arena(chosen).size_bytes, chosen))
-    return min(tried, key=lambda each: each[0])[1]
+        chosen, _ = _cheapest(cuts, least + (sizes[()] - least) * share // _TRIES)
+        if chosen not in sizes:
+            sizes[chosen] = layouts.arena(chosen).size_bytes
+    return min(sizes, key=lambda runs: sizes[runs])
 
 
 def _in_strips(layouts: Layouts, graph: IntegerGraph, tight: Iterable[int]) -> Iterator[_Cut]:
