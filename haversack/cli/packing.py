@@ -91,12 +91,13 @@ def _proved(result: Packed, out: Path, device: Device, file: TaskFile) -> CorePr
 
     if find_runtime(device).programs is None or not result.found.met:
         return None
-    from haversack.proving.on_core import CoreEffort, prove_on_core, require_exact
+    from haversack.proving.on_core import prove_on_core, require_exact
     from haversack.proving.sources import source_of
     from haversack.runtimes.c_source.cores import board_of
 
     source = source_of(out, file.fresh_network(), file.task)
-    _, proof = prove_on_core(out.name, source.graph, board_of(device), source.inputs, CoreEffort(strips=False))
+    board = board_of(device).within(result.limits.ram_bytes)
+    _, proof = prove_on_core(out.name, source.graph, board, source.inputs)
     require_exact(proof)
     return proof
 

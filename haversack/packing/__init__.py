@@ -271,9 +271,9 @@ def _spaces(bench: Bench, start: Recipe, offers: Offers, limits: Budget | None) 
     phase(Status("looking for choices"))
     baseline = bench.artifact(Trial(Recipe())).measurement
     times = bench.gauge.times if limits is None or limits.is_timed_for(bench.device) else None
-    counts = bench.counts(limits)
+    counts, most = bench.counts(limits), None if limits is None else limits.ram_bytes
     model = bench.model(start)
-    readings = Readings(model, bench.task, bench.device, offers, baseline, bench.workspace, times, start, counts)
+    readings = Readings(model, bench.task, bench.device, offers, baseline, bench.workspace, times, start, counts, most)
     return readings.spaces(sparse=limits is not None and limits.update_bytes is not None)
 
 

@@ -141,7 +141,7 @@ class Bench:
         if trial.afresh:
             return self._timed_again(trial)
         kept = self.workspace.artifact(trial.recipe, scored=trial.scored)
-        if kept is not None:
+        if kept is not None and not self.gauge.outgrown(kept, self.model(trial.recipe)):
             self.gauge.twin(kept.files, trial)
             if self.gauge.undecided(kept):  # of the limits of this run
                 kept = self.gauge.timed_again(kept, self._baseline(trial))

@@ -53,8 +53,9 @@ def _foreseen(bench: Bench, limits: Budget, settings: Settings) -> dict[str, For
     phase(Status("looking for choices"))
     offers, times = Offers(settings.techniques, settings.seed, settings.epochs), bench.gauge.times
     measured = baseline.measurement
+    counts, most = bench.counts(limits), limits.ram_bytes
     readings = Readings(
-        bench.original, bench.task, bench.device, offers, measured, bench.workspace, times, counts=bench.counts(limits)
+        bench.original, bench.task, bench.device, offers, measured, bench.workspace, times, counts=counts, most_ram=most
     )
     spaces = readings.spaces(sparse=limits.update_bytes is not None)
     phase(Status("solving for the limits, a family at a time"))

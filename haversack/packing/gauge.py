@@ -65,7 +65,7 @@ class Gauge:
             lowered = runtime.computed(lower(model))
             files = {runtime.format.file: runtime.write(lowered), CODED_FILE: coded.write(model)}
             if runtime.programs and model.number_format != "float32":
-                files |= runtime.programs.files(lowered)
+                files |= runtime.programs.source(lowered, self._ram_bytes).files
             content, before = next(iter(files.values())), self.twin(files, trial)
             seconds = self.seconds if trial.scored else self.seconds * _ROUGHLY
             weighed = before or self._timed(self._weighed(model, lowered, content), lowered, content, baseline, seconds)
@@ -74,6 +74,19 @@ class Gauge:
         said = tuple(dict.fromkeys((*model.notes, *(before.notes if before else ()), *notes)))
         measurement = replace(measurement, update_bytes=coded_bytes, notes=said)
         return self.remembered(Artifact(runtime.name, files, trial.recipe, measurement))
+
+    def outgrown(self, kept: Artifact, model: Model) -> bool:
+        """Whether a program that was made for more memory than this run allows would be another one within it."""
+        programs, most = find_runtime(self.device).programs, self._ram_bytes
+        measured = kept.measurement
+        if programs is None or measured.instructions is None or most is None or measured.ram_bytes.value <= most:
+            return False
+        return not programs.source(lower(model), most).files.items() <= kept.files.items()
+
+    @property
+    def _ram_bytes(self) -> int | None:
+        """What a program may take."""
+        return self.budget.within(self.device).ram_bytes
 
     def remembered(self, artifact: Artifact) -> Artifact:
         """The artifact, whose files are not measured again in this run."""
@@ -174,7 +187,7 @@ class Gauge:
         programs = find_runtime(self.device).programs
         if programs is None or model.number_format == "float32":
             return found
-        program = programs.run(lowered, self.device)
+        program = programs.run(lowered, self.device, self._ram_bytes)
         flash, ram, instructions = (
             Figure(value, "emulator", runtime=found.conditions.runtime)
             for value in (program.flash_bytes, program.ram_bytes, program.instructions)

@@ -58,6 +58,8 @@ class PricedPlans:
     """None where nothing is timed here."""
     counts: Counts | None = None
     """None where no instructions are counted."""
+    most_ram: int | None = None
+    """What a program may take, where that is limited."""
     coded: bool = True
     """Whether the length of the coded file is told too."""
     _asked: dict[Times | Counts, set[Piece]] = field(default_factory=dict)
@@ -97,9 +99,12 @@ class PricedPlans:
     def _ram(self) -> Measure:
         """Memory as it is measured: what a plan needs more or less than the network as it is, in float.
 
-        As planned where only a part of that is known.
+        As planned where only a part of that is known. Of a program, in proportion to what that of the network needs,
+        which may lay results over what they are made of, and compute maps in strips.
         """
         known, planned = self.baseline.ram_bytes, self.costs.ram_bytes()
+        if find_runtime(self.costs.device).programs and self.costs.writing.in_integers:
+            return planned.scaled(self.costs.writing.ram_bytes(self.most_ram) / planned.of(self.costs.nothing))
         off = 0.0 if known.part else known.value - self.whole.ram_bytes().of(self.whole.nothing)
         return replace(planned, fixed=planned.fixed + off)
 
@@ -179,6 +184,8 @@ class Readings:
     made_by: Recipe = field(default_factory=Recipe)
     """What the model was made by: that of a student, of the network itself nothing."""
     counts: Counts | None = None
+    most_ram: int | None = None
+    """What a program may take, where that is limited."""
 
     def spaces(self, *, sparse: bool) -> list[Space]:
         """One space a number format.
@@ -234,7 +241,7 @@ class Readings:
         whole = Costs(self.model, self.device, sites, "float32", METHODS)
         costs = whole if name == "float32" else Costs(self.model, self.device, sites, name, METHODS)
         counts = None if name == "float32" else self.counts
-        pricing = PricedPlans(costs, whole, self.baseline, self.times, counts, coded=sparse)
+        pricing = PricedPlans(costs, whole, self.baseline, self.times, counts, self.most_ram, coded=sparse)
         terms = (*loss_terms(sites, [each.losses for each in offers]), *_together(costs.layout, self._joining(sites)))
         return Space(name, offered, terms, pricing)
 

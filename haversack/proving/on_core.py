@@ -17,14 +17,11 @@ from haversack.proof import CoreProof, SecondOpinion
 from haversack.quantity import show_bytes
 from haversack.runtimes.c_source import qemu
 from haversack.runtimes.c_source.build import Firmware, built, host_compilers, run_on_host
-from haversack.runtimes.c_source.cores import CORES, Board, Region, core_board, device_board
+from haversack.runtimes.c_source.cores import CORES, Board, core_board, device_board
 from haversack.runtimes.c_source.emulator import EmulatedCore
 from haversack.runtimes.c_source.inputs import differing_bytes, random_inputs
+from haversack.runtimes.c_source.program import STACK_BYTES
 from haversack.runtimes.c_source.write import CModel, write
-
-STACK_BYTES = 1024
-"""Room in a board's RAM that is left to the stack: MLPerf Tiny's networks take up to half of that."""
-_STACK_ALIGNMENT = 16
 
 
 @dataclass(frozen=True)
@@ -37,26 +34,18 @@ class CoreEffort:
     compiler: str = ""
     qemu: bool = False
     """Whether QEMU is asked for a second opinion."""
-    strips: bool = True
-    """Whether maps are computed in strips where there is no room for whole ones."""
 
 
 def board_named(name: str, ram_bytes: int | None = None) -> Board:
     """The board of a device, or a core, of this name, with no more RAM than that. Raises DeviceError for any other."""
-    board = _board_named(name)
-    most = board.ram.size_bytes if ram_bytes is None else min(ram_bytes, board.ram.size_bytes)
-    return replace(board, ram=Region(board.ram.origin, most // _STACK_ALIGNMENT * _STACK_ALIGNMENT))
-
-
-def _board_named(name: str) -> Board:
     if name in CORES:
-        return core_board(name)
+        return core_board(name).within(ram_bytes)
     if name not in device_names() and not name.endswith(".toml"):
         raise DeviceError(
             f"there is no core or device '{name}'.",
             mend=f"choose {', '.join(CORES)}, or one of `haversack devices list`.",
         )
-    return device_board(find_device(name))
+    return device_board(find_device(name)).within(ram_bytes)
 
 
 def prove_on_core(
@@ -134,7 +123,7 @@ def _written(graph: IntegerGraph, board: Board, effort: CoreEffort) -> CModel:
     """The C, which the board has room for, as far as that is known before it is compiled."""
     places = [board, *([qemu.machine_board(board)] if effort.qemu else [])]
     room = min(place.ram.size_bytes for place in places) - STACK_BYTES
-    model = write(graph, room if effort.strips else None)
+    model = write(graph, room)
     for place in places:
         require_room(model, place)
     if effort.qemu:

@@ -110,6 +110,17 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A network as the source of a program, and what is known of that before it is compiled."""
+
+    files: Mapping[str, bytes]
+    constant_bytes: int
+    """Of flash, beside the code."""
+    ram_bytes: int
+    """With room for the stack."""
+
+
+@dataclass(frozen=True)
 class Programs:
     """How networks of integers become programs."""
 
@@ -117,12 +128,10 @@ class Programs:
     """What computes the same there from a file, to the bit."""
     cores: frozenset[str]
     """As devices name them."""
-    files: Callable[[fx.GraphModule], Mapping[str, bytes]]
-    """A graph as source."""
-    constant_bytes: Callable[[fx.GraphModule], int]
-    """The bytes of flash that a graph's program has beside its code."""
-    run: Callable[[fx.GraphModule, Device], Program]
-    """What a graph's program takes on the device's core. Raises MeasureError where it fails or nothing can compile or
+    source: Callable[[fx.GraphModule, int | None], Source]
+    """A graph as source, within so many bytes of RAM where that can be."""
+    run: Callable[[fx.GraphModule, Device, int | None], Program]
+    """What that program takes on the device's core. Raises MeasureError where it fails or nothing can compile or
     run it, and ParityError where outputs are off by a byte."""
     version: Callable[[], str]
     """What counted instructions hold for: the code as it is written, and who compiles it."""
@@ -196,7 +205,7 @@ class Runtime:
 
     def flash_bytes(self, lowered: fx.GraphModule) -> int:
         """The bytes that the device stores of a network of integers; of a program its code aside."""
-        return self.programs.constant_bytes(lowered) if self.programs else len(self.write(lowered))
+        return self.programs.source(lowered, None).constant_bytes if self.programs else len(self.write(lowered))
 
     def computed(self, lowered: fx.GraphModule) -> fx.GraphModule:
         """The graph as it computes it: what files are held against."""

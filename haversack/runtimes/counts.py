@@ -47,7 +47,7 @@ class Counts:
         found = list[TimedPiece]()
         for piece in track(wanted, f"counting the instructions of {len(wanted)} layers by themselves", len(wanted)):
             try:
-                program = self._programs.run(graph_of(piece, signed=True), self._device)
+                program = self._programs.run(graph_of(piece, signed=True), self._device, None)
                 found.append(TimedPiece(piece, float(program.instructions)))
             except (ExportError, MeasureError):
                 self._refused.add(piece)

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from haversack.cli import main
 from haversack.device import Device, find_device
-from haversack.errors import BudgetError, DeviceError, MeasureError, RecipeError
+from haversack.errors import BudgetError, DeviceError, InfeasibleError, MeasureError, RecipeError
 from haversack.graph.run import named_tensors
 from haversack.limits import Budget
 from haversack.packing import Settings, pack
@@ -88,6 +88,39 @@ def test_a_network_is_packed_within_flash_and_instructions_of_its_program_and_pr
     assert "instructions   " in (out / "report.txt").read_text(encoding="utf-8")
 
 
+def wide() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+    ).eval()
+
+
+def test_a_program_for_less_memory_is_another_one_in_strips(tmp_path):
+    images = torch.rand(48, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        labels = wide()(images).argmax(1)
+    right = Task(
+        train=list,
+        calibrate=lambda: [images],
+        score=lambda predict: (predict(images).argmax(1) == labels).float().mean().item(),
+    )
+    settings = Settings(cache=tmp_path, techniques=("quantize_static",))
+    whole, small, again = (
+        pack(wide(), right, BOARD, Budget(ram_bytes=most, flash_bytes=20_000, max_drop=0.2), settings).artifact
+        for most in (20_000, 7_000, 20_000)
+    )
+    rams = [each.measurement.ram_bytes.value for each in (whole, small, again)]
+    assert rams[0] > 8 * 32 * 32
+    assert rams[1] <= 7_000
+    assert rams[2] <= 20_000
+    assert whole.recipe == small.recipe
+    assert b" strips, in which rows that are still read are kept" in small.files["model.c"]
+    assert small.files["model.tflite"] == whole.files["model.tflite"]
+    with pytest.raises(InfeasibleError, match=r"RAM|ram"):
+        pack(wide(), right, BOARD, Budget(ram_bytes=3_500, max_drop=0.2), settings)
+
+
 def test_instructions_are_counted_once_and_kept(tmp_path, monkeypatch):
     runtime = find_runtime(BOARD)
     assert runtime.programs is not None
@@ -95,7 +128,7 @@ def test_instructions_are_counted_once_and_kept(tmp_path, monkeypatch):
     first.measure([CONV, WIDER])
     assert first.of(WIDER) > 1.5 * first.of(CONV) > CONV.macs / 2
     asked = []
-    again = replace(runtime.programs, run=lambda graph, device: asked.append(graph) or Program(0, 0, 0))
+    again = replace(runtime.programs, run=lambda graph, *_: asked.append(graph) or Program(0, 0, 0))
     second = Counts(runtime, again, BOARD, folder=tmp_path)
     second.measure([CONV, WIDER])
     assert not asked
@@ -111,7 +144,7 @@ def test_what_is_no_program_by_itself_is_estimated(tmp_path):
     runtime = find_runtime(BOARD)
     assert runtime.programs is not None
 
-    def not_narrow(graph: fx.GraphModule, _: Device) -> Program:
+    def not_narrow(graph: fx.GraphModule, *_: object) -> Program:
         channels = len(next(each for each in named_tensors(graph).values() if each.dim() == 1))
         if channels == 8:
             raise MeasureError("no.")

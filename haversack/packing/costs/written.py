@@ -56,16 +56,28 @@ class Writing:
         """The bytes of the network's file as it is."""
         return self.bytes_of(self.folded)
 
+    def ram_bytes(self, most: int | None) -> int:
+        """What the network's program takes of RAM, within so many bytes where that can be."""
+        programs = self.runtime.programs
+        if programs is None:
+            raise AssertionError(f"{self.runtime.name} runs files")
+        with noted():
+            return programs.source(self._lowered(self.folded), most).ram_bytes
+
     def bytes_of(self, folded: Folded, bits: Mapping[str, int] | None = None) -> int:
         """The bytes of the file of a network, some of whose weights have other than 8 bits."""
+        network = self._lowered(folded, bits)
+        with noted():
+            return self.runtime.flash_bytes(network) if self.in_integers else len(self.runtime.write(network))
+
+    def _lowered(self, folded: Folded, bits: Mapping[str, int] | None = None) -> fx.GraphModule:
         network = folded.module
         if self.numbers == DYNAMIC:
             network = folded.lowered(dynamic_grids(folded, bits or {}))
         elif self.in_integers:
             weights = dict.fromkeys((layer.weight for layer in folded.layers(transposed=True)), 8) | dict(bits or {})
             network = _on_any_grids(folded, weights, signed=self.signed)
-        with noted():
-            return self.runtime.flash_bytes(network) if self.in_integers else len(self.runtime.write(network))
+        return network
 
     def narrow(self, weight: str) -> tuple[bool, int]:
         """Whether a weight of 4 bits is stored two a byte, and what a file holds beside that for the first of them.

@@ -6,11 +6,11 @@ host the same network is run from a file of the runtime that computes integers t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from haversack.runtimes import Around, Program, Programs, Runtime
+from haversack.runtimes import Around, Program, Programs, Runtime, Source
 from haversack.runtimes.c_source.cores import CORES
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def over(known: Sequence[Runtime]) -> Iterator[Runtime]:
     """The row of what is run on a host by the runtime that is exact, and ships as C."""
     for row in known:
         if row.name == _ON_A_HOST:
-            programs = Programs(row, frozenset(CORES), _files, _constant_bytes, _run, _version)
+            programs = Programs(row, frozenset(CORES), _source, _run, _version)
             yield replace(
                 row,
                 name="c",
@@ -37,22 +37,16 @@ def over(known: Sequence[Runtime]) -> Iterator[Runtime]:
             )
 
 
-def _files(lowered: fx.GraphModule) -> Mapping[str, bytes]:
-    from haversack.runtimes.c_source.program import files
+def _source(lowered: fx.GraphModule, ram_bytes: int | None) -> Source:
+    from haversack.runtimes.c_source.program import source
 
-    return files(lowered)
-
-
-def _constant_bytes(lowered: fx.GraphModule) -> int:
-    from haversack.runtimes.c_source.program import constant_bytes
-
-    return constant_bytes(lowered)
+    return source(lowered, ram_bytes)
 
 
-def _run(lowered: fx.GraphModule, device: Device) -> Program:
+def _run(lowered: fx.GraphModule, device: Device, ram_bytes: int | None) -> Program:
     from haversack.runtimes.c_source.program import run
 
-    return run(lowered, device)
+    return run(lowered, device, ram_bytes)
 
 
 def _version() -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from haversack.device import Device
 from haversack.errors import DeviceError
 
 _FLASH_BYTES, _RAM_BYTES = 1 << 22, 1 << 20
+_STACK_ALIGNMENT = 16
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,11 @@ class Board:
     def is_limited(self) -> bool:
         """Whether the memory is that of a device."""
         return self.name != self.core.name
+
+    def within(self, ram_bytes: int | None) -> Board:
+        """The board with no more RAM than that, whose end the stack can begin at."""
+        most = self.ram.size_bytes if ram_bytes is None else min(ram_bytes, self.ram.size_bytes)
+        return replace(self, ram=Region(self.ram.origin, most // _STACK_ALIGNMENT * _STACK_ALIGNMENT))
 
 
 def core_board(name: str) -> Board:

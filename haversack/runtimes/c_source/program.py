@@ -6,7 +6,7 @@ import functools
 import hashlib
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -19,35 +19,35 @@ from haversack.integer import IntegerGraph
 from haversack.integer.passes import with_integer_ports
 from haversack.integer.read import read
 from haversack.integer.reference import run as run_reference
-from haversack.runtimes import Program
+from haversack.runtimes import Program, Source
 from haversack.runtimes.c_source.build import built, compilers
 from haversack.runtimes.c_source.cores import core_board
 from haversack.runtimes.c_source.emulator import EmulatedCore
 from haversack.runtimes.c_source.inputs import differing_bytes, random_inputs
-from haversack.runtimes.c_source.write import write
+from haversack.runtimes.c_source.write import CModel, write
 
+STACK_BYTES = 1024
+"""Room in RAM that is left to the stack: MLPerf Tiny's networks take up to half of that."""
+_STACK_BYTES = 400
+"""What it takes, about."""
 _SAMPLES = 2
 """One of noise and one that is smooth."""
 
 
-def files(lowered: fx.GraphModule) -> Mapping[str, bytes]:
-    """model.h and model.c of a graph whose values are integers."""
-    return write(_integers(lowered)).files
+def source(lowered: fx.GraphModule, ram_bytes: int | None) -> Source:
+    """model.h and model.c of a graph whose values are integers, in strips where whole maps take more than that."""
+    model = _written(_integers(lowered), ram_bytes)
+    return Source(model.files, model.constant_bytes, model.arena_bytes + _STACK_BYTES)
 
 
-def constant_bytes(lowered: fx.GraphModule) -> int:
-    """The bytes of the constants in the C of a graph whose values are integers."""
-    return write(_integers(lowered)).constant_bytes
-
-
-def run(lowered: fx.GraphModule, device: Device) -> Program:
-    """What the program of a graph takes on the device's core, whose memory is not limited here.
+def run(lowered: fx.GraphModule, device: Device, ram_bytes: int | None) -> Program:
+    """What that program takes on the device's core, whose memory is not limited here.
 
     Raises ExportError for what there is no C for, MeasureError where no compiler or emulator is installed or the
     program fails, and ParityError where a byte is not the reference's.
     """
     graph, board = _integers(lowered), core_board(device.core)
-    model, rows = write(graph), random_inputs(graph, _SAMPLES, 0)
+    model, rows = _written(graph, ram_bytes), random_inputs(graph, _SAMPLES, 0)
     with tempfile.TemporaryDirectory() as folder:
         firmware = built(model, board, Path(folder))
     ran = EmulatedCore(firmware, model).run(rows)
@@ -84,3 +84,7 @@ def _texts(folder: Traversable) -> Iterator[Traversable]:
 
 def _integers(lowered: fx.GraphModule) -> IntegerGraph:
     return with_integer_ports(read(lowered))
+
+
+def _written(graph: IntegerGraph, ram_bytes: int | None) -> CModel:
+    return write(graph, None if ram_bytes is None else max(0, ram_bytes - STACK_BYTES))
