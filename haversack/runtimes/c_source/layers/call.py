@@ -12,7 +12,7 @@ from haversack.integer import IntegerGraph, Operation, Value
 from haversack.integer.arithmetic import Multiplier
 from haversack.integer.parameters import Output
 from haversack.runtimes.c_source.constants import Constants, Entry, brief
-from haversack.runtimes.c_source.layers.storage import Form
+from haversack.runtimes.c_source.layers.storage import Stored
 from haversack.runtimes.c_source.texts import on_numbers
 
 
@@ -41,8 +41,8 @@ class Layer:
     graph: IntegerGraph
     operation: Operation
     constants: Constants
-    forms: Mapping[str, Form] = field(default_factory=dict)
-    """How weights are kept, by what their layer makes, where not as bytes."""
+    stored: Mapping[str, Stored] = field(default_factory=dict)
+    """Weights as they are kept, by what their layer makes."""
 
     @property
     def name(self) -> str:

@@ -52,16 +52,16 @@ def _of_patches(layer: Layer, of: LayerWeights, window: Mapping[str, Entry], ove
     """A convolution, whose patches lie in scratch memory; bytes that are no words are gathered behind them."""
     x = layer.value("input")
     size = np.dtype(x.dtype).itemsize
-    words = -(-of.rows.numbers.shape[1] // _WORD)
+    words = -(-of.stored.rows.numbers.shape[1] // _WORD)
     if of.is_long:
         return _long(layer, of, {name: entry for name, entry in window.items() if name not in ("in_zero", "pointwise")})
     entries = {"products": of.record(layer.constants), **window, "words": words}
-    if of.form.sparse:
+    if of.stored.form.sparse:
         kernel, scratch = "convolve_sparse", -(-x.shape[-1] * size // _WORD) + (words + 1) * _PAIRS
     else:
         depth = layer.value("weight").shape[-1]
         kernel = "convolve"
-        scratch = of.form.pairs + (words + words % 2) * _PAIRS + (words * size if depth % _WORD else 0)
+        scratch = of.stored.form.pairs + (words + words % 2) * _PAIRS + (words * size if depth % _WORD else 0)
     return layer.call(kernel, "Convolution", entries, x, scratch_words=scratch, flags=of.flags,
                       overwrites=overwrites)  # fmt: skip
 
@@ -128,16 +128,16 @@ def _transposed(layer: Layer, by: WindowedProducts) -> Call:
 def connected(layer: Layer, by: Products) -> Iterator[Call]:
     """A fully connected layer: of one row, or of several, which are the pixels of a convolution."""
     x, of = layer.value("input"), LayerWeights.read(layer, by)
-    (channels, depth), size = of.rows.numbers.shape, np.dtype(x.dtype).itemsize
+    (channels, depth), size = of.stored.rows.numbers.shape, np.dtype(x.dtype).itemsize
     rows, words = math.prod(x.shape) // depth, -(-depth // _WORD)
     if rows == 1 and not of.is_long:
         entries: dict[str, Entry] = {"products": of.record(layer.constants), "channels": channels}
-        if of.form.sparse:
+        if of.stored.form.sparse:
             yield layer.call("connect_sparse", "SparseConnection", entries, x, spare_words=1, flags=of.flags)
             return
-        spare = (words % 2 if of.form.bits != BYTE else 0) * size + (size - 1)
+        spare = (words % 2 if of.stored.form.bits != BYTE else 0) * size + (size - 1)
         entries["words"] = words
-        yield layer.call("connect", "Connection", entries, x, scratch_words=of.form.pairs, spare_words=spare,
+        yield layer.call("connect", "Connection", entries, x, scratch_words=of.stored.form.pairs, spare_words=spare,
                          flags=of.flags)  # fmt: skip
         return
     window: dict[str, Entry] = {

@@ -113,11 +113,6 @@ class Rows:
         eights = self._in_turns(_in_eights(codes, form.bits))
         return {"weights": np.frombuffer(eights.tobytes(), _EIGHT_TYPES[form.bits]), **listed}
 
-    def size_bytes(self, form: Form) -> int:
-        """What they take in flash."""
-        arrays = self.arrays(form).values()
-        return sum(array.nbytes for array in arrays) + _POINTER_BYTES * (len(arrays) - 1)
-
     def _skips_enough(self) -> bool:
         """Whether a kernel that skips zeros takes not much longer than one that multiplies by them."""
         (each, depth), (each_left, depth_sparse) = _INSTRUCTIONS[self.kernel]
@@ -143,14 +138,37 @@ class Rows:
         return np.concatenate([blocks.reshape(-1), parts[whole:].reshape(-1)])
 
 
-def forms(graph: IntegerGraph) -> Mapping[str, Form]:
-    """How weights are kept, by what their layer makes, where not as bytes."""
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A layer's weights in the form in which they are kept."""
+
+    rows: Rows
+    form: Form
+    arrays: Mapping[str, Array]
+    """By the names of a record's members."""
+
+    @classmethod
+    def as_bytes(cls, rows: Rows) -> Stored:
+        """A byte for each weight."""
+        return cls(rows, BYTES, rows.arrays(BYTES))
+
+    @property
+    def size_bytes(self) -> int:
+        """What they take in flash."""
+        return sum(array.nbytes for array in self.arrays.values()) + _POINTER_BYTES * (len(self.arrays) - 1)
+
+
+def stored(graph: IntegerGraph) -> Mapping[str, Stored]:
+    """The weights of all layers, by what these make, in the forms with which weights and code take the fewest bytes."""
     layers = {
         operation.outputs[0]: Rows.of(graph, operation)
         for operation in graph.operations
         if operation.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") and _has_integers(graph, operation)
     }
-    sizes = {name: {form: rows.size_bytes(form) for form in rows.forms()} for name, rows in layers.items()}
+    ways = {
+        name: {form: Stored(rows, form, rows.arrays(form)) for form in rows.forms()} for name, rows in layers.items()
+    }
+    sizes = {name: {form: way.size_bytes for form, way in each.items()} for name, each in ways.items()}
     kernels = {rows.kernel for rows in layers.values()}
 
     def flash(some: Sequence[Form]) -> int:
@@ -162,8 +180,7 @@ def forms(graph: IntegerGraph) -> Mapping[str, Form]:
     useful = sorted({form for each in sizes.values() for form in each} - {BYTES})
     choices = (some for count in range(len(useful) + 1) for some in itertools.combinations(useful, count))
     allowed = min(choices, key=flash)
-    best = {name: _smallest(each, allowed) for name, each in sizes.items()}
-    return {name: form for name, form in best.items() if form != BYTES}
+    return {name: ways[name][_smallest(each, allowed)] for name, each in sizes.items()}
 
 
 def _has_integers(graph: IntegerGraph, operation: Operation) -> bool:

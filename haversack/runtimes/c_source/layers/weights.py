@@ -12,7 +12,7 @@ from haversack.integer.arithmetic import Multiplier, multiply, multiply_wide
 from haversack.integer.parameters import Products
 from haversack.runtimes.c_source.constants import Constants, Entry
 from haversack.runtimes.c_source.layers.call import Layer, ending, span
-from haversack.runtimes.c_source.layers.storage import BYTES, Form, Rows
+from haversack.runtimes.c_source.layers.storage import Rows, Stored
 
 _SMALL = 1 << 30
 _MOST_SHIFT = 23
@@ -27,8 +27,7 @@ class LayerWeights:
     """What a layer multiplies by: weights, a channel in each row, a bias and a factor a channel."""
 
     name: str
-    rows: Rows
-    form: Form
+    stored: Stored
     wide: bool
     """Whether sums end as those of numbers of 16 bits do."""
     biases: Array
@@ -41,7 +40,8 @@ class LayerWeights:
         """Those of a layer. Where zeros beside the map are multiplied like others, the zero point is `folded`."""
         if by.by is None:
             raise layer.refuse("on real numbers")
-        rows = Rows.of(layer.graph, layer.operation)
+        stored = layer.stored.get(layer.result.name) or Stored.as_bytes(Rows.of(layer.graph, layer.operation))
+        rows = stored.rows
         flat, channels = rows.numbers, len(rows.numbers)
         bias = layer.operation.input("bias")
         biases = np.asarray(layer.graph.values[bias].data, np.int64) if bias else np.zeros(channels, np.int64)
@@ -50,20 +50,19 @@ class LayerWeights:
         largest = np.abs(flat).sum(axis=1) * span(layer.value("input")) + np.abs(biases)
         if folded:
             biases = biases - by.input_zero * flat.sum(axis=1)
-        form = layer.forms.get(layer.result.name, BYTES)
         times = 2 if rows.kernel == "convolve_depthwise" else 1
         has_long = by.wide and rows.kernel != "convolve_transposed"
         if int(largest.max()) * times >= 1 << (_LONGEST if has_long else 31):
             raise layer.refuse(f"whose sums may have more than {_LONGEST if has_long else 32} bits")
         if int(largest.max()) * times >= 1 << 31:
-            rows, form = replace(rows, kernel="convolve_long_16"), BYTES
-        flags = form.flags if by.wide else summed(largest, factors) | form.flags
-        return cls(layer.name, rows, form, by.wide, biases, factors, ending(by.output), flags)
+            stored = Stored.as_bytes(replace(rows, kernel="convolve_long_16"))
+        flags = stored.form.flags if by.wide else summed(largest, factors) | stored.form.flags
+        return cls(layer.name, stored, by.wide, biases, factors, ending(by.output), flags)
 
     @property
     def is_long(self) -> bool:
         """Whether sums have 64 bits."""
-        return self.rows.kernel == "convolve_long_16"
+        return self.stored.rows.kernel == "convolve_long_16"
 
     def record(self, constants: Constants) -> dict[str, Entry]:
         """The layer's products in C."""
@@ -73,24 +72,21 @@ class LayerWeights:
         each = len(np.unique(mantissas)) > 1 or len(np.unique(shifts)) > 1
         many = len(mantissas) if each else 1
         return {
-            **dict(self._stored(constants)),
-            **(
-                {}
-                if self.is_long
-                else {"biases": constants.numbers(f"{self.name}_biases", self.biases.astype(np.int32))}
-            ),
+            **dict(self._arrays(constants)),
             "factors": constants.numbers(f"{self.name}_factors", mantissas[:many]),
             "shifts": constants.numbers(f"{self.name}_shifts", shifts[:many]),
             **self.ending,
             "factor_each": int(each),
-            "bits": self.form.bits,
+            "bits": self.stored.form.bits,
             "wide": int(self.wide),
         }
 
-    def _stored(self, constants: Constants) -> Iterator[tuple[str, Entry]]:
-        """Weights as the kernel reads them, with the values that codes stand for, and how long rows are that differ."""
-        for name, numbers in self.rows.arrays(self.form).items():
+    def _arrays(self, constants: Constants) -> Iterator[tuple[str, Entry]]:
+        """Weights as the kernel reads them, with what it has to know of their form, and biases of 32 bits."""
+        for name, numbers in self.stored.arrays.items():
             yield name, constants.numbers(f"{self.name}_{name}", numbers)
+        if not self.is_long:
+            yield "biases", constants.numbers(f"{self.name}_biases", self.biases.astype(np.int32))
 
 
 def summed(largest: Array | int, by: Multiplier) -> frozenset[str]:

@@ -15,7 +15,7 @@ from haversack.integer.memory import Arena, Overwrites, Scratch, Streamed
 from haversack.runtimes.c_source.constants import Constants
 from haversack.runtimes.c_source.layers import calls
 from haversack.runtimes.c_source.layers.call import Call, Layer
-from haversack.runtimes.c_source.layers.storage import forms
+from haversack.runtimes.c_source.layers.storage import stored
 from haversack.runtimes.c_source.strips.memory import WORD, RunMemory
 from haversack.runtimes.c_source.strips.rows import RowStrip, calls_on_rows
 from haversack.runtimes.c_source.strips.schedule import RowGraph, StripOperation, StripRun, distinct
@@ -45,7 +45,7 @@ class Layouts:
     """What is called for each layer of a graph, and its arena, with some runs in strips or none."""
 
     def __init__(self, graph: IntegerGraph, constants: Constants) -> None:
-        self._graph, self._constants, self._forms = graph, constants, forms(graph)
+        self._graph, self._constants, self._stored = graph, constants, stored(graph)
         self._whole = [calls(self._layer(operation)) for operation in graph.operations]
         self._places = {id(operation): place for place, operation in enumerate(graph.operations)}
         self._known: dict[tuple[int, RowStrip], tuple[Call, ...]] = {}
@@ -59,7 +59,7 @@ class Layouts:
         return self._known[key]
 
     def _layer(self, operation: Operation) -> Layer:
-        return Layer(self._graph, operation, self._constants, self._forms)
+        return Layer(self._graph, operation, self._constants, self._stored)
 
     def calls(self, runs: Runs) -> list[tuple[Call, ...]]:
         """All that is called for each layer, by its place."""
