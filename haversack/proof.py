@@ -91,6 +91,8 @@ class SecondOpinion:
     """With its version."""
     machine: str
     """The board, as the emulator calls it."""
+    core: str
+    """That board's own, which executes all that the core of the proof does."""
     flash_origin: int
     """Where that board has flash, and RAM, for which the program is linked."""
     ram_origin: int

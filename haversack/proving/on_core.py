@@ -108,9 +108,11 @@ def _second(model: CModel, firmware: Firmware, rows: Sequence[Array], expected: 
         here = replace(firmware, board=board) if same else built(model, board, Path(folder), firmware.compiler)
     with qemu.running(here) as processor:
         ran = EmulatedCore(here, model, processor).run(rows)
+    machine = qemu.machine_of(board)
     return SecondOpinion(
         f"QEMU {qemu.version_of(board)}",
-        qemu.machine_of(firmware.board).name,
+        machine.name,
+        machine.core or machine.runs,
         board.flash.origin,
         board.ram.origin,
         len(ran.instructions),

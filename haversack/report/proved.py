@@ -70,9 +70,9 @@ def _second(proof: CoreProof) -> Iterator[Paragraph]:
     if second is not None:
         found = f"{second.mismatching_bytes:,} bytes differ" if second.mismatching_bytes else "no byte differs"
         yield Paragraph(
-            f"{second.emulator}, on its {second.machine} with flash at 0x{second.flash_origin:X} and RAM at "
-            f"0x{second.ram_origin:X}, started as that board starts: {found} in {second.samples:,} samples, and the "
-            f"stack takes {show_bytes(second.stack_bytes)}.",
+            f"{second.emulator}, on its {second.machine} ({second.core}) with flash at 0x{second.flash_origin:X} and "
+            f"RAM at 0x{second.ram_origin:X}, started as that board starts: {found} in {second.samples:,} samples, and "
+            f"the stack takes {show_bytes(second.stack_bytes)}.",
             "Second opinion: ",
         )
 

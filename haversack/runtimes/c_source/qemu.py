@@ -31,22 +31,28 @@ class Machine:
     """A board that QEMU has, with the memory that programs may use there."""
 
     name: str
-    core: str
+    runs: str
+    """The core whose programs it runs."""
     flash: Region
     ram: Region
+    core: str = ""
+    """Its own, where it is another one that executes all that this core does."""
     words: tuple[str, ...] = ()
     """More that QEMU is told for it."""
 
 
 MACHINES = (
     Machine("microbit", "cortex-m0", Region(0x0, 256 * _KIB), Region(0x20000000, 16 * _KIB)),
+    Machine("mps2-an385", "cortex-m0", Region(0x0, 4 * _MIB), Region(0x20000000, 4 * _MIB), core="cortex-m3"),
     Machine("mps2-an385", "cortex-m3", Region(0x0, 4 * _MIB), Region(0x20000000, 4 * _MIB)),
     Machine("netduino2", "cortex-m3", Region(0x08000000, _MIB), Region(0x20000000, 128 * _KIB)),
     Machine("mps2-an386", "cortex-m4", Region(0x0, 4 * _MIB), Region(0x20000000, 4 * _MIB)),
     Machine("netduinoplus2", "cortex-m4", Region(0x08000000, _MIB), Region(0x20000000, 128 * _KIB)),
     Machine("mps2-an500", "cortex-m7", Region(0x0, 4 * _MIB), Region(0x20000000, 4 * _MIB)),
     Machine("mps2-an505", "cortex-m33", Region(0x10000000, 4 * _MIB), Region(0x38000000, 2 * _MIB)),
-    Machine("virt", "aarch64", Region(0x40200000, 4 * _MIB), Region(0x41000000, 4 * _MIB), ("-cpu", "cortex-a53")),
+    Machine(
+        "virt", "aarch64", Region(0x40200000, 4 * _MIB), Region(0x41000000, 4 * _MIB), words=("-cpu", "cortex-a53")
+    ),
 )
 """https://www.qemu.org/docs/master/system/target-arm.html; the memory of each stands in its source, hw/arm/NAME.c."""
 
@@ -74,28 +80,30 @@ def version_of(board: Board) -> str:
 
 
 def machine_of(board: Board) -> Machine:
-    """The machine that is most like a board: of the same core, and with the same places of memory where there is one.
+    """The machine that is most like a board: with the same places of memory, or else with enough of it elsewhere.
 
-    Raises DeviceError where there is none.
+    Raises DeviceError where there is none for the core.
     """
-    alike = [machine for machine in MACHINES if machine.core == board.core.name]
+    alike = [machine for machine in MACHINES if machine.runs == board.core.name]
     if not alike:
         raise DeviceError(f"QEMU has no board with a {board.core.name} core here.", mend="leave --qemu out.")
-    return next((machine for machine in alike if _holds(machine, board)), alike[0])
+    large = [
+        machine
+        for machine in alike
+        if all(there.size_bytes >= own.size_bytes for there, own in _memory(machine, board))
+    ]
+    same = [machine for machine in large if all(there.origin == own.origin for there, own in _memory(machine, board))]
+    return next(iter((*same, *large, *alike)))
 
 
-def _holds(machine: Machine, board: Board) -> bool:
-    pairs = ((machine.flash, board.flash), (machine.ram, board.ram))
-    return all(there.origin == own.origin and there.size_bytes >= own.size_bytes for there, own in pairs)
+def _memory(machine: Machine, board: Board) -> tuple[tuple[Region, Region], ...]:
+    return ((machine.flash, board.flash), (machine.ram, board.ram))
 
 
 def machine_board(board: Board) -> Board:
     """The board as that machine has it: with the machine's places of memory, and no more of it than the board has."""
     machine = machine_of(board)
-    flash, ram = (
-        Region(there.origin, min(there.size_bytes, own.size_bytes))
-        for there, own in ((machine.flash, board.flash), (machine.ram, board.ram))
-    )
+    flash, ram = (Region(there.origin, min(there.size_bytes, own.size_bytes)) for there, own in _memory(machine, board))
     return replace(board, name=f"{board.name} as QEMU's {machine.name}", flash=flash, ram=ram)
 
 
