@@ -225,6 +225,18 @@ def windows_and_matrices(rng: np.random.Generator, dtype: str = "int8") -> integ
     return draft
 
 
+@pytest.mark.parametrize("name", ["gcc", "clang"])
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+@pytest.mark.usefixtures("free_code")
+def test_both_compilers_accept_weights_without_zeros_without_a_warning(name: str, dtype: str, tmp_path: Path) -> None:
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed")
+    rng = np.random.default_rng(0)
+    draft = windows_and_matrices(rng, dtype)
+    graph = of_values(draft.graph("y"), np.arange(-60, 60, dtype=np.int8), rng, 0.8)
+    assert run_on_host(write(graph), [np.concatenate(draft.rows(ROWS))], tmp_path, (*OF_C, "-O2"), name)
+
+
 @settings(max_examples=count(6, 200), deadline=None)
 @given(
     st.integers(0, 1 << 30),
