@@ -5,6 +5,28 @@ static const int8_t *tap_at(const Convolution *by, const int8_t *x, int32_t row,
     return (inside != 0) ? x + (row * by->in_width + column) * by->in_channels : zeros;
 }
 
+/* So many depths of a tap of two pixels: four at a time where words hold whole fours. */
+static int32_t *add_depths(const int8_t *first, const int8_t *second, int32_t depths, int32_t *patches)
+{
+    if ((depths & 3) == 0) {
+        for (const int8_t *const end = first + depths; first != end; first += 4) {
+            const Two one = four_at(first), other = four_at(second);
+            patches[0] = pair_of(one.first, other.first);
+            patches[2] = pair_of(one.second, other.second);
+            patches[4] = high_pair_of(one.first, other.first);
+            patches[6] = high_pair_of(one.second, other.second);
+            second += 4;
+            patches += 8;
+        }
+        return patches;
+    }
+    for (int32_t depth = 0; depth < depths; depth++) {
+        *patches = pair_of(first[depth], second[depth]);
+        patches += 2;
+    }
+    return patches;
+}
+
 static void add_two_patches(const Convolution *by, const int8_t *x, Pixel one, Pixel other, const int8_t *zeros, int32_t *patches)
 {
     for (int32_t high = 0; high < by->kernel_height; high++) {
@@ -12,12 +34,7 @@ static void add_two_patches(const Convolution *by, const int8_t *x, Pixel one, P
             const int32_t down = high * by->dilation_height, along = wide * by->dilation_width;
             const int8_t *first = tap_at(by, x, one.row + down, one.column + along, zeros);
             const int8_t *second = tap_at(by, x, other.row + down, other.column + along, zeros);
-            for (int32_t depth = by->in_channels; depth > 0; depth--) {
-                *patches = pair_of(*first, *second);
-                patches += 2;
-                first++;
-                second++;
-            }
+            patches = add_depths(first, second, by->in_channels, patches);
         }
     }
 }

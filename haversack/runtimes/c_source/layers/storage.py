@@ -27,7 +27,7 @@ _MOST_ZEROS = 15
 """Between two weights; where there are more, one of them is stored."""
 _PRICE = 1.3
 """How many times the instructions a layer may take without its zeros."""
-_INSTRUCTIONS = {"convolve": ((4, 4), (9.5, 12)), "connect": ((1.8, 0), (7.5, 0))}
+_INSTRUCTIONS = {"convolve": ((4, 4), (9.5, 8)), "connect": ((1.8, 0), (7.5, 0))}
 """Those of a weight, and of a depth that is read: with zeros, and without them for each weight that is left (GCC,
 Cortex-M4; of a convolution for four pixels)."""
 
@@ -56,7 +56,7 @@ BYTES = Form()
 CODES = tuple(Form(bits) for bits in (1, 2, 3, 4))
 SPARSE = Form(BYTE, sparse=True), Form(4, sparse=True)
 CODE_BYTES = {
-    "convolve": {CODES: (480, 250), SPARSE: (1300, 0)},
+    "convolve": {CODES: (480, 250), SPARSE: (1380, 0)},
     "connect": {CODES: (560, 300), SPARSE: (360, 0)},
     "convolve_depthwise": {CODES: (60, 0)},
 }
