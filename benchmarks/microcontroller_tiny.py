@@ -2,6 +2,8 @@
 
 Inputs: KWS has its evaluation set, ResNet-8 test images of CIFAR-10; the others get random numbers, half of the samples
 smooth. Instructions are those of GCC's code where arm-none-eabi-gcc is installed, and of Zig's; the row names both.
+`bakenn` is what that package says to the same file where it is installed (`pip install --no-deps --target FOLDER bakenn
+tflite`, and FOLDER in PYTHONPATH).
 Rows called `_strips` are of the same files in as little RAM as strips of rows take, beside the plain C.
 """
 
@@ -10,6 +12,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +75,19 @@ def run(data: Path, *, quick: bool, row: str) -> dict[str, object]:
         whole = dict(_on_cores(write(graph), inputs[:1], expected, [MEASURED]))[_measured()]
         figures["instructions_ratio"] = first["instructions"] / whole["instructions"]
         figures["whole_ram_bytes"] = whole["ram_bytes"]
+    elif find_spec("bakenn"):
+        figures["bakenn"] = _said_by_bakenn(data / "mlperf-tiny" / FILES[network])
     return {f"{row}.{name}": value for name, value in figures.items()}
+
+
+def _said_by_bakenn(file: Path) -> str:
+    """The bytes that it plans for the file, or why it refuses it."""
+    bakenn = import_module("bakenn")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return str(bakenn.compile_tflite(str(file), folder, name="model").memory_report())
+        except bakenn.CompileError as error:
+            return f"bakenn {bakenn.__version__} refuses it: {error}"
 
 
 def _measured() -> str:
