@@ -104,7 +104,7 @@ class PricedPlans:
         """
         known, planned = self.baseline.ram_bytes, self.costs.ram_bytes()
         if find_runtime(self.costs.device).programs and self.costs.writing.in_integers:
-            return planned.scaled(self.costs.writing.ram_bytes(self.most_ram) / planned.of(self.costs.nothing))
+            return planned.scaled(self.costs.writing.program(self.most_ram).ram_bytes / planned.of(self.costs.nothing))
         off = 0.0 if known.part else known.value - self.whole.ram_bytes().of(self.whole.nothing)
         return replace(planned, fixed=planned.fixed + off)
 

@@ -116,9 +116,11 @@ class Costs:
 
     @cached_property
     def flash_bytes(self) -> Measure:
-        """The bytes of the file that the device's writer would write."""
-        terms = Flash(self.layout, self.writing).terms()
-        return self._settled(Measure((merged(terms),)), self.writing.size)
+        """The bytes of the file that the device's writer would write, or of a program, whose code no plan changes."""
+        terms, size = Flash(self.layout, self.writing).terms(), self.writing.size
+        if self.writing.runtime.programs and self.writing.in_integers:
+            size += self.writing.code_bytes(self.device)
+        return self._settled(Measure((merged(terms),)), size)
 
     def ram_bytes(self, measured: float | None = None) -> Measure:
         """The memory of a run: of a microcontroller its arena, else `measured` and what plans save of it.

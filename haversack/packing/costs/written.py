@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from haversack.calibration.dynamic import dynamic_grids
 from haversack.calibration.ranges import Observed, recurrent_grids, table_grids, value_grids
+from haversack.device import Device
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.ops import Trait, lowest, points, traits_of
@@ -20,7 +21,7 @@ from haversack.grid import symmetric
 from haversack.model import Edits, Model, Swap
 from haversack.packing.costs.layout import DYNAMIC
 from haversack.progress import noted
-from haversack.runtimes import Runtime
+from haversack.runtimes import Programs, Runtime, Source
 from haversack.surgery.edit import edit
 
 _TRIAL = 12
@@ -56,13 +57,22 @@ class Writing:
         """The bytes of the network's file as it is."""
         return self.bytes_of(self.folded)
 
-    def ram_bytes(self, most: int | None) -> int:
-        """What the network's program takes of RAM, within so many bytes where that can be."""
-        programs = self.runtime.programs
-        if programs is None:
-            raise AssertionError(f"{self.runtime.name} runs files")
+    def program(self, most_ram: int | None = None) -> Source:
+        """The source of the network's program, within so much RAM where that can be. Raises what its writer does."""
         with noted():
-            return programs.source(self._lowered(self.folded), most).ram_bytes
+            return self._programs.source(self._lowered(self.folded), most_ram)
+
+    def code_bytes(self, device: Device) -> int:
+        """What the network's program takes of the device's flash beside its constants."""
+        with noted():
+            whole = self._programs.run(self._lowered(self.folded), device, None)
+        return whole.flash_bytes - self.program().constant_bytes
+
+    @property
+    def _programs(self) -> Programs:
+        if self.runtime.programs is None:
+            raise AssertionError(f"{self.runtime.name} runs files")
+        return self.runtime.programs
 
     def bytes_of(self, folded: Folded, bits: Mapping[str, int] | None = None) -> int:
         """The bytes of the file of a network, some of whose weights have other than 8 bits."""
