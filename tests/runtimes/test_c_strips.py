@@ -34,7 +34,8 @@ class Network(Draft):
 
     def __init__(self, seed: int) -> None:
         self.draw = np.random.default_rng(seed)
-        super().__init__((1, self.size(1, 20), self.size(1, 7), self.size(1, 6)), self.pick("int8", "int8", "int16"))
+        sizes = (self.size(1, 20), self.size(1, 7)) if self.size(0, 3) else (1, self.size(8, 40))
+        super().__init__((1, *sizes, self.size(1, 6)), self.pick("int8", "int8", "int16"))
         self.made = [self.input]
 
     def size(self, low: int, high: int) -> int:
@@ -118,7 +119,8 @@ class Network(Draft):
 
     def windows(self, x: str, *, dilate: bool = True):
         sizes, padding = self.shape(x)[1:3], self.pick("SAME", "SAME", "VALID")
-        kernel = tuple(self.size(1, min(size, 4) if padding == "VALID" else 4) for size in sizes)
+        most = (min(size, 4) if padding == "VALID" or (size == 1 and self.size(0, 5)) else 4 for size in sizes)
+        kernel = tuple(self.size(1, each) for each in most)
         stride = self.pick((1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (1, 2), (3, 2))
         dilation = (1, 1)
         if dilate and stride == (1, 1) and not self.size(0, 3):
@@ -174,14 +176,15 @@ def test_random_networks_in_strips_equal_the_reference_to_the_byte(
         assert all(map(np.array_equal, found, run(graph, rows))), (seed, [(each.first, each.last) for each in runs])
 
 
-def residual(height: int = 24, channels: int = 8) -> IntegerGraph:
+def residual(height: int = 24, width: int = 12, channels: int = 8) -> IntegerGraph:
     """Blocks of two convolutions beside what they are added to, as ResNets have them."""
-    draft = Draft((1, height, 12, channels))
-    x, shape, settings = draft.input, (1, height, 12, channels), {"stride": (1, 1), "padding": "SAME"}
+    shape = (1, height, width, channels)
+    draft, settings = Draft(shape), {"stride": (1, 1), "padding": "SAME"}
+    x, kernel = draft.input, (min(height, 3), 3)
     for _ in range(2):
         y = x
         for _ in range(2):
-            y = draft.then("CONV_2D", [y, *draft.weights((channels, 3, 3, channels), 0)], shape, **settings)
+            y = draft.then("CONV_2D", [y, *draft.weights((channels, *kernel, channels), 0)], shape, **settings)
         x = draft.then("ADD", [x, y], shape)
     return draft.graph(x)
 
@@ -199,10 +202,10 @@ def test_the_fewest_strips_that_fit_are_chosen_and_none_where_whole_maps_do() ->
         assert 0 < model.layers_in_strips <= least.layers_in_strips
 
 
-def test_a_residual_block_is_streamed_over_what_it_reads() -> None:
-    """Two maps and the rows between them lie where plain code needs three."""
-    graph = residual(48)
-    one = 48 * 12 * 8
+@pytest.mark.parametrize(("height", "width"), [(48, 12), (1, 576)])
+def test_a_residual_block_is_streamed_over_what_it_reads_also_one_over_time(height: int, width: int) -> None:
+    """Two maps lie where one does, and few rows beside them; a map of one row has columns."""
+    graph, one = residual(height, width), 48 * 12 * 8
     assert write(graph).arena_bytes > 2 * one
     assert write(graph, 1).arena_bytes < 1.35 * one
 

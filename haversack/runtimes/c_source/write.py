@@ -142,7 +142,7 @@ class _Writer:
             if value.data is not None or value.dtype not in _C_TYPES:
                 said = "a constant" if value.data is not None else f"of {value.dtype}"
                 raise ExportError(f"C has no input or output that is {said}.", where=value.name, mend=_QUANTIZED)
-        self._runs = () if ram_bytes is None else runs_within(self._layouts, graph, ram_bytes)
+        self._runs = () if ram_bytes is None else runs_within(self._layouts, ram_bytes)
         self._calls, self._arena = self._layouts.calls(self._runs), self._layouts.arena(self._runs)
         self._inputs, self._outputs = (
             [

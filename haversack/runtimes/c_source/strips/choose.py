@@ -6,8 +6,11 @@ the cheapest cut within a limit is the shortest way from its first layer behind 
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from haversack.graph.memory import Overlap
 from haversack.integer import IntegerGraph, Operation, memory
@@ -20,10 +23,13 @@ from haversack.runtimes.c_source.strips.memory import WORD, RunMemory
 from haversack.runtimes.c_source.strips.rows import RowStrip, calls_on_rows
 from haversack.runtimes.c_source.strips.schedule import RowGraph, StripOperation, StripRun, distinct
 
-_ROWS = (1, 2, 4, 8)
+_MOST_ROWS = 64
 """Of the last layer's result that a strip may be."""
-_CALL_COSTS, _WEIGHT_COSTS = 64, 16
-"""What a call by itself costs, and each weight of a depthwise one, in bytes that could be moved in its time."""
+_CALL, _CHANNEL, _WEIGHT_PAIR, _SPREAD_BYTE, _MOVED_BYTE = 60, 60, 25, 3.5, 1.5
+"""Instructions on a Cortex-M4, more or less: of a call; in a depthwise one of each channel, of each pair of its weights
+and of each byte that it reads again; and of each byte of a row that moves."""
+_LANES = 4
+"""Pixels that a convolution computes at once, also where there are fewer."""
 _TRIES = 8
 """Choices whose arena is planned, where those before them do not come down to what they need at least."""
 
@@ -45,11 +51,16 @@ class Layouts:
     """What is called for each layer of a graph, and its arena, with some runs in strips or none."""
 
     def __init__(self, graph: IntegerGraph, constants: Constants) -> None:
-        self._graph, self._constants, self._stored = graph, constants, stored(graph)
+        self.graph, self._constants, self._stored = graph, constants, stored(graph)
         self._whole = [calls(self._layer(operation)) for operation in graph.operations]
         self._places = {id(operation): place for place, operation in enumerate(graph.operations)}
         self._known: dict[tuple[int, RowStrip], tuple[Call, ...]] = {}
         self.memory = RunMemory(graph, self.of_strip)
+
+    @cached_property
+    def rows(self) -> RowGraph:
+        """The graph by rows."""
+        return RowGraph(self.graph)
 
     def of_strip(self, each: StripOperation, strip: RowStrip) -> tuple[Call, ...]:
         """The kernels that compute some rows of an operation of a run."""
@@ -59,7 +70,7 @@ class Layouts:
         return self._known[key]
 
     def _layer(self, operation: Operation) -> Layer:
-        return Layer(self._graph, operation, self._constants, self._stored)
+        return Layer(self.graph, operation, self._constants, self._stored)
 
     def calls(self, runs: Runs) -> list[tuple[Call, ...]]:
         """All that is called for each layer, by its place."""
@@ -72,12 +83,12 @@ class Layouts:
     def arena(self, runs: Runs = ()) -> Arena:
         """Where everything lies."""
         scratch, overwrites, changed = self._memory(runs)
-        return memory.arena(self._graph, alignment=WORD, scratch=scratch, overwrites=overwrites, streamed=changed)
+        return memory.arena(self.graph, alignment=WORD, scratch=scratch, overwrites=overwrites, streamed=changed)
 
     def needs(self) -> list[int]:
         """The bytes that each layer needs at least, without strips."""
         scratch, overwrites, changed = self._memory(())
-        found = memory.bounds(self._graph, alignment=WORD, scratch=scratch, overwrites=overwrites, streamed=changed)
+        found = memory.bounds(self.graph, alignment=WORD, scratch=scratch, overwrites=overwrites, streamed=changed)
         return found[: len(self._whole)]
 
     def _memory(self, runs: Runs) -> tuple[Scratch, Overwrites, Streamed]:
@@ -94,13 +105,13 @@ class Layouts:
         return scratch, overwrites, self.memory.streamed(runs)
 
 
-def runs_within(layouts: Layouts, graph: IntegerGraph, most_bytes: int) -> Runs:
+def runs_within(layouts: Layouts, most_bytes: int) -> Runs:
     """The runs with which the arena is no larger, at the least costs; without such, those of the smallest arena."""
     sizes = {Runs(): layouts.arena().size_bytes}
     if sizes[()] <= most_bytes:
         return ()
     whole = [_Cut(place, place + 1, needs) for place, needs in enumerate(layouts.needs())]
-    runs = _in_strips(layouts, graph, {cut.first for cut in whole if cut.needs > most_bytes})
+    runs = _in_strips(layouts, {cut.first for cut in whole if cut.needs > most_bytes})
     cuts = sorted([*whole, *runs], key=lambda cut: cut.end)
     limit, least = most_bytes, _least(cuts)
     while limit >= least and len(sizes) <= _TRIES:
@@ -116,30 +127,36 @@ def runs_within(layouts: Layouts, graph: IntegerGraph, most_bytes: int) -> Runs:
     return min(sizes, key=lambda runs: sizes[runs])
 
 
-def _in_strips(layouts: Layouts, graph: IntegerGraph, tight: Iterable[int]) -> Iterator[_Cut]:
+def _in_strips(layouts: Layouts, tight: Iterable[int]) -> Iterator[_Cut]:
     """All runs with one of these layers in them."""
-    rows_of = RowGraph(graph)
-    for last in range(len(graph.operations)):
-        for rows in _ROWS:
-            for run in rows_of.runs(last, rows):
+    for last in range(len(layouts.graph.operations)):
+        for rows in (1 << power for power in range(_MOST_ROWS.bit_length())):
+            for run in layouts.rows.runs(last, rows):
                 if any(run.first <= place <= last for place in tight):
-                    needs = layouts.memory.needs(run)
-                    yield _Cut(run.first, last + 1, needs, _costs(run), run)
+                    costs = _costs(layouts.graph, run)
+                    yield _Cut(run.first, last + 1, layouts.memory.needs(run), costs, run)
 
 
-def _costs(run: StripRun) -> int:
-    """The bytes that are moved, or read once more, and what could be moved in the time of the calls."""
-    moved = sum(line.moved(strip)[1] for line in run.lines.values() for strip in range(run.count))
-    return moved + sum(_call_costs(each) * sum(strip is not None for strip in each.strips) for each in run.operations)
+def _costs(graph: IntegerGraph, run: StripRun) -> int:
+    """The instructions that are executed more for a run than without strips, more or less."""
+    moved = sum(line.moved_bytes for line in run.lines.values())
+    counts = ((each, Counter(strip for strip in each.strips if strip is not None)) for each in run.operations)
+    calls = sum(_call_costs(graph, each, strip) * count for each, strips in counts for strip, count in strips.items())
+    return int(moved * _MOVED_BYTE + calls)
 
 
-def _call_costs(each: StripOperation) -> int:
-    """Of one call more: a depthwise convolution spreads its weights again, and the rows that were read before."""
-    if each.operation.kind != "DEPTHWISE_CONV_2D":
-        return _CALL_COSTS
+def _call_costs(graph: IntegerGraph, each: StripOperation, strip: RowStrip) -> float:
+    """Of one call: in a convolution, lanes without a pixel; in a depthwise one, what is spread again."""
+    if not each.operation.kind.endswith("CONV_2D"):
+        return _CALL
     ((name, window),) = each.windows.items()
-    weights = each.line.value.shape[3] * window.reach**2
-    return _CALL_COSTS + _WEIGHT_COSTS * weights + max(window.reach - window.stride, 0) * each.row_bytes[name]
+    weights = graph.values[each.operation.input("weight")].shape
+    if each.operation.kind == "CONV_2D":
+        pixels = strip.count * (each.line.value.shape[2] if window.axis == 1 else 1)
+        return _CALL + -pixels % _LANES * math.prod(weights)
+    again = max(window.reach - window.stride, 0) * each.row_bytes[name]
+    channel = _CHANNEL + weights[1] * (weights[2] // 2 + 1) * _WEIGHT_PAIR
+    return _CALL + weights[3] * channel + again * _SPREAD_BYTE
 
 
 def _least(cuts: Iterable[_Cut]) -> int:

@@ -26,7 +26,9 @@ class RunMemory:
         self._owners, self._calls = sharing(graph), calls
         self._whole = {buffer.name: buffer for buffer in lifetimes(graph)}
         self._alive = bounds([rounded(buffer, WORD) for buffer in self._whole.values()])
-        self._known: dict[tuple[StripOperation, str], Overlap | None] = {}
+        self._overlaps_known: dict[tuple[StripOperation, str], Overlap | None] = {}
+        self._scratch_known: dict[StripOperation, int] = {}
+        self._ways_known: dict[tuple[StripOperation, str], Mapping[int, Overlap]] = {}
 
     def streamed(self, runs: Sequence[StripRun]) -> Streamed:
         """How large values are, how long they are alive, and which may share bytes, where runs change that."""
@@ -47,14 +49,16 @@ class RunMemory:
             self._alive[place]
             - sum(buffer.size_bytes for buffer in before if buffer.first <= place <= buffer.last)
             + inside[place]
-            + self.scratch_bytes(run.operations[place - first])
+            + self._scratch_bytes(run.operations[place - first])
             for place in range(first, run.last + 1)
         )
 
-    def scratch_bytes(self, each: StripOperation) -> int:
+    def _scratch_bytes(self, each: StripOperation) -> int:
         """What an operation needs beside its values, in the strip that needs most."""
-        words = (call.scratch_words for strip in distinct(each.strips) for call in self._calls(each, strip))
-        return max(words, default=0) * WORD
+        if each not in self._scratch_known:
+            words = (call.scratch_words for strip in distinct(each.strips) for call in self._calls(each, strip))
+            self._scratch_known[each] = max(words, default=0) * WORD
+        return self._scratch_known[each]
 
     def _buffers(self, run: StripRun, before: Mapping[str, Buffer]) -> Iterator[Buffer]:
         """Those of what a run reads and makes: rows that are kept, and whole values, are there from strip to strip."""
@@ -88,29 +92,34 @@ class RunMemory:
     def _over_strip(self, each: StripOperation, read: StripLine) -> Overlap | None:
         """Over rows that last for a strip, by their last reader: its new rows begin behind those that are kept."""
         key = each, read.value.name
-        if key not in self._known:
+        if key not in self._overlaps_known:
             lasts = read.carries or each.line.is_whole or self._whole[read.value.name].last != each.place
-            self._known[key] = None if lasts else self._over_rows(each, read)
-        return self._known[key]
+            self._overlaps_known[key] = None if lasts else self._over_rows(each, read)
+        return self._overlaps_known[key]
 
     def _over_rows(self, each: StripOperation, read: StripLine) -> Overlap | None:
-        name, made = read.value.name, each.line
-        ways = {strip: self._way(each, strip, name) for strip in distinct(each.strips)}
-        known = {strip: way for strip, way in ways.items() if way is not None}
-        if len(known) < len(ways):
+        name, made, ways = read.value.name, each.line, self._ways(each, read.value.name)
+        if not ways:
             return None
-        used = [(strip, known[rows]) for strip, rows in enumerate(each.strips) if rows is not None]
-        ahead = {strip: each.begins(name, strip, read) for strip, _ in used}
-        if all(way.exact for _, way in used):
+        ahead = {strip: each.begins(name, strip, read) for strip in ways}
+        if all(way.exact for way in ways.values()):
             return None if made.carries or any(ahead.values()) else Overlap(name, made.value.name, exact=True)
-        if any(way.exact for _, way in used):
+        if any(way.exact for way in ways.values()):
             return None
         kept = (made.place(strip) for strip in range(len(each.strips)))
-        further = (made.place(strip) + way.distance - ahead[strip] for strip, way in used)
+        further = (made.place(strip) + way.distance - ahead[strip] for strip, way in ways.items())
         return Overlap(name, made.value.name, max(*kept, *further))
 
+    def _ways(self, each: StripOperation, name: str) -> Mapping[int, Overlap]:
+        """How the kernel of each strip may write over what it reads there; nothing where one may not."""
+        key = each, name
+        if key not in self._ways_known:
+            used = {strip: self._way(each, rows, name) for strip, rows in enumerate(each.strips) if rows is not None}
+            ways = {strip: way for strip, way in used.items() if way is not None}
+            self._ways_known[key] = ways if len(ways) == len(used) else {}
+        return self._ways_known[key]
+
     def _way(self, each: StripOperation, strip: RowStrip, name: str) -> Overlap | None:
-        """How the kernel of a strip may write over what it reads there."""
         calls = self._calls(each, strip)
         overwrites = [way for call in calls for way in call.overwrites if way.read == name]
         return overwrites[0] if len(calls) == 1 and overwrites else None
@@ -126,15 +135,21 @@ class RunMemory:
             ]
             by_rows = all(name in reader.windows for reader, name in reads)
             if by_rows and self._whole[owner].last <= run.last:
-                distance = max(_behind(each, reader, name) for reader, name in reads)
+                distance = max(self._behind(each, reader, name) for reader, name in reads)
                 yield Overlap(owner, each.line.value.name, distance)
 
-
-def _behind(each: StripOperation, reader: StripOperation, name: str) -> int:
-    """By how many bytes what is made would overtake this reader, did both begin at the same place."""
-    made, read = each.line.made, reader.line.made
-    # What runs later in a strip, or reads while this is made, has not read the strip's rows yet.
-    done = read[:-1] if reader.place >= each.place else read[1:]
-    begins = np.maximum(reader.windows[name].begin(done), 0) * reader.row_bytes[name]
-    counts = (done < read[-1]) & (np.diff(made) > 0)
-    return int(np.max(made[1:] * each.line.row_bytes - begins, initial=0, where=counts))
+    def _behind(self, each: StripOperation, reader: StripOperation, name: str) -> int:
+        """By how many bytes what is made would overtake this reader, did both begin at the same place."""
+        made, read = each.line.made, reader.line.made
+        begins = np.maximum(reader.windows[name].begin(read), 0) * reader.row_bytes[name]
+        makes, reads_on = np.diff(made) > 0, read < read[-1]
+        ends = made[1:] * each.line.row_bytes
+        after = int(np.max(ends - begins[1:], initial=0, where=makes & reads_on[1:]))
+        if reader.place < each.place:
+            return after
+        # What runs later in a strip has not read the strip's rows yet; nor has a kernel that does not say how it reads.
+        ways = self._ways(each, name) if reader is each else {}
+        if not ways or any(way.exact for way in ways.values()):
+            return int(np.max(ends - begins[:-1], initial=0, where=makes & reads_on[:-1]))
+        places = {strip: int(made[strip]) * each.line.row_bytes for strip in ways}
+        return max(after, *(places[strip] + way.distance - int(begins[strip]) for strip, way in ways.items()))

@@ -14,8 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from haversack.integer import Array, IntegerGraph, Operation, Value
-from haversack.integer.memory import sharing
-from haversack.runtimes.c_source.strips.rows import RowStrip, RowWindow, row_bytes, row_windows
+from haversack.runtimes.c_source.strips.rows import RowStrip, RowWindow, row_bytes, row_count, row_windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class StripLine:
         """Of one row."""
         return row_bytes(self.value)
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """Of the most rows that are there at a time."""
         return int(np.max(self.made[1:] - self.base)) * self.row_bytes
@@ -55,6 +54,11 @@ class StripLine:
         rows = max(int(self.made[strip] - self.base[strip]), 0)
         by = int(self.base[strip] - self.base[strip - 1])
         return (by * self.row_bytes, rows * self.row_bytes) if rows and by else (0, 0)
+
+    @cached_property
+    def moved_bytes(self) -> int:
+        """Of all rows that move, before all strips."""
+        return sum(self.moved(strip)[1] for strip in range(len(self.base)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +112,7 @@ class RowGraph:
     """A graph whose operations are known by rows, where they can be."""
 
     def __init__(self, graph: IntegerGraph) -> None:
-        self.graph, self.owners = graph, sharing(graph)
+        self.graph = graph
         self.windows = [row_windows(graph, operation) for operation in graph.operations]
         self._readers: dict[str, list[int]] = {}
         for place, operation in enumerate(graph.operations):
@@ -118,7 +122,7 @@ class RowGraph:
     def runs(self, last: int, rows: int) -> Iterator[StripRun]:
         """The runs that end with this operation, so many rows of whose result are a strip; the shortest first."""
         after: dict[int, StripOperation] = {}
-        if self.windows[last] and rows >= self.graph.values[self.graph.operations[last].outputs[0]].shape[1]:
+        if self.windows[last] and rows >= row_count(self.graph.values[self.graph.operations[last].outputs[0]]):
             return
         for place in range(last, -1, -1):
             windows = self.windows[place]
@@ -135,7 +139,7 @@ class RowGraph:
         """How the operation's result is made; None where a later operation reads all of it for each row."""
         name = self.graph.operations[place].outputs[0]
         value, readers = self.graph.values[name], self._readers.get(name, [])
-        height = value.shape[1]
+        height = row_count(value)
         inside = [(after[each].line.made, after[each].windows.get(name)) for each in readers if each <= last]
         if place == last:
             made = np.minimum(np.arange(-(-height // rows) + 1) * rows, height)
@@ -156,7 +160,7 @@ class RowGraph:
 
     def _strips(self, line: StripLine, windows: Mapping[str, RowWindow]) -> Iterator[RowStrip | None]:
         name, window = next(iter(windows.items()))
-        height = self.graph.values[name].shape[1]
+        height = row_count(self.graph.values[name])
         for made, end in zip(line.made[:-1].tolist(), line.made[1:].tolist(), strict=True):
             yield RowStrip.between(made, end, window, height) if end > made else None
 
