@@ -42,7 +42,8 @@ _LEAST = 64
 class PruneWeights(Step):
     """The network with a share of its weights at exactly zero, which all later steps keep.
 
-    Zeros make no runtime faster that haversack writes for; they make the coded file, and so the update, smaller.
+    Of what haversack writes, only C is faster by zeros, and smaller where they are many in a layer; they make the coded
+    file, and so the update, smaller everywhere.
 
     `sparsity` is the share of zeros among the weights of the layers that are pruned; `layer_sparsity` ("head=0.5")
     sets it for a layer or a module by its path, 0 leaves it alone. With `shares` ("fc1=0.95") only the layers that it
@@ -52,7 +53,7 @@ class PruneWeights(Step):
     see removal.py), for which calibration inputs are enough.
 
     With `scope` `global` all layers are judged together, with `layer` each loses the same share; each keeps its best
-    weight. There are no patterns (N:M, blocks): no runtime that files are written for reads them faster.
+    weight. There are no patterns (N:M, blocks): nothing that is written reads them faster.
 
     ResNet-20 on CIFAR-10 without training, 70 % of its weights at zero, 500 training images to calibrate: 87.4 % of the
     10,000 test images by `magnitude`, 91.2 % by `second_order`, 91.7 % with all weights.
