@@ -137,7 +137,8 @@ class Flash:
             build = tuple((*each.inputs, each.output, each.kind, each.activation, each.weight_shape) for each in inside)
             if build not in alike:
                 held = sum(self.held_bytes(each, nothing) for each in inside)
-                alike[build] = self.writing.size - self.writing.without(path) - held
+                rest = self.writing.without(path)
+                alike[build] = 0.0 if rest is None else self.writing.size - rest - held
             around = alike[build]
             sites = layout.removals(path)
 

@@ -13,6 +13,7 @@ from torch import fx, nn
 from haversack.calibration.dynamic import dynamic_grids
 from haversack.calibration.ranges import Observed, recurrent_grids, table_grids, value_grids
 from haversack.device import Device
+from haversack.errors import ExportError
 from haversack.graph.folded import Folded
 from haversack.graph.inference import inference
 from haversack.graph.ops import Trait, lowest, points, traits_of
@@ -123,16 +124,22 @@ class Writing:
         """The weights with an integer form, those of most numbers first."""
         return tuple(sorted(self.weights, key=lambda name: -self.folded.tensor(name).numel()))
 
-    def without(self, path: str) -> int:
+    def without(self, path: str) -> int | None:
         """The bytes of the file without the module at `path`; its input passes through.
 
-        Where a batch norm behind it stays, that is a scale and a shift then.
+        Where a batch norm behind it stays, that is a scale and a shift then. None where there is no such file: programs
+        compute on no real numbers.
         """
         left = {norm.mean for weight, norm in self.folded.norms.items() if weight.startswith(f"{path}.")}
         rest = None if any(not name.startswith(f"{path}.") for name in left) else _without(self.folded, path)
         if rest is None:
             rest = inference(self.model.with_module(edit(self.model.module, Edits((Swap(path),)))))
-        return self.bytes_of(rest)
+        try:
+            return self.bytes_of(rest)
+        except ExportError:
+            if self.runtime.programs is None:
+                raise
+            return None
 
 
 def layer_bytes(writing: Writing, kind: str, numbers: Callable[[int, int], float]) -> float:
