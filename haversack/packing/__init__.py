@@ -55,6 +55,8 @@ _COMPARED = 2
 _FEWEST, _MOST, _WORK = 2, 12, 3e9
 """How many plans are built below an answer, at least and at most, and for how many multiply-accumulates on all
 calibration inputs together; counted and never timed, so that a busy machine builds the same."""
+_IN_BYTES = 0.3
+"""The share of a float network's flash that integers of 8 bits take, with room for what stands beside them."""
 _EPOCHS = 8
 """So long a plan is trained where nothing else is said."""
 
@@ -274,7 +276,15 @@ def _spaces(bench: Bench, start: Recipe, offers: Offers, limits: Budget | None) 
     counts, most = bench.counts(limits), None if limits is None else limits.ram_bytes
     model = bench.model(start)
     readings = Readings(model, bench.task, bench.device, offers, baseline, bench.workspace, times, start, counts, most)
-    return readings.spaces(sparse=limits is not None and limits.update_bytes is not None)
+    coded = limits is not None and limits.update_bytes is not None
+    return readings.spaces(sparse=coded, zeros=_zeros_pay(bench.device, limits, baseline))
+
+
+def _zeros_pay(device: Device, limits: Budget | None, baseline: Measurement) -> bool:
+    """Whether a program, which stores no zeros, may have to be smaller than integers of 8 bits make it."""
+    if limits is None or limits.flash_bytes is None or find_runtime(device).without_zeros is None:
+        return False
+    return limits.flash_bytes < _IN_BYTES * baseline.flash_bytes.value
 
 
 def _students(bench: Bench, budget: Budget, settings: Settings, rounding: Sequence[Step]) -> tuple[Student, ...]:

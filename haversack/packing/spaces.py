@@ -187,15 +187,16 @@ class Readings:
     most_ram: int | None = None
     """What a program may take, where that is limited."""
 
-    def spaces(self, *, sparse: bool) -> list[Space]:
+    def spaces(self, *, sparse: bool, zeros: bool = False) -> list[Space]:
         """One space a number format.
 
-        Zeros and codebooks, and the coded file's length, are of use only where that is limited (`sparse`). Weights in
+        Zeros and codebooks, and the coded file's length, are of use only where that is limited (`sparse`); `zeros` asks
+        for those alone, of which a runtime may store none. Weights in
         fewer bits than floats are a format of their own where the network does not become integers, and linear layers
         that round what they read as it comes are another. Programs compute integers alone.
         """
         numbers = next(iter(self.offers.to_integers(self.model, self.device)), None)
-        offers = sorted(self._read(numbers, sparse=sparse), key=lambda each: _place(each.choices.sites))
+        offers = sorted(self._read(numbers, sparse=sparse, zeros=zeros), key=lambda each: _place(each.choices.sites))
         floats = [each for each in offers if not _rounds(each.choices.sites)]
         rounding = {each.choices.sites[0].technique: each for each in offers if _rounds(each.choices.sites)}
         spaces = list[Space]()
@@ -217,12 +218,14 @@ class Readings:
                 lost = self._lost_by(step)
                 yield replace(self._space(DYNAMIC, [*floats, bits], sparse=sparse), numbers=step, lost=lost)
 
-    def _read(self, numbers: Step | None, *, sparse: bool) -> Iterator[_Offer]:
+    def _read(self, numbers: Step | None, *, sparse: bool, zeros: bool) -> Iterator[_Offer]:
         """What each technique offers, with its losses; one that cannot tell them is left out."""
         for kind in track(self.offers.kinds(), "looking for choices"):
             with self._left_out_where_it_fails(technique(kind)):
                 choices = kind.choices(self.model, self.device)
-                if choices is None or not choices.sites or (_is_sparse(choices.sites) and not sparse):
+                if choices is None or not choices.sites:
+                    continue
+                if _is_sparse(choices.sites) and not (sparse or (zeros and not _has_codebooks(choices.sites))):
                     continue
                 if isinstance(choices, LayerChoices) and not sparse:
                     choices = choices.keeping(self._is_stored)
@@ -382,3 +385,7 @@ def _rounds(sites: Sequence[Site]) -> bool:
 
 def _is_sparse(sites: Sequence[Site]) -> bool:
     return any(isinstance(effect, Zeros) for effect in _effects(sites))
+
+
+def _has_codebooks(sites: Sequence[Site]) -> bool:
+    return any(isinstance(effect, Zeros) and effect.codebook for effect in _effects(sites))

@@ -79,6 +79,16 @@ class Around:
 
 
 @dataclass(frozen=True)
+class WithoutZeros:
+    """Bytes of weights that are stored without their zeros: for each of the others, and for each row of them."""
+
+    weight: float
+    row: float
+    most_left: float
+    """The share of others up to which that is done."""
+
+
+@dataclass(frozen=True)
 class FileFormat:
     """Files of one kind, and how they are measured: in the runtime whose row comes first."""
 
@@ -182,6 +192,8 @@ class Runtime:
     """It turns maps of integers so that their channels come last, at both ends of what it computes so."""
     code_bits: frozenset[int] = frozenset({4})
     """So many bits of a weight, fewer than 8, are stored as such; others take what the next more of these take."""
+    without_zeros: WithoutZeros | None = None
+    """What weights take of which many are zero; None where each of them is stored like any other."""
     unpacks: bool = False
     """Weights of 4 bits are spread to bytes in every run, and not once for all: that takes time."""
     rounds_rows: bool = False

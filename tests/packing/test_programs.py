@@ -13,9 +13,12 @@ from torch import fx, nn
 from haversack.cli import main
 from haversack.device import Device, find_device
 from haversack.errors import BudgetError, DeviceError, InfeasibleError, MeasureError, RecipeError
+from haversack.graph.inference import lower
 from haversack.graph.run import named_tensors
 from haversack.limits import Budget
+from haversack.model import Model
 from haversack.packing import Settings, pack
+from haversack.packing.costs import Costs
 from haversack.proving.sources import source_of
 from haversack.runtimes import Program, find_runtime
 from haversack.runtimes.c_source import build, emulator
@@ -24,6 +27,9 @@ from haversack.runtimes.c_source.write import write
 from haversack.runtimes.counts import Counts
 from haversack.runtimes.pieces import Piece
 from haversack.task import Task
+from haversack.techniques.factorize.ways import METHODS
+from haversack.techniques.prune_weights import PruneWeights
+from haversack.techniques.quantize_static import QuantizeStatic
 
 BOARD = replace(find_device("stm32f405"), runtime="c")
 LIMITS = Budget(flash_bytes=9_000, instructions=230_000, max_drop=0.2)
@@ -179,3 +185,30 @@ def test_what_no_program_can_be_held_against_is_refused_at_the_start(
 def test_a_count_that_is_none_is_told_with_its_option(capsys):
     assert commanded("--instructions", "4X") == 2
     assert "--instructions: '4X' is not a count" in capsys.readouterr().err
+
+
+def test_plans_know_what_a_program_saves_by_zeros():
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        *(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 48, 3, 2, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 4)),
+    ).eval()
+    images = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    given = Task(train=list, calibrate=lambda: [images], score=lambda _: 0.0)
+    model, programs = Model(module, (images[:1],)), find_runtime(BOARD).programs
+    choices = PruneWeights.choices(model, BOARD)
+    assert choices is not None
+    assert programs is not None
+    costs = Costs(model, BOARD, choices.sites, "int8", METHODS)
+    plan = [len(site.options) - 1 if site.name.startswith("2") else 0 for site in choices.sites]
+    assert any(plan)
+    step = choices.step(plan)
+    assert step is not None
+
+    def flash(of: Model) -> int:
+        return programs.run(lower(QuantizeStatic(8, "int8").apply(of, given)), BOARD, None).flash_bytes
+
+    saved = flash(model) - flash(step.apply(model, given))
+    assert saved > 5_000
+    foretold = costs.flash_bytes.of(costs.nothing) - costs.flash_bytes.of(plan)
+    assert foretold == pytest.approx(saved + 1_380, rel=0.15)  # and the code that reads them

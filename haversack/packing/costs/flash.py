@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from haversack.choices import Bits, Effect, Gone
+from haversack.choices import Bits, Effect, Gone, Zeros
 from haversack.graph.ops import Trait
 from haversack.packing.costs.layout import DYNAMIC, NARROW_BITS, Layout, Plan, is_layer
 from haversack.packing.costs.operations import Extent, FoldedOperation
@@ -37,11 +37,12 @@ class Flash:
         layout = self.layout
         if not operation.weight and not operation.constants:
             return []
-        bits = [
+        told = (Bits, Zeros) if self.writing.runtime.without_zeros else (Bits,)
+        sites = [
             site for site in layout.roundings(operation)
-            if any(isinstance(option.effect, Bits) for option in layout.sites[site].options)
+            if any(isinstance(option.effect, told) for option in layout.sites[site].options)
         ]  # fmt: skip
-        return layout.of_operation(operation, lambda plan: self.held_bytes(operation, plan), bits)
+        return layout.of_operation(operation, lambda plan: self.held_bytes(operation, plan), sites)
 
     def held_bytes(self, operation: FoldedOperation, plan: Plan) -> float:
         """The bytes of an operation's numbers, steps and zero points."""
@@ -56,7 +57,9 @@ class Flash:
         pieces = layout.pieces(operation, plan)
         layers = [piece for piece in pieces if is_layer(piece)]
         bias = bool(operation.bias)
+        zeros = layout.zeros(layout.roundings(operation), plan)
         held = sum(self._layer(operation, piece, bits, bias=bias and piece is layers[-1]) for piece in layers)
+        held -= sum(self._zeros_saved(piece, bits, 0.0 if zeros is None else zeros.share) for piece in layers)
         return constants + held + sum(self._beside(piece.kind) for piece in layers[1:])
 
     def _constant(self, operation: FoldedOperation, shape: list[int], bits: int) -> int:
@@ -83,6 +86,14 @@ class Flash:
         derived = narrow is not None and self.writing.derives_steps
         steps = 4 * rows * (2 if bias and not derived else 1)
         return stored + steps + 4 * rows * bias
+
+    def _zeros_saved(self, piece: Piece, bits: int, share: float) -> float:
+        """What a layer takes less where its zeros are not stored; nothing where they are."""
+        form, count = self.writing.runtime.without_zeros, math.prod(piece.weight)
+        if form is None or not piece.passes_integers or piece.groups > 1 or 1 - share > form.most_left:
+            return 0.0
+        stored = count * min(bits, 8) / 8
+        return max(0.0, stored - form.row * piece.weight[0] - form.weight * (1 - share) * count)
 
     @cached_property
     def _speakers(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from haversack.runtimes import Around, Program, Programs, Runtime, Source
+from haversack.runtimes import Around, Program, Programs, Runtime, Source, WithoutZeros
 from haversack.runtimes.c_source.cores import CORES
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def over(known: Sequence[Runtime]) -> Iterator[Runtime]:
                 programs=programs,
                 around=Around(215, 80, 0),
                 code_bits=frozenset({1, 2, 3, 4}),
+                without_zeros=WithoutZeros(1.5, 2, 0.45),
                 remark="",
             )
 
