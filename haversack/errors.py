@@ -96,5 +96,9 @@ class CodedError(HaversackError):
     """A file of coded weights is damaged, foreign or too large, or something that it has no form for."""
 
 
+class UpdateError(HaversackError):
+    """An update that a device must not install: not its own, too old, altered, or of an unknown key."""
+
+
 class StoppedError(HaversackError):
     """Somebody stopped the run; what was finished is kept."""

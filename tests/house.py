@@ -29,6 +29,7 @@ FLOORS = (
     "measurement proof",
     "artifact",
     "result",
+    "update",
     "graph",
     "surgery",
     "channels",

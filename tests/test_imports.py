@@ -31,6 +31,8 @@ HEAVY = {
     "scipy": set(),
     "tensorly": set(),
     "PIL": set(),
+    "cbor2": {"update.rules.cbor"},
+    "cryptography": {"update.rules.signing"},
     "pickle": {"graph.structure"},
 }
 
@@ -50,11 +52,11 @@ def test_no_imports_run_in_a_circle():
 
 @pytest.mark.parametrize("room", ["techniques", "update"])
 def test_siblings_do_not_import_each_other(room):
-    """What two of them need stands beside them, in a file whose name begins with an underscore."""
+    """What two of them need stands beside them, in a file whose name begins with an underscore, or in `rules`."""
     for name, others in house.imports().items():
         if name.startswith(f"{room}."):
             siblings = {each.split(".")[1] for each in others if each.startswith(f"{room}.")}
-            assert all(each == name.split(".")[1] or each.startswith("_") for each in siblings), name
+            assert all(each in (name.split(".")[1], "rules") or each.startswith("_") for each in siblings), name
 
 
 def test_runtimes_do_not_import_each_other():
@@ -63,6 +65,24 @@ def test_runtimes_do_not_import_each_other():
         if name.startswith("runtimes.") and name.split(".")[1] in folders:
             there = {each.split(".")[1] for each in others if each.startswith("runtimes.")}
             assert there & folders <= {name.split(".")[1]}, name
+
+
+def test_the_rules_of_updates_know_bytes_only():
+    outside = {"io", "os", "pathlib", "shutil", "socket", "tempfile", "time", "datetime", "urllib", "torch"}
+    for name in (each for each in house.files() if each.startswith("update.rules")):
+        modules = set(house.imported(house.files()[name]))
+        assert not {each.split(".")[0] for each in modules} & outside, name
+        assert {each.split(".")[1] for each in modules if each.startswith("haversack.")} <= {
+            "coded",
+            "errors",
+            "update",
+        }, name
+        calls = {
+            node.func.id
+            for node in ast.walk(house.source(name))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert "open" not in calls, name
 
 
 def test_plans_are_handed_what_they_use():
@@ -123,6 +143,19 @@ UNWANTED = {"torch", "onnx", "onnxruntime", "numpy", "safetensors"}
 @pytest.mark.parametrize("module", LIGHT)
 def test_what_is_needed_at_once_imports_nothing_heavy(module):
     loaded = set(python(f"import sys, {module}; print(*sys.modules)").split())
+    assert not loaded & UNWANTED
+
+
+UPDATED = """
+import sys
+from haversack.update.rules import bundle, cbor, recipient, signing
+assert bundle.header_of
+print(*sys.modules)
+"""
+
+
+def test_an_update_is_verified_without_torch_numpy_or_a_runtime():
+    loaded = set(python(UPDATED).split())
     assert not loaded & UNWANTED
 
 
