@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from haversack import __version__
-from haversack.cli import commands, packing
+from haversack.cli import commands, packing, updating
 from haversack.cli.terminal import STOPPED, UNEXPECTED, guarded, unexpected
 from haversack.errors import HaversackError, StoppedError
 
@@ -33,6 +33,8 @@ for _command in (
     commands.blame,
     commands.encode,
     commands.decode,
+    updating.bundle,
+    updating.verify,
     commands.timings,
 ):
     app.command()(guarded(_command))

@@ -46,10 +46,21 @@ def planes(array: Array) -> Planes:
     kind = KINDS.index(flat.dtype)
     if flat.dtype == _FLOAT and _is_half(flat):
         flat, kind = flat.astype(_HALF), _HALVED
-    parts = flat.view(np.uint8).reshape(flat.size, -1).T if flat.size else np.zeros((flat.itemsize, 0), np.uint8)
-    ways = [Plane(part.tobytes()) if part.size < 2 else _shorter(part) for part in parts]
+    ways = [Plane(part.tobytes()) if part.size < 2 else _shorter(part) for part in _bytes_of(flat)]
     mask = sum(bool(each.coded) << place for place, each in enumerate(ways))
     return Planes(bytes([kind, mask]), tuple(ways))
+
+
+def plain_planes(array: Array) -> Planes:
+    """The array byte plane by byte plane, with nothing shortened."""
+    flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    ways = tuple(Plane(part.tobytes()) for part in _bytes_of(flat))
+    return Planes(bytes([KINDS.index(flat.dtype), 0]), ways)
+
+
+def _bytes_of(flat: Array) -> Array:
+    """Each byte of all elements, the lowest first: (bytes, elements)."""
+    return flat.view(np.uint8).reshape(flat.size, -1).T if flat.size else np.zeros((flat.itemsize, 0), np.uint8)
 
 
 def _is_half(flat: Array) -> bool:

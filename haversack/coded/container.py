@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from haversack.coded.bits import Cursor, varint
 from haversack.coded.rans import Coded, Decoder, encode
-from haversack.coded.records import find_record, name_bytes, read_name, record
+from haversack.coded.records import Record, find_record, name_bytes, plain_record, read_name, record
 from haversack.coded.tensors import Codebook, Raw, Stored, alike
 from haversack.errors import CodedError
 from haversack.untrusted import read_file
@@ -54,17 +54,38 @@ def write(tensors: Mapping[str, Stored]) -> bytes:
 
     Raises CodedError for a name of more than 255 bytes or a tensor of more than 8 dimensions.
     """
+    heads, coded = _heads(tensors, record)
+    lanes = lanes_for(coded)
+    return _whole(lanes, heads, encode(coded, lanes) if lanes else b"")
+
+
+def plain(tensors: Mapping[str, Stored]) -> bytes:
+    """The file of the same tensors in which nothing is coded.
+
+    There is one for them, whatever `write` chooses, so that its digest says which weights they are.
+    """
+    return _whole(0, _heads(tensors, plain_record)[0], b"")
+
+
+def lanes_for(coded: Sequence[Coded]) -> int:
+    """How many lanes a coded part of these planes is worth; none where nothing is coded."""
+    return 0 if not coded else 1 if sum(each.bits for each in coded) / 8 < _WORTH_LANES else _LANES
+
+
+def _heads(tensors: Mapping[str, Stored], recorded: Callable[[Stored], Record]) -> tuple[bytes, list[Coded]]:
     parts = [varint(len(tensors))]
     coded: list[Coded] = []
     before = ""
     for name, tensor in tensors.items():
-        made = record(tensor)
+        made = recorded(tensor)
         parts += [name_bytes(name, before), made.head]
         coded += made.coded
         before = name
-    lanes = 0 if not coded else 1 if sum(each.bits for each in coded) / 8 < _WORTH_LANES else _LANES
-    words = encode(coded, lanes) if lanes else b""
-    content = MAGIC + bytes([VERSION, lanes]) + b"".join(parts) + words
+    return b"".join(parts), coded
+
+
+def _whole(lanes: int, heads: bytes, words: bytes) -> bytes:
+    content = MAGIC + bytes([VERSION, lanes]) + heads + words
     return content + zlib.crc32(content).to_bytes(_CRC, "little")
 
 

@@ -51,6 +51,11 @@ def plane(values: Array) -> Plane:
     return split if split and split.bytes_written < whole.bytes_written else whole
 
 
+def plain_plane(values: Array) -> Plane:
+    """The plane in which the uint8 `values` stand as they are."""
+    return Plane(bytes([_PACKED, 0, 0xFF]) + values.tobytes())
+
+
 def _whole(values: Array) -> Plane:
     low, high = int(values.min()), int(values.max())
     symbols, count = values - np.uint8(low), high - low + 1

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from haversack.coded.arrays import Planes, find_array, planes
+from haversack.coded.arrays import Planes, find_array, plain_planes, planes
 from haversack.coded.bits import Cursor, varint
-from haversack.coded.planes import Found, Plane, find_plane, plane
+from haversack.coded.planes import Found, Plane, find_plane, plain_plane, plane
 from haversack.coded.rans import Coded, Decoder
 from haversack.coded.tensors import Codebook, Integers, Raw, Stored, integer_type
 from haversack.errors import CodedError
@@ -44,18 +44,29 @@ class Record:
 
 def record(tensor: Stored) -> Record:
     """The shortest record of the tensor in its form."""
+    return _record(tensor, planes, plane)
+
+
+def plain_record(tensor: Stored) -> Record:
+    """The record of the tensor in its form with nothing coded, and no choice in how it is written."""
+    return _record(tensor, plain_planes, plain_plane)
+
+
+def _record(tensor: Stored, array: Callable[[Array], Planes], whole: Callable[[Array], Plane]) -> Record:
     if isinstance(tensor, Raw):
-        return _joined(tensor.shape, _RAW, planes(tensor.values))
+        return _joined(tensor.shape, _RAW, array(tensor.values))
     if isinstance(tensor, Codebook):
         start = bytes([tensor.centroids.size - 1])
-        return _joined(tensor.shape, _CODEBOOK, start, planes(tensor.centroids), *_byte_planes(tensor.indices))
+        indices = map(whole, _byte_planes(tensor.indices))
+        return _joined(tensor.shape, _CODEBOOK, start, array(tensor.centroids), *indices)
     flags = tensor.bits - 1 | tensor.narrow * _NARROW | (not tensor.signed) * _UNSIGNED
     zeros: tuple[Planes, ...] = ()
     if tensor.zero_point.size:
-        flags, zeros = flags | _SHIFTED, (planes(tensor.zero_point),)
+        flags, zeros = flags | _SHIFTED, (array(tensor.zero_point),)
     steps = bytes([0]) if tensor.axis is None else bytes([tensor.axis + 1]) + varint(tensor.scale.size)
     start = bytes([flags]) + steps
-    return _joined(tensor.shape, _INTEGERS, start, planes(tensor.scale), *zeros, *_byte_planes(tensor.values))
+    values = map(whole, _byte_planes(tensor.values))
+    return _joined(tensor.shape, _INTEGERS, start, array(tensor.scale), *zeros, *values)
 
 
 def _joined(shape: tuple[int, ...], form: int, *parts: bytes | Planes | Plane) -> Record:
@@ -75,15 +86,15 @@ def _joined(shape: tuple[int, ...], form: int, *parts: bytes | Planes | Plane) -
     return Record(b"".join(heads), tuple(coded for each in found for coded in each.coded))
 
 
-def _byte_planes(values: Array) -> list[Plane]:
+def _byte_planes(values: Array) -> list[Array]:
     """Integers counted from the smallest of their type on, high bytes before low ones."""
     if not values.size:
         return []
     lowest = np.iinfo(values.dtype).min
     if values.itemsize == 1:
-        return [plane((values.astype(np.int16) - lowest).astype(np.uint8))]
+        return [(values.astype(np.int16) - lowest).astype(np.uint8)]
     shifted = values.astype(np.int32) - lowest
-    return [plane((shifted >> place & 0xFF).astype(np.uint8)) for place in (8, 0)]
+    return [(shifted >> place & 0xFF).astype(np.uint8) for place in (8, 0)]
 
 
 def find_record(cursor: Cursor) -> Finish:

@@ -21,8 +21,10 @@ CHUNK_BYTES = 1 << 14
 SHA256_BYTES = 32
 _OPTIONAL_FROM = 128
 """Fields with these numbers may be passed over by a reader that does not know them."""
-_NUMBERS, _WORD = 1 << 63, 128
+_NUMBERS, MOST_TEXT = 1 << 63, 128
 _LEAST_CHUNK = 256
+_LAST_END = 253_402_300_799
+"""The last second of the year 9999, after which dates are none."""
 _NEWER = "read it with a newer haversack."
 
 
@@ -101,10 +103,11 @@ def opened(content: bytes, key: PublicKey) -> Bundle:
 def header_of(items: Items, key: PublicKey) -> Header:
     """The header that stands next, verified; the payload need not be there yet. Raises UpdateError as `opened` does."""
     values = read(verified(items, key, MOST_HEADER))
-    if not isinstance(values, dict) or not isinstance(values.get(0), int):
+    version = values.get(0) if isinstance(values, dict) else None
+    if not isinstance(values, dict) or not isinstance(version, int):
         raise _senseless()
-    if values[0] != VERSION:
-        raise UpdateError(f"it has version {values[0]} of the format, and this is {VERSION}.", mend=_NEWER)
+    if version != VERSION:
+        raise UpdateError(f"it has version {version} of the format, and this is {VERSION}.", mend=_NEWER)
     return _check(_header(values))
 
 
@@ -149,12 +152,12 @@ def _check(header: Header) -> Header:
         value, kind = getattr(header, field.name), kinds.get(str(field.type))
         if kind and type(value) is not kind:
             raise _senseless()
-        if (kind is int and not 0 <= value < _NUMBERS) or (kind is str and len(value.encode()) > _WORD):
+        if (kind is int and not 0 <= value < _NUMBERS) or (kind is str and len(value.encode()) > MOST_TEXT):
             raise _senseless()
     digests = [header.result_sha256, *header.chunks, *(canary.outputs_sha256 for canary in header.canaries)]
     digests += [header.base_sha256] if header.base_sha256 else []
     whole = all(len(digest) == SHA256_BYTES for digest in digests)
-    if not whole or not header.model_id or header.chunk_bytes < _LEAST_CHUNK:
+    if not whole or not header.model_id or header.ends > _LAST_END or header.chunk_bytes < _LEAST_CHUNK:
         raise _senseless()
     if header.payload_bytes > MOST_PAYLOAD or len(header.chunks) != -(-header.payload_bytes // header.chunk_bytes):
         raise _senseless()
