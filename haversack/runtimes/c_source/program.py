@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -64,14 +65,16 @@ def run(lowered: fx.GraphModule, device: Device, ram_bytes: int | None) -> Progr
 def version() -> str:
     """A digest of everything that writes C, and the version of each compiler that is installed."""
     content = hashlib.sha256(b"".join(each.read_bytes() for each in _texts(resources.files(__package__)))).hexdigest()
-    found = compilers(core_board("cortex-m4"))
-    said = (
-        subprocess.run([*words, "--version"], capture_output=True, check=False).stdout.split(b"\n")[0]  # noqa: S603
-        for words in (
-            command[: 1 + command.index("cc")] if "cc" in command else command[:1] for command in found.values()
-        )
-    )
-    return " ".join((content[:16], *(line.decode(errors="replace") for line in said)))
+    known = (f"{name} {_version_of(command)}" for name, command in compilers(core_board("cortex-m4")).items())
+    return ", ".join((f"writer {content[:8]}", *known))
+
+
+def _version_of(command: Sequence[str]) -> str:
+    """The number that a compiler tells; Zig tells that of Clang, as its C is."""
+    words = command[: 1 + command.index("cc")] if "cc" in command else command[:1]
+    said = subprocess.run([*words, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    numbers = re.search(r"\d+\.\d+\.\d+", said)
+    return numbers[0] if numbers else "unknown"
 
 
 def _texts(folder: Traversable) -> Iterator[Traversable]:
