@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensors_to_store import NAMES, STORED, codebook, integers, raw
 
-from haversack.coded.container import LIMIT_BYTES, read, write
+from haversack.coded.container import LIMIT_BYTES, plain, read, write
 from haversack.coded.tensors import Codebook, Integers, Raw
 from haversack.errors import CodedError
 
@@ -43,6 +43,11 @@ def files(count: int) -> list[bytes]:
         write({f"layer{k}.weight": makes[rng.integers(3)](index + k, shapes[rng.integers(7)]) for k in range(3)})
         for index in range(count)
     ]
+
+
+def test_a_plain_file_is_read_as_what_it_was_made_of(program):
+    many = [read(content) for content in files(20)]
+    assert decoded(program, [plain(tensors) for tensors in many]) == [("ok", dumped(tensors)) for tensors in many]
 
 
 def mutated(rng: np.random.Generator, content: bytes) -> bytes:

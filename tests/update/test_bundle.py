@@ -35,8 +35,10 @@ def test_a_golden_bundle_with_es256_is_read():
 
 def test_a_bundle_is_two_items_that_cbor2_reads():
     with (GOLDEN / "bundle.hsu").open("rb") as stream:
-        envelope, payload = cbor2.load(stream), cbor2.load(stream)
-        assert stream.read() == b""
+        items = cbor2.CBORDecoder(stream)
+        envelope, payload = items.decode(), items.decode()
+        with pytest.raises(cbor2.CBORDecodeEOF):
+            items.decode()
     fields = cbor2.loads(envelope.value[2])
     assert payload == PAYLOAD
     assert fields[1] == "digits"

@@ -149,6 +149,18 @@ def test_a_damaged_delta_is_refused_or_gives_other_weights_and_never_more():
             assert list(delta.read(old(), bytes(altered), limit_bytes=1 << 24)) == list(old())
 
 
+def test_a_signed_bundle_whose_delta_is_damaged_gives_the_signed_weights_or_none():
+    """Not even its owner can bring in other weights than the header says."""
+    payload = smallest(new(), old())
+    rng = np.random.default_rng(2)
+    for _ in range(150):
+        altered = bytearray(payload.content)
+        for at in rng.integers(0, len(altered), 1 + rng.integers(3)):
+            altered[at] = rng.integers(256)
+        with suppress(UpdateError):
+            assert same(result(bundled(replace(payload, content=bytes(altered))), old()), new())
+
+
 def test_a_delta_that_claims_too_much_takes_no_memory():
     numbers = b"\xff\xff\xff\x7f\x01"  # 2^28 - 1 of them
     begin = time.monotonic()
