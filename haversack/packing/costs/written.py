@@ -72,7 +72,7 @@ class Writing:
     @property
     def _programs(self) -> Programs:
         if self.runtime.programs is None:
-            raise AssertionError(f"{self.runtime.name} runs files")
+            raise ExportError(f"{self.runtime.title} runs files, and no programs.", mend="choose --runtime c.")
         return self.runtime.programs
 
     def bytes_of(self, folded: Folded, bits: Mapping[str, int] | None = None) -> int:

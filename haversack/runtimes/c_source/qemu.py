@@ -180,8 +180,8 @@ class Qemu:
     def _ask(self, words: str) -> str:
         """What it answers. Raises MeasureError where it ends instead, or does not do it."""
         given, taken = self._process.stdin, self._process.stdout
-        assert given is not None
-        assert taken is not None
+        if given is None or taken is None:
+            raise MeasureError("QEMU was started without its pipes.", mend=_MEND)
         try:
             given.write(f"+${words}#{sum(words.encode()) % 256:02x}".encode())
             given.flush()
